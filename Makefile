@@ -1,0 +1,52 @@
+# One virtual environment, made when first needed and remade when pyproject.toml changes.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+ARGS   ?=
+# Which of noxfile.py's sessions `make test-all` runs; none named: all of them
+SESSIONS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all style format types docs bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# pip groups dependencies (PEP 735) from 25.1 on; the pip that comes with Python 3.11 and 3.12 is older
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --upgrade --upgrade-strategy eager --group dev -e ".[django,flask]"
+	@touch $@
+
+demo: $(STAMP) ## send mail from a Django site and a Flask app, and see what arrives
+	$(BIN)/python docs/examples/demo.py
+
+test: $(STAMP) ## every test on this Python, with the coverage of smtpbackend/ (ARGS="-k name" to choose)
+	$(BIN)/python -m coverage run -m pytest $(ARGS)
+	$(if $(ARGS),,$(BIN)/python -m coverage report)
+
+test-all: $(STAMP) ## every test on each supported Django whose Python is installed (SESSIONS="django-6.0" to choose)
+	$(BIN)/python -m nox $(if $(SESSIONS),--session $(SESSIONS))
+
+style: $(STAMP) ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP) ## let ruff repair what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(STAMP) ## mypy --strict
+	$(BIN)/mypy
+
+docs: $(STAMP) ## write docs/reference/settings.md anew from the code, then check every link
+	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/links.py
+
+bench: $(STAMP) ## the measurements
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean: ## forget the environments and what the tools remember
+	rm -rf $(VENV) .nox .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist

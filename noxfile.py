@@ -1,0 +1,43 @@
+"""Every test on each supported Django, each on a Python that it supports: `make test-all`."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.error_on_missing_interpreters = False
+
+# Django -> the Python to run it on
+SUPPORTED = {"5.2": "3.11", "6.0": "3.12", "6.1": "3.13"}
+
+
+def interpreter(version: str) -> str | None:
+    """Return the newest working Python of that version, from the path or pyenv's versions, or None."""
+    candidates = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python{version}"), reverse=True)
+    if on_path := shutil.which(f"python{version}"):
+        candidates.insert(0, Path(on_path))
+    for candidate in candidates:  # one of pyenv's shims is there but fails while its version is not chosen
+        if subprocess.run([candidate, "-c", ""], capture_output=True).returncode == 0:
+            return str(candidate)
+    return None
+
+
+def define(django: str, version: str) -> None:
+    python = interpreter(version)
+
+    @nox.session(name=f"django-{django}", python=python or False)
+    def run(session: nox.Session) -> None:
+        if python is None:
+            session.skip(f"Python {version} is not installed: Django {django} is not tested")
+        session.install("--group", "test", "-e", ".[django,flask]", f"Django~={django}.0")
+        session.run("python", "-m", "pytest", "tests", *session.posargs)
+
+    run.__doc__ = f"Every test with Django {django} on Python {version}."
+
+
+for django, version in SUPPORTED.items():
+    define(django, version)

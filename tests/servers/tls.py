@@ -1,0 +1,87 @@
+"""A certificate authority made for the run, and certificates that verify or fail in one way each."""
+
+from __future__ import annotations
+
+import ipaddress
+import ssl
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+Kind = Literal["server", "other_host", "expired", "self_signed"]
+
+
+class Certificates:
+    """Files below `folder`: trust `ca_file`; every other one is a PEM file of a private key and its certificates.
+
+    `server` is right for localhost, 127.0.0.1 and ::1; `other_host` is for other.example.com; `expired` ran out
+    yesterday; `self_signed` is right for localhost and signed by nobody else; `client` names user@lab.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        now = datetime.now(UTC)
+        authority = trustme.CA()
+        self.ca_file = folder / "ca.pem"
+        authority.cert_pem.write_to_path(self.ca_file)
+
+        here = ("localhost", "127.0.0.1", "::1")
+        issued = {
+            "server": authority.issue_cert(*here, common_name="localhost"),
+            "other_host": authority.issue_cert("other.example.com", common_name="other.example.com"),
+            "expired": authority.issue_cert(
+                *here, common_name="localhost", not_before=now - timedelta(days=9), not_after=now - timedelta(days=1)
+            ),
+            "client": authority.issue_cert("user@lab", common_name="user@lab"),
+        }
+        for name, certificate in issued.items():
+            certificate.private_key_and_cert_chain_pem.write_to_path(folder / f"{name}.pem")
+        (folder / "self_signed.pem").write_bytes(self_signed(now))
+
+        self.server = folder / "server.pem"
+        self.other_host = folder / "other_host.pem"
+        self.expired = folder / "expired.pem"
+        self.self_signed = folder / "self_signed.pem"
+        # A client names two files as a rule
+        self.client = folder / "client.pem"
+        self.client_cert = folder / "client-cert.pem"
+        self.client_key = folder / "client-key.pem"
+        self.client_cert.write_bytes(b"".join(blob.bytes() for blob in issued["client"].cert_chain_pems))
+        issued["client"].private_key_pem.write_to_path(self.client_key)
+
+    def server_context(self, kind: Kind = "server") -> ssl.SSLContext:
+        """Return a server's context with that certificate."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(getattr(self, kind))
+        return context
+
+    def client_context(self) -> ssl.SSLContext:
+        """Return a client's context that trusts this authority and nobody else."""
+        return ssl.create_default_context(cafile=str(self.ca_file))
+
+
+def self_signed(now: datetime) -> bytes:
+    """Return the PEM of a key and a certificate for localhost that it signed itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    loopback = [x509.IPAddress(ipaddress.ip_address(address)) for address in ("127.0.0.1", "::1")]
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=30))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost"), *loopback]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ) + certificate.public_bytes(serialization.Encoding.PEM)
