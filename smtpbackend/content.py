@@ -1,0 +1,456 @@
+"""The octets of one message, and where they come from: memory, paths, open files, iterables.
+
+`Content` is what the session sends: lines end in CRLF, nothing is stuffed, and it can be read as often as needed. What
+is given as octets becomes `Content` here; what is authored, in ``mime.py``. Nothing large is ever held in memory.
+"""
+
+from __future__ import annotations
+
+import binascii
+import os
+import re
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from typing import IO, Any
+
+from smtpbackend.errors import InvalidInput, NotSupported
+
+__all__ = ["Content", "given"]
+
+MAX_LINE = 998  # octets without CRLF, RFC 5322 2.1.1
+CHUNK = 64 * 1024  # octets a chunk of Content has at most
+_BASE64_LINE = 57  # octets that make one line of 76, RFC 2045 6.8
+BLOCK = CHUNK // (_BASE64_LINE // 3 * 4 + 2) * _BASE64_LINE  # octets that fill one chunk when encoded
+_SPOOL = 1024 * 1024  # octets of a one-shot source that are kept in memory
+
+line_end = re.compile(rb"\r\n?|\n")
+_hidden = re.compile(rb"(?:bcc|dcc|resent-bcc|resent-dcc)[ \t]*:", re.IGNORECASE)
+_field_start = re.compile(rb"[!-9;-~\x80-\xff]+[ \t]*:").match
+
+
+# Sources: octets, as often as they are wanted
+
+
+class Spool:
+    """What could be read only once, kept in a temporary file for as long as somebody needs it."""
+
+    def __init__(self, content: Any, field: str) -> None:
+        import tempfile
+
+        self.size = 0
+        self._file = tempfile.SpooledTemporaryFile(max_size=_SPOOL)  # noqa: SIM115 -- closed by close
+        self.seek, self.read = self._file.seek, self._file.read
+        blocks = iter(lambda: _read_full(content, CHUNK, field), b"") if hasattr(content, "read") else content
+        for block in blocks:
+            if not isinstance(block, (bytes, bytearray, memoryview)):
+                raise InvalidInput(f"{field}: octets are wanted, not {type(block).__name__}", field=field)
+            self._file.write(block)
+        self.size = self._file.tell()
+
+    def close(self) -> None:
+        """Give up the temporary file."""
+        self._file.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            self.close()
+
+
+class Source:
+    """Octets in memory, in a file at a path, or in an open file from the position ``start`` on."""
+
+    def __init__(self, content: Any, field: str, start: int | None = None) -> None:
+        self._field, self._start = field, start or 0
+        self._owned: Spool | None = None
+        if isinstance(content, (bytearray, memoryview)):
+            content = bytes(content)
+        elif isinstance(content, os.PathLike):
+            content = self._check_path(content)
+        elif start is None and not isinstance(content, (bytes, Spool)):
+            content = self._owned = Spool(content, field)
+        self._content = content
+        if isinstance(content, bytes):
+            self.size = len(content)
+        elif isinstance(content, os.PathLike):
+            self.size = os.stat(content).st_size
+        elif isinstance(content, Spool):
+            self.size = content.size
+        else:
+            content.seek(0, os.SEEK_END)
+            self.size = max(content.tell() - self._start, 0)
+
+    def _check_path(self, path: os.PathLike[str]) -> os.PathLike[str] | Spool:
+        try:
+            with open(path, "rb") as file:
+                if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    return path
+                self._owned = Spool(file, self._field)  # a pipe or a device is read once
+                return self._owned
+        except OSError as error:
+            raise self._unreadable(path, error) from error
+
+    def _unreadable(self, path: os.PathLike[str], error: OSError) -> InvalidInput:
+        return InvalidInput(f"{self._field}: {os.fspath(path)} cannot be read: {error}", field=self._field)
+
+    def blocks(self, size: int) -> Iterator[bytes]:
+        """The octets, ``size`` at a time; the last block may be shorter."""
+        content = self._content
+        if isinstance(content, bytes):
+            for start in range(0, len(content), size):
+                yield content[start : start + size]
+        elif isinstance(content, os.PathLike):
+            try:
+                file = open(content, "rb")  # noqa: SIM115 -- closed below, whatever the reader does
+            except OSError as error:
+                raise self._unreadable(content, error) from error
+            with file:
+                yield from self._read(file, size)
+        else:
+            yield from self._read(content, size)
+
+    def _read(self, file: Any, size: int) -> Iterator[bytes]:
+        position, end = self._start, self._start + self.size
+        while position < end:
+            file.seek(position)  # another reader may have been here since
+            block = _read_full(file, min(size, end - position), self._field)
+            if not block:
+                # What was announced (SIZE, BDAT) can no longer be kept.
+                raise InvalidInput(f"{self._field}: the file became shorter while it was sent", field=self._field)
+            position += len(block)
+            yield block
+
+    def close(self) -> None:
+        """Give up what was spooled; files of the caller stay open."""
+        if self._owned is not None:
+            self._owned.close()
+
+
+def _read_full(file: Any, size: int, field: str) -> bytes:
+    """``size`` octets unless the file ends: raw files may give less than was asked for."""
+    block: bytes = file.read(size)
+    if not isinstance(block, bytes):
+        raise InvalidInput(f"{field}: a file gave {type(block).__name__} and not bytes; open it as binary", field=field)
+    while block and len(block) < size and (more := file.read(size - len(block))):
+        block += more
+    return block
+
+
+def position_of(file: Any) -> int | None:
+    """Where a file stands that can be read again; None for what can be read only once."""
+    try:
+        return int(file.tell()) if file.seekable() else None
+    except (AttributeError, OSError):
+        return None
+
+
+class Base64:
+    """A source in base64, by whole lines (RFC 2045 6.8)."""
+
+    longest_line = 76
+    is_8bit = False
+    last = b"\n"
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        lines, rest = divmod(source.size, _BASE64_LINE)
+        self.size = lines * 78 + ((rest + 2) // 3 * 4 + 2 if rest else 0)
+
+    def chunks(self) -> Iterator[bytes]:
+        for block in self._source.blocks(BLOCK):
+            yield base64_lines(block)
+
+    def close(self) -> None:
+        self._source.close()
+
+
+def base64_lines(octets: bytes) -> bytes:
+    encoded = binascii.b2a_base64(octets, newline=False)
+    if len(encoded) <= 76:
+        return encoded + b"\r\n" if encoded else b""
+    return b"\r\n".join([encoded[start : start + 76] for start in range(0, len(encoded), 76)]) + b"\r\n"
+
+
+class _Scanned:
+    """Octets that come in chunks; what is known of them is found in one pass, when somebody asks."""
+
+    def __init__(self) -> None:
+        self._scanned: tuple[int, bool, int, bytes] | None = None
+
+    def chunks(self) -> Iterator[bytes]:
+        raise NotImplementedError
+
+    def _scan(self) -> tuple[int, bool, int, bytes]:
+        if self._scanned is None:
+            size, is_8bit, longest, current, last = 0, False, 0, 0, b""
+            for chunk in self.chunks():
+                size += len(chunk)
+                is_8bit = is_8bit or not chunk.isascii()
+                first, *others = chunk.split(b"\n")
+                current += len(first)
+                for line in others:  # CR is counted here, and taken off below
+                    longest, current = max(longest, current), len(line)
+                last = chunk[-1:]
+            self._scanned = size, is_8bit, max(longest - 1, current), last
+        return self._scanned
+
+    @property
+    def size(self) -> int:
+        return self._scan()[0]
+
+    @property
+    def is_8bit(self) -> bool:
+        return self._scan()[1]
+
+    @property
+    def longest_line(self) -> int:
+        return self._scan()[2]
+
+    @property
+    def last(self) -> bytes:
+        """The last octet."""
+        return self._scan()[3]
+
+    def close(self) -> None:
+        """Nothing to give up."""
+
+
+class Given(_Scanned):
+    """A source with CRLF line ends and without the fields that hide people."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__()
+        self._source = source
+
+    def chunks(self) -> Iterator[bytes]:
+        return _without_hidden_fields(_ended(_with_crlf(self._source.blocks(CHUNK // 2))))
+
+    def head(self) -> bytes:
+        """The header section, or its first part if it is very large."""
+        head = b""
+        for chunk in self.chunks():
+            head += chunk
+            if head.startswith(b"\r\n"):
+                return b""
+            if (end := head.find(b"\r\n\r\n")) >= 0:
+                return head[: end + 2]
+            if len(head) > _SPOOL:
+                break
+        return head
+
+    def close(self) -> None:
+        self._source.close()
+
+
+class Lines(_Scanned):
+    """The text of a part, with octets as surrogates, in CRLF line ends. Raises `UnicodeEncodeError`."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self._text = text
+        for start in range(0, len(text), CHUNK):
+            text[start : start + CHUNK].encode("ascii", "surrogateescape")
+
+    def chunks(self) -> Iterator[bytes]:
+        text, step = self._text, CHUNK // 2
+        return _with_crlf(text[i : i + step].encode("ascii", "surrogateescape") for i in range(0, len(text), step))
+
+
+def _with_crlf(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Blocks with CR, LF and CRLF as CRLF."""
+    held = b""
+    for block in blocks:
+        block = held + block
+        # A CR at the end may be half a CRLF.
+        held = b"\r" if block.endswith(b"\r") else b""
+        if out := line_end.sub(b"\r\n", block[:-1] if held else block):
+            yield out
+    if held:
+        yield b"\r\n"
+
+
+def _ended(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Chunks, the last line ended."""
+    chunk = b""
+    for chunk in chunks:
+        yield chunk
+    if not chunk.endswith(b"\n"):
+        yield b"\r\n"
+
+
+def _without_hidden_fields(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Chunks of a message without Bcc, Dcc, Resent-Bcc and their continuation lines."""
+    chunks = iter(chunks)
+    tail, hiding, kept_part_of_line = b"", False, False
+    for chunk in chunks:
+        lines = (tail + chunk).split(b"\r\n")
+        tail = lines.pop()
+        out: list[bytes] = []
+        for number, line in enumerate(lines):
+            if kept_part_of_line:  # the rest of a line over CHUNK octets
+                kept_part_of_line = False
+            elif _ends_head(line):
+                yield b"\r\n".join([*out, *lines[number:], tail])
+                yield from chunks
+                return
+            elif line[:1] not in (b" ", b"\t"):
+                hiding = _hidden.match(line) is not None
+            if not hiding:
+                out.append(line)
+        if out:
+            yield b"\r\n".join(out) + b"\r\n"
+        if len(tail) > CHUNK // 2 and not tail.endswith(b"\r"):
+            if not kept_part_of_line:
+                if _ends_head(tail):
+                    yield tail
+                    yield from chunks
+                    return
+                if tail[:1] not in (b" ", b"\t"):
+                    hiding = _hidden.match(tail) is not None
+            kept_part_of_line = True
+            if not hiding:
+                yield tail
+            tail = b""
+
+
+def _ends_head(line: bytes) -> bool:
+    """Whether a line stands no longer in the header section: it is empty, or nothing a field is made of."""
+    return not (line[:1] in (b" ", b"\t") or _field_start(line) or line.startswith(b"From ")) or not line
+
+
+Piece = bytes | Base64 | Given | Lines
+
+
+class Content:
+    """The octets of one message: lines end in CRLF, dots are not stuffed. Can be read as often as needed.
+
+    ``size`` is in octets; ``is_8bit`` says that there are octets beyond ASCII; ``longest_line`` is in octets without
+    CRLF; ``needs_smtputf8`` says that the header section has UTF-8 (RFC 6531); ``message_id`` is that of the headers.
+    """
+
+    def __init__(
+        self,
+        pieces: list[Piece],
+        *,
+        message_id: str | None = None,
+        needs_smtputf8: bool = False,
+        seven_bit: Callable[[], Content | None] | None = None,
+    ) -> None:
+        self._pieces = pieces
+        self._seven_bit = seven_bit
+        self.message_id = message_id
+        self.needs_smtputf8 = needs_smtputf8
+
+    @property
+    def size(self) -> int:
+        """Octets, line ends included, before dots are stuffed."""
+        return sum([len(piece) if isinstance(piece, bytes) else piece.size for piece in self._pieces])
+
+    @property
+    def is_8bit(self) -> bool:
+        """Whether there are octets beyond ASCII."""
+        return any(not piece.isascii() if isinstance(piece, bytes) else piece.is_8bit for piece in self._pieces)
+
+    @property
+    def longest_line(self) -> int:
+        """Octets of the longest line, without its CRLF."""
+        longest = 0
+        for piece in self._pieces:
+            if not isinstance(piece, bytes):
+                longest = max(longest, piece.longest_line)
+            elif len(piece) > longest:
+                longest = max(longest, *(len(line) for line in piece.split(b"\r\n")))
+        return longest
+
+    def chunks(self) -> Iterator[bytes]:
+        """The octets, at most 64 KiB at a time; each call begins anew."""
+        for piece in self._pieces:
+            for octets in (piece,) if isinstance(piece, bytes) else piece.chunks():
+                if len(octets) <= CHUNK:
+                    yield octets
+                else:
+                    for start in range(0, len(octets), CHUNK):
+                        yield octets[start : start + CHUNK]
+
+    def as_7bit(self) -> Content:
+        """The same message without octets beyond ASCII and without lines over 998 octets.
+
+        Only an unsigned ``email.message.Message`` can be encoded anew; raises `NotSupported` for all else, and for
+        addresses that need SMTPUTF8.
+        """
+        if not self.is_8bit and self.longest_line <= MAX_LINE:
+            return self
+        encoded = self._seven_bit() if self._seven_bit is not None else None
+        if encoded is None:
+            raise NotSupported(
+                "the content has 8-bit octets or lines over 998 octets and must not be altered, because it was given "
+                "as octets or is signed; send it to a server that offers 8BITMIME, or encode it before"
+            )
+        if encoded.is_8bit or encoded.longest_line > MAX_LINE:
+            raise NotSupported("the content cannot be sent without 8BITMIME or SMTPUTF8: its headers are not ASCII")
+        return encoded
+
+    def close(self) -> None:
+        """Give up temporary files."""
+        for piece in self._pieces:
+            if not isinstance(piece, bytes):
+                piece.close()
+
+
+def given(source: bytes | os.PathLike[str] | IO[bytes] | Iterable[bytes]) -> Content:
+    """The content of octets, a path, a binary file or an iterable of bytes: as they are, but for line ends and Bcc.
+
+    What can be read only once is spooled to a temporary file. Raises `InvalidInput`.
+    """
+    if isinstance(source, str) or not (
+        isinstance(source, (bytes, bytearray, memoryview, os.PathLike, Iterable)) or hasattr(source, "read")
+    ):
+        raise InvalidInput(
+            f"message: bytes, a path (pathlib.Path), a binary file or an iterable of bytes is content, "
+            f"not {type(source).__name__}",
+            field="message",
+        )
+    piece: Piece
+    if isinstance(source, bytes) and len(source) <= _SPOOL:
+        piece = _canonical(source)
+        head = piece[: piece.find(b"\r\n\r\n") + 2] if not piece.startswith(b"\r\n") else b""
+    else:
+        piece = Given(Source(source, "message", position_of(source)))
+        head = piece.head()
+    return Content([piece], message_id=_find_message_id(head), needs_smtputf8=has_utf8(head))
+
+
+def _canonical(octets: bytes) -> bytes:
+    ends = octets.count(b"\r\n")
+    if ends != octets.count(b"\n") or ends != octets.count(b"\r"):
+        octets = line_end.sub(b"\r\n", octets)
+    if not octets.endswith(b"\r\n"):
+        octets += b"\r\n"
+    if _hidden.search(octets, 0, octets.find(b"\r\n\r\n")):  # without an empty line: all but the last octet
+        octets = b"".join(_without_hidden_fields([octets]))
+    return octets
+
+
+def _find_message_id(head: bytes) -> str | None:
+    match = re.search(rb"^message-id[ \t]*:\s*(<[!-~]+>)", head, re.IGNORECASE | re.MULTILINE)
+    return match[1].decode("ascii") if match else None
+
+
+def has_utf8(head: bytes) -> bool:
+    """Whether the header section needs SMTPUTF8: it has UTF-8, and not octets of some other charset."""
+    if head.isascii():
+        return False
+    try:
+        head.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def encode_octets(octets: bytes) -> tuple[str, str]:
+    plain = len(octets.translate(None, _TO_QUOTE))
+    if (len(octets) - plain) * 6 <= len(octets):  # two more octets for each, against a third more for all
+        return "quoted-printable", binascii.b2a_qp(octets, istext=True).decode("ascii")
+    return "base64", base64_lines(octets).decode("ascii")
+
+
+_TO_QUOTE = bytes([*range(9), 11, 12, *range(14, 32), 61, *range(127, 256)])

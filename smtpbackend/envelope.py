@@ -1,0 +1,245 @@
+"""The envelope: who a message is from and for, as the server is told, and the SMTP parameters that go with it.
+
+Values only, valid from birth: if an `Envelope` exists, it can be sent. What its parameters look like in a command is
+the matter of ``protocol/command.py``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from smtpbackend.address import Address, addresses_in_field, parse_addresses
+from smtpbackend.errors import InvalidInput
+
+if TYPE_CHECKING:
+    import email.message
+
+    from smtpbackend.message import Message
+
+__all__ = ["Envelope", "Recipient"]
+
+MAX_ENVID = 100  # characters before encoding, RFC 3461 4.4
+MAX_ORCPT = 500  # characters before encoding, RFC 3461 4.2
+MAX_HOLD = 999_999_999  # seconds: future-release-integer has nine digits, RFC 4865 4
+
+_printable = re.compile(r"[ -~]*").fullmatch
+_keyword = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*").fullmatch  # esmtp-keyword, RFC 5321 4.1.2
+_value = re.compile(r"[!-<>-~]+").fullmatch  # esmtp-value, RFC 5321 4.1.2
+_OURS = {
+    "SIZE": "it is counted",
+    "BODY": "it follows from the content",
+    "SMTPUTF8": "it follows from the addresses and the content",
+    "RET": "use dsn_return",
+    "ENVID": "use envid",
+    "REQUIRETLS": "use require_tls",
+    "HOLDFOR": "use hold_for",
+    "HOLDUNTIL": "use hold_until",
+}
+
+
+@dataclass(frozen=True)
+class Recipient:
+    """One forward-path with its DSN parameters (RFC 3461).
+
+    ``notify`` is ``("NEVER",)`` or some of SUCCESS, FAILURE, DELAY; ``orcpt`` the original recipient, as
+    an address of type rfc822. Raises `InvalidInput`.
+    """
+
+    address: Address
+    notify: tuple[str, ...]
+    orcpt: str | None
+
+    def __init__(self, address: str | Address, notify: str | Iterable[str] = (), orcpt: str | None = None) -> None:
+        if not isinstance(address, Address):
+            address = Address.parse(address, "recipients")
+        object.__setattr__(self, "address", address)
+        object.__setattr__(self, "notify", _notify(notify) if notify else ())
+        object.__setattr__(self, "orcpt", _orcpt(orcpt) if orcpt is not None else None)
+
+
+def _notify(notify: str | Iterable[str]) -> tuple[str, ...]:
+    """RFC 3461 4.1."""
+    words = tuple(str(word).strip().upper() for word in (notify.split(",") if isinstance(notify, str) else notify))
+    if not set(words) <= {"NEVER", "SUCCESS", "FAILURE", "DELAY"} or ("NEVER" in words and len(words) > 1):
+        raise InvalidInput(
+            f"notify: {notify!r} is neither NEVER alone nor some of SUCCESS, FAILURE, DELAY", field="notify"
+        )
+    return tuple(dict.fromkeys(words))
+
+
+def _orcpt(orcpt: str) -> str:
+    """RFC 3461 4.2: the address without its type, which is rfc822."""
+    if isinstance(orcpt, str) and orcpt[:7].lower() == "rfc822;":
+        orcpt = orcpt[7:]
+    if not isinstance(orcpt, str) or not orcpt or _printable(orcpt) is None or len(orcpt) > MAX_ORCPT:
+        raise InvalidInput(f"orcpt: {orcpt!r} is not 1 to {MAX_ORCPT} printable ASCII characters", field="orcpt")
+    return orcpt
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """Reverse-path, forward-paths and SMTP parameters of one message.
+
+    ``sender`` is an address, or "" for the null reverse-path (then the attribute is None). ``recipients`` is a list, or
+    one comma-separated string, of str, `Address` or `Recipient`; duplicates collapse into one. ``dsn_return`` is FULL
+    or HDRS and ``envid`` an identifier of yours (RFC 3461); ``require_tls`` asks for RFC 8689; ``hold_for`` (seconds)
+    or ``hold_until`` (a datetime with its zone) for RFC 4865; ``extra`` has further parameters of MAIL, keyword to
+    value or None. Raises `InvalidInput`.
+    """
+
+    sender: Address | None
+    recipients: tuple[Recipient, ...]
+    dsn_return: str | None
+    envid: str | None
+    require_tls: bool
+    hold_for: int | None
+    hold_until: datetime | None
+    extra: Mapping[str, str | None] = field(hash=False)
+
+    def __init__(
+        self,
+        sender: str | Address | None,
+        recipients: str | Address | Recipient | Iterable[str | Address | Recipient],
+        *,
+        dsn_return: str | None = None,
+        envid: str | None = None,
+        require_tls: bool = False,
+        hold_for: int | None = None,
+        hold_until: datetime | None = None,
+        extra: Mapping[str, str | None] = {},
+    ) -> None:
+        put = object.__setattr__
+        put(self, "sender", _reverse_path(sender))
+        put(self, "recipients", _recipients(recipients))
+        put(self, "dsn_return", _dsn_return(dsn_return) if dsn_return is not None else None)
+        put(self, "envid", _envid(envid) if envid is not None else None)
+        put(self, "require_tls", bool(require_tls))
+        if hold_for is not None or hold_until is not None:
+            _check_hold(hold_for, hold_until)
+        put(self, "hold_for", hold_for)
+        put(self, "hold_until", hold_until)
+        put(self, "extra", _extra(extra) if extra else {})
+
+    @property
+    def needs_smtputf8(self) -> bool:
+        """Whether an address can only go to a server with SMTPUTF8 (RFC 6531 3.2)."""
+        if self.sender is not None and not self.sender.local_part.isascii():
+            return True
+        return any(not recipient.address.local_part.isascii() for recipient in self.recipients)
+
+    @classmethod
+    def from_headers(cls, message: Message | email.message.Message) -> Envelope:
+        """The envelope that the headers of ``message`` ask for.
+
+        Originator: Sender, else the first mailbox of From (RFC 5322 3.6.2). Recipients: To, Cc, Bcc and Dcc. If there
+        are Resent- fields, the first block of them counts alone (RFC 5322 3.6.6). Raises `InvalidInput`.
+        """
+        fields = _address_fields(message)
+        resent = _first_resent_block(fields)
+        prefix = "resent-" if resent else ""
+        found: dict[str, list[Address]] = {}
+        for name, value in resent or fields:
+            lower = name.lower().removeprefix(prefix)
+            if lower in {"from", "sender", "to", "cc", "bcc", "dcc"}:
+                found.setdefault(lower, []).extend(addresses_in_field(name, value))
+        origin = found.get("sender") or found.get("from")
+        if not origin:
+            wanted = f"{prefix.title()}From"
+            raise InvalidInput(f"the message has no {wanted}, and no envelope names the sender", field=wanted)
+        to = [address for name in ("to", "cc", "bcc", "dcc") for address in found.get(name, ())]
+        return cls(origin[0], to)
+
+
+def _reverse_path(sender: str | Address | None) -> Address | None:
+    if sender is None or isinstance(sender, Address):
+        return sender
+    if isinstance(sender, str) and sender.strip(" ") in {"", "<>"}:
+        return None
+    return Address.parse(sender, "sender")
+
+
+def _recipients(given: str | Address | Recipient | Iterable[str | Address | Recipient]) -> tuple[Recipient, ...]:
+    found: dict[tuple[str, str], Recipient] = {}
+    for one in (given,) if isinstance(given, (str, Address, Recipient)) else _iterate(given):
+        if isinstance(one, Recipient):
+            found.setdefault(one.address.key, one)
+            continue
+        for address in parse_addresses(one, "recipients"):
+            key = address.key
+            if key not in found:
+                found[key] = Recipient(address)
+    if not found:
+        raise InvalidInput("a message needs at least one recipient", field="recipients")
+    return tuple(found.values())
+
+
+def _iterate(given: Any) -> Iterable[Any]:
+    if isinstance(given, (bytes, bytearray)) or not isinstance(given, Iterable):
+        # email.headerregistry.Address is one address; all else is refused where addresses are parsed.
+        return (given,)
+    return given
+
+
+def _dsn_return(value: str) -> str:
+    """RFC 3461 4.3."""
+    upper = str(value).upper()
+    if upper not in {"FULL", "HDRS"}:
+        raise InvalidInput(f"dsn_return: {value!r} is neither FULL nor HDRS", field="dsn_return")
+    return upper
+
+
+def _envid(value: str) -> str:
+    """RFC 3461 4.4."""
+    if not isinstance(value, str) or not value or _printable(value) is None or len(value) > MAX_ENVID:
+        raise InvalidInput(f"envid: {value!r} is not 1 to {MAX_ENVID} printable ASCII characters", field="envid")
+    return value
+
+
+def _check_hold(hold_for: int | None, hold_until: datetime | None) -> None:
+    """RFC 4865 4."""
+    if hold_for is not None and hold_until is not None:
+        raise InvalidInput("hold_for and hold_until exclude each other", field="hold_until")
+    if hold_for is not None and not (type(hold_for) is int and 0 < hold_for <= MAX_HOLD):
+        raise InvalidInput(f"hold_for: {hold_for!r} is not a number of seconds up to {MAX_HOLD}", field="hold_for")
+    if hold_until is not None and not (isinstance(hold_until, datetime) and hold_until.utcoffset() is not None):
+        raise InvalidInput(f"hold_until: {hold_until!r} is not a datetime with its zone", field="hold_until")
+
+
+def _extra(given: Mapping[str, str | None]) -> dict[str, str | None]:
+    """RFC 5321 4.1.2, esmtp-param."""
+    found: dict[str, str | None] = {}
+    for keyword, value in given.items():
+        if not isinstance(keyword, str) or _keyword(keyword) is None:
+            raise InvalidInput(f"extra: {keyword!r} is not an SMTP parameter", field="extra")
+        if keyword.upper() in _OURS:
+            raise InvalidInput(f"extra: {keyword} cannot be given here, {_OURS[keyword.upper()]}", field="extra")
+        if value is not None and (not isinstance(value, str) or _value(value) is None):
+            raise InvalidInput(f"extra: {keyword}={value!r} is not an SMTP parameter", field="extra")
+        found[keyword] = value
+    return found
+
+
+# Headers
+
+
+def _address_fields(message: Any) -> list[tuple[str, Any]]:
+    raw_items = getattr(message, "raw_items", None)  # email.message.Message: the headers as they are stored
+    return list(raw_items() if raw_items is not None else message.address_fields())
+
+
+def _first_resent_block(fields: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """The Resent- fields of the last forwarding: they are on top, and each block has a name once (RFC 5322 3.6.6)."""
+    block: dict[str, tuple[str, Any]] = {}
+    for name, value in fields:
+        lower = name.lower()
+        if lower.startswith("resent-"):
+            if lower in block:
+                break
+            block[lower] = (name, value)
+        elif block and lower in {"received", "return-path"}:  # trace fields stand above each block
+            break
+    return list(block.values())

@@ -1,0 +1,257 @@
+"""Everything that can go wrong, as one tree.
+
+An error says what happened, on which server, and what to do about it; callers ask ``is_transient`` and never
+parse text. Where smtplib has a class for the same event, ours inherits it, so that existing ``except`` clauses
+keep working.
+
+    SMTPError
+    ├── InvalidInput                 (ValueError)      bad address, header, parameter: nothing was sent
+    │   └── InvalidSetting                             unknown key, impossible value
+    ├── MissingExtra                 (ImportError)     an optional library is not installed
+    ├── CancelSend                                     raised by a receiver of message_sending
+    └── DeliveryError                (smtplib.SMTPException)
+        ├── ConnectFailed            (ConnectionError, SMTPConnectError)   no connection, or no welcome
+        ├── ConnectionLost           (ConnectionError, SMTPServerDisconnected)
+        ├── TimedOut                 (TimeoutError, SMTPServerDisconnected)
+        ├── HelloRefused             (SMTPHeloError)   EHLO and HELO refused
+        ├── TLSFailed                                  STARTTLS missing or refused, handshake or certificate failed
+        ├── AuthenticationFailed     (SMTPAuthenticationError)
+        ├── ProtocolViolation                          the server said something that is not SMTP
+        ├── NotSupported             (SMTPNotSupportedError)  the message needs what the server does not offer
+        ├── CommandRefused           (SMTPResponseException)  VRFY, EXPN, HELP, NOOP, RSET
+        ├── SenderRefused            (SMTPSenderRefused)
+        ├── RecipientsRefused        (SMTPRecipientsRefused)
+        ├── ContentRefused           (SMTPDataError)
+        └── InDoubt                                    handed over, no answer: never sent again by us
+"""
+
+from __future__ import annotations
+
+import smtplib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from smtpbackend.outcome import Receipt, Reply
+
+__all__ = [
+    "AuthenticationFailed",
+    "CancelSend",
+    "CommandRefused",
+    "ConnectFailed",
+    "ConnectionLost",
+    "ContentRefused",
+    "DeliveryError",
+    "HelloRefused",
+    "InDoubt",
+    "InvalidInput",
+    "InvalidSetting",
+    "MissingExtra",
+    "NotSupported",
+    "ProtocolViolation",
+    "RecipientsRefused",
+    "SMTPError",
+    "SenderRefused",
+    "TLSFailed",
+    "TimedOut",
+]
+
+
+def _rebuild(cls: type[SMTPError], args: tuple[Any, ...], state: dict[str, Any]) -> SMTPError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class SMTPError(Exception):
+    """The root of all errors of smtpbackend.
+
+    ``server`` names the server ("smtp.example.com:587") where there is one, ``reply`` is what it said, and
+    ``receipt`` tells what became of each recipient when a delivery raised.
+    """
+
+    _transient = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        server: str | None = None,
+        reply: Reply | None = None,
+        receipt: Receipt | None = None,
+    ) -> None:
+        # One positional argument, always: with two, OSError would make errno and strerror of them.
+        Exception.__init__(self, message)
+        self.server = server
+        self.reply = reply
+        self.receipt = receipt
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether the same message may be accepted later, and cannot have been accepted already."""
+        return self.reply.is_transient if self.reply is not None else self._transient
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The __init__s of smtplib do not cooperate, so pickle and copy go around them.
+        return _rebuild, (type(self), self.args, self.__dict__.copy())
+
+
+class InvalidInput(SMTPError, ValueError):
+    """What the caller gave cannot be sent; found before anything was. ``field`` names it."""
+
+    def __init__(self, message: str, *, field: str = "", **context: Any) -> None:
+        super().__init__(message, **context)
+        self.field = field
+
+
+class InvalidSetting(InvalidInput):
+    """A setting is unknown, or has a value that cannot work. ``field`` is its name."""
+
+
+class MissingExtra(SMTPError, ImportError):
+    """An optional library is not installed; the message has the pip command."""
+
+    def __init__(self, message: str, **context: Any) -> None:
+        super().__init__(message, **context)
+        self.msg = message  # ImportError prints this one
+
+
+class CancelSend(SMTPError):
+    """Raise it in a receiver of ``message_sending`` to keep a message from being sent."""
+
+    def __init__(self, message: str = "the message was cancelled by a receiver of message_sending", **context: Any):
+        super().__init__(message, **context)
+
+
+class DeliveryError(SMTPError, smtplib.SMTPException):
+    """A conversation with a server did not go as it should."""
+
+    _transient = True
+
+
+class ConnectFailed(DeliveryError, ConnectionError, smtplib.SMTPConnectError):
+    """No connection to the server could be opened, or it did not welcome us."""
+
+    def __init__(self, message: str, *, reply: Reply | None = None, **context: Any) -> None:
+        super().__init__(message, reply=reply, **context)
+        self.smtp_code, self.smtp_error = _as_smtplib(reply)
+
+    @property
+    def is_transient(self) -> bool:
+        """True: a greeting of 554 refuses this client now, not this message for ever."""
+        return True
+
+
+class ConnectionLost(DeliveryError, ConnectionError, smtplib.SMTPServerDisconnected):
+    """The connection broke, or the server closed it, before the conversation was over."""
+
+
+class TimedOut(DeliveryError, TimeoutError, smtplib.SMTPServerDisconnected):
+    """The server did not answer within the time-out, or the deadline passed."""
+
+
+class HelloRefused(DeliveryError, smtplib.SMTPHeloError):
+    """The server refused EHLO and HELO."""
+
+    def __init__(self, message: str, *, reply: Reply | None = None, **context: Any) -> None:
+        super().__init__(message, reply=reply, **context)
+        self.smtp_code, self.smtp_error = _as_smtplib(reply)
+
+
+class TLSFailed(DeliveryError):
+    """The connection could not be secured as the ``tls`` setting asks."""
+
+    @property
+    def is_transient(self) -> bool:
+        """True: no word was said about the message; another server, or a mended certificate, may take it."""
+        return True
+
+
+class AuthenticationFailed(DeliveryError, smtplib.SMTPAuthenticationError):
+    """The server refused the login, or offers no mechanism that may be used."""
+
+    _transient = False
+
+    def __init__(self, message: str, *, reply: Reply | None = None, **context: Any) -> None:
+        super().__init__(message, reply=reply, **context)
+        self.smtp_code, self.smtp_error = _as_smtplib(reply)
+
+
+class ProtocolViolation(DeliveryError):
+    """The server said something that is not SMTP, or spoke when it was not asked."""
+
+
+class NotSupported(DeliveryError, smtplib.SMTPNotSupportedError):
+    """The message needs an extension that the server does not offer."""
+
+    _transient = False
+
+
+class CommandRefused(DeliveryError, smtplib.SMTPResponseException):
+    """The server refused a command that carries no mail: VRFY, EXPN, HELP, NOOP or RSET."""
+
+    _transient = False
+
+    def __init__(self, message: str, *, reply: Reply | None = None, **context: Any) -> None:
+        super().__init__(message, reply=reply, **context)
+        self.smtp_code, self.smtp_error = _as_smtplib(reply)
+
+
+class SenderRefused(DeliveryError, smtplib.SMTPSenderRefused):
+    """The server refused the originator (MAIL)."""
+
+    _transient = False
+
+    def __init__(self, message: str, *, sender: str = "", reply: Reply | None = None, **context: Any) -> None:
+        super().__init__(message, reply=reply, **context)
+        self.smtp_code, self.smtp_error = _as_smtplib(reply)
+        self.sender = sender
+
+
+class RecipientsRefused(DeliveryError, smtplib.SMTPRecipientsRefused):
+    """No recipient was accepted. ``recipients`` maps each address to ``(code, text)``, as in smtplib."""
+
+    _transient = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        recipients: dict[str, tuple[int, bytes]] | None = None,
+        transient: bool = False,
+        **context: Any,
+    ) -> None:
+        super().__init__(message, **context)
+        self.recipients = recipients or {}
+        self._transient = transient
+
+
+class ContentRefused(DeliveryError, smtplib.SMTPDataError):
+    """The server accepted recipients, but not the content."""
+
+    _transient = False
+
+    def __init__(self, message: str, *, reply: Reply | None = None, **context: Any) -> None:
+        super().__init__(message, reply=reply, **context)
+        self.smtp_code, self.smtp_error = _as_smtplib(reply)
+
+
+class InDoubt(DeliveryError):
+    """The connection ended after the message was handed over and before the server answered.
+
+    It may or may not have been delivered. Not transient and no ``ConnectionError``: nobody's automatic retry
+    may send it twice.
+    """
+
+    @property
+    def is_transient(self) -> bool:
+        """False: to send it again may be to send it twice."""
+        return False
+
+
+def _as_smtplib(reply: Reply | None) -> tuple[int, bytes]:
+    """``smtp_code`` and ``smtp_error`` as smtplib has them; -1 where the server said nothing."""
+    return (-1, b"") if reply is None else (reply.code, reply.text.encode("utf-8", "surrogateescape"))

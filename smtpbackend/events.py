@@ -1,0 +1,117 @@
+"""What happens during a delivery, as frozen records.
+
+A Listener is a callable that takes one event. Signals, statistics, logs and traces are Listeners; a delivery knows
+none of them. An event's ``name`` is the name of its signal.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from smtpbackend.envelope import Envelope
+from smtpbackend.errors import CancelSend, SMTPError
+from smtpbackend.outcome import Outcome, Receipt
+
+__all__ = [
+    "Event",
+    "Listener",
+    "MessageFailed",
+    "MessageInDoubt",
+    "MessageSending",
+    "MessageSent",
+    "RecipientDeferred",
+    "RecipientRejected",
+    "ServerFailed",
+    "telling",
+]
+
+logger = logging.getLogger("smtpbackend")
+
+
+@dataclass(frozen=True)
+class Event:
+    """What every event about a message carries: ``message`` is what the caller gave to ``send``."""
+
+    name: ClassVar[str]
+    message: Any
+    envelope: Envelope | None
+
+
+@dataclass(frozen=True)
+class MessageSending(Event):
+    """Before anything is sent. A Listener may raise `CancelSend`."""
+
+    name = "message_sending"
+
+
+@dataclass(frozen=True)
+class MessageSent(Event):
+    """At least one recipient was accepted."""
+
+    name = "message_sent"
+    receipt: Receipt
+
+
+@dataclass(frozen=True)
+class MessageFailed(Event):
+    """Nobody was accepted, and nobody is in doubt."""
+
+    name = "message_failed"
+    receipt: Receipt
+    error: SMTPError
+
+
+@dataclass(frozen=True)
+class MessageInDoubt(Event):
+    """At least one recipient is in doubt."""
+
+    name = "message_in_doubt"
+    receipt: Receipt
+    error: SMTPError
+
+
+@dataclass(frozen=True)
+class RecipientRejected(Event):
+    """One recipient was refused for good."""
+
+    name = "recipient_rejected"
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class RecipientDeferred(Event):
+    """One recipient was not handed over, and may be tried again by the caller."""
+
+    name = "recipient_deferred"
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class ServerFailed:
+    """A server could not be used. ``phase``: connect, greeting, hello, tls, auth, mail, rcpt, data, or idle."""
+
+    name: ClassVar[str] = "server_failed"
+    server: str
+    phase: str
+    error: SMTPError
+
+
+Listener = Callable[[Any], object]
+
+
+def telling(listeners: Sequence[Listener]) -> Listener:
+    """One Listener that tells all of them. One that raises is logged; only `CancelSend` before a message passes."""
+
+    def tell(event: Any) -> None:
+        for listener in listeners:
+            try:
+                listener(event)
+            except Exception as error:
+                if isinstance(error, CancelSend) and isinstance(event, MessageSending):
+                    raise
+                logger.exception("smtpbackend.listener_failed", extra={"event": event.name})
+
+    return tell

@@ -1,0 +1,325 @@
+"""Messages of the ``email`` package as octets: as they are, without a change to the caller's object.
+
+Headers that are missing are added and those that hide people left out; everything else keeps its octets, line ends
+aside. Only ``Content.as_7bit`` makes a copy that is encoded anew.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from smtpbackend.address import Address, addresses_in_field, parse_addresses
+from smtpbackend.content import (
+    CHUNK,
+    MAX_LINE,
+    Content,
+    Lines,
+    Piece,
+    base64_lines,
+    encode_octets,
+    has_utf8,
+    line_end,
+)
+from smtpbackend.errors import InvalidInput
+from smtpbackend.header import LINE, address_field, any_field, date_of, short_ascii, text_field
+from smtpbackend.message import ADDRESS_FIELDS, HIDDEN_FIELDS, check_name, check_text
+
+if TYPE_CHECKING:
+    import email.message
+
+
+def flatten(message: email.message.Message, date: datetime, token: str) -> Content:
+    flat = Flattener(token)
+    head, message_id = flat.head(message, date)
+    flat.body()
+
+    def seven_bit() -> Content | None:
+        return None if is_signed(message) else flatten(seven_bit_copy(message), date, token)
+
+    return Content(flat.finish(), message_id=message_id, needs_smtputf8=has_utf8(head), seven_bit=seven_bit)
+
+
+class Flattener:
+    """Writes a message of the ``email`` package as ``email.generator.BytesGenerator`` does, but changes nothing in it.
+
+    The generator refolds headers, marks lines that begin with "From ", writes an empty line behind a nested multipart,
+    and sets boundaries in the message it was given: each of them breaks a signature, or somebody else's object.
+    """
+
+    def __init__(self, token: str, prefix: str = "") -> None:
+        self.boundaries = 0
+        self._token, self._prefix = token, prefix
+        self._out: list[Piece] = []
+        self._root: Any = None
+        self._policy: Any = None
+
+    def finish(self) -> list[Piece]:
+        """What was written, the last line ended; small pieces are joined."""
+        pieces: list[Piece] = []
+        small: list[bytes] = []
+        for piece in self._out:
+            if isinstance(piece, bytes) and len(piece) < CHUNK:
+                small.append(piece)
+            else:
+                pieces += [b"".join(small), piece]
+                small = []
+        pieces.append(b"".join(small))
+        pieces = [piece for piece in pieces if piece]
+        if not (pieces[-1] if isinstance(pieces[-1], bytes) else pieces[-1].last).endswith(b"\n"):
+            pieces.append(b"\r\n")
+        return pieces
+
+    def head(self, message: email.message.Message, date: datetime) -> tuple[bytes, str | None]:
+        """Write the header section of the whole message, what is missing added: its octets, and the Message-ID."""
+        self._root = message = self._with_boundary(message)
+        self._policy = _folding_policy(message)
+        found: dict[str, Any] = {}
+        for name, value in message.raw_items():
+            lower = check_name(name).lower()
+            if lower not in HIDDEN_FIELDS:
+                found.setdefault(lower, value)
+                self.field(name, value, may_fold=True)
+        if "sender" not in found and "from" in found and "," in str(found["from"]):
+            authors = _addresses_in("From", found["from"])
+            if len(authors) > 1:
+                self._out.append(address_field("Sender", authors[:1]).encode())
+        if "mime-version" not in found:
+            self._out.append(b"MIME-Version: 1.0\r\n")
+        if "date" not in found:
+            self._out.append(f"Date: {date_of(date)}\r\n".encode("ascii"))
+        if "message-id" in found:
+            message_id = "".join(str(found["message-id"]).split()) or None
+        else:
+            authors = _addresses_in("From", found["from"]) if "from" in found else []
+            message_id = f"<{self._token}@{(authors[0].ascii_domain if authors else '') or 'localhost'}>"
+            self._out.append(f"Message-ID: {message_id}\r\n".encode("ascii"))
+        head = b"".join([piece for piece in self._out if isinstance(piece, bytes)])
+        self._out = [head, b"\r\n"]
+        return head, message_id
+
+    def body(self) -> None:
+        """Write the body of the message whose head was written."""
+        self._body(self._root, is_root=True)
+
+    def message(self, message: email.message.Message, is_root: bool = False) -> None:
+        """Write a message or a part as it is."""
+        message = self._with_boundary(message)
+        if self._policy is None:
+            self._policy = _folding_policy(message)
+        for name, value in message.raw_items():
+            self.field(name, value)
+        # Where the parser found no empty line between headers and body there was none.
+        if not any(type(defect).__name__ == "MissingHeaderBodySeparatorDefect" for defect in message.defects):
+            self._out.append(b"\r\n")
+        self._body(message, is_root)
+
+    def _with_boundary(self, message: email.message.Message) -> email.message.Message:
+        if message.get_content_maintype() == "multipart" and not message.get_boundary():
+            message = copy.copy(message)  # set_boundary makes a new list of headers
+            self.boundaries += 1
+            message.set_boundary(f"=_{self._prefix}{self.boundaries}.{self._token}")
+        return message
+
+    def field(self, name: str, value: Any, may_fold: bool = False) -> None:
+        """Write one field; only one that has no legal line is folded anew, if it may be."""
+        check_name(name)
+        if (
+            isinstance(value, str)
+            and short_ascii(value) is not None
+            and len(name) + len(value) <= LINE - 2
+            and not (hasattr(value, "fold") and "=?" in value)
+        ):
+            self._out.append(f"{name}: {value}\r\n".encode("ascii"))
+            return
+        octets = self._folded(name, value)
+        if may_fold and len(octets) > MAX_LINE and max(map(len, octets.split(b"\r\n"))) > MAX_LINE:
+            unfolded = octets.partition(b":")[2].replace(b"\r\n", b"").decode("utf-8", "replace")
+            octets = any_field(name, unfolded.strip(" \t")).encode()
+        self._out.append(octets)
+
+    def _folded(self, name: str, value: Any) -> bytes:
+        if hasattr(value, "fold"):  # email.headerregistry
+            addresses = getattr(value, "addresses", ())
+            if any(not address.addr_spec.isascii() for address in addresses):
+                # The stdlib would write encoded words where none may stand (RFC 2047 5).
+                return address_field(name, parse_addresses(addresses, name)).encode()
+            try:
+                text = value.fold(policy=self._policy)
+            except (IndexError, AttributeError, ValueError, TypeError):  # defects of the folder, several of them known
+                text = any_field(name, str(value))
+        elif isinstance(value, str):
+            if not value.isascii() and not _has_surrogate(value):
+                return _encoded_field(name, value).encode()
+            # The parser takes one space off, unless the line ended there.
+            text = f"{name}:{value}\r\n" if value.startswith(("\r", "\n")) else f"{name}: {value}\r\n"
+        else:  # email.header.Header
+            from email.errors import MessageError
+
+            try:
+                text = f"{name}: {value.encode(linesep=_CRLF)}\r\n"
+            except MessageError as error:
+                raise InvalidInput(f"{name}: {error}", field=name) from error
+        octets = line_end.sub(b"\r\n", text.encode("utf-8", "surrogateescape"))
+        if _unsafe_value(octets[:-2]):
+            raise InvalidInput(f"{name}: {str(value)!r} has a control character", field=name)
+        return octets
+
+    def _body(self, message: email.message.Message, is_root: bool = False) -> None:
+        payload: Any = message._payload  # type: ignore[attr-defined]  # get_payload() decodes 8-bit text
+        main = message.get_content_maintype()
+        if main == "multipart" and isinstance(payload, list):
+            self._multipart(message, payload, is_root)
+        elif main == "multipart" and payload is None:
+            self._multipart(message, [], is_root)
+        elif message.get_content_type() == "message/delivery-status" and isinstance(payload, list):
+            for number, block in enumerate(payload):
+                self._out.append(b"\r\n" if number else b"")
+                for name, value in block.raw_items():
+                    self.field(name, value)
+        elif isinstance(payload, list) and payload:
+            self.message(payload[0], is_root)
+        else:
+            self._out.append(_payload_piece(payload))
+
+    def _multipart(self, message: email.message.Message, parts: list[Any], is_root: bool) -> None:
+        boundary = message.get_boundary() or ""
+        out = self._out
+        if message.preamble is not None:
+            out.append(_payload_octets(message.preamble) + b"\r\n")
+        delimiter = b"--" + boundary.encode("ascii", "surrogateescape")
+        out.append(delimiter + b"\r\n")
+        for number, part in enumerate(parts):
+            if number:
+                out.append(b"\r\n" + delimiter + b"\r\n")
+            self.message(part)
+        out.append(b"\r\n" + delimiter + b"--")
+        # The parser says None where nothing followed, not even a line end; that of the root is added in any case.
+        if message.epilogue is not None:
+            out.append(b"\r\n" + _payload_octets(message.epilogue))
+        elif is_root:
+            out.append(b"\r\n")
+
+
+_CRLF = "\r\n"
+
+
+def _folding_policy(message: email.message.Message) -> Any:
+    from email import policy
+
+    own = message.policy
+    if isinstance(own, policy.EmailPolicy):
+        return own.clone(linesep="\r\n", cte_type="8bit", max_line_length=own.max_line_length or LINE)
+    return policy.SMTP
+
+
+def _has_surrogate(text: str) -> bool:
+    return re.search("[\ud800-\udfff]", text) is not None
+
+
+# A line end that begins no continuation line, or another control character.
+_unsafe_value = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r\n(?![ \t])").search
+
+
+def _encoded_field(name: str, value: str) -> str:
+    """A field whose value is Unicode text, as an ``email.message.Message`` of the old kind may have it."""
+    if name.lower() in ADDRESS_FIELDS:
+        return any_field(name, value)
+    if name.lower() in ("content-type", "content-disposition"):
+        from email import policy
+
+        check_text(value, name)
+        return str(policy.SMTP.header_factory(name, value).fold(policy=policy.SMTP))
+    return text_field(name, value)
+
+
+def _addresses_in(name: str, value: Any) -> list[Address]:
+    try:
+        return addresses_in_field(name, value)
+    except InvalidInput:
+        return []  # it is sent as it is; only what we would add of our own is left out
+
+
+def _payload_piece(payload: Any) -> Piece:
+    """A payload with CRLF line ends: a large one is not copied, but converted while it is sent."""
+    if isinstance(payload, str) and len(payload) > CHUNK:
+        try:
+            return Lines(payload)
+        except UnicodeEncodeError:
+            pass
+    return _payload_octets(payload)
+
+
+def _payload_octets(payload: Any) -> bytes:
+    if payload is None:
+        return b""
+    if isinstance(payload, str):
+        try:
+            payload = payload.encode("ascii", "surrogateescape")
+        except UnicodeEncodeError as error:
+            why = "message: a part has text beyond ASCII and no charset; use set_content, or set_payload with a charset"
+            raise InvalidInput(why, field="message") from error
+    if not isinstance(payload, bytes):
+        raise InvalidInput(f"message: a part holds {type(payload).__name__}, not text", field="message")
+    ends = payload.count(b"\r\n")
+    if ends == payload.count(b"\n") and ends == payload.count(b"\r"):
+        return payload
+    return line_end.sub(b"\r\n", payload)
+
+
+_SIGNED = frozenset(
+    (
+        *("multipart/signed", "multipart/encrypted", "application/pkcs7-mime", "application/x-pkcs7-mime"),
+        *("application/pgp-encrypted", "application/pgp-signature"),
+    )
+)
+
+
+def is_signed(message: email.message.Message) -> bool:
+    """Whether a change of the content would break a signature (RFC 1847, RFC 3156, RFC 8551, RFC 6376)."""
+    if "dkim-signature" in message or "arc-message-signature" in message:
+        return True
+    return any(part.get_content_type() in _SIGNED for part in message.walk())
+
+
+def seven_bit_copy(message: email.message.Message) -> email.message.Message:
+    """A copy in which what is not 7-bit, or has lines over 998 octets, is encoded."""
+    twin: Any = copy.copy(message)
+    twin._headers = [(name, _seven_bit_value(value)) for name, value in message.raw_items()]
+    payload = twin._payload
+    for margin in ("preamble", "epilogue"):
+        text = getattr(twin, margin)
+        if text is not None:
+            setattr(twin, margin, text.encode("ascii", "replace").decode("ascii"))
+    encoding = None
+    if isinstance(payload, list):
+        twin._payload = [seven_bit_copy(part) for part in payload]
+        if str(message.get("content-transfer-encoding", "")).strip().lower() in ("8bit", "binary"):
+            encoding = "7bit"
+    else:
+        octets = _payload_octets(payload)
+        if not octets.isascii() or max(map(len, octets.split(b"\r\n"))) > MAX_LINE or b"\0" in octets:
+            decoded: Any = message.get_payload(decode=True)
+            if message.get_content_maintype() == "text":
+                encoding, twin._payload = encode_octets(line_end.sub(b"\r\n", decoded))
+            else:
+                encoding, twin._payload = "base64", base64_lines(decoded).decode("ascii")
+    if encoding is not None:
+        _replace_encoding(twin, encoding)
+    return twin  # type: ignore[no-any-return]
+
+
+def _seven_bit_value(value: Any) -> Any:
+    if isinstance(value, str) and not hasattr(value, "fold") and not value.isascii():
+        return re.sub(r"\r?\n(?=[ \t])", "", value.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+    return value
+
+
+def _replace_encoding(message: Any, encoding: str) -> None:
+    for number, (name, _) in enumerate(message._headers):
+        if name.lower() == "content-transfer-encoding":
+            message._headers[number] = (name, encoding)
+            return
+    message._headers.append(("Content-Transfer-Encoding", encoding))

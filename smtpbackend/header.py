@@ -1,0 +1,145 @@
+"""How one header field is written: folded, encoded, and free of control characters.
+
+A field that is short ASCII is written as it is (the common case, and the fast one). All functions return whole fields,
+line end included.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+from itertools import chain, repeat
+
+from smtpbackend.address import Address, parse_addresses
+from smtpbackend.content import MAX_LINE
+from smtpbackend.errors import InvalidInput
+from smtpbackend.message import ADDRESS_FIELDS, check_name, check_text
+
+__all__ = ["address_field", "any_field", "date_of", "filename_parameter", "fold", "short_ascii", "text_field"]
+
+LINE = 78  # octets a line should have at most, RFC 5322 2.1.1
+
+short_ascii = re.compile(r"[!-~](?:[ -~]*[!-~])?").fullmatch
+_folding_unit = re.compile(r"[ \t]*[^ \t]+").findall
+_atoms = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*").fullmatch
+_simple_parameter = re.compile(r"[!#-\[\]-~](?:[ !#-\[\]-~]{0,58}[!#-\[\]-~])?").fullmatch
+
+
+def text_field(name: str, value: str, field: str = "") -> str:
+    """One unstructured field, folded and encoded where it must be (RFC 5322 2.2.3, RFC 2047)."""
+    if short_ascii(value) is not None and len(name) + len(value) <= LINE - 2:
+        return f"{name}: {value}\r\n"
+    value = check_text(value, field or name).strip(" \t")
+    if value.isascii():
+        folded = fold(name, value)
+        if len(folded) <= MAX_LINE or max(map(len, folded.split("\r\n"))) < MAX_LINE:
+            return folded
+    return fold(name, _encoded_words(value, LINE - 4 - len(name)))
+
+
+def fold(name: str, value: str) -> str:
+    """``value`` in lines that break before white space; nothing but the line ends is added."""
+    first, *units = _folding_unit(value) or [""]
+    lines, line = [], f"{name}: {first}"
+    for unit in units:
+        if len(line) + len(unit) > LINE:
+            lines.append(line)
+            line = unit
+        else:
+            line += unit
+    return "\r\n".join([*lines, line]) + "\r\n"
+
+
+def _encoded_words(text: str, first: int = 64) -> str:
+    """``text`` as encoded words of at most 64 characters, the first shorter (RFC 2047).
+
+    Not by the header classes of ``email.policy``: they lose white space between encoded words.
+    """
+    from email.charset import Charset
+
+    lengths = chain([max(first, 24)], repeat(64))
+    return " ".join(word for word in Charset("utf-8").header_encode_lines(text, lengths) if word)
+
+
+def _phrase(name: str) -> str:
+    """A display name (RFC 5322 3.2.5)."""
+    if _atoms(name) is not None and len(name) <= LINE:
+        return name
+    if name.isascii() and max(map(len, _folding_unit(name) or [""])) <= LINE:
+        return '"' + name.replace("\\", r"\\").replace('"', r"\"") + '"'
+    return _encoded_words(name, 60)
+
+
+def _mailbox(address: Address) -> str:
+    if not address.display_name:
+        return address.addr_spec
+    return f"{_phrase(address.display_name)} <{address.addr_spec}>"
+
+
+def address_field(name: str, addresses: list[Address]) -> str:
+    """An address list, folded behind commas; local parts beyond ASCII stay UTF-8 (RFC 6532 3.2)."""
+    mailboxes = [_mailbox(address) for address in addresses]
+    line = f"{name}: {', '.join(mailboxes)}"
+    if len(line) <= LINE:
+        return line + "\r\n"
+    lines, line = [], ""
+    for number, mailbox in enumerate(mailboxes):
+        if number and len(line) + 2 + len(mailbox) <= LINE:
+            line += f", {mailbox}"
+            continue
+        if number:
+            lines.append(line + ",\r\n")
+        line = f"{name}: {mailbox}" if not number else f" {mailbox}"
+        if len(line) > LINE:
+            line = fold(name, mailbox)[:-2] if not number else fold("", mailbox)[1:-2]
+    return "".join(lines) + line + "\r\n"
+
+
+def any_field(name: str, value: str) -> str:
+    """One field of any kind: an address list where its name says so, else text."""
+    lower = check_name(name).lower()
+    if short_ascii(value) is not None and len(name) + len(value) <= LINE - 2:
+        return f"{name}: {value}\r\n"
+    if lower in ADDRESS_FIELDS:
+        return address_field(name, parse_addresses(check_text(value, name).strip(" \t"), name))
+    return text_field(name, value)
+
+
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+def date_of(moment: datetime) -> str:
+    """RFC 5322 3.3. A moment without a zone is UTC of unknown origin, "-0000"."""
+    if not isinstance(moment, datetime):
+        raise InvalidInput(f"date: {moment!r} is not a datetime", field="date")
+    offset = moment.utcoffset()
+    sign, minutes = ("-", 0) if offset is None else ("+", round(offset / timedelta(minutes=1)))
+    if minutes < 0:
+        sign, minutes = "-", -minutes
+    return (
+        f"{_DAYS[moment.weekday()]}, {moment.day:02} {_MONTHS[moment.month - 1]} {moment.year:04} "
+        f"{moment.hour:02}:{moment.minute:02}:{moment.second:02} {sign}{minutes // 60:02}{minutes % 60:02}"
+    )
+
+
+def filename_parameter(filename: str | None) -> str:
+    """The filename parameter: quoted where it is short and simple, else RFC 2231."""
+    if filename is None:
+        return ""
+    if _simple_parameter(filename) is not None and "=?" not in filename:
+        return f'; filename="{filename}"'
+    from urllib.parse import quote
+
+    sections, section = [], ""
+    for char in check_text(filename, "filename"):
+        octets = quote(char, safe="")
+        if len(section) + len(octets) > 54:
+            sections.append(section)
+            section = ""
+        section += octets
+    sections.append(section)
+    if len(sections) == 1:
+        return f";\r\n filename*=utf-8''{section}"
+    sections[0] = f"utf-8''{sections[0]}"  # the charset stands in the first section alone, RFC 2231 4.1
+    return "".join(f";\r\n filename*{number}*={section}" for number, section in enumerate(sections))

@@ -1,0 +1,300 @@
+"""What an author writes: `Message` and `Attachment`.
+
+Values that people fill in; how they become octets is the matter of ``mime.py``. What is given when they are made is
+checked at once, what is changed later when the message is rendered.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import IO, TYPE_CHECKING, Any
+
+from smtpbackend.address import Address, parse_addresses
+from smtpbackend.content import Source, Spool, position_of
+from smtpbackend.errors import InvalidInput
+
+if TYPE_CHECKING:
+    import email.message
+    from datetime import datetime
+
+    Addresses = str | Address | Iterable[str | Address]
+    """Addresses as people give them: an `Address`, a comma-separated str, or a list of both."""
+    Content = str | bytes | os.PathLike[str] | IO[bytes] | email.message.Message
+
+__all__ = ["Attachment", "Message"]
+
+# Fields that hold addresses (RFC 5322 3.6.2, 3.6.3, 3.6.6, and those other standards add).
+ADDRESS_FIELDS = frozenset(
+    (
+        *("from", "sender", "reply-to", "to", "cc", "bcc", "dcc"),
+        *("resent-from", "resent-sender", "resent-reply-to", "resent-to", "resent-cc", "resent-bcc"),
+        *("disposition-notification-to", "errors-to", "return-receipt-to", "mail-followup-to", "mail-reply-to"),
+    )
+)
+# Fields that name people who shall not be seen: in no rendered message.
+HIDDEN_FIELDS = frozenset(("bcc", "dcc", "resent-bcc", "resent-dcc"))
+
+_ROUTING = ("from", "sender", "to", "cc", "bcc", "dcc")
+_WRITTEN_BY_MIME = frozenset(("content-type", "content-transfer-encoding", "content-disposition", "mime-version"))
+# RFC 5322 3.6: these at most once. To, Cc and Reply-To are joined where they come twice.
+_AT_MOST_ONCE = frozenset(("from", "sender", "subject", "date", "message-id", "in-reply-to", "references"))
+
+_header_name = re.compile(r"[!-9;-~]+").fullmatch  # ftext, RFC 5322 3.6.8
+_control = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]").search  # the tab is white space
+_media_type = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+").match  # RFC 6838 4.2
+_content_id = re.compile(r"[!-;=?-~]{1,900}").fullmatch
+_message_id = re.compile(r"<?([!-;=?-~]{1,900})>?").fullmatch
+
+
+def check_text(value: Any, field: str) -> str:
+    """``value`` if it is a str without control characters, else `InvalidInput` naming ``field``."""
+    if not isinstance(value, str):
+        raise InvalidInput(f"{field}: a str is wanted, not {value!r}", field=field)
+    if _control(value) is not None:
+        raise InvalidInput(f"{field}: {value!r} has a control character", field=field)
+    if not value.isascii():
+        check_encodable(value, field)
+    return value
+
+
+def check_encodable(value: str, field: str) -> None:
+    """Raise `InvalidInput` where ``value`` has half a surrogate pair, which no octets stand for."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"{field}: {value!r} has half a surrogate pair", field=field) from error
+
+
+def check_name(name: Any) -> str:
+    """``name`` if a header can have it (RFC 5322 3.6.8)."""
+    if not isinstance(name, str) or _header_name(name) is None or len(name) > 200:
+        raise InvalidInput(f"headers: {name!r} is not the name of a header", field="headers")
+    return name
+
+
+def check_message_id(value: Any, field: str = "message_id") -> str:
+    """``value`` in angle brackets (RFC 5322 3.6.4)."""
+    match = _message_id(check_text(value, field).strip(" "))
+    if match is None:
+        raise InvalidInput(f"{field}: {value!r} is not a message identifier", field=field)
+    return f"<{match[1]}>"
+
+
+class Attachment:
+    """A file that goes with a message.
+
+    ``content`` is bytes, a str (sent as text), a path, a binary file, or an ``email.message.Message`` (forwarded as
+    message/rfc822). A path is read when the message is sent, and a file is read from where it stands now; both can be
+    sent again. ``filename`` defaults to the name of the file, ``content_type`` to what the filename's ending says.
+    With a ``content_id`` it belongs to the HTML text, which shows it as ``cid:...``; ``inline`` says that it is shown
+    and not offered for download (default: when it has a ``content_id``). Raises `InvalidInput`.
+    """
+
+    def __init__(
+        self,
+        content: Content,
+        filename: str | None = None,
+        content_type: str | None = None,
+        *,
+        inline: bool | None = None,
+        content_id: str | None = None,
+    ) -> None:
+        self.content: Any = content
+        self.filename = _filename_of(content) if filename is None else filename
+        self.content_id = content_id
+        self.inline = content_id is not None if inline is None else inline
+        self.content_type = _type_of(content, self.filename) if content_type is None else content_type
+        self._stands: tuple[Any, int | None] = (content, _start_of(content))
+        self.check()
+
+    def check(self) -> None:
+        """Raise `InvalidInput` if it cannot be rendered."""
+        if self.filename is not None:
+            check_text(self.filename, "filename")
+        check_text(self.content_type, "content_type")
+        if _media_type(self.content_type) is None:
+            raise InvalidInput(f"content_type: {self.content_type!r} is not a media type", field="content_type")
+        if self.content_id is not None and _content_id(check_text(self.content_id, "content_id").strip("<>")) is None:
+            raise InvalidInput(f"content_id: {self.content_id!r} is not a content identifier", field="content_id")
+
+    def source(self) -> Source:
+        """Its octets. What can be read only once is kept, so that the message can be sent again."""
+        content, start = self._stands
+        if content is not self.content:
+            content, start = self.content, _start_of(self.content)
+        if start is None and hasattr(content, "read") and not isinstance(content, Spool):
+            self.content = content = Spool(content, "attachments")
+        self._stands = (content, start)
+        return Source(content, "attachments", start)
+
+    def __repr__(self) -> str:
+        return f"Attachment(filename={self.filename!r}, content_type={self.content_type!r})"
+
+
+def _filename_of(content: Any) -> str | None:
+    if isinstance(content, os.PathLike):
+        return os.path.basename(str(os.fspath(content)))
+    name = getattr(content, "name", None)
+    return os.path.basename(name) if isinstance(name, str) else None
+
+
+def _type_of(content: Any, filename: str | None) -> str:
+    if hasattr(content, "get_content_type"):
+        return "message/rfc822"
+    if filename is not None:
+        import mimetypes
+
+        media_type, encoding = mimetypes.guess_type(filename)
+        if encoding is not None:
+            return {"gzip": "application/gzip"}.get(encoding, "application/octet-stream")
+        if media_type is not None:
+            return media_type
+    return "text/plain" if isinstance(content, str) else "application/octet-stream"
+
+
+def _start_of(content: Any) -> int | None:
+    """Where a file stands that can be read again; None for everything else."""
+    if isinstance(content, (str, bytes, bytearray, memoryview, os.PathLike)) or hasattr(content, "get_content_type"):
+        return None
+    if not hasattr(content, "read"):
+        raise InvalidInput(
+            f"attachments: {content!r} is no content; bytes, str, a path, a binary file or a message is",
+            field="attachments",
+        )
+    return position_of(content)
+
+
+class Message:
+    """A message as its author writes it.
+
+    Addresses are str (``Ann <ann@example.org>``, several separated by commas) or `Address`. ``text`` and ``html`` are
+    the same content twice; ``alternatives`` are further forms of it as ``(content, media type)`` pairs.
+    ``attachments`` are `Attachment` objects or paths. ``headers`` is a mapping or an iterable of ``(name, value)``
+    pairs; repeated names stay, in order. ``date`` (a datetime) and ``message_id`` are made when the message is sent, if
+    not given. Raises `InvalidInput` naming the argument.
+
+    >>> Message("Reset", "App <no-reply@example.com>", ["ann@example.org"], text="...")
+    """
+
+    def __init__(
+        self,
+        subject: str = "",
+        from_: Addresses | None = None,
+        to: Addresses = (),
+        cc: Addresses = (),
+        bcc: Addresses = (),
+        *,
+        reply_to: Addresses = (),
+        sender: str | Address | None = None,
+        text: str | None = None,
+        html: str | None = None,
+        alternatives: Iterable[tuple[str | bytes, str]] = (),
+        attachments: Iterable[Attachment | os.PathLike[str]] = (),
+        headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+        date: datetime | None = None,
+        message_id: str | None = None,
+    ) -> None:
+        self.subject = subject
+        self.from_ = from_
+        self.to = _listed(to)
+        self.cc = _listed(cc)
+        self.bcc = _listed(bcc)
+        self.reply_to = _listed(reply_to)
+        self.sender = sender
+        self.text = text
+        self.html = html
+        self.alternatives = list(alternatives)
+        self.attachments = [_attachment(one) for one in attachments]
+        self.headers = list(headers.items() if isinstance(headers, Mapping) else headers)
+        self.date = date
+        self.message_id = message_id
+        self.check()
+
+    def attach(
+        self,
+        content: Content,
+        filename: str | None = None,
+        content_type: str | None = None,
+        *,
+        inline: bool | None = None,
+        content_id: str | None = None,
+    ) -> None:
+        """Add an `Attachment` made of these arguments."""
+        self.attachments.append(Attachment(content, filename, content_type, inline=inline, content_id=content_id))
+
+    def check(self) -> None:
+        """Raise `InvalidInput` for what no message can have: control characters, unusable addresses and headers."""
+        check_text(self.subject, "subject")
+        for field in ("from_", "to", "cc", "bcc", "reply_to"):
+            if given := getattr(self, field):
+                parse_addresses(given, field)
+        if self.sender is not None and len(parse_addresses(self.sender, "sender")) != 1:
+            raise InvalidInput(f"sender: {self.sender!r} is not one address", field="sender")
+        if self.message_id is not None:
+            check_message_id(self.message_id)
+        for field in ("text", "html"):
+            given = getattr(self, field)
+            if given is not None and not isinstance(given, str):
+                raise InvalidInput(f"{field}: a str is wanted, not {type(given).__name__}", field=field)
+        if self.headers:
+            self._check_headers()
+        for content, media_type in self.alternatives:
+            if not isinstance(content, (str, bytes)) or _media_type(check_text(media_type, "alternatives")) is None:
+                raise InvalidInput(f"alternatives: {media_type!r} is not a media type", field="alternatives")
+
+    def _check_headers(self) -> None:
+        seen = {name for name in ("subject", "from", "sender", "date", "message-id") if self._has(name)}
+        for name, value in self.headers:
+            lower = check_name(name).lower()
+            if lower in _WRITTEN_BY_MIME:
+                raise InvalidInput(f"headers: {name} follows from the content and cannot be given", field=name)
+            if lower in seen and lower in _AT_MOST_ONCE:
+                raise InvalidInput(f"headers: {name} is given twice", field=name)  # RFC 5322 3.6
+            seen.add(lower)
+            check_text(value, name)
+            if lower in ADDRESS_FIELDS:
+                parse_addresses(value, name)
+            elif lower == "message-id":
+                check_message_id(value, name)
+
+    def _has(self, name: str) -> bool:
+        return bool(getattr(self, {"from": "from_", "message-id": "message_id"}.get(name, name)))
+
+    def address_fields(self) -> Iterator[tuple[str, list[Address]]]:
+        """The fields that say who a message is from and for, as pairs of header name and addresses, in order."""
+        for name, value in (
+            ("From", self.from_),
+            ("Sender", self.sender),
+            ("To", self.to),
+            ("Cc", self.cc),
+            ("Bcc", self.bcc),
+        ):
+            if value:
+                yield name, parse_addresses(value, name.lower() if name != "From" else "from_")
+        for name, given in self.headers:
+            if name.lower().removeprefix("resent-") in _ROUTING:
+                yield name, parse_addresses(given, name)
+            elif name.lower() == "received":
+                yield name, []
+
+    def __repr__(self) -> str:
+        to = ", ".join(map(str, self.to))
+        return f"Message(subject={self.subject!r}, from_={str(self.from_ or '')!r}, to={to!r})"
+
+
+def _listed(given: Addresses) -> list[str | Address]:
+    if isinstance(given, (str, Address)):
+        return [given] if given else []
+    if isinstance(given, Iterable) and not isinstance(given, (bytes, bytearray)):
+        return list(given)
+    return [given]
+
+
+def _attachment(given: Any) -> Attachment:
+    if isinstance(given, Attachment):
+        return given
+    if isinstance(given, os.PathLike):
+        return Attachment(given)
+    raise InvalidInput(f"attachments: {given!r} is neither an Attachment nor a path", field="attachments")

@@ -1,0 +1,318 @@
+"""From a `Message` or an ``email.message.Message`` to `Content`: the exact octets for the wire, in one pass.
+
+What is authored here is 7-bit, in lines under 998 octets. What is given (octets, files, messages of the ``email``
+package) keeps its octets but for line ends and the fields that hide people (Bcc, Dcc, Resent-Bcc). Dot-stuffing is the
+matter of the session. Time and chance come from outside, as ``date`` and ``token``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from smtpbackend.address import Address, parse_addresses
+from smtpbackend.content import (
+    BLOCK,
+    CHUNK,
+    MAX_LINE,
+    Base64,
+    Content,
+    Piece,
+    Source,
+    base64_lines,
+    encode_octets,
+    given,
+)
+from smtpbackend.errors import InvalidInput
+from smtpbackend.flatten import Flattener, flatten, is_signed, seven_bit_copy
+from smtpbackend.header import LINE, address_field, any_field, date_of, filename_parameter, fold, text_field
+from smtpbackend.message import HIDDEN_FIELDS, Attachment, Message, check_message_id
+
+if TYPE_CHECKING:
+    import email.message
+
+__all__ = ["Content", "given", "render"]
+
+_not_text = re.compile("[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f]").search
+_token_is_valid = re.compile(r"[A-Za-z0-9._-]{1,48}").fullmatch
+_media = re.compile(
+    r"\s*([A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+)\s*"
+    r"""((?:;\s*[A-Za-z0-9!#$%&'*+^_`{|}~.-]+=(?:[A-Za-z0-9!#$%&'*+^_`{|}~./:-]+|"(?:[^"\\]|\\.)*")\s*)*);?\s*"""
+).fullmatch
+_parameter = re.compile(r""";\s*([^=;\s]+)=("(?:[^"\\]|\\.)*"|[^;\s]+)""").findall
+
+
+def _check_token(token: str) -> str:
+    if not isinstance(token, str) or _token_is_valid(token) is None:
+        raise InvalidInput(f"token: {token!r} is not 1 to 48 letters, digits, '.', '_' or '-'", field="token")
+    return token
+
+
+# Messages of ours
+
+
+def render(message: Message | email.message.Message, *, date: datetime, token: str) -> Content:
+    """The content of ``message``, Date, Message-ID and MIME-Version added where they are missing.
+
+    ``date`` is the present, ``token`` a string that is unique in the world: the Message-ID is ``<token@domain of
+    From>``. The message is not changed. Raises `InvalidInput` naming what cannot be sent.
+    """
+    if not isinstance(message, Message):
+        if not hasattr(message, "raw_items"):
+            raise InvalidInput(
+                f"message: a Message or an email.message.Message is wanted, not {type(message).__name__}; octets need "
+                "an envelope",
+                field="message",
+            )
+        return flatten(message, date, _check_token(token))
+    message.check()
+    writer = _Writer(_check_token(token))
+    head, message_id = _head(message, date, token)
+    writer.write(head)
+    _structure(message).write_to(writer)
+    pieces = writer.finish()
+    return Content(pieces, message_id=message_id, needs_smtputf8=not head.isascii())
+
+
+def _head(message: Message, date: datetime, token: str) -> tuple[str, str]:
+    """The fields of the whole message but for those of MIME; and the message identifier."""
+    given = {name.lower() for name, _ in message.headers}
+    authors = parse_addresses(message.from_, "from_") if message.from_ else []
+    out = []
+    if message.subject:
+        out.append(text_field("Subject", message.subject, "subject"))
+    if authors:
+        out.append(address_field("From", authors))
+    elif "from" in given:
+        authors = [
+            address
+            for name, value in message.headers
+            if name.lower() == "from"
+            for address in parse_addresses(value, name)
+        ]
+    if not authors:
+        raise InvalidInput("from_: a message needs an author (RFC 5322 3.6)", field="from_")
+    if message.sender:
+        out.append(address_field("Sender", parse_addresses(message.sender, "sender")))
+    elif len(authors) > 1 and "sender" not in given:
+        out.append(address_field("Sender", authors[:1]))  # RFC 5322 3.6.2
+    if message.to:
+        out.append(address_field("To", _joined(message, "To", "to")))
+    if message.cc:
+        out.append(address_field("Cc", _joined(message, "Cc", "cc")))
+    if message.reply_to:
+        out.append(address_field("Reply-To", _joined(message, "Reply-To", "reply_to")))
+    if "date" not in given:
+        out.append(f"Date: {date_of(message.date or date)}\r\n")
+    if "message-id" not in given:
+        if message.message_id:
+            message_id = check_message_id(message.message_id)
+        else:
+            message_id = f"<{token}@{authors[0].ascii_domain or 'localhost'}>"
+        out.append(f"Message-ID: {message_id}\r\n")
+    else:
+        message_id = next(value for name, value in message.headers if name.lower() == "message-id").strip(" \t")
+    if message.headers:
+        out += _custom_fields(message)
+    return "".join(out), message_id
+
+
+def _joined(message: Message, name: str, attribute: str) -> list[Address]:
+    """The addresses of a field that stands once (RFC 5322 3.6), those given as headers included."""
+    addresses = parse_addresses(getattr(message, attribute), attribute)
+    for other, value in message.headers:
+        if other.lower() == name.lower():
+            addresses = addresses + parse_addresses(value, name)
+    return addresses
+
+
+def _custom_fields(message: Message) -> Iterator[str]:
+    written = {
+        name for name, given in (("to", message.to), ("cc", message.cc), ("reply-to", message.reply_to)) if given
+    }
+    for number, (name, value) in enumerate(message.headers):
+        lower = name.lower()
+        if lower in HIDDEN_FIELDS or lower in written:
+            continue
+        if lower in ("to", "cc", "reply-to"):
+            written.add(lower)
+            others = [other for key, other in message.headers[number + 1 :] if key.lower() == lower]
+            if others:
+                yield address_field(name, parse_addresses([value, *others], name))
+                continue
+        yield any_field(name, value)
+
+
+def _structure(message: Message) -> _Leaf | _Multipart:
+    """The tree that ``email.message.EmailMessage`` makes of the same content."""
+    related = [one for one in message.attachments if one.content_id is not None and message.html is not None]
+    forms: list[_Leaf | _Multipart] = []
+    if message.text is not None:
+        forms.append(_Leaf("text/plain", message.text, "text"))
+    if message.html is not None:
+        html = _Leaf("text/html", message.html, "html")
+        forms.append(_Multipart("related", [html, *map(_leaf_of, related)]) if related else html)
+    for content, media_type in message.alternatives:
+        forms.append(_Leaf(media_type, content, "alternatives"))
+    mixed = [one for one in message.attachments if one not in related] if related else message.attachments
+    if not forms and not mixed:
+        return _Leaf("text/plain", "", "text")
+    if not mixed:
+        return forms[0] if len(forms) == 1 else _Multipart("alternative", forms)
+    body = forms if len(forms) < 2 else [_Multipart("alternative", forms)]
+    return _Multipart("mixed", [*body, *map(_leaf_of, mixed)], has_body=bool(body))
+
+
+def _leaf_of(attachment: Attachment) -> _Leaf:
+    attachment.check()
+    leaf = _Leaf(attachment.content_type, attachment.content, "attachments")
+    leaf.disposition = "inline" if attachment.inline else "attachment"
+    leaf.filename, leaf.content_id = attachment.filename, attachment.content_id
+    leaf.attachment = attachment
+    return leaf
+
+
+class _Writer:
+    """Collects text and streamed pieces in order."""
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+        self.boundaries = 0
+        self._text: list[str] = []
+        self._pieces: list[Piece] = []
+
+    def write(self, text: str) -> None:
+        self._text.append(text)
+
+    def add(self, piece: Piece) -> None:
+        if self._text:
+            self._pieces.append("".join(self._text).encode())
+            self._text = []
+        self._pieces.append(piece)
+
+    def boundary(self) -> str:
+        # "=_" stands neither in base64 nor in quoted-printable (RFC 2045 6.7).
+        self.boundaries += 1
+        return f"=_{self.boundaries}.{self.token}"
+
+    def finish(self) -> list[Piece]:
+        if self._text:
+            self._pieces.append("".join(self._text).encode())
+        return self._pieces
+
+
+class _Multipart:
+    """Parts in a multipart; fields stand where EmailMessage puts them when it is built by its ``add_`` methods."""
+
+    def __init__(self, subtype: str, parts: list[_Leaf | _Multipart], has_body: bool = True) -> None:
+        self.subtype, self.parts = subtype, parts
+        self.added = True
+        if has_body:
+            parts[0].added = False  # it was there before, and moved in without MIME-Version
+
+    def write_to(self, writer: _Writer) -> None:
+        boundary = writer.boundary()
+        if self.added:
+            writer.write("MIME-Version: 1.0\r\n")
+        writer.write(f'Content-Type: multipart/{self.subtype}; boundary="{boundary}"\r\n')
+        for part in self.parts:
+            writer.write(f"\r\n--{boundary}\r\n")
+            part.write_to(writer)
+        writer.write(f"\r\n--{boundary}--\r\n")
+
+
+class _Leaf:
+    """One part that has no parts."""
+
+    def __init__(self, media_type: str, content: Any, field: str) -> None:
+        self.media_type, self.content, self.field = media_type, content, field
+        self.added = True
+        self.disposition: str | None = None
+        self.filename: str | None = None
+        self.content_id: str | None = None
+        self.attachment: Attachment | None = None
+
+    def write_to(self, writer: _Writer) -> None:
+        content = self.content
+        media_type, parameters = self.media_type, ""
+        if media_type not in ("text/plain", "text/html"):
+            media_type, parameters = _media_type(media_type, isinstance(content, str), self.field)
+        main = media_type.partition("/")[0].lower()
+        if isinstance(content, str):
+            encoding, body = _encode_text(content, self.field, writer.token)
+            charset = '; charset="utf-8"' if main == "text" else ""
+            self._fields(writer, f"{media_type}{parameters}{charset}", encoding)
+            writer.write(body)
+            return
+        if hasattr(content, "raw_items"):
+            self._forwarded(writer, content)
+            return
+        source = self.attachment.source() if self.attachment is not None else Source(content, self.field)
+        if media_type.lower() == "message/rfc822":
+            import email
+
+            octets = b"".join(source.blocks(CHUNK))
+            self._forwarded(writer, email.message_from_bytes(octets))
+            return
+        if main in ("message", "multipart"):
+            why = f"{self.field}: {media_type} cannot be an attachment, only message/rfc822 can (RFC 2046 5)"
+            raise InvalidInput(why, field=self.field)
+        self._fields(writer, f"{media_type}{parameters}", "base64")
+        if isinstance(content, bytes) and len(content) <= BLOCK:
+            writer.write(base64_lines(content).decode("ascii"))
+        else:
+            writer.add(Base64(source))
+
+    def _fields(self, writer: _Writer, content_type: str, encoding: str) -> None:
+        out = f"Content-Type: {content_type}\r\nContent-Transfer-Encoding: {encoding}\r\n"
+        if len(content_type) > LINE - 14:
+            out = fold("Content-Type", content_type) + f"Content-Transfer-Encoding: {encoding}\r\n"
+        if self.disposition:
+            out += f"Content-Disposition: {self.disposition}{filename_parameter(self.filename)}\r\n"
+        if self.content_id is not None:
+            out += f"Content-ID: <{self.content_id.strip('<>')}>\r\n"
+        writer.write(out + ("MIME-Version: 1.0\r\n\r\n" if self.added else "\r\n"))
+
+    def _forwarded(self, writer: _Writer, message: email.message.Message) -> None:
+        """RFC 2046 5.2.1: message/rfc822 itself is never encoded, so what is in it must be."""
+        flat = Flattener(writer.token, f"{writer.boundaries}.")
+        if not is_signed(message):
+            message = seven_bit_copy(message)
+        flat.message(message)
+        writer.boundaries += flat.boundaries
+        pieces = flat.finish()
+        is_8bit = any(not piece.isascii() if isinstance(piece, bytes) else piece.is_8bit for piece in pieces)
+        self._fields(writer, "message/rfc822", "8bit" if is_8bit else "7bit")
+        for piece in pieces:
+            writer.add(piece)
+
+
+def _media_type(given: str, is_text: bool, field: str) -> tuple[str, str]:
+    """A media type and its parameters as they are written; the charset of text is ours."""
+    match = _media(given)
+    if match is None:
+        raise InvalidInput(f"{field}: {given!r} is not a media type", field=field)
+    parameters = [(name, value) for name, value in _parameter(match[2]) if not (is_text and name.lower() == "charset")]
+    return match[1], "".join(f"; {name}={value}" for name, value in parameters)
+
+
+def _encode_text(text: str, field: str, token: str) -> tuple[str, str]:
+    """A transfer encoding and the encoded text: as it is if it can be, else the shorter of two encodings."""
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if not text.endswith("\n"):
+        text += "\n"
+    if (
+        text.isascii()
+        and (len(text) < MAX_LINE or max(map(len, text.split("\n"))) < MAX_LINE)
+        and _not_text(text) is None
+        and (token not in text)  # else it might hold a boundary
+    ):
+        return "7bit", text.replace("\n", "\r\n")
+    try:
+        octets = text.replace("\n", "\r\n").encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"{field}: it has half a surrogate pair: {error}", field=field) from error
+    return encode_octets(octets)

@@ -1,0 +1,167 @@
+"""What became of a message: a Reply from a server, an Outcome for each recipient, a Receipt for each message.
+
+Values only. How a Reply is read off the wire is the matter of ``protocol/reply.py``; which Status follows from which
+Reply is decided in ``delivery/dispatch.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from smtpbackend.address import Address
+from smtpbackend.errors import DeliveryError, RecipientsRefused, SMTPError
+
+__all__ = ["Outcome", "Receipt", "Reply", "Status"]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a server said to one command (RFC 5321 4.2).
+
+    ``code`` has three digits; ``enhanced`` is the RFC 3463 status as a triple of ints, or None; ``lines`` are the
+    texts behind the code, with the enhanced status taken off.
+    """
+
+    code: int
+    enhanced: tuple[int, int, int] | None = None
+    lines: tuple[str, ...] = ()
+
+    @property
+    def is_positive(self) -> bool:
+        """2yz or 3yz."""
+        return 200 <= self.code < 400
+
+    @property
+    def is_transient(self) -> bool:
+        """4yz: the same command may be accepted later (RFC 5321 4.2.1)."""
+        return 400 <= self.code < 500
+
+    @property
+    def is_permanent(self) -> bool:
+        """5yz: the same command must not be repeated (RFC 5321 4.2.1)."""
+        return 500 <= self.code < 600
+
+    @property
+    def text(self) -> str:
+        """The lines as one string."""
+        return "\n".join(self.lines)
+
+    def __str__(self) -> str:
+        status = ".".join(map(str, self.enhanced)) if self.enhanced else ""
+        return " ".join(filter(None, (str(self.code), status, " ".join(self.lines))))
+
+
+class Status(Enum):
+    """The state of one recipient after a delivery."""
+
+    ACCEPTED = "accepted"
+    """A server took responsibility for this recipient."""
+    REJECTED = "rejected"
+    """Refused for good, by a server or by ourselves before anything was sent."""
+    DEFERRED = "deferred"
+    """Certainly not handed over, tried or not; may be tried again."""
+    IN_DOUBT = "in_doubt"
+    """Handed over, and the connection ended before the answer: it may have arrived."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one recipient.
+
+    ``reply`` is the last thing a server said about it, ``error`` why no reply settled it, ``server`` who spoke last,
+    and ``attempts`` in how many transactions it was named.
+    """
+
+    address: Address
+    status: Status
+    reply: Reply | None = None
+    server: str | None = None
+    error: SMTPError | None = None
+    attempts: int = 0
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What became of one message, recipient by recipient.
+
+    ``reply``, ``server`` and ``queue_id`` are those of the (last) acceptance of the content; ``error`` is set when
+    nobody was accepted; ``notes`` say what was asked for and not offered.
+    """
+
+    message_id: str | None
+    outcomes: tuple[Outcome, ...]
+    reply: Reply | None = None
+    server: str | None = None
+    queue_id: str | None = None
+    error: SMTPError | None = None
+    notes: tuple[str, ...] = ()
+
+    def _having(self, status: Status) -> tuple[Outcome, ...]:
+        return tuple(outcome for outcome in self.outcomes if outcome.status is status)
+
+    @property
+    def accepted(self) -> tuple[Outcome, ...]:
+        """Recipients a server took responsibility for."""
+        return self._having(Status.ACCEPTED)
+
+    @property
+    def rejected(self) -> tuple[Outcome, ...]:
+        """Recipients refused for good."""
+        return self._having(Status.REJECTED)
+
+    @property
+    def deferred(self) -> tuple[Outcome, ...]:
+        """Recipients that were certainly not handed over and may be tried again."""
+        return self._having(Status.DEFERRED)
+
+    @property
+    def in_doubt(self) -> tuple[Outcome, ...]:
+        """Recipients whose message was handed over without an answer."""
+        return self._having(Status.IN_DOUBT)
+
+    @property
+    def ok(self) -> bool:
+        """True when everybody was accepted."""
+        return bool(self.outcomes) and all(outcome.status is Status.ACCEPTED for outcome in self.outcomes)
+
+    def raise_for_failure(self) -> None:
+        """Raise unless everybody was accepted; the error carries this receipt.
+
+        ``error`` where nobody was, else a `RecipientsRefused` that names those who were not.
+        """
+        if self.error is not None:
+            raise self.error
+        if not self.ok:
+            raise self._partial()
+
+    def _partial(self) -> DeliveryError:
+        failed = [outcome for outcome in self.outcomes if outcome.status is not Status.ACCEPTED]
+        names = ", ".join(f"{o.address} ({o.status.value}: {o.reply or o.error})" for o in failed)
+        return RecipientsRefused(
+            f"{len(failed)} of {len(self.outcomes)} recipients were not accepted: {names}",
+            recipients=refusals(tuple(failed)),
+            transient=all(outcome.status is Status.DEFERRED for outcome in failed),
+            server=self.server,
+            receipt=self,
+        )
+
+    def unacceptable(self) -> list[tuple[str, int, str]]:
+        """Those not accepted, as tcllib gives them: ``(address, code, text)``; the code is 0 without a reply."""
+        return [
+            (str(o.address), o.reply.code if o.reply else 0, o.reply.text if o.reply else str(o.error or ""))
+            for o in self.outcomes
+            if o.status is not Status.ACCEPTED
+        ]
+
+
+def refusals(outcomes: tuple[Outcome, ...]) -> dict[str, tuple[int, bytes]]:
+    """Outcomes as smtplib's dictionary of refused recipients."""
+    return {
+        str(o.address): (
+            (o.reply.code, o.reply.text.encode("utf-8", "surrogateescape"))
+            if o.reply
+            else (0, str(o.error or "").encode())
+        )
+        for o in outcomes
+    }

@@ -1,0 +1,102 @@
+"""Blinker signals: a Listener tells them what happens during a delivery.
+
+The sender is whoever the `SignalListener` was made for: a Mailer here, the Flask app in ``smtpbackend_flask``. A receiver
+gets the fields of the event as keyword arguments: ``message`` and ``envelope``, and ``receipt``, ``outcome`` or
+``error``; ``server_failed`` has ``server``, ``phase`` and ``error``. A receiver that raises is logged on logger
+``smtpbackend`` and breaks nothing; only a receiver of ``message_sending`` may say `CancelSend`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from typing import Any
+
+from blinker import NamedSignal, Namespace, Signal
+
+from smtpbackend.errors import CancelSend
+
+__all__ = [
+    "SignalListener",
+    "emit",
+    "message_failed",
+    "message_in_doubt",
+    "message_sending",
+    "message_sent",
+    "namespace",
+    "recipient_deferred",
+    "recipient_rejected",
+    "server_failed",
+]
+
+logger = logging.getLogger("smtpbackend")
+
+namespace = Namespace()
+
+message_sending: NamedSignal = namespace.signal(
+    "message_sending", "Before anything is sent: message, envelope. A receiver may raise CancelSend."
+)
+message_sent: NamedSignal = namespace.signal(
+    "message_sent", "At least one recipient was accepted: message, envelope, receipt."
+)
+recipient_rejected: NamedSignal = namespace.signal(
+    "recipient_rejected", "One recipient was refused for good: message, envelope, outcome."
+)
+recipient_deferred: NamedSignal = namespace.signal(
+    "recipient_deferred", "One recipient was not handed over and may be tried again: message, envelope, outcome."
+)
+message_failed: NamedSignal = namespace.signal(
+    "message_failed", "Nobody was accepted, and nobody is in doubt: message, envelope, receipt, error."
+)
+message_in_doubt: NamedSignal = namespace.signal(
+    "message_in_doubt", "At least one recipient is in doubt: message, envelope, receipt, error."
+)
+server_failed: NamedSignal = namespace.signal("server_failed", "A server could not be used: server, phase, error.")
+
+
+class SignalListener:
+    """A Listener that sends each event as the signal of the same name.
+
+    ``sender`` is what receivers can select by. ``message``, if not None, stands in the signals for what was given to
+    the Mailer: an adapter names the framework's message that it translated.
+
+    >>> mailer.send(message, listeners=[SignalListener(mailer)])
+    """
+
+    def __init__(self, sender: Any, *, message: Any = None) -> None:
+        self.sender = sender
+        self.message = message
+
+    def __call__(self, event: Any) -> None:
+        signal = namespace.get(event.name)
+        if signal is None or not signal.receivers:
+            return
+        fields = dict(vars(event))
+        if self.message is not None and "message" in fields:
+            fields["message"] = self.message
+        emit(signal, self.sender, **fields)
+
+    def __repr__(self) -> str:
+        return f"SignalListener({self.sender!r})"
+
+
+def emit(signal: Signal, sender: Any, **fields: Any) -> None:
+    """Send ``signal``; a receiver that raises is logged and keeps no other from being called.
+
+    `CancelSend` passes through, from a receiver of ``message_sending`` alone.
+    """
+    if signal.is_muted:
+        return
+    for receiver in signal.receivers_for(sender):
+        try:
+            result = receiver(sender, **fields)
+            if inspect.iscoroutine(result):
+                result.close()
+                raise TypeError(f"{receiver!r} is a coroutine function, and nobody awaits it here")
+        except Exception as error:
+            if isinstance(error, CancelSend) and signal is message_sending:
+                raise
+            logger.exception(
+                "smtpbackend.receiver_failed",
+                extra={"signal": getattr(signal, "name", repr(signal)), "receiver": repr(receiver)},
+            )
