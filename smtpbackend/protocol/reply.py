@@ -1,0 +1,89 @@
+"""Replies off the wire (RFC 5321 4.2): bytes in, `Reply` values out. Everything read is bounded here."""
+
+from __future__ import annotations
+
+import re
+
+from smtpbackend.errors import ProtocolViolation
+from smtpbackend.outcome import Reply
+
+__all__ = ["MAX_LINE", "MAX_LINES", "MAX_OCTETS", "ReplyReader"]
+
+MAX_LINE = 8192  # RFC 5321 4.5.3.1.5 says 512 with CRLF; servers go beyond it, smtplib's _MAXLINE is the precedent
+MAX_LINES = 256  # an EHLO reply has some 30; Postfix's client stops at line_length_limit instead
+MAX_OCTETS = 65536  # of one whole reply: 30 lines of the RFC's length fit four times over
+
+_LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])(.*))?", re.DOTALL)
+_ENHANCED = re.compile(r"([245])\.([0-9]{1,3})\.([0-9]{1,3})(?: +|$)")  # RFC 2034 4, RFC 3463 2
+
+
+class ReplyReader:
+    """Fed with what was read, gives the replies that are complete.
+
+    Lines may end in a bare LF: some servers do that, and nothing of ours depends on the difference.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._code = 0
+        self._lines: list[bytes] = []
+        self._octets = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits here, not even half a line."""
+        return not self._buffer and not self._lines
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes as they came."""
+        self._buffer += data
+
+    def clear(self) -> None:
+        """Forget everything, as RFC 3207 4.2 asks after STARTTLS."""
+        self.__init__()  # type: ignore[misc]
+
+    def next(self) -> Reply | None:
+        """The next complete reply, or None. Raises `ProtocolViolation` for what is no reply."""
+        buffer = self._buffer
+        while True:
+            end = buffer.find(b"\n", 0, MAX_LINE)
+            if end < 0:
+                if len(buffer) >= MAX_LINE:
+                    raise ProtocolViolation(f"a reply line is longer than {MAX_LINE} octets")
+                return None
+            line = bytes(buffer[: end - 1] if end and buffer[end - 1] == 13 else buffer[:end])
+            del buffer[: end + 1]
+            match = _LINE.fullmatch(line)
+            if match is None:
+                raise ProtocolViolation(f"{_shown(line[:80])!r} is not an SMTP reply")
+            code, separator, text = match.groups()
+            number = int(code)
+            if self._lines and number != self._code:
+                raise ProtocolViolation(f"a reply began with code {self._code} and went on with {number}")
+            self._code = number
+            self._lines.append(text or b"")
+            self._octets += end + 1
+            if separator != b"-":
+                lines, self._lines, self._octets = self._lines, [], 0
+                return _reply(number, lines)
+            if len(self._lines) >= MAX_LINES or self._octets > MAX_OCTETS:
+                raise ProtocolViolation(f"a reply is longer than {MAX_LINES} lines or {MAX_OCTETS} octets")
+
+
+def _reply(code: int, lines: list[bytes]) -> Reply:
+    texts = [_shown(line) for line in lines]
+    enhanced = None
+    if code >= 400 or code < 300:
+        for number, text in enumerate(texts):
+            match = _ENHANCED.match(text)
+            if match is None or int(match[1]) != code // 100:
+                continue
+            enhanced = enhanced or (int(match[1]), int(match[2]), int(match[3]))
+            texts[number] = text[match.end() :]
+    return Reply(code, enhanced, tuple(texts))
+
+
+def _shown(line: bytes) -> str:
+    """A line as text that is safe to log: no control characters, nothing undecodable."""
+    text = line.decode("utf-8", "backslashreplace")
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -1,0 +1,123 @@
+"""One mail transaction on one connection (RFC 5321 3.3): what is to be sent, and what the server said to each part.
+
+The session writes the answers down here; what follows from them is decided in ``delivery/dispatch.py``.
+"""
+
+from __future__ import annotations
+
+from smtpbackend.envelope import Envelope, Recipient
+from smtpbackend.errors import NotSupported, SMTPError
+from smtpbackend.mime import Content
+from smtpbackend.outcome import Reply
+from smtpbackend.protocol.capabilities import Capabilities
+
+__all__ = ["Transaction", "notes", "objection"]
+
+LONGEST_LINE = 998  # RFC 5322 2.1.1; RFC 5321 4.5.3.1.6 counts 1000 with CRLF
+
+
+class Transaction:
+    """A sender, some recipients and a content, with the replies to each."""
+
+    def __init__(self, envelope: Envelope, recipients: tuple[Recipient, ...], content: Content) -> None:
+        self.envelope = envelope
+        self.recipients = recipients
+        self.content = content
+        self.mail: Reply | None = None
+        self.rcpt: list[Reply | None] = [None] * len(recipients)
+        self.final: Reply | None = None
+        """The reply to the end of content, or the one that refused DATA."""
+        self.handed_over = False
+        """Whether the write that ends the content was given to the wire (DESIGN 4.3)."""
+        self.error: SMTPError | None = None
+        """Why the conversation ended before the transaction did."""
+        self.was_closed = False
+        """Whether the server ended the conversation with 421: nothing unanswered was done."""
+
+    @property
+    def has_recipients(self) -> bool:
+        """Whether the server took the sender and at least one recipient."""
+        return bool(self.mail and self.mail.is_positive) and any(reply and reply.is_positive for reply in self.rcpt)
+
+    @property
+    def everybody_accepted(self) -> bool:
+        """Whether the server took the sender and every recipient."""
+        return bool(self.mail and self.mail.is_positive) and all(reply and reply.is_positive for reply in self.rcpt)
+
+    @property
+    def needs_smtputf8(self) -> bool:
+        """Whether an address or a header can only travel as UTF-8 (RFC 6531)."""
+        return self.envelope.needs_smtputf8 or self.content.needs_smtputf8
+
+    def mail_parameters(self, offered: Capabilities) -> dict[str, str | None]:
+        """What stands behind MAIL FROM, as far as the server offers it."""
+        values: dict[str, str | None] = {}
+        if "SIZE" in offered:  # RFC 1870 5
+            values["SIZE"] = str(self.content.size)
+        if "8BITMIME" in offered and self.content.is_8bit:  # RFC 6152 3
+            values["BODY"] = "8BITMIME"
+        if self.needs_smtputf8:  # RFC 6531 3.4
+            values["SMTPUTF8"] = None
+        envelope = self.envelope
+        if "DSN" in offered:  # RFC 3461 4.3, 4.4
+            if envelope.dsn_return:
+                values["RET"] = envelope.dsn_return
+            if envelope.envid:
+                values["ENVID"] = xtext(envelope.envid)
+        for keyword, value in envelope.extra.items():
+            if keyword.upper() in offered:
+                values[keyword] = value
+        return values
+
+    def rcpt_parameters(self, recipient: Recipient, offered: Capabilities) -> dict[str, str | None]:
+        """What stands behind RCPT TO, as far as the server offers it."""
+        values: dict[str, str | None] = {}
+        if "DSN" in offered:  # RFC 3461 4.1, 4.2
+            if recipient.notify:
+                values["NOTIFY"] = ",".join(recipient.notify)
+            if recipient.orcpt:
+                kind, _, address = recipient.orcpt.partition(";")
+                values["ORCPT"] = f"{kind};{xtext(address)}"
+        return values
+
+
+def xtext(text: str) -> str:
+    """Printable ASCII as RFC 3461 4 wants it: "+", "=" and what is no atom as hexadecimal."""
+    return "".join(c if "!" <= c <= "~" and c not in "+=" else f"+{ord(c):02X}" for c in text)
+
+
+def objection(envelope: Envelope, content: Content, offered: Capabilities, server: str) -> NotSupported | None:
+    """Why this server, as it presented itself, cannot be given this message; None when it can."""
+    if (envelope.needs_smtputf8 or content.needs_smtputf8) and "SMTPUTF8" not in offered:
+        return NotSupported(
+            f"an address of the message has a local part outside ASCII, and {server} offers no SMTPUTF8; "
+            "use another server, or an ASCII address",
+            server=server,
+        )
+    if content.is_8bit and "8BITMIME" not in offered:
+        return NotSupported(
+            f"the content has 8-bit octets, and {server} offers no 8BITMIME; give a Message, which is rendered as 7-bit, "
+            "or encode the content as base64 or quoted-printable",
+            server=server,
+        )
+    if content.longest_line > LONGEST_LINE:
+        return NotSupported(
+            f"the content has a line of {content.longest_line} octets; {server} may take {LONGEST_LINE} (RFC 5322 2.1.1): "
+            "encode the content as base64 or quoted-printable",
+            server=server,
+        )
+    limit = offered.size_limit
+    if limit is not None and content.size > limit:
+        return NotSupported(
+            f"the content has {content.size} octets, and {server} takes at most {limit} (SIZE)", server=server
+        )
+    return None
+
+
+def notes(envelope: Envelope, offered: Capabilities) -> tuple[str, ...]:
+    """What the envelope asks for and the server does not offer, where the mail goes out all the same."""
+    missing = [keyword for keyword in envelope.extra if keyword.upper() not in offered]
+    wants_dsn = envelope.dsn_return or envelope.envid or any(r.notify or r.orcpt for r in envelope.recipients)
+    if wants_dsn and "DSN" not in offered:
+        missing.insert(0, "DSN")
+    return tuple(f"{keyword} was asked for and is not offered" for keyword in missing)
