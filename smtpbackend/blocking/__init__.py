@@ -1,0 +1,1 @@
+"""The twin for blocking sockets and threads: it performs what the floors above decide."""

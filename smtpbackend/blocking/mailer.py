@@ -1,0 +1,176 @@
+"""Mailer: hands messages to servers. It performs what ``delivery/dispatch.py`` decides."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from smtpbackend.blocking.pool import Pool
+from smtpbackend.delivery.configuration import configure
+from smtpbackend.delivery.dispatch import END, Dispatch, Give, Lease, Pull, Release, Talk
+from smtpbackend.delivery.route import Route
+from smtpbackend.delivery.stamp import stamp
+from smtpbackend.envelope import Envelope
+from smtpbackend.errors import DeliveryError, SMTPError
+from smtpbackend.events import Listener, telling
+from smtpbackend.outcome import Receipt, Reply
+from smtpbackend.protocol.session import Session
+
+__all__ = ["Mailer"]
+
+
+class Mailer:
+    """Sends mail through one or several servers, on connections that it keeps.
+
+    A server is a URL (``"smtps://user:secret@smtp.example.com"``), a host name, a mapping of its settings or a
+    `Server`; with several, the next is tried where one fails. Keywords are the settings of
+    ``docs/reference/settings.md``; a server's setting given here is the default of all servers. ``listeners`` take
+    every event. Safe for threads and forks. Raises `InvalidSetting`.
+
+    >>> with Mailer("smtp://localhost:1025") as mailer:          # doctest: +SKIP
+    ...     receipt = mailer.send(Message(subject="Hi", from_="a@example.com", to="b@example.com", text="Hello"))
+    """
+
+    def __init__(self, *servers: Any, listeners: Sequence[Listener] = (), **settings: Any) -> None:
+        if servers:
+            settings["servers"] = list(servers)
+        self.configuration = configure(settings)
+        config = self.configuration
+        self._route = Route(config.servers, config.strategy, config.rest)
+        self._pool = Pool(config.limits)
+        for server in config.servers:
+            if server.ca_file or server.client_cert:
+                self._pool.context(server)  # a wrong path is found now, not at the first mail
+        self._listeners = tuple(listeners)
+        self._closing = weakref.finalize(self, self._pool.close)
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], listeners: Sequence[Listener] = ()) -> Mailer:
+        """A Mailer from the neutral keys, as an adapter has them. Raises `InvalidSetting`."""
+        return cls(listeners=listeners, **settings)
+
+    def __enter__(self) -> Mailer:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Mailer {', '.join(server.name for server in self.configuration.servers)}>"
+
+    def send(self, message: Any, envelope: Envelope | None = None, *, listeners: Sequence[Listener] = ()) -> Receipt:
+        """Send one message; returns when every recipient is settled.
+
+        ``message`` is a `Message` or an ``email.message.Message``; with an envelope also bytes, a path, a binary file
+        or an iterable of bytes. Returns the receipt when at least one recipient was accepted; else raises
+        `InvalidInput`, `CancelSend` or a `DeliveryError`, which carries it as ``receipt``.
+        """
+        receipt: Receipt = self._perform(self._dispatch(listeners).run(), iter([(message, envelope)]))
+        if receipt.error is not None:
+            raise receipt.error
+        return receipt
+
+    def send_many(self, messages: Iterable[Any], *, listeners: Sequence[Listener] = ()) -> Iterator[Receipt]:
+        """Send each of a stream of messages; gives receipts lazily and in order, and never raises for one message.
+
+        Items are as for `send`, or pairs of content and envelope. An exception of the iterable itself is raised after
+        the receipts of what was taken from it.
+        """
+        return self._effects(self._dispatch(listeners).run(), iter(messages))
+
+    def verify(self, address: str) -> Reply:
+        """Ask the first server that answers about a mailbox (VRFY): 250, 251, 252 or 550 (RFC 5321 3.5)."""
+        return self._ask(lambda session: session.verify(address))
+
+    def expand(self, name: str) -> Reply:
+        """Ask for the members of a mailing list (EXPN)."""
+        return self._ask(lambda session: session.expand(name))
+
+    def help(self, argument: str = "") -> Reply:
+        """Ask for help (HELP)."""
+        return self._ask(lambda session: session.help(argument))
+
+    def connect(self) -> bool:
+        """Have a connection ready, logged in; True when it had to be opened. Raises `DeliveryError`."""
+        return bool(self._perform(self._dispatch(()).ask(Session.is_new), iter(())))
+
+    def check(self) -> list[tuple[str, SMTPError | None]]:
+        """Connect and log in to each server; its name, and the error or None."""
+        found: list[tuple[str, SMTPError | None]] = []
+        for server in self.configuration.servers:
+            try:
+                self._perform(self._dispatch((), Route([server])).ask(Session.noop), iter(()))
+            except DeliveryError as error:
+                found.append((server.name, error))
+            else:
+                found.append((server.name, None))
+        return found
+
+    def close(self) -> None:
+        """Close the connections. The Mailer may be used again, and opens new ones then."""
+        self._pool.close()
+
+    def _ask(self, question: Callable[[Session], Any]) -> Reply:
+        reply: Reply = self._perform(self._dispatch(()).ask(question), iter(()))
+        return reply
+
+    def _dispatch(self, listeners: Sequence[Listener], route: Route | None = None) -> Dispatch:
+        from smtpbackend.signals import SignalListener
+
+        return Dispatch(
+            route or self._route,
+            policy=self.configuration.recipient_policy,
+            tell=telling((*listeners, *self._listeners, SignalListener(self))),
+            clock=time.monotonic,
+            stamp=stamp,
+            deadline=self.configuration.deadline,
+        )
+
+    def _perform(self, dispatch: Generator[Any, Any, None], source: Iterator[Any]) -> Any:
+        """The one thing that a dispatch gives."""
+        (given,) = self._effects(dispatch, source)
+        return given
+
+    def _effects(self, dispatch: Generator[Any, Any, None], source: Iterator[Any]) -> Iterator[Any]:
+        """Perform a dispatch; yields what it gives."""
+        pool = self._pool
+        held = None
+        failed: Exception | None = None
+        answer: Any = None
+        try:
+            effect = next(dispatch)
+            while True:
+                try:
+                    answer = None
+                    kind = type(effect)
+                    if kind is Talk:
+                        connection = effect.connection
+                        answer = connection.wire.talk(effect.conversation, effect.value, connection.deadline)
+                    elif kind is Give:
+                        yield effect[0]
+                    elif kind is Pull:
+                        try:
+                            answer = next(source, END)
+                        except Exception as error:
+                            answer, failed = END, error
+                    elif kind is Lease:
+                        answer = held = pool.lease(*effect)
+                        held.deadline = effect.deadline
+                    elif kind is Release:
+                        held = None
+                        pool.release(effect.connection)
+                except SMTPError as error:
+                    effect = dispatch.throw(error)
+                else:
+                    effect = dispatch.send(answer)
+        except StopIteration:
+            pass
+        finally:
+            dispatch.close()
+            if held is not None:
+                held.session.broken = True
+                pool.release(held)
+        if failed is not None:
+            raise failed

@@ -1,0 +1,143 @@
+"""The connections of one mailer, shared by its threads. ``delivery/pooling.py`` decides what is kept."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import ssl
+import threading
+import time
+import weakref
+
+from smtpbackend.blocking.wire import Wire
+from smtpbackend.delivery.pooling import Connection, Limits, Shelf, new_session
+from smtpbackend.delivery.server import Server
+from smtpbackend.delivery.tls import client_context
+from smtpbackend.delivery.transcript import transcript
+from smtpbackend.errors import SMTPError, TimedOut
+
+__all__ = ["Pool"]
+
+GOODBYE = 1.0  # seconds for QUIT and its reply
+
+
+class Pool:
+    """Open connections by server. Safe for threads; a forked child starts with an empty one."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._contexts: dict[Server, ssl.SSLContext] = {}
+        self._forget()
+        _pools.add(self)
+
+    def _forget(self) -> None:
+        """Start anew, as a forked child must: its parent's sockets and locks are not its own."""
+        for shelf in getattr(self, "_shelves", {}).values():
+            for connection in shelf.idle:
+                connection.wire.close()
+        self._shelves: dict[Server, Shelf[Wire]] = {}
+        self._changed = threading.Condition()
+
+    def context(self, server: Server) -> ssl.SSLContext:
+        """The TLS context of a server, made once. Raises `InvalidSetting` for a file that cannot be used."""
+        if server not in self._contexts:
+            self._contexts[server] = client_context(server)
+        return self._contexts[server]
+
+    def lease(self, server: Server, fresh: bool, deadline: float | None) -> Connection[Wire]:
+        """An idle connection that is alive, unless ``fresh``; else a new one, on which nothing has been said.
+
+        Waits for one where ``max_connections`` are in use. Raises `ConnectFailed` and `TimedOut`.
+        """
+        while True:
+            connection, gone = self._find(server, fresh, deadline)
+            for other in gone:
+                self._say_goodbye(other)
+            if connection is None:
+                return self._open(server, deadline)
+            if connection.wire.is_quiet():
+                connection.reused = True
+                return connection
+            connection.wire.close()
+            self._count_out(server)
+
+    def _find(
+        self, server: Server, fresh: bool, deadline: float | None
+    ) -> tuple[Connection[Wire] | None, list[Connection[Wire]]]:
+        """An idle connection, or None when one may be opened, which is then counted; and those to say goodbye to."""
+        end = time.monotonic() + server.timeout.connect if deadline is None else deadline
+        with self._changed:
+            shelf = self._shelves.setdefault(server, Shelf(self.limits))
+            gone: list[Connection[Wire]] = []
+            while True:
+                expired = shelf.expired(time.monotonic())
+                if fresh and not expired and not shelf.may_open() and shelf.idle:
+                    expired = [shelf.idle.pop(0)]
+                gone += expired
+                shelf.open -= len(expired)
+                connection = None if fresh else shelf.take()
+                if connection is not None:
+                    return connection, gone
+                if shelf.may_open():
+                    shelf.open += 1
+                    return None, gone
+                if not self._changed.wait(end - time.monotonic()):
+                    raise TimedOut(
+                        f"all {self.limits.max_connections} connections to {server} stayed in use; see max_connections",
+                        server=server.name,
+                    )
+
+    def _open(self, server: Server, deadline: float | None) -> Connection[Wire]:
+        try:
+            wire = Wire.connect(server, self.context(server), deadline)
+        except BaseException:
+            self._count_out(server)
+            raise
+        session = new_session(server, socket.gethostname(), wire.local, wire.peer, transcript(server))
+        return Connection(server, wire, session, self.limits.max_messages)
+
+    def release(self, connection: Connection[Wire]) -> None:
+        """Take a connection back; what cannot be used again is closed."""
+        connection.deadline = None
+        with self._changed:
+            shelf = self._shelves.get(connection.server)
+            kept = shelf is not None and shelf.put(connection, time.monotonic())
+            if shelf is not None and not kept:
+                shelf.open -= 1
+            self._changed.notify()
+        if not kept:
+            self._say_goodbye(connection)
+
+    def close(self) -> None:
+        """Close what is idle; what is in use is closed when it comes back."""
+        with self._changed:
+            shelves, self._shelves = self._shelves, {}
+            self._changed.notify_all()
+        for shelf in shelves.values():
+            for connection in shelf.idle:
+                self._say_goodbye(connection)
+
+    def _say_goodbye(self, connection: Connection[Wire]) -> None:
+        if not connection.session.broken:
+            with contextlib.suppress(SMTPError):
+                connection.wire.talk(connection.session.quit(), None, time.monotonic() + GOODBYE)
+        connection.wire.close()
+
+    def _count_out(self, server: Server) -> None:
+        with self._changed:
+            if server in self._shelves:
+                self._shelves[server].open -= 1
+            self._changed.notify()
+
+
+_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for pool in list(_pools):
+        pool._forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

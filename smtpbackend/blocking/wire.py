@@ -1,0 +1,191 @@
+"""The network for one blocking connection: performs a conversation's effects on a socket, and owns its buffer.
+
+The socket itself does not block: a write that cannot go on reads what the server has to say meanwhile, so that neither
+side can deadlock, and every wait has its end.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+import time
+from typing import Any
+
+from smtpbackend.delivery.server import Server, unreachable
+from smtpbackend.delivery.tls import server_hostname
+from smtpbackend.errors import ProtocolViolation
+from smtpbackend.protocol.effects import Conversation, Ended, Read, StartTLS, Write
+
+__all__ = ["Wire"]
+
+READ_SIZE = 65536
+MAX_AHEAD = 1 << 20  # octets read while writing: 256 unanswered commands have far shorter replies
+
+
+class Wire:
+    """One connected socket. ``peer`` and ``local`` are its addresses."""
+
+    def __init__(self, server: Server, context: ssl.SSLContext, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._server = server
+        self._context = context
+        self._socket: socket.socket = sock
+        self._poll = select.poll()
+        self._ahead = bytearray()
+        self._ended = False
+        self.peer: str | None = sock.getpeername()[0]
+        self.local: str | None = sock.getsockname()[0]
+
+    @classmethod
+    def connect(cls, server: Server, context: ssl.SSLContext, deadline: float | None) -> Wire:
+        """Connect by name or address, each address within one budget. Raises `ConnectFailed`."""
+        end = _earliest(time.monotonic() + server.timeout.connect, deadline)
+        causes: list[tuple[str, OSError]] = []
+        try:
+            found = socket.getaddrinfo(server_hostname(server.host), server.port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise unreachable(server, [("", error if isinstance(error, OSError) else OSError(str(error)))]) from error
+        for number, (family, kind, protocol, _, address) in enumerate(found):
+            sock = socket.socket(family, kind, protocol)
+            try:
+                # what is left is shared among the addresses left: one that is silent does not use up all
+                sock.settimeout(max((end - time.monotonic()) / (len(found) - number), 0.001))
+                sock.connect(address)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                return cls(server, context, sock)
+            except OSError as error:
+                sock.close()
+                causes.append((str(address[0]), error))
+        raise unreachable(server, causes) from causes[-1][1]
+
+    def talk(self, conversation: Conversation[Any], value: Any = None, deadline: float | None = None) -> Any:
+        """Carry a conversation on until it yields what is no effect of the network, or ends: then `Ended`.
+
+        Whatever it raises closes the connection. ``deadline`` is in seconds of ``time.monotonic``.
+        """
+        reading: Read | None = None
+        until = 0.0
+        try:
+            step = conversation.send(value)
+            while True:
+                try:
+                    answer = None
+                    kind = type(step)
+                    if kind is Read:
+                        if step is not reading:
+                            reading = step
+                            until = _earliest(time.monotonic() + step.timeout, deadline)
+                        answer = self._read(until)
+                    elif kind is Write:
+                        self._write(step.data, step.timeout, deadline)
+                    elif kind is StartTLS:
+                        self._start_tls(_earliest(time.monotonic() + step.timeout, deadline))
+                    else:
+                        return step
+                except OSError as error:
+                    step = conversation.throw(error)
+                else:
+                    step = conversation.send(answer)
+        except StopIteration as stop:
+            return Ended(stop.value)
+        except BaseException:
+            self.close()
+            conversation.close()
+            raise
+
+    def is_quiet(self) -> bool:
+        """Whether nothing waits to be read: on an idle connection that could only be its end (DESIGN 4.5)."""
+        if self._ahead or self._ended:
+            return False
+        if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
+            return False
+        self._poll.register(self._socket, select.POLLIN)
+        return not self._poll.poll(0)
+
+    def close(self) -> None:
+        """Close the socket, at once and without a word."""
+        self._ended = True
+        self._socket.close()
+
+    def _read(self, until: float) -> bytes:
+        if self._ahead:
+            data, self._ahead = bytes(self._ahead), bytearray()
+            return data
+        if self._ended:
+            return b""
+        if not isinstance(self._socket, ssl.SSLSocket):
+            self._wait(select.POLLIN, until)  # a reply is never there yet: waiting first saves a call
+        while True:
+            try:
+                return self._socket.recv(READ_SIZE)
+            except (BlockingIOError, ssl.SSLWantReadError):
+                self._wait(select.POLLIN, until)
+            except ssl.SSLWantWriteError:
+                self._wait(select.POLLOUT, until)
+            except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+                return b""
+
+    def _write(self, data: bytes | bytearray, timeout: float, deadline: float | None) -> None:
+        left = memoryview(data)
+        until: float | None = None
+        while left:
+            try:
+                left = left[self._socket.send(left) :]
+                until = None
+                continue
+            except (BlockingIOError, ssl.SSLWantWriteError):
+                wanted = select.POLLIN | select.POLLOUT
+            except ssl.SSLWantReadError:
+                wanted = select.POLLIN
+            if until is None:  # the time-out is for each piece of progress
+                until = _earliest(time.monotonic() + timeout, deadline)
+            if self._wait(wanted, until) & select.POLLIN:
+                self._read_ahead()
+
+    def _read_ahead(self) -> None:
+        """Take what the server says while we write."""
+        try:
+            data = self._socket.recv(READ_SIZE)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return
+        self._ahead += data
+        self._ended = not data
+        if not data or len(self._ahead) > MAX_AHEAD:
+            raise ConnectionError(
+                f"{self._server.name} closed the connection" if not data else "the server does not stop talking"
+            )
+
+    def _start_tls(self, until: float) -> None:
+        if not self.is_quiet():
+            # RFC 3207 4.2; whoever can inject into the clear part must not be heard inside TLS
+            raise ProtocolViolation(
+                f"{self._server.name} (or someone in between) sent data ahead of the TLS handshake",
+                server=self._server.name,
+            )
+        self._poll.unregister(self._socket)
+        secured = self._context.wrap_socket(
+            self._socket, server_hostname=server_hostname(self._server.host), do_handshake_on_connect=False
+        )
+        self._socket = secured
+        while True:
+            try:
+                return secured.do_handshake()
+            except ssl.SSLWantReadError:
+                self._wait(select.POLLIN, until)
+            except ssl.SSLWantWriteError:
+                self._wait(select.POLLOUT, until)
+
+    def _wait(self, wanted: int, until: float) -> int:
+        """Wait for the socket; raises TimeoutError at ``until``."""
+        self._poll.register(self._socket, wanted)
+        left = until - time.monotonic()
+        events = self._poll.poll(left * 1000) if left > 0 else []
+        if not events:
+            raise TimeoutError("timed out")
+        # an error or hang-up is for the next call to find
+        return wanted if events[0][1] & ~(select.POLLIN | select.POLLOUT) else events[0][1]
+
+
+def _earliest(time_out: float, deadline: float | None) -> float:
+    return time_out if deadline is None else min(time_out, deadline)

@@ -1,0 +1,59 @@
+"""From neutral settings to what a mailer works with. Both mailers and every adapter come through here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from smtpbackend.delivery.pooling import Limits
+from smtpbackend.delivery.server import Server, resolve
+from smtpbackend.delivery.settings import MAILER_KEYS, SERVER_KEYS, check_keys, read
+from smtpbackend.errors import InvalidSetting
+
+__all__ = ["Configuration", "configure"]
+
+
+class Configuration(NamedTuple):
+    """The settings of one mailer, checked."""
+
+    servers: tuple[Server, ...]
+    deadline: float | None
+    recipient_policy: str
+    strategy: str
+    rest: float
+    limits: Limits
+
+
+def configure(settings: Mapping[str, Any]) -> Configuration:
+    """Read the keys of DESIGN section 7; None stands for a key that is not set. Raises `InvalidSetting`."""
+    check_keys(settings, {"servers", "ports", *SERVER_KEYS, *MAILER_KEYS})
+    given = {key: value for key, value in settings.items() if value is not None}
+    value = {name: read(setting, given.get(name)) for name, setting in MAILER_KEYS.items()}
+    return Configuration(
+        _servers(given),
+        value["deadline"],
+        value["recipient_policy"],
+        value["strategy"],
+        value["rest"],
+        Limits(value["max_connections"], value["max_idle"], value["max_messages"]),
+    )
+
+
+def _servers(given: Mapping[str, Any]) -> tuple[Server, ...]:
+    """The servers with their ports, walked in tandem: missing ports take the default, surplus ones are ignored."""
+    defaults = {key: given[key] for key in SERVER_KEYS if key in given}
+    servers = given.get("servers", [{}])
+    if "servers" in given and "host" in given:
+        raise InvalidSetting("both servers and host are set; give one of them", field="host")
+    if isinstance(servers, (str, Mapping, Server)):
+        servers = [servers]
+    if not isinstance(servers, Sequence) or not servers:
+        raise InvalidSetting(
+            "servers must be a list of URLs, host names or mappings, with at least one", field="servers"
+        )
+    ports = given.get("ports", [])
+    if isinstance(ports, (str, int)):
+        ports = [ports]
+    padded = [*ports, *[None] * len(servers)]
+    found = [resolve(server, defaults, port) for server, port in zip(servers, padded, strict=False)]
+    return tuple(dict.fromkeys(found))

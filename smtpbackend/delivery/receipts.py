@@ -1,0 +1,82 @@
+"""From a receipt to what is told of it: the error that ``send`` raises, the events, the queue id."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from smtpbackend.envelope import Envelope
+from smtpbackend.errors import (
+    AuthenticationFailed,
+    CancelSend,
+    ContentRefused,
+    DeliveryError,
+    InDoubt,
+    InvalidInput,
+    NotSupported,
+    RecipientsRefused,
+    SenderRefused,
+    SMTPError,
+)
+from smtpbackend.events import Event, MessageFailed, MessageInDoubt, MessageSent, RecipientDeferred, RecipientRejected
+from smtpbackend.outcome import Receipt, Reply, Status, refusals
+
+__all__ = ["failure", "queue_id", "report"]
+
+
+def failure(receipt: Receipt, last: SMTPError | None) -> SMTPError | None:
+    """What a receipt in which nobody was accepted raises; None where somebody was."""
+    outcomes = receipt.outcomes
+    if receipt.accepted:
+        return None
+    if receipt.in_doubt:
+        return own(receipt.in_doubt[0].error or last)
+    if isinstance(last, (InvalidInput, CancelSend, ContentRefused, SenderRefused, NotSupported)):
+        return own(last)
+    if any(outcome.reply is not None for outcome in outcomes) and not isinstance(last, AuthenticationFailed):
+        if isinstance(last, RecipientsRefused):
+            return own(last)
+        names = ", ".join(f"{o.address} ({o.reply or o.error})" for o in outcomes)
+        return RecipientsRefused(
+            f"no recipient was accepted: {names}",
+            recipients=refusals(outcomes),
+            transient=all(outcome.status is Status.DEFERRED for outcome in outcomes),
+            server=outcomes[-1].server,
+        )
+    return own(last)
+
+
+def own(error: SMTPError | None) -> SMTPError:
+    """A copy, for one receipt alone: an error may stand for many messages."""
+    if error is None:
+        return DeliveryError("the message was not sent")
+    copied = copy.copy(error)
+    copied.__cause__ = error.__cause__
+    return copied
+
+
+def report(message: Any, envelope: Envelope, receipt: Receipt) -> Iterable[Event]:
+    """The events that tell a receipt."""
+    for outcome in receipt.rejected:
+        yield RecipientRejected(message, envelope, outcome)
+    for outcome in receipt.deferred:
+        yield RecipientDeferred(message, envelope, outcome)
+    if receipt.in_doubt:
+        yield MessageInDoubt(message, envelope, receipt, receipt.in_doubt[0].error or InDoubt("in doubt"))
+    if receipt.accepted:
+        yield MessageSent(message, envelope, receipt)
+    elif not receipt.in_doubt and receipt.error is not None:
+        yield MessageFailed(message, envelope, receipt, receipt.error)
+
+
+_QUEUE_ID = re.compile(
+    r"(?:queued as|queued mail for delivery|\bid=|Message accepted for delivery:?) *<?([A-Za-z0-9._-]{5,})", re.I
+)
+
+
+def queue_id(reply: Reply | None) -> str | None:
+    """The server's own name for the message, where its reply has one in a known form (Postfix, Exim, others)."""
+    match = _QUEUE_ID.search(reply.text) if reply is not None else None
+    return match[1] if match else None

@@ -1,0 +1,42 @@
+"""Which server comes next. A failed server rests, which only reorders: the last one left is always tried."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from smtpbackend.delivery.server import Server
+
+__all__ = ["Route"]
+
+
+class Route:
+    """The servers of a mailer, and which of them rest.
+
+    Shared by threads: each method reads or replaces single entries, so that none needs a lock.
+    """
+
+    def __init__(self, servers: Sequence[Server], strategy: str = "failover", rest: float = 30.0) -> None:
+        self.servers = tuple(servers)
+        self.strategy = strategy
+        self.rest = rest
+        self._resting: dict[Server, float] = {}
+        self._turn = 0
+
+    def order(self, now: float) -> list[Server]:
+        """All servers, in the order to try them for one message. ``now`` is in seconds, of any monotonic clock."""
+        servers = list(self.servers)
+        if self.strategy == "round_robin" and len(servers) > 1:
+            turn = self._turn % len(servers)
+            self._turn = turn + 1
+            servers = servers[turn:] + servers[:turn]
+        if self._resting:
+            servers.sort(key=lambda server: self._resting.get(server, 0.0) > now)  # stable
+        return servers
+
+    def failed(self, server: Server, now: float) -> None:
+        """Let a server rest."""
+        self._resting[server] = now + self.rest
+
+    def worked(self, server: Server) -> None:
+        """End a server's rest."""
+        self._resting.pop(server, None)

@@ -1,0 +1,164 @@
+"""Server: where mail is handed in, with everything that has to be known to talk to it. Valid from birth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from smtpbackend.delivery.settings import SERVER_KEYS, check_keys, read
+from smtpbackend.errors import ConnectFailed, InvalidSetting
+from smtpbackend.protocol.command import check_client_name
+from smtpbackend.protocol.sasl import Login
+from smtpbackend.protocol.session import Timeouts
+
+__all__ = ["Server", "from_url"]
+
+_SCHEMES = ("smtp", "smtps")
+
+
+@dataclass(frozen=True)
+class Server:
+    """One mail server. The fields are the settings of ``docs/reference/settings.md``; see there for their meaning.
+
+    >>> Server("smtp.example.com", username="user", password="secret").port
+    587
+    """
+
+    host: str = "localhost"
+    port: int = None  # type: ignore[assignment]  # filled in at birth
+    tls: str = None  # type: ignore[assignment]
+    on_tls_failure: Any = None
+    ca_file: str | None = None
+    client_cert: str | None = None
+    client_key: str | None = None
+    min_tls: str = "1.2"
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    auth_mechanisms: tuple[str, ...] | None = None
+    allow_cleartext_auth: bool = False
+    client_name: str | None = None
+    timeout: Timeouts = Timeouts()  # noqa: RUF009 - immutable
+    ignore_extensions: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, setting in SERVER_KEYS.items():
+            object.__setattr__(self, name, read(setting, getattr(self, name)))
+        host = self.host[1:-1] if self.host.startswith("[") and self.host.endswith("]") else self.host
+        if not host or any(c.isspace() or not c.isprintable() or c in "/@" for c in host):
+            raise InvalidSetting(f"host {self.host!r} is neither a name nor an address", field="host")
+        object.__setattr__(self, "host", host)
+        if self.client_name is not None:
+            check_client_name(self.client_name)
+        if self.username and self.password is None:
+            raise InvalidSetting(f"username is set for {host}, password is not", field="password")
+        if self.client_key and not self.client_cert:
+            raise InvalidSetting(f"client_key is set for {host}, client_cert is not", field="client_cert")
+        if self.tls is None:
+            tls = "implicit" if self.port == 465 else "opportunistic" if is_loopback(host) else "required"
+            object.__setattr__(self, "tls", tls)
+        if self.port is None:
+            secured = self.tls == "required" or self.username
+            object.__setattr__(self, "port", 465 if self.tls == "implicit" else 587 if secured else 25)
+
+    @property
+    def name(self) -> str:
+        """How errors and logs call it: host and port."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def login(self) -> Login | None:
+        """Name and password, or None where there is no login."""
+        return Login(self.username, self.password or "") if self.username else None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address means this machine."""
+    return host in ("localhost", "::1") or host.startswith("127.") or host.startswith("::ffff:127.")
+
+
+def from_mapping(values: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> Server:
+    """A Server from its settings."""
+    check_keys(values, SERVER_KEYS)
+    return Server(**{**(defaults or {}), **{key: value for key, value in values.items() if value is not None}})
+
+
+def from_url(url: str, defaults: Mapping[str, Any] | None = None) -> Server:
+    """A Server from ``smtp://user:password@host:port?key=value`` or ``smtps://``; credentials are percent-encoded.
+
+    Any key of a server may stand in the query. Raises `InvalidSetting`, which never repeats the credentials.
+    """
+    from urllib.parse import parse_qsl, unquote, urlsplit
+
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+        query = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+    except ValueError as error:
+        raise InvalidSetting(
+            "servers has a URL that cannot be read: check its port, brackets and query", field="servers"
+        ) from (None if "@" in url else error)
+    if parts.scheme not in _SCHEMES:
+        known = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
+        raise InvalidSetting(f"servers has a URL that does not begin with one of {known}", field="servers")
+    if parts.path not in ("", "/") or parts.fragment:
+        raise InvalidSetting(
+            f"the URL of server {parts.hostname} has a path or fragment; "
+            "percent-encode '/', '#' and '?' in credentials",
+            field="servers",
+        )
+    values: dict[str, Any] = dict(query)
+    check_keys(values, SERVER_KEYS)
+    if parts.hostname:
+        values["host"] = unquote(parts.hostname)
+    if port is not None:
+        values["port"] = port
+    if parts.username:
+        values["username"] = unquote(parts.username)
+    if parts.password is not None:
+        values["password"] = unquote(parts.password)
+    if parts.scheme == "smtps":
+        values.setdefault("tls", "implicit")
+        if values["tls"] != "implicit":
+            raise InvalidSetting(f"smtps:// means tls='implicit', and the URL says tls={values['tls']!r}", field="tls")
+    return from_mapping(values, defaults)
+
+
+def resolve(given: Any, defaults: Mapping[str, Any], port: Any = None) -> Server:
+    """A Server from what a setting or `Mailer` was given: a URL, a host name, a mapping or a Server.
+
+    ``defaults`` are keys for what it leaves open; ``port`` is the one listed beside it.
+    """
+    if port is not None:
+        defaults = {**defaults, "port": port}
+    if isinstance(given, Server):
+        unset = {key: value for key, value in defaults.items() if getattr(given, key) == _plain[key]}
+        return replace(given, **unset) if unset else given
+    if isinstance(given, Mapping):
+        return from_mapping(given, defaults)
+    if isinstance(given, str):
+        return from_url(given, defaults) if "://" in given else from_mapping({"host": given}, defaults)
+    raise InvalidSetting(
+        f"servers holds a {type(given).__name__}; give URLs, host names, mappings or Servers", field="servers"
+    )
+
+
+_plain = {f.name: f.default for f in fields(Server)}
+
+
+def unreachable(server: Server, causes: Sequence[tuple[str, OSError]]) -> ConnectFailed:
+    """The error of a server that no address of could be connected to; ``causes`` are (address, error)."""
+    what = "; ".join(f"{address}: {_reason(cause)}" if address else _reason(cause) for address, cause in causes)
+    return ConnectFailed(
+        f"cannot connect to {server.name} ({what}); check host and port, and that no firewall is in the way",
+        server=server.name,
+    )
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return error.strerror or str(error) or type(error).__name__

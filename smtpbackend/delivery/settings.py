@@ -1,0 +1,216 @@
+"""The one vocabulary of settings, in one table. Adapters map their framework's names to these and stop.
+
+A key belongs to a server, or to the whole mailer; a server's key given at the top is the default of every server.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from smtpbackend.errors import InvalidSetting
+from smtpbackend.protocol.session import Timeouts
+
+__all__ = ["MAILER_KEYS", "SERVER_KEYS", "SETTINGS", "Setting", "check_keys", "read"]
+
+_TRUE = {"1", "true", "yes", "on"}
+_FALSE = {"0", "false", "no", "off"}
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise InvalidSetting(f"{name} must be a string, not {type(value).__name__}", field=name)
+    return value
+
+
+def _flag(name: str, value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in _TRUE | _FALSE:
+        return value.lower() in _TRUE
+    raise InvalidSetting(f"{name} must be true or false, not {value!r}", field=name)
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = -1.0
+    if isinstance(value, bool) or not 0 < number < float("inf"):
+        raise InvalidSetting(f"{name} must be a number of seconds above 0, not {value!r}", field=name)
+    return number
+
+
+def _seconds(name: str, value: Any) -> float:
+    return 0.0 if value in (0, "0") and not isinstance(value, bool) else _number(name, value)
+
+
+def _count(name: str, value: Any) -> int:
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        number = 0
+    if isinstance(value, (bool, float)) or number < 1:
+        raise InvalidSetting(f"{name} must be a whole number from 1, not {value!r}", field=name)
+    return number
+
+
+def _port(name: str, value: Any) -> int:
+    number = _count(name, value)
+    if number > 65535:
+        raise InvalidSetting(f"{name} must be from 1 to 65535, not {number}", field=name)
+    return number
+
+
+def _names(name: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        value = value.replace(",", " ").split()
+    names = tuple(value) if isinstance(value, Iterable) else (value,)
+    if not all(isinstance(item, str) for item in names):
+        raise InvalidSetting(f"{name} must be a list of names, not {value!r}", field=name)
+    return tuple(item.upper() for item in names)
+
+
+def _one_of(*choices: str) -> Callable[[str, Any], str]:
+    def parse(name: str, value: Any) -> str:
+        if value not in choices:
+            raise InvalidSetting(f"{name} must be one of {', '.join(choices)}, not {value!r}", field=name)
+        return str(value)
+
+    return parse
+
+
+def _tls_decision(name: str, value: Any) -> Any:
+    if callable(value) or value in ("secure", "insecure"):
+        return value
+    raise InvalidSetting(f"{name} must be 'secure', 'insecure' or a callable, not {value!r}", field=name)
+
+
+def _timeouts(name: str, value: Any) -> Timeouts:
+    if isinstance(value, Timeouts):
+        return value
+    if isinstance(value, Mapping):
+        check_keys(value, Timeouts._fields, f"{name} key")
+        return Timeouts()._replace(**{key: _number(f"{name}[{key!r}]", seconds) for key, seconds in value.items()})
+    seconds = _number(name, value)
+    # one number bounds every wait, and lets none of the shorter ones grow
+    return Timeouts(*(min(seconds, default) if field == "reused" else seconds for field, default in _DEFAULT_TIMEOUTS))
+
+
+_DEFAULT_TIMEOUTS = Timeouts()._asdict().items()
+
+
+class Setting(NamedTuple):
+    """One key: who it belongs to, how its value is read, and what it means."""
+
+    name: str
+    owner: str
+    parse: Callable[[str, Any], Any]
+    default: Any
+    meaning: str
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("host", "server", _text, "localhost", "Host name or IP address."),
+    Setting(
+        "port",
+        "server",
+        _port,
+        None,
+        "Port. Default 25; with credentials or tls='required' 587; with tls='implicit' 465.",
+    ),
+    Setting(
+        "tls",
+        "server",
+        _one_of("none", "opportunistic", "required", "implicit"),
+        None,
+        "`none`, `opportunistic` (STARTTLS if offered), `required` (STARTTLS or nothing) or `implicit` (TLS from the "
+        "first byte). Default `opportunistic` on loopback, else `required`. All verify the certificate.",
+    ),
+    Setting(
+        "on_tls_failure",
+        "server",
+        _tls_decision,
+        None,
+        "Under `opportunistic`, what follows when TLS cannot be had: `secure` (give this server up), `insecure` (go on "
+        "in clear), or a callable `(server, reply_or_error)` that returns one. Default `insecure` without credentials or "
+        "on loopback, else `secure`.",
+    ),
+    Setting("ca_file", "server", _text, None, "PEM file of certificate authorities, trusted beside the system's."),
+    Setting("client_cert", "server", _text, None, "PEM file with the client's certificate chain."),
+    Setting("client_key", "server", _text, None, "PEM file with its key, where `client_cert` does not hold it."),
+    Setting("min_tls", "server", _one_of("1.2", "1.3"), "1.2", "Lowest TLS version: `1.2` or `1.3`."),
+    Setting("username", "server", _text, None, "Name to log in with. Empty: no login."),
+    Setting("password", "server", _text, None, "Its password. Never shown in a repr, log, transcript or error."),
+    Setting(
+        "auth_mechanisms",
+        "server",
+        _names,
+        None,
+        "SASL mechanisms to try, in this order. Default: all known, strongest first.",
+    ),
+    Setting(
+        "allow_cleartext_auth",
+        "server",
+        _flag,
+        False,
+        "Allow a password in clear on an unverified channel off loopback.",
+    ),
+    Setting(
+        "client_name",
+        "server",
+        _text,
+        None,
+        "Name given in EHLO. Default: the host name if fully qualified, else the address literal; never looked up.",
+    ),
+    Setting(
+        "timeout",
+        "server",
+        _timeouts,
+        Timeouts(),
+        "Seconds: one number for every wait, or a mapping of `connect` (10), `reply` (60), `content` (60, for each "
+        "piece of progress), `final` (300, for the answer to the content) and `reused` (10, for the first reply on a "
+        "kept connection).",
+    ),
+    Setting("ignore_extensions", "server", _names, (), "EHLO keywords that the server wrongly offers."),
+    Setting(
+        "deadline", "mailer", _number, None, "Seconds for a whole `send`, over all servers and attempts. Default: none."
+    ),
+    Setting(
+        "recipient_policy",
+        "mailer",
+        _one_of("any", "all"),
+        "any",
+        "`any`: a refused recipient does not keep the others from getting the mail. `all`: nobody gets it unless "
+        "everybody is accepted.",
+    ),
+    Setting(
+        "strategy",
+        "mailer",
+        _one_of("failover", "round_robin"),
+        "failover",
+        "Which server is tried first: always the first listed (`failover`), or each in turn (`round_robin`).",
+    ),
+    Setting("rest", "mailer", _seconds, 30.0, "Seconds that a failed server is tried after the others."),
+    Setting("max_connections", "mailer", _count, 4, "Open connections to one server."),
+    Setting("max_idle", "mailer", _number, 60.0, "Seconds that an idle connection is kept."),
+    Setting("max_messages", "mailer", _count, 100, "Messages sent over one connection."),
+)
+
+SERVER_KEYS = {setting.name: setting for setting in SETTINGS if setting.owner == "server"}
+MAILER_KEYS = {setting.name: setting for setting in SETTINGS if setting.owner == "mailer"}
+
+
+def check_keys(given: Iterable[str], known: Collection[str], what: str = "setting") -> None:
+    """Raise `InvalidSetting` for the first key that is not known, with the nearest one that is."""
+    for key in given:
+        if key not in known:
+            near = difflib.get_close_matches(str(key).lower(), known, 1, 0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
+            raise InvalidSetting(f"unknown {what} {key!r}; {hint}", field=str(key))
+
+
+def read(setting: Setting, value: Any) -> Any:
+    """The value as the setting wants it; None stands for the default."""
+    return setting.default if value is None else setting.parse(setting.name, value)

@@ -1,0 +1,13 @@
+"""Where the date and the chance in a message come from; everything that composes takes them as arguments."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+
+__all__ = ["stamp"]
+
+
+def stamp() -> tuple[datetime, str]:
+    """Now, in local time with its offset (RFC 5322 3.3), and the unique part of a Message-ID (3.6.4)."""
+    return datetime.now().astimezone(), uuid.uuid4().hex

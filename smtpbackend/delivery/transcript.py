@@ -1,0 +1,26 @@
+"""The dialogue with a server, for debugging: at DEBUG on logger ``smtpbackend.wire``.
+
+Secrets never come here: a session shows them as ``***``, and content as its number of octets.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from smtpbackend.delivery.server import Server
+from smtpbackend.protocol.session import Transcript
+
+__all__ = ["transcript"]
+
+logger = logging.getLogger("smtpbackend.wire")
+
+
+def transcript(server: Server) -> Transcript | None:
+    """What a session tells its dialogue, or None when nobody listens."""
+    if not logger.isEnabledFor(logging.DEBUG):
+        return None
+
+    def write(direction: str, line: str) -> None:
+        logger.debug("%s %s %s", server.name, direction, line, extra={"server": server.name})
+
+    return write
