@@ -1,0 +1,1 @@
+"""The twin for asyncio: it performs what the floors above decide."""

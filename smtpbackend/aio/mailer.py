@@ -1,0 +1,194 @@
+"""AsyncMailer: hands messages to servers. It performs what ``delivery/dispatch.py`` decides."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import weakref
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from typing import Any
+
+from smtpbackend.aio.pool import Pool
+from smtpbackend.delivery.configuration import configure
+from smtpbackend.delivery.dispatch import END, Dispatch, Give, Lease, Pull, Release, Talk
+from smtpbackend.delivery.route import Route
+from smtpbackend.delivery.server import Server
+from smtpbackend.delivery.stamp import stamp
+from smtpbackend.delivery.tls import client_context
+from smtpbackend.envelope import Envelope
+from smtpbackend.errors import DeliveryError, SMTPError
+from smtpbackend.events import Listener, telling
+from smtpbackend.outcome import Receipt, Reply
+from smtpbackend.protocol.session import Session
+
+__all__ = ["AsyncMailer"]
+
+
+class AsyncMailer:
+    """Sends mail through one or several servers, on connections that it keeps for each event loop.
+
+    The same arguments and methods as `smtpbackend.Mailer`, to be awaited.
+
+    >>> async with AsyncMailer("smtp://localhost:1025") as mailer:          # doctest: +SKIP
+    ...     receipt = await mailer.send(Message(subject="Hi", from_="a@example.com", to="b@example.com", text="Hello"))
+    """
+
+    def __init__(self, *servers: Any, listeners: Sequence[Listener] = (), **settings: Any) -> None:
+        if servers:
+            settings["servers"] = list(servers)
+        self.configuration = configure(settings)
+        config = self.configuration
+        self._route = Route(config.servers, config.strategy, config.rest)
+        self._contexts: dict[Server, ssl.SSLContext] = {
+            # a wrong path is found now, not at the first mail
+            server: client_context(server)
+            for server in config.servers
+            if server.ca_file or server.client_cert
+        }
+        self._pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Pool] = weakref.WeakKeyDictionary()
+        self._listeners = tuple(listeners)
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], listeners: Sequence[Listener] = ()) -> AsyncMailer:
+        """An AsyncMailer from the neutral keys, as an adapter has them. Raises `InvalidSetting`."""
+        return cls(listeners=listeners, **settings)
+
+    async def __aenter__(self) -> AsyncMailer:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<AsyncMailer {', '.join(server.name for server in self.configuration.servers)}>"
+
+    async def send(
+        self, message: Any, envelope: Envelope | None = None, *, listeners: Sequence[Listener] = ()
+    ) -> Receipt:
+        """Send one message; returns when every recipient is settled. See `smtpbackend.Mailer.send`."""
+        receipt: Receipt = await self._perform(self._dispatch(listeners).run(), iter([(message, envelope)]))
+        if receipt.error is not None:
+            raise receipt.error
+        return receipt
+
+    def send_many(
+        self, messages: Iterable[Any] | AsyncIterable[Any], *, listeners: Sequence[Listener] = ()
+    ) -> AsyncGenerator[Receipt, None]:
+        """Send each of a stream of messages, which may be asynchronous. See `smtpbackend.Mailer.send_many`."""
+        source = aiter(messages) if isinstance(messages, AsyncIterable) else iter(messages)
+        return self._effects(self._dispatch(listeners).run(), source)
+
+    async def verify(self, address: str) -> Reply:
+        """Ask the first server that answers about a mailbox (VRFY): 250, 251, 252 or 550 (RFC 5321 3.5)."""
+        return await self._ask(lambda session: session.verify(address))
+
+    async def expand(self, name: str) -> Reply:
+        """Ask for the members of a mailing list (EXPN)."""
+        return await self._ask(lambda session: session.expand(name))
+
+    async def help(self, argument: str = "") -> Reply:
+        """Ask for help (HELP)."""
+        return await self._ask(lambda session: session.help(argument))
+
+    async def connect(self) -> bool:
+        """Have a connection ready, logged in; True when it had to be opened. Raises `DeliveryError`."""
+        return bool(await self._perform(self._dispatch(()).ask(Session.is_new), iter(())))
+
+    async def check(self) -> list[tuple[str, SMTPError | None]]:
+        """Connect and log in to each server; its name, and the error or None."""
+        found: list[tuple[str, SMTPError | None]] = []
+        for server in self.configuration.servers:
+            try:
+                await self._perform(self._dispatch((), Route([server])).ask(Session.noop), iter(()))
+            except DeliveryError as error:
+                found.append((server.name, error))
+            else:
+                found.append((server.name, None))
+        return found
+
+    async def close(self) -> None:
+        """Close the connections. The AsyncMailer may be used again, and opens new ones then."""
+        pool = self._pools.pop(asyncio.get_running_loop(), None)
+        if pool is not None:
+            await pool.close()
+
+    async def _ask(self, question: Callable[[Session], Any]) -> Reply:
+        reply: Reply = await self._perform(self._dispatch(()).ask(question), iter(()))
+        return reply
+
+    def _dispatch(self, listeners: Sequence[Listener], route: Route | None = None) -> Dispatch:
+        from smtpbackend.signals import SignalListener
+
+        return Dispatch(
+            route or self._route,
+            policy=self.configuration.recipient_policy,
+            tell=telling((*listeners, *self._listeners, SignalListener(self))),
+            clock=asyncio.get_running_loop().time,
+            stamp=stamp,
+            deadline=self.configuration.deadline,
+        )
+
+    async def _perform(self, dispatch: Generator[Any, Any, None], source: Any) -> Any:
+        """The one thing that a dispatch gives."""
+        effects = self._effects(dispatch, source)
+        try:
+            (given,) = [given async for given in effects]
+        finally:
+            await effects.aclose()
+        return given
+
+    async def _effects(self, dispatch: Generator[Any, Any, None], source: Any) -> AsyncGenerator[Any, None]:
+        """Perform a dispatch; yields what it gives."""
+        loop = asyncio.get_running_loop()
+        pool = self._pools.get(loop)
+        if pool is None:
+            pool = self._pools[loop] = Pool(self.configuration.limits, self._contexts)
+        held = None
+        failed: Exception | None = None
+        answer: Any = None
+        try:
+            effect = next(dispatch)
+            while True:
+                try:
+                    answer = None
+                    kind = type(effect)
+                    if kind is Talk:
+                        connection = effect.connection
+                        answer = await connection.wire.talk(effect.conversation, effect.value, connection.deadline)
+                    elif kind is Give:
+                        yield effect[0]
+                    elif kind is Pull:
+                        try:
+                            answer = (
+                                await anext(source, END) if isinstance(source, AsyncIterator) else next(source, END)
+                            )
+                        except Exception as error:
+                            answer, failed = END, error
+                    elif kind is Lease:
+                        answer = held = await pool.lease(*effect)
+                        held.deadline = effect.deadline
+                    elif kind is Release:
+                        held = None
+                        await pool.release(effect.connection)
+                except SMTPError as error:
+                    effect = dispatch.throw(error)
+                else:
+                    effect = dispatch.send(answer)
+        except StopIteration:
+            pass
+        finally:
+            dispatch.close()
+            if held is not None:
+                held.session.broken = True
+                await pool.release(held)
+        if failed is not None:
+            raise failed

@@ -1,0 +1,139 @@
+"""The connections of one mailer in one event loop. ``delivery/pooling.py`` decides what is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections import deque
+
+from smtpbackend.aio.wire import Wire
+from smtpbackend.delivery.pooling import Connection, Limits, Shelf, new_session
+from smtpbackend.delivery.server import Server
+from smtpbackend.delivery.tls import client_context
+from smtpbackend.delivery.transcript import transcript
+from smtpbackend.errors import SMTPError, TimedOut
+
+__all__ = ["Pool"]
+
+GOODBYE = 1.0  # seconds for QUIT and its reply
+
+
+class Pool:
+    """Open connections by server, for the tasks of one loop."""
+
+    def __init__(self, limits: Limits, contexts: dict[Server, ssl.SSLContext]) -> None:
+        self.limits = limits
+        self._contexts = contexts
+        self._loop = asyncio.get_running_loop()
+        self._shelves: dict[Server, Shelf[Wire]] = {}
+        self._waiters: deque[asyncio.Future[None]] = deque()
+
+    def context(self, server: Server) -> ssl.SSLContext:
+        """The TLS context of a server, made once. Raises `InvalidSetting` for a file that cannot be used."""
+        if server not in self._contexts:
+            self._contexts[server] = client_context(server)
+        return self._contexts[server]
+
+    async def lease(self, server: Server, fresh: bool, deadline: float | None) -> Connection[Wire]:
+        """An idle connection that is alive, unless ``fresh``; else a new one, on which nothing has been said.
+
+        Waits for one where ``max_connections`` are in use. Raises `ConnectFailed` and `TimedOut`.
+        """
+        while True:
+            connection, gone = await self._find(server, fresh, deadline)
+            for other in gone:
+                await self._say_goodbye(other)
+            if connection is None:
+                return await self._open(server, deadline)
+            if connection.wire.is_quiet():
+                connection.reused = True
+                return connection
+            connection.wire.close()
+            self._count_out(server)
+
+    async def _find(
+        self, server: Server, fresh: bool, deadline: float | None
+    ) -> tuple[Connection[Wire] | None, list[Connection[Wire]]]:
+        """An idle connection, or None when one may be opened, which is then counted; and those to say goodbye to."""
+        end = self._loop.time() + server.timeout.connect if deadline is None else deadline
+        gone: list[Connection[Wire]] = []
+        while True:
+            shelf = self._shelves.setdefault(server, Shelf(self.limits))
+            expired = shelf.expired(self._loop.time())
+            if fresh and not expired and not shelf.may_open() and shelf.idle:
+                expired = [shelf.idle.pop(0)]
+            gone += expired
+            shelf.open -= len(expired)
+            connection = None if fresh else shelf.take()
+            if connection is not None:
+                return connection, gone
+            if shelf.may_open():
+                shelf.open += 1
+                return None, gone
+            waiter = self._loop.create_future()
+            self._waiters.append(waiter)
+            try:
+                async with asyncio.timeout_at(end):
+                    await waiter
+            except TimeoutError:
+                raise TimedOut(
+                    f"all {self.limits.max_connections} connections to {server} stayed in use; see max_connections",
+                    server=server.name,
+                ) from None
+            finally:
+                if waiter in self._waiters:
+                    self._waiters.remove(waiter)
+
+    async def _open(self, server: Server, deadline: float | None) -> Connection[Wire]:
+        try:
+            wire = await Wire.connect(server, self.context(server), deadline)
+        except BaseException:
+            self._count_out(server)
+            raise
+        session = new_session(server, socket.gethostname(), wire.local, wire.peer, transcript(server))
+        return Connection(server, wire, session, self.limits.max_messages)
+
+    async def release(self, connection: Connection[Wire]) -> None:
+        """Take a connection back; what cannot be used again is closed."""
+        connection.deadline = None
+        shelf = self._shelves.get(connection.server)
+        kept = shelf is not None and shelf.put(connection, self._loop.time())
+        if shelf is not None and not kept:
+            shelf.open -= 1
+        self._notify()
+        if not kept:
+            await self._say_goodbye(connection)
+
+    async def close(self) -> None:
+        """Close what is idle; what is in use is closed when it comes back."""
+        shelves, self._shelves = self._shelves, {}
+        self._notify()
+        for shelf in shelves.values():
+            for connection in shelf.idle:
+                await self._say_goodbye(connection)
+
+    def abandon(self) -> None:
+        """Close what is idle without a word, from outside the loop."""
+        shelves, self._shelves = self._shelves, {}
+        for shelf in shelves.values():
+            for connection in shelf.idle:
+                connection.wire.close()
+
+    async def _say_goodbye(self, connection: Connection[Wire]) -> None:
+        if not connection.session.broken:
+            with contextlib.suppress(SMTPError):
+                await connection.wire.talk(connection.session.quit(), None, self._loop.time() + GOODBYE)
+        connection.wire.close()
+
+    def _count_out(self, server: Server) -> None:
+        if server in self._shelves:
+            self._shelves[server].open -= 1
+        self._notify()
+
+    def _notify(self) -> None:
+        # all of them look again, in the order they came: who waits for another server must not swallow the call
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)

@@ -1,0 +1,242 @@
+"""The network for one asyncio connection: performs a conversation's effects on a transport, and owns its buffer.
+
+TLS is an ``SSLObject`` of our own: ``asyncio.StreamWriter.start_tls`` would hand octets injected before the handshake
+on as if they had come inside TLS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+import ssl
+from typing import Any
+
+from smtpbackend.delivery.server import Server, unreachable
+from smtpbackend.delivery.tls import server_hostname
+from smtpbackend.errors import ProtocolViolation
+from smtpbackend.protocol.effects import Conversation, Ended, Read, StartTLS, Write
+
+__all__ = ["Wire"]
+
+READ_SIZE = 65536
+MAX_AHEAD = 1 << 20  # octets read while writing: 256 unanswered commands have far shorter replies
+
+
+class Wire(asyncio.Protocol):
+    """One connected transport. ``peer`` and ``local`` are its addresses."""
+
+    _transport: asyncio.Transport
+    _tls: ssl.SSLObject | None
+
+    def __init__(self, server: Server, context: ssl.SSLContext) -> None:
+        self._server = server
+        self._context = context
+        self._loop = asyncio.get_running_loop()
+        self._ahead = bytearray()
+        self._tls = None
+        self._from_server = ssl.MemoryBIO()
+        self._to_server = ssl.MemoryBIO()
+        self._ended = False
+        self._error: Exception | None = None
+        self._paused = False
+        self._waiting: asyncio.Future[None] | None = None
+        self.peer: str | None = None
+        self.local: str | None = None
+
+    @classmethod
+    async def connect(cls, server: Server, context: ssl.SSLContext, deadline: float | None) -> Wire:
+        """Connect by name or address, each address within one budget. Raises `ConnectFailed`."""
+        loop = asyncio.get_running_loop()
+        end = _earliest(loop.time() + server.timeout.connect, deadline)
+        causes: list[tuple[str, OSError]] = []
+        try:
+            async with asyncio.timeout_at(end):
+                found = await loop.getaddrinfo(server_hostname(server.host), server.port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise unreachable(server, [("", error if isinstance(error, OSError) else OSError(str(error)))]) from error
+        for number, (family, kind, protocol, _, address) in enumerate(found):
+            sock = socket.socket(family, kind, protocol)
+            sock.setblocking(False)
+            try:
+                # what is left is shared among the addresses left: one that is silent does not use up all
+                async with asyncio.timeout(max((end - loop.time()) / (len(found) - number), 0.001)):
+                    await loop.sock_connect(sock, address)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                _, wire = await loop.create_connection(lambda: cls(server, context), sock=sock)
+                return wire
+            except OSError as error:
+                sock.close()
+                causes.append((str(address[0]), error))
+            except BaseException:
+                sock.close()
+                raise
+        raise unreachable(server, causes) from causes[-1][1]
+
+    async def talk(self, conversation: Conversation[Any], value: Any = None, deadline: float | None = None) -> Any:
+        """Carry a conversation on until it yields what is no effect of the network, or ends: then `Ended`.
+
+        Whatever it raises, cancellation too, closes the connection. ``deadline`` is in seconds of the loop's clock.
+        """
+        reading: Read | None = None
+        until = 0.0
+        now = self._loop.time
+        try:
+            step = conversation.send(value)
+            while True:
+                try:
+                    answer = None
+                    kind = type(step)
+                    if kind is Read:
+                        if step is not reading:
+                            reading = step
+                            until = _earliest(now() + step.timeout, deadline)
+                        answer = await self._read(until)
+                    elif kind is Write:
+                        await self._write(step.data, step.timeout, deadline)
+                    elif kind is StartTLS:
+                        await self._start_tls(_earliest(now() + step.timeout, deadline))
+                    else:
+                        return step
+                except OSError as error:
+                    step = conversation.throw(error)
+                else:
+                    step = conversation.send(answer)
+        except StopIteration as stop:
+            return Ended(stop.value)
+        except BaseException:
+            self.close()
+            conversation.close()
+            raise
+
+    def is_quiet(self) -> bool:
+        """Whether nothing waits to be read: on an idle connection that could only be its end (DESIGN 4.5)."""
+        if self._ahead or self._ended or self._from_server.pending or (self._tls and self._tls.pending()):
+            return False
+        # what the loop has not seen yet
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return not poll.poll(0)
+
+    def close(self) -> None:
+        """Close the transport, at once and without a word."""
+        self._ended = True
+        self._transport.abort()
+
+    # What asyncio tells us
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Part of ``asyncio.Protocol``."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self.peer = transport.get_extra_info("peername")[0]
+        self.local = transport.get_extra_info("sockname")[0]
+
+    def data_received(self, data: bytes) -> None:
+        """Part of ``asyncio.Protocol``."""
+        if self._tls is None:
+            self._ahead += data
+        else:
+            self._from_server.write(data)
+        if len(self._ahead) + self._from_server.pending > MAX_AHEAD:
+            self._error = ConnectionError("the server does not stop talking")
+            self.close()
+        self._wake()
+
+    def eof_received(self) -> bool:
+        """Part of ``asyncio.Protocol``."""
+        self._ended = True
+        self._wake()
+        return True  # closing is our business
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Part of ``asyncio.Protocol``."""
+        self._ended = True
+        self._error = self._error or exc
+        self._paused = False
+        self._wake()
+
+    def pause_writing(self) -> None:
+        """Part of ``asyncio.Protocol``."""
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        """Part of ``asyncio.Protocol``."""
+        self._paused = False
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    async def _wait(self, until: float) -> None:
+        """Wait until something happens; raises TimeoutError at ``until``."""
+        self._waiting = self._loop.create_future()
+        try:
+            async with asyncio.timeout_at(until):
+                await self._waiting
+        finally:
+            self._waiting = None
+
+    async def _read(self, until: float) -> bytes:
+        while True:
+            if self._tls is not None:
+                try:
+                    data = self._tls.read(READ_SIZE)
+                except ssl.SSLWantReadError:
+                    pass
+                except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+                    return b""
+                else:
+                    return data
+            elif self._ahead:
+                data, self._ahead = bytes(self._ahead), bytearray()
+                return data
+            if self._ended:
+                if self._error is not None and not isinstance(self._error, ConnectionResetError):
+                    raise self._error
+                return b""
+            await self._wait(until)
+
+    async def _write(self, data: bytes | bytearray, timeout: float, deadline: float | None) -> None:
+        if self._transport.is_closing():
+            raise self._error or ConnectionError(f"{self._server.name} closed the connection")
+        if self._tls is None:
+            self._transport.write(bytes(data))
+        else:
+            self._tls.write(data)
+            self._transport.write(self._to_server.read())
+        until = _earliest(self._loop.time() + timeout, deadline)
+        while self._paused:
+            await self._wait(until)
+        if self._error is not None:
+            raise self._error
+
+    async def _start_tls(self, until: float) -> None:
+        if not self.is_quiet():
+            # RFC 3207 4.2; whoever can inject into the clear part must not be heard inside TLS
+            raise ProtocolViolation(
+                f"{self._server.name} (or someone in between) sent data ahead of the TLS handshake",
+                server=self._server.name,
+            )
+        self._tls = self._context.wrap_bio(
+            self._from_server, self._to_server, server_hostname=server_hostname(self._server.host)
+        )
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                self._transport.write(self._to_server.read())
+            except ssl.SSLError:
+                self._transport.write(self._to_server.read())  # the alert tells the server why
+                raise
+            else:
+                self._transport.write(self._to_server.read())
+                return
+            if self._ended:
+                raise self._error or ConnectionError("the server closed the connection during the handshake")
+            await self._wait(until)
+
+
+def _earliest(time_out: float, deadline: float | None) -> float:
+    return time_out if deadline is None else min(time_out, deadline)
