@@ -222,7 +222,7 @@ class Given(_Scanned):
         self._source = source
 
     def chunks(self) -> Iterator[bytes]:
-        return _without_hidden_fields(_ended(_with_crlf(self._source.blocks(CHUNK // 2))))
+        return _ended(_without_hidden_fields(_ended(_with_crlf(self._source.blocks(CHUNK // 2)))))
 
     def head(self) -> bytes:
         """The header section, or its first part if it is very large."""
@@ -425,8 +425,9 @@ def _canonical(octets: bytes) -> bytes:
         octets = line_end.sub(b"\r\n", octets)
     if not octets.endswith(b"\r\n"):
         octets += b"\r\n"
-    if _hidden.search(octets, 0, octets.find(b"\r\n\r\n")):  # without an empty line: all but the last octet
-        octets = b"".join(_without_hidden_fields([octets]))
+    end = octets.find(b"\r\n\r\n")
+    if _hidden.search(octets, 0, end if end >= 0 else len(octets)):
+        octets = b"".join(_ended(_without_hidden_fields([octets])))
     return octets
 
 

@@ -6,7 +6,6 @@ none of them. An event's ``name`` is the name of its signal.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -27,8 +26,6 @@ __all__ = [
     "ServerFailed",
     "telling",
 ]
-
-logger = logging.getLogger("smtpbackend")
 
 
 @dataclass(frozen=True)
@@ -112,6 +109,8 @@ def telling(listeners: Sequence[Listener]) -> Listener:
             except Exception as error:
                 if isinstance(error, CancelSend) and isinstance(event, MessageSending):
                     raise
-                logger.exception("smtpbackend.listener_failed", extra={"event": event.name})
+                import logging
+
+                logging.getLogger("smtpbackend").exception("smtpbackend.listener_failed", extra={"event": event.name})
 
     return tell

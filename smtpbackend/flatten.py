@@ -112,7 +112,7 @@ class Flattener:
         for name, value in message.raw_items():
             self.field(name, value)
         # Where the parser found no empty line between headers and body there was none.
-        if not any(type(defect).__name__ == "MissingHeaderBodySeparatorDefect" for defect in message.defects):
+        if not _has_defect(message, "MissingHeaderBodySeparatorDefect"):
             self._out.append(b"\r\n")
         self._body(message, is_root)
 
@@ -182,6 +182,8 @@ class Flattener:
         elif isinstance(payload, list) and payload:
             self.message(payload[0], is_root)
         else:
+            if main == "multipart" and not is_root and _has_defect(message, "StartBoundaryNotFoundDefect"):
+                payload = re.sub(r"\r?\n\Z", "", payload)  # the parser left it the line end of the next delimiter
             self._out.append(_payload_piece(payload))
 
     def _multipart(self, message: email.message.Message, parts: list[Any], is_root: bool) -> None:
@@ -213,6 +215,11 @@ def _folding_policy(message: email.message.Message) -> Any:
     if isinstance(own, policy.EmailPolicy):
         return own.clone(linesep="\r\n", cte_type="8bit", max_line_length=own.max_line_length or LINE)
     return policy.SMTP
+
+
+def _has_defect(message: email.message.Message, name: str) -> bool:
+    """Whether the parser found this defect (a class of ``email.errors``)."""
+    return any(type(defect).__name__ == name for defect in message.defects)
 
 
 def _has_surrogate(text: str) -> bool:

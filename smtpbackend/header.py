@@ -18,6 +18,9 @@ from smtpbackend.message import ADDRESS_FIELDS, check_name, check_text
 __all__ = ["address_field", "any_field", "date_of", "filename_parameter", "fold", "short_ascii", "text_field"]
 
 LINE = 78  # octets a line should have at most, RFC 5322 2.1.1
+_LONGEST_WORD = (
+    700  # octets of a word that goes out as it is; some readers put spaces between the words of an encoded one
+)
 
 short_ascii = re.compile(r"[!-~](?:[ -~]*[!-~])?").fullmatch
 _folding_unit = re.compile(r"[ \t]*[^ \t]+").findall
@@ -63,9 +66,9 @@ def _encoded_words(text: str, first: int = 64) -> str:
 
 def _phrase(name: str) -> str:
     """A display name (RFC 5322 3.2.5)."""
-    if _atoms(name) is not None and len(name) <= LINE:
-        return name
-    if name.isascii() and max(map(len, _folding_unit(name) or [""])) <= LINE:
+    if name.isascii() and max(map(len, _folding_unit(name) or [""])) <= _LONGEST_WORD:
+        if _atoms(name) is not None:
+            return name
         return '"' + name.replace("\\", r"\\").replace('"', r"\"") + '"'
     return _encoded_words(name, 60)
 

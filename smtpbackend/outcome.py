@@ -29,8 +29,8 @@ class Reply:
 
     @property
     def is_positive(self) -> bool:
-        """2yz or 3yz."""
-        return 200 <= self.code < 400
+        """2yz: done as asked (RFC 5321 4.2.1)."""
+        return 200 <= self.code < 300
 
     @property
     def is_transient(self) -> bool:

@@ -1,9 +1,9 @@
 """Blinker signals: a Listener tells them what happens during a delivery.
 
-The sender is whoever the `SignalListener` was made for: a Mailer here, the Flask app in ``smtpbackend_flask``. A receiver
-gets the fields of the event as keyword arguments: ``message`` and ``envelope``, and ``receipt``, ``outcome`` or
-``error``; ``server_failed`` has ``server``, ``phase`` and ``error``. A receiver that raises is logged on logger
-``smtpbackend`` and breaks nothing; only a receiver of ``message_sending`` may say `CancelSend`.
+Every Mailer sends them with itself as the sender; ``smtpbackend_flask`` has signals of the same names, whose sender is
+the app. A receiver gets the fields of the event as keyword arguments: ``message`` and ``envelope``, and ``receipt``,
+``outcome`` or ``error``; ``server_failed`` has ``server``, ``phase`` and ``error``. A receiver that raises is logged on
+logger ``smtpbackend`` and breaks nothing; only a receiver of ``message_sending`` may say `CancelSend`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import inspect
 import logging
 from typing import Any
 
-from blinker import NamedSignal, Namespace, Signal
+from blinker import NamedSignal, Namespace
 
 from smtpbackend.errors import CancelSend
 
@@ -55,20 +55,19 @@ server_failed: NamedSignal = namespace.signal("server_failed", "A server could n
 
 
 class SignalListener:
-    """A Listener that sends each event as the signal of the same name.
+    """A Listener that sends each event as the signal of that name in ``namespace``, from ``sender``.
 
-    ``sender`` is what receivers can select by. ``message``, if not None, stands in the signals for what was given to
-    the Mailer: an adapter names the framework's message that it translated.
-
-    >>> mailer.send(message, listeners=[SignalListener(mailer)])
+    ``message``, if not None, stands in the signals for what the Mailer was given: an adapter names the message that it
+    translated.
     """
 
-    def __init__(self, sender: Any, *, message: Any = None) -> None:
+    def __init__(self, sender: Any, namespace: Namespace = namespace, *, message: Any = None) -> None:
         self.sender = sender
+        self.namespace = namespace
         self.message = message
 
     def __call__(self, event: Any) -> None:
-        signal = namespace.get(event.name)
+        signal = self.namespace.get(event.name)
         if signal is None or not signal.receivers:
             return
         fields = dict(vars(event))
@@ -76,14 +75,11 @@ class SignalListener:
             fields["message"] = self.message
         emit(signal, self.sender, **fields)
 
-    def __repr__(self) -> str:
-        return f"SignalListener({self.sender!r})"
 
-
-def emit(signal: Signal, sender: Any, **fields: Any) -> None:
+def emit(signal: NamedSignal, sender: Any, **fields: Any) -> None:
     """Send ``signal``; a receiver that raises is logged and keeps no other from being called.
 
-    `CancelSend` passes through, from a receiver of ``message_sending`` alone.
+    `CancelSend` passes, from a receiver of ``message_sending`` alone.
     """
     if signal.is_muted:
         return
@@ -94,9 +90,6 @@ def emit(signal: Signal, sender: Any, **fields: Any) -> None:
                 result.close()
                 raise TypeError(f"{receiver!r} is a coroutine function, and nobody awaits it here")
         except Exception as error:
-            if isinstance(error, CancelSend) and signal is message_sending:
+            if isinstance(error, CancelSend) and signal.name == "message_sending":
                 raise
-            logger.exception(
-                "smtpbackend.receiver_failed",
-                extra={"signal": getattr(signal, "name", repr(signal)), "receiver": repr(receiver)},
-            )
+            logger.exception("smtpbackend.receiver_failed", extra={"signal": signal.name, "receiver": repr(receiver)})

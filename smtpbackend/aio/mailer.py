@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 import weakref
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
-    AsyncIterator,
     Callable,
     Generator,
     Iterable,
     Mapping,
     Sequence,
 )
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from smtpbackend.aio.pool import Pool
 from smtpbackend.delivery.configuration import configure
-from smtpbackend.delivery.dispatch import END, Dispatch, Give, Lease, Pull, Release, Talk
-from smtpbackend.delivery.route import Route
-from smtpbackend.delivery.server import Server
-from smtpbackend.delivery.stamp import stamp
-from smtpbackend.delivery.tls import client_context
-from smtpbackend.envelope import Envelope
 from smtpbackend.errors import DeliveryError, SMTPError
-from smtpbackend.events import Listener, telling
-from smtpbackend.outcome import Receipt, Reply
-from smtpbackend.protocol.session import Session
+
+# What sends is loaded with the first Mailer: a program that only imports it does not pay for it (DESIGN 5.6).
+if TYPE_CHECKING:
+    import ssl
+
+    from smtpbackend.aio.pool import Pool
+    from smtpbackend.delivery.dispatch import Dispatch
+    from smtpbackend.delivery.route import Route
+    from smtpbackend.delivery.server import Server
+    from smtpbackend.envelope import Envelope
+    from smtpbackend.events import Listener
+    from smtpbackend.outcome import Receipt, Reply
+    from smtpbackend.protocol.session import Session
 
 __all__ = ["AsyncMailer"]
 
@@ -43,6 +44,9 @@ class AsyncMailer:
     """
 
     def __init__(self, *servers: Any, listeners: Sequence[Listener] = (), **settings: Any) -> None:
+        from smtpbackend.delivery.route import Route
+        from smtpbackend.delivery.tls import client_context
+
         if servers:
             settings["servers"] = list(servers)
         self.configuration = configure(settings)
@@ -85,7 +89,7 @@ class AsyncMailer:
     ) -> AsyncGenerator[Receipt, None]:
         """Send each of a stream of messages, which may be asynchronous. See `smtpbackend.Mailer.send_many`."""
         source = aiter(messages) if isinstance(messages, AsyncIterable) else iter(messages)
-        return self._effects(self._dispatch(listeners).run(), source)
+        return self._pool().perform(self._dispatch(listeners).run(), source)
 
     async def verify(self, address: str) -> Reply:
         """Ask the first server that answers about a mailbox (VRFY): 250, 251, 252 or 550 (RFC 5321 3.5)."""
@@ -101,14 +105,16 @@ class AsyncMailer:
 
     async def connect(self) -> bool:
         """Have a connection ready, logged in; True when it had to be opened. Raises `DeliveryError`."""
-        return bool(await self._perform(self._dispatch(()).ask(Session.is_new), iter(())))
+        return bool(await self._perform(self._dispatch(()).ask(lambda session: session.is_new()), iter(())))
 
     async def check(self) -> list[tuple[str, SMTPError | None]]:
         """Connect and log in to each server; its name, and the error or None."""
+        from smtpbackend.delivery.route import Route
+
         found: list[tuple[str, SMTPError | None]] = []
         for server in self.configuration.servers:
             try:
-                await self._perform(self._dispatch((), Route([server])).ask(Session.noop), iter(()))
+                await self._perform(self._dispatch((), Route([server])).ask(lambda session: session.noop()), iter(()))
             except DeliveryError as error:
                 found.append((server.name, error))
             else:
@@ -126,6 +132,9 @@ class AsyncMailer:
         return reply
 
     def _dispatch(self, listeners: Sequence[Listener], route: Route | None = None) -> Dispatch:
+        from smtpbackend.delivery.dispatch import Dispatch
+        from smtpbackend.delivery.stamp import stamp
+        from smtpbackend.events import telling
         from smtpbackend.signals import SignalListener
 
         return Dispatch(
@@ -139,56 +148,19 @@ class AsyncMailer:
 
     async def _perform(self, dispatch: Generator[Any, Any, None], source: Any) -> Any:
         """The one thing that a dispatch gives."""
-        effects = self._effects(dispatch, source)
+        effects = self._pool().perform(dispatch, source)
         try:
             (given,) = [given async for given in effects]
         finally:
             await effects.aclose()
         return given
 
-    async def _effects(self, dispatch: Generator[Any, Any, None], source: Any) -> AsyncGenerator[Any, None]:
-        """Perform a dispatch; yields what it gives."""
+    def _pool(self) -> Pool:
+        """The pool of the running loop."""
+        from smtpbackend.aio.pool import Pool
+
         loop = asyncio.get_running_loop()
         pool = self._pools.get(loop)
         if pool is None:
             pool = self._pools[loop] = Pool(self.configuration.limits, self._contexts)
-        held = None
-        failed: Exception | None = None
-        answer: Any = None
-        try:
-            effect = next(dispatch)
-            while True:
-                try:
-                    answer = None
-                    kind = type(effect)
-                    if kind is Talk:
-                        connection = effect.connection
-                        answer = await connection.wire.talk(effect.conversation, effect.value, connection.deadline)
-                    elif kind is Give:
-                        yield effect[0]
-                    elif kind is Pull:
-                        try:
-                            answer = (
-                                await anext(source, END) if isinstance(source, AsyncIterator) else next(source, END)
-                            )
-                        except Exception as error:
-                            answer, failed = END, error
-                    elif kind is Lease:
-                        answer = held = await pool.lease(*effect)
-                        held.deadline = effect.deadline
-                    elif kind is Release:
-                        held = None
-                        await pool.release(effect.connection)
-                except SMTPError as error:
-                    effect = dispatch.throw(error)
-                else:
-                    effect = dispatch.send(answer)
-        except StopIteration:
-            pass
-        finally:
-            dispatch.close()
-            if held is not None:
-                held.session.broken = True
-                await pool.release(held)
-        if failed is not None:
-            raise failed
+        return pool

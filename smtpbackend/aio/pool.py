@@ -7,9 +7,13 @@ import contextlib
 import socket
 import ssl
 from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from typing import Any
 
 from smtpbackend.aio.wire import Wire
-from smtpbackend.delivery.pooling import Connection, Limits, Shelf, new_session
+from smtpbackend.delivery.configuration import Limits
+from smtpbackend.delivery.dispatch import END, Give, Lease, Pull, Release, Talk
+from smtpbackend.delivery.pooling import Connection, Shelf, new_session
 from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.tls import client_context
 from smtpbackend.delivery.transcript import transcript
@@ -35,6 +39,49 @@ class Pool:
         if server not in self._contexts:
             self._contexts[server] = client_context(server)
         return self._contexts[server]
+
+    async def perform(self, dispatch: Generator[Any, Any, None], source: Any) -> AsyncGenerator[Any, None]:
+        """Perform what a dispatch decides; yields what it gives."""
+        held = None
+        failed: Exception | None = None
+        answer: Any = None
+        try:
+            effect = next(dispatch)
+            while True:
+                try:
+                    answer = None
+                    kind = type(effect)
+                    if kind is Talk:
+                        connection = effect.connection
+                        answer = await connection.wire.talk(effect.conversation, effect.value, connection.deadline)
+                    elif kind is Give:
+                        yield effect[0]
+                    elif kind is Pull:
+                        try:
+                            answer = (
+                                await anext(source, END) if isinstance(source, AsyncIterator) else next(source, END)
+                            )
+                        except Exception as error:
+                            answer, failed = END, error
+                    elif kind is Lease:
+                        answer = held = await self.lease(*effect)
+                        held.deadline = effect.deadline
+                    elif kind is Release:
+                        held = None
+                        await self.release(effect.connection)
+                except SMTPError as error:
+                    effect = dispatch.throw(error)
+                else:
+                    effect = dispatch.send(answer)
+        except StopIteration:
+            pass
+        finally:
+            dispatch.close()
+            if held is not None:
+                held.session.broken = True
+                await self.release(held)
+        if failed is not None:
+            raise failed
 
     async def lease(self, server: Server, fresh: bool, deadline: float | None) -> Connection[Wire]:
         """An idle connection that is alive, unless ``fresh``; else a new one, on which nothing has been said.

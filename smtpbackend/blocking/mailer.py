@@ -5,18 +5,19 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from smtpbackend.blocking.pool import Pool
 from smtpbackend.delivery.configuration import configure
-from smtpbackend.delivery.dispatch import END, Dispatch, Give, Lease, Pull, Release, Talk
-from smtpbackend.delivery.route import Route
-from smtpbackend.delivery.stamp import stamp
-from smtpbackend.envelope import Envelope
 from smtpbackend.errors import DeliveryError, SMTPError
-from smtpbackend.events import Listener, telling
-from smtpbackend.outcome import Receipt, Reply
-from smtpbackend.protocol.session import Session
+
+# What sends is loaded with the first Mailer: a program that only imports it does not pay for it (DESIGN 5.6).
+if TYPE_CHECKING:
+    from smtpbackend.delivery.dispatch import Dispatch
+    from smtpbackend.delivery.route import Route
+    from smtpbackend.envelope import Envelope
+    from smtpbackend.events import Listener
+    from smtpbackend.outcome import Receipt, Reply
+    from smtpbackend.protocol.session import Session
 
 __all__ = ["Mailer"]
 
@@ -34,6 +35,9 @@ class Mailer:
     """
 
     def __init__(self, *servers: Any, listeners: Sequence[Listener] = (), **settings: Any) -> None:
+        from smtpbackend.blocking.pool import Pool
+        from smtpbackend.delivery.route import Route
+
         if servers:
             settings["servers"] = list(servers)
         self.configuration = configure(settings)
@@ -78,7 +82,7 @@ class Mailer:
         Items are as for `send`, or pairs of content and envelope. An exception of the iterable itself is raised after
         the receipts of what was taken from it.
         """
-        return self._effects(self._dispatch(listeners).run(), iter(messages))
+        return self._pool.perform(self._dispatch(listeners).run(), iter(messages))
 
     def verify(self, address: str) -> Reply:
         """Ask the first server that answers about a mailbox (VRFY): 250, 251, 252 or 550 (RFC 5321 3.5)."""
@@ -94,14 +98,16 @@ class Mailer:
 
     def connect(self) -> bool:
         """Have a connection ready, logged in; True when it had to be opened. Raises `DeliveryError`."""
-        return bool(self._perform(self._dispatch(()).ask(Session.is_new), iter(())))
+        return bool(self._perform(self._dispatch(()).ask(lambda session: session.is_new()), iter(())))
 
     def check(self) -> list[tuple[str, SMTPError | None]]:
         """Connect and log in to each server; its name, and the error or None."""
+        from smtpbackend.delivery.route import Route
+
         found: list[tuple[str, SMTPError | None]] = []
         for server in self.configuration.servers:
             try:
-                self._perform(self._dispatch((), Route([server])).ask(Session.noop), iter(()))
+                self._perform(self._dispatch((), Route([server])).ask(lambda session: session.noop()), iter(()))
             except DeliveryError as error:
                 found.append((server.name, error))
             else:
@@ -117,6 +123,9 @@ class Mailer:
         return reply
 
     def _dispatch(self, listeners: Sequence[Listener], route: Route | None = None) -> Dispatch:
+        from smtpbackend.delivery.dispatch import Dispatch
+        from smtpbackend.delivery.stamp import stamp
+        from smtpbackend.events import telling
         from smtpbackend.signals import SignalListener
 
         return Dispatch(
@@ -130,47 +139,5 @@ class Mailer:
 
     def _perform(self, dispatch: Generator[Any, Any, None], source: Iterator[Any]) -> Any:
         """The one thing that a dispatch gives."""
-        (given,) = self._effects(dispatch, source)
+        (given,) = self._pool.perform(dispatch, source)
         return given
-
-    def _effects(self, dispatch: Generator[Any, Any, None], source: Iterator[Any]) -> Iterator[Any]:
-        """Perform a dispatch; yields what it gives."""
-        pool = self._pool
-        held = None
-        failed: Exception | None = None
-        answer: Any = None
-        try:
-            effect = next(dispatch)
-            while True:
-                try:
-                    answer = None
-                    kind = type(effect)
-                    if kind is Talk:
-                        connection = effect.connection
-                        answer = connection.wire.talk(effect.conversation, effect.value, connection.deadline)
-                    elif kind is Give:
-                        yield effect[0]
-                    elif kind is Pull:
-                        try:
-                            answer = next(source, END)
-                        except Exception as error:
-                            answer, failed = END, error
-                    elif kind is Lease:
-                        answer = held = pool.lease(*effect)
-                        held.deadline = effect.deadline
-                    elif kind is Release:
-                        held = None
-                        pool.release(effect.connection)
-                except SMTPError as error:
-                    effect = dispatch.throw(error)
-                else:
-                    effect = dispatch.send(answer)
-        except StopIteration:
-            pass
-        finally:
-            dispatch.close()
-            if held is not None:
-                held.session.broken = True
-                pool.release(held)
-        if failed is not None:
-            raise failed

@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from smtpbackend.delivery.pooling import Limits
 from smtpbackend.delivery.server import Server, resolve
 from smtpbackend.delivery.settings import MAILER_KEYS, SERVER_KEYS, check_keys, read
 from smtpbackend.errors import InvalidSetting
 
-__all__ = ["Configuration", "configure"]
+__all__ = ["Configuration", "Limits", "configure"]
+
+
+class Limits(NamedTuple):
+    """``max_connections`` to one server, ``max_idle`` seconds, ``max_messages`` over one connection."""
+
+    max_connections: int = 4
+    max_idle: float = 60.0
+    max_messages: int = 100
 
 
 class Configuration(NamedTuple):

@@ -342,7 +342,7 @@ class Dispatch:
         assert mail.content is not None
         offered = connection.session.capabilities
         name = connection.server.name
-        trouble = objection(mail.envelope, mail.content, offered, name)
+        trouble = objection(mail.envelope, mail.content, offered, name, connection.session.secure)
         content = mail.content
         if trouble is not None:
             try:
@@ -350,7 +350,7 @@ class Dispatch:
             except SMTPError:
                 pass
             else:
-                trouble = objection(mail.envelope, content, offered, name)
+                trouble = objection(mail.envelope, content, offered, name, connection.session.secure)
         if trouble is not None:
             mail.error = trouble
             mail.objections += 1

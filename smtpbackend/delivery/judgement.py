@@ -45,7 +45,8 @@ def judge(transaction: Transaction, policy: str, server: str) -> Judgement:
                 wait((recipient, t.mail, refused))
         return judgement._replace(error=refused, renew=is_full(t.mail))
 
-    if policy == "all" and t.error is None and not t.everybody_accepted:
+    for_good = any(reply is not None and reply.is_permanent for reply in t.rcpt)
+    if policy == "all" and not t.everybody_accepted and (t.error is None or for_good):
         return _judge_all(t, judgement, server)
 
     # The last word on those whom the server accepted: the reply to the content, or how the conversation ended.

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
+from smtpbackend.delivery.configuration import Limits
 from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.tls import is_local
 from smtpbackend.protocol.session import Session
 
-__all__ = ["Connection", "Limits", "Shelf"]
+__all__ = ["Connection", "Shelf"]
 
 W = TypeVar("W")
-
-
-class Limits(NamedTuple):
-    """``max_connections`` to one server, ``max_idle`` seconds, ``max_messages`` over one connection."""
-
-    max_connections: int = 4
-    max_idle: float = 60.0
-    max_messages: int = 100
 
 
 class Connection(Generic[W]):

@@ -10,7 +10,7 @@ from smtpbackend.delivery.settings import SERVER_KEYS, check_keys, read
 from smtpbackend.errors import ConnectFailed, InvalidSetting
 from smtpbackend.protocol.command import check_client_name
 from smtpbackend.protocol.sasl import Login
-from smtpbackend.protocol.session import Timeouts
+from smtpbackend.protocol.timeouts import Timeouts
 
 __all__ = ["Server", "from_url"]
 
@@ -52,6 +52,10 @@ class Server:
             check_client_name(self.client_name)
         if self.username and self.password is None:
             raise InvalidSetting(f"username is set for {host}, password is not", field="password")
+        for name in ("username", "password"):
+            # NUL separates the parts of PLAIN (RFC 4616 2); the value itself never stands in an error
+            if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in getattr(self, name) or ""):
+                raise InvalidSetting(f"{name} for {host} has a NUL or a lone surrogate", field=name)
         if self.client_key and not self.client_cert:
             raise InvalidSetting(f"client_key is set for {host}, client_cert is not", field="client_cert")
         if self.tls is None:

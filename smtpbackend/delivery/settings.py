@@ -5,12 +5,11 @@ A key belongs to a server, or to the whole mailer; a server's key given at the t
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from smtpbackend.errors import InvalidSetting
-from smtpbackend.protocol.session import Timeouts
+from smtpbackend.protocol.timeouts import Timeouts
 
 __all__ = ["MAILER_KEYS", "SERVER_KEYS", "SETTINGS", "Setting", "check_keys", "read"]
 
@@ -133,9 +132,9 @@ SETTINGS: tuple[Setting, ...] = (
         "server",
         _tls_decision,
         None,
-        "Under `opportunistic`, what follows when TLS cannot be had: `secure` (give this server up), `insecure` (go on "
-        "in clear), or a callable `(server, reply_or_error)` that returns one. Default `insecure` without credentials or "
-        "on loopback, else `secure`.",
+        "Under `opportunistic`, what follows when TLS cannot be had: `secure` (give this server up), `insecure` (go "
+        "on in clear), or a callable `(server, reply_or_error)` that returns one. Default `insecure` without "
+        "credentials or on loopback, else `secure`.",
     ),
     Setting("ca_file", "server", _text, None, "PEM file of certificate authorities, trusted beside the system's."),
     Setting("client_cert", "server", _text, None, "PEM file with the client's certificate chain."),
@@ -206,6 +205,8 @@ def check_keys(given: Iterable[str], known: Collection[str], what: str = "settin
     """Raise `InvalidSetting` for the first key that is not known, with the nearest one that is."""
     for key in given:
         if key not in known:
+            import difflib
+
             near = difflib.get_close_matches(str(key).lower(), known, 1, 0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
             raise InvalidSetting(f"unknown {what} {key!r}; {hint}", field=str(key))

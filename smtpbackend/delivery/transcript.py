@@ -5,18 +5,17 @@ Secrets never come here: a session shows them as ``***``, and content as its num
 
 from __future__ import annotations
 
-import logging
-
 from smtpbackend.delivery.server import Server
-from smtpbackend.protocol.session import Transcript
+from smtpbackend.protocol.dialogue import Transcript
 
 __all__ = ["transcript"]
-
-logger = logging.getLogger("smtpbackend.wire")
 
 
 def transcript(server: Server) -> Transcript | None:
     """What a session tells its dialogue, or None when nobody listens."""
+    import logging
+
+    logger = logging.getLogger("smtpbackend.wire")
     if not logger.isEnabledFor(logging.DEBUG):
         return None
 

@@ -28,7 +28,8 @@ RSET = b"RSET\r\n"
 STARTTLS = b"STARTTLS\r\n"
 
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # surrogates stand for no octets
-_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?|\[[A-Za-z0-9.:-]+\]")  # RFC 5321 4.1.2, and "_" as seen
+# RFC 5321 4.1.2, and "_" as seen
+_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?|\[[A-Za-z0-9.:-]+\]")
 _KEYWORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")  # esmtp-keyword, RFC 5321 4.1.2
 _VALUE = re.compile(r"[\x21-\x3c\x3e-\x7e]+")  # esmtp-value
 
@@ -97,6 +98,8 @@ def auth_response(response: str) -> bytes:
 
 def vrfy(argument: str, utf8: bool = False) -> bytes:
     """RFC 5321 4.1.1.6."""
+    if not argument.strip():
+        raise InvalidInput("VRFY needs an address or a name", field="address")
     return _line(f"VRFY {argument}" + (" SMTPUTF8" if utf8 else ""), "address", utf8=utf8)
 
 
@@ -107,7 +110,7 @@ def expn(argument: str) -> bytes:
 
 def help_(argument: str = "") -> bytes:
     """RFC 5321 4.1.1.8."""
-    return _line(f"HELP {argument}".rstrip(), "argument")
+    return _line(f"HELP {argument}" if argument else "HELP", "argument")
 
 
 def stuffed(chunks: Iterable[bytes]) -> Iterator[bytes]:

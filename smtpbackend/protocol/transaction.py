@@ -5,6 +5,8 @@ The session writes the answers down here; what follows from them is decided in `
 
 from __future__ import annotations
 
+from datetime import UTC
+
 from smtpbackend.envelope import Envelope, Recipient
 from smtpbackend.errors import NotSupported, SMTPError
 from smtpbackend.mime import Content
@@ -64,6 +66,12 @@ class Transaction:
                 values["RET"] = envelope.dsn_return
             if envelope.envid:
                 values["ENVID"] = xtext(envelope.envid)
+        if envelope.require_tls:  # RFC 8689 3
+            values["REQUIRETLS"] = None
+        if envelope.hold_for is not None:  # RFC 4865 4
+            values["HOLDFOR"] = str(envelope.hold_for)
+        if envelope.hold_until is not None:
+            values["HOLDUNTIL"] = f"{envelope.hold_until.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
         for keyword, value in envelope.extra.items():
             if keyword.upper() in offered:
                 values[keyword] = value
@@ -76,8 +84,7 @@ class Transaction:
             if recipient.notify:
                 values["NOTIFY"] = ",".join(recipient.notify)
             if recipient.orcpt:
-                kind, _, address = recipient.orcpt.partition(";")
-                values["ORCPT"] = f"{kind};{xtext(address)}"
+                values["ORCPT"] = f"rfc822;{xtext(recipient.orcpt)}"
         return values
 
 
@@ -86,24 +93,37 @@ def xtext(text: str) -> str:
     return "".join(c if "!" <= c <= "~" and c not in "+=" else f"+{ord(c):02X}" for c in text)
 
 
-def objection(envelope: Envelope, content: Content, offered: Capabilities, server: str) -> NotSupported | None:
-    """Why this server, as it presented itself, cannot be given this message; None when it can."""
+def objection(
+    envelope: Envelope, content: Content, offered: Capabilities, server: str, secure: bool = True
+) -> NotSupported | None:
+    """Why this server, as it presented itself, cannot be given this message; None when it can.
+
+    ``secure``: whether the channel is verified TLS, without which REQUIRETLS means nothing (RFC 8689 4.1).
+    """
+    if envelope.require_tls and not (secure and "REQUIRETLS" in offered):
+        why = "offers no REQUIRETLS" if secure else "is not connected by TLS"
+        return NotSupported(f"the envelope says require_tls, and {server} {why}", server=server)
+    if (envelope.hold_for is not None or envelope.hold_until is not None) and "FUTURERELEASE" not in offered:
+        return NotSupported(
+            f"the envelope asks to hold the message, and {server} offers no FUTURERELEASE: it would be sent at once",
+            server=server,
+        )
     if (envelope.needs_smtputf8 or content.needs_smtputf8) and "SMTPUTF8" not in offered:
         return NotSupported(
-            f"an address of the message has a local part outside ASCII, and {server} offers no SMTPUTF8; "
-            "use another server, or an ASCII address",
+            f"an address of the message or its envelope has a local part outside ASCII, and {server} "
+            "offers no SMTPUTF8; use another server, or an ASCII address",
             server=server,
         )
     if content.is_8bit and "8BITMIME" not in offered:
         return NotSupported(
-            f"the content has 8-bit octets, and {server} offers no 8BITMIME; give a Message, which is rendered as 7-bit, "
-            "or encode the content as base64 or quoted-printable",
+            f"the content has 8-bit octets, and {server} offers no 8BITMIME; "
+            "give a Message, which is rendered as 7-bit, or encode the content as base64 or quoted-printable",
             server=server,
         )
     if content.longest_line > LONGEST_LINE:
         return NotSupported(
-            f"the content has a line of {content.longest_line} octets; {server} may take {LONGEST_LINE} (RFC 5322 2.1.1): "
-            "encode the content as base64 or quoted-printable",
+            f"the content has a line of {content.longest_line} octets; "
+            f"{server} may take {LONGEST_LINE} (RFC 5322 2.1.1): encode the content as base64 or quoted-printable",
             server=server,
         )
     limit = offered.size_limit

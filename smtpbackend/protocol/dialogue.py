@@ -1,0 +1,137 @@
+"""The lowest layer of a conversation: commands go out, replies come in, and nothing is taken for what it is not.
+
+Any exception that leaves here leaves the dialogue ``broken``: its connection must be closed and never be used again
+(DESIGN 4.5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from smtpbackend.errors import ConnectionLost, DeliveryError, ProtocolViolation, SMTPError, TimedOut
+from smtpbackend.outcome import Reply
+from smtpbackend.protocol.effects import Conversation, Read, Write
+from smtpbackend.protocol.reply import ReplyReader
+from smtpbackend.protocol.timeouts import Timeouts
+from smtpbackend.protocol.transaction import Transaction
+
+__all__ = ["Dialogue", "Transcript"]
+
+Transcript = Callable[[str, str], object]
+"""Takes ">" or "<" and a line that is safe to log."""
+
+
+class Dialogue:
+    """What is composed and not yet sent, read and not yet understood; ``server`` names the peer in errors."""
+
+    def __init__(self, server: str, timeouts: Timeouts, transcript: Transcript | None) -> None:
+        self.server = server
+        self.timeouts = timeouts
+        self.phase = "connect"
+        self.broken = False
+        self._transcript = transcript
+        self._hidden: set[str] = set()  # secrets on their way: a server may echo them
+        self._replies = ReplyReader()
+        self._unsent = bytearray()
+        self._ending: list[Transaction] = []  # their last octets are in _unsent
+        self._resumed = False
+        self._unwritable: OSError | None = None
+
+    def resume(self) -> None:
+        """Say that the connection comes from the pool: the first reply has `Timeouts.reused` (DESIGN 4.5)."""
+        self._resumed = True
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing that was read waits to be understood: on an idle connection it could only be bad news."""
+        return self._replies.is_empty
+
+    def _put(self, *lines: bytes) -> None:
+        for line in lines:
+            self._unsent += line
+            if self._transcript:
+                self._transcript(">", line[:-2].decode("utf-8"))
+
+    def _flush(self) -> Conversation[None]:
+        """Send what is composed, in one write: a write ends at a command's end, and a flight is one write (Nagle)."""
+        if not self._unsent:
+            return
+        # What is composed comes after every reply to what was sent before it.
+        self._check_quiet()
+        if self._unwritable is not None:
+            raise self._failed(ConnectionLost, f"{self.server} could not be written to: {self._unwritable}")
+        data, self._unsent = self._unsent, bytearray()
+        for transaction in self._ending:
+            transaction.handed_over = True
+        self._ending.clear()
+        try:
+            yield Write(data, self.timeouts.content)
+        except OSError as error:
+            # Not the end yet: a server that hangs up has often said why (DESIGN 4.3).
+            self._unwritable = error
+            self.broken = True
+
+    def _patience(self, timeout: float) -> float:
+        return min(timeout, self.timeouts.reused) if self._resumed or self._unwritable is not None else timeout
+
+    def _ask(self, line: bytes, shown: str | None = None) -> Conversation[Reply]:
+        """One command, one reply."""
+        self._check_quiet()
+        if self._transcript:
+            self._transcript(">", shown or line[:-2].decode("utf-8"))
+        try:
+            yield Write(line, self.timeouts.reply)
+        except OSError as error:
+            self._unwritable = error
+            self.broken = True
+        reply = yield from self._reply(self._patience(self.timeouts.reply))
+        if reply.code == 421:
+            self.broken = True
+        return reply
+
+    def _check_quiet(self) -> None:
+        """DESIGN 4.5: what came before it was asked for would be taken for the answer to the next command."""
+        if not self._replies.is_empty:
+            raise self._failed(ProtocolViolation, f"{self.server} spoke when it was not asked ({self.phase})")
+
+    def _reply(self, timeout: float) -> Conversation[Reply]:
+        """The next reply, whatever it is. ``timeout`` (seconds) is for all of it."""
+        read: Read | None = None
+        try:
+            while (reply := self._replies.next()) is None:
+                read = read or Read(timeout)
+                data = yield read
+                if not data:
+                    raise self._failed(ConnectionLost, f"{self.server} closed the connection ({self.phase})")
+                self._replies.feed(data)
+        except TimeoutError as error:
+            if isinstance(error, SMTPError):
+                self.broken = True
+                raise
+            raise self._failed(
+                TimedOut, f"{self.server} did not answer within {timeout:g} s ({self.phase}); see timeout and deadline"
+            ) from error
+        except ProtocolViolation as error:
+            raise self._failed(ProtocolViolation, f"{self.server}: {error}") from error
+        except OSError as error:
+            if isinstance(error, SMTPError):
+                self.broken = True
+                raise
+            raise self._failed(
+                ConnectionLost, f"the connection to {self.server} was lost ({self.phase}): {error}"
+            ) from error
+        self._resumed = False
+        if self._hidden and reply.code != 334:  # a challenge is no echo
+            reply = Reply(reply.code, reply.enhanced, tuple(self._without_secrets(line) for line in reply.lines))
+        if self._transcript:
+            self._transcript("<", str(reply))
+        return reply
+
+    def _without_secrets(self, line: str) -> str:
+        for secret in filter(None, self._hidden):
+            line = line.replace(secret, "***")
+        return line
+
+    def _failed(self, kind: type[DeliveryError], message: str, reply: Reply | None = None) -> DeliveryError:
+        self.broken = True
+        return kind(message, server=self.server, reply=reply)

@@ -1,0 +1,121 @@
+"""Plays a conversation against a script of bytes. There is no socket, no clock and no thread."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from smtpbackend.envelope import Envelope, Recipient
+from smtpbackend.mime import Content, given
+from smtpbackend.protocol.effects import LATER, Conversation, Next, Read, Settled, StartTLS, Write
+from smtpbackend.protocol.session import Session
+from smtpbackend.protocol.transaction import Transaction
+
+T = TypeVar("T")
+
+Answer = bytes | OSError
+"""What a Read is answered with: octets, b"" for the end of the stream, or the error it ends in."""
+
+CONTENT = b"Subject: hello\r\n\r\nGood day\r\n"
+
+
+class Script:
+    """A wire made of lists.
+
+    Each Read takes the next of ``answers``. ``fails`` maps the number of a Write (from 0) to the error it ends in.
+    ``tls`` is the error that StartTLS ends in. ``transactions`` answers Next, and may have `LATER` in it.
+    """
+
+    def __init__(
+        self,
+        *answers: Answer,
+        tls: OSError | None = None,
+        fails: Mapping[int, OSError] | None = None,
+        transactions: Iterable[Any] = (),
+    ) -> None:
+        self.answers = deque(answers)
+        self.sent: list[bytes] = []
+        """Each Write."""
+        self.order = ""
+        """What was asked for: W(rite), R(ead), S(tartTLS)."""
+        self.reads: list[Read] = []
+        self.asked: list[bool] = []
+        """``unsent`` of each Next."""
+        self.settled: list[Transaction] = []
+        self._tls = tls
+        self._fails = dict(fails or {})
+        self._transactions = deque(transactions)
+
+    def run(self, conversation: Conversation[T]) -> T:
+        """What the conversation returns; what it raises is raised."""
+        answer: Any = None
+        error: OSError | None = None
+        while True:
+            try:
+                effect = conversation.throw(error) if error is not None else conversation.send(answer)
+            except StopIteration as end:
+                value: T = end.value
+                return value
+            answer = error = None
+            if isinstance(effect, Write):
+                self.order += "W"
+                self.sent.append(bytes(effect.data))
+                error = self._fails.get(len(self.sent) - 1)
+            elif isinstance(effect, Read):
+                self.order += "R"
+                self.reads.append(effect)
+                assert self.answers, f"nothing is scripted for this Read; sent so far: {self.sent}"
+                scripted = self.answers.popleft()
+                answer, error = (scripted, None) if isinstance(scripted, bytes) else (None, scripted)
+            elif isinstance(effect, StartTLS):
+                self.order += "S"
+                error = self._tls
+            elif isinstance(effect, Next):
+                self.asked.append(effect.unsent)
+                answer = self._transactions.popleft() if self._transactions else None
+            elif isinstance(effect, Settled):
+                self.settled.append(effect.transaction)
+            else:
+                raise AssertionError(f"{effect!r} is no effect")
+
+
+def ehlo_reply(*extensions: str) -> bytes:
+    """An EHLO reply in one piece."""
+    lines = ("mx.example.com", *extensions)
+    return b"".join(f"250{' ' if line is lines[-1] else '-'}{line}\r\n".encode() for line in lines)
+
+
+def opened(*extensions: str, **options: Any) -> Session:
+    """A session behind its EHLO, with a server that offers ``extensions``."""
+    session = Session("mx.example.com:25", "client.example.org", **options)
+    Script(b"220 welcome\r\n", ehlo_reply(*extensions)).run(session.open("none"))
+    return session
+
+
+def transaction(
+    *recipients: str | Recipient,
+    sender: str = "ann@example.org",
+    content: bytes | Content = CONTENT,
+    **parameters: Any,
+) -> Transaction:
+    """A transaction; without ``recipients`` it is for bob@example.com."""
+    envelope = Envelope(sender, recipients or ["bob@example.com"], **parameters)
+    return Transaction(envelope, envelope.recipients, given(content) if isinstance(content, bytes) else content)
+
+
+def deliver(
+    session: Session,
+    transactions: Iterable[Any],
+    *answers: Answer,
+    policy: str = "any",
+    window: int = 1,
+    fails: Mapping[int, OSError] | None = None,
+) -> Script:
+    """Play `Session.deliver`."""
+    script = Script(*answers, transactions=transactions, fails=fails)
+    script.run(session.deliver(policy, window))
+    return script
+
+
+__all__ = ["CONTENT", "LATER", "Answer", "Script", "deliver", "ehlo_reply", "opened", "transaction"]

@@ -1,0 +1,297 @@
+"""The floors of the house (DESIGN 2), read off the syntax trees; nothing here is imported."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CORE = ROOT / "smtpbackend"
+
+WORDS = {"errors", "address", "message", "mime", "content", "header", "flatten", "envelope", "outcome", "events"}
+ABOVE = {"outbox", "testing", "diagnose", "__main__"}
+FLOORS = ["words", "protocol", "delivery", "signals", "twins", "above", "frameworks"]
+FORBIDDEN = {"socket", "ssl", "asyncio", "threading", "time", "select", "selectors", "_socket", "_ssl", "_thread"}
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the three packages by its dotted name."""
+    found = {}
+    for package in ("smtpbackend", "smtpbackend_django", "smtpbackend_flask"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = list(path.relative_to(ROOT).with_suffix("").parts)
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def floor(module: str) -> str:
+    """The floor a module is on; the package itself, which loads the public names, is on none."""
+    package, _, rest = module.partition(".")
+    if package != "smtpbackend":
+        return "frameworks"
+    room = rest.partition(".")[0]
+    if not room:
+        return "names"
+    if room in WORDS:
+        return "words"
+    if room in ("protocol", "delivery", "signals"):
+        return room
+    if room in ("blocking", "aio"):
+        return "twins"
+    if room in ABOVE:
+        return "above"
+    raise AssertionError(f"{module} is on no floor of DESIGN 2")
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def imports(module: str, *, type_checking: bool = True, inside_functions: bool = True) -> Iterator[tuple[str, int]]:
+    """The modules that ``module`` imports, anywhere in it, with the line."""
+    path = MODULES[module]
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    waiting: list[ast.AST] = [tree_of(path)]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            yield from ((name.name, node.lineno) for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, *filter(None, [base])])
+            for name in node.names:
+                whole = f"{base}.{name.name}"
+                yield whole if whole in MODULES else base, node.lineno
+        elif is_type_checking(node) and not type_checking:
+            assert isinstance(node, ast.If)
+            waiting += node.orelse
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not inside_functions:
+            continue
+        else:
+            waiting += ast.iter_child_nodes(node)
+
+
+def ours(name: str) -> bool:
+    return name.partition(".")[0] in ("smtpbackend", "smtpbackend_django", "smtpbackend_flask")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_floor_imports_only_the_floors_above_it(module: str) -> None:
+    """Imports for the types alone count too, but in ``errors``, which speaks of what became of a message."""
+    here = floor(module)
+    if here == "names":
+        return
+    for name, line in imports(module, type_checking=module != "smtpbackend.errors"):
+        if not ours(name):
+            continue
+        there = floor(name)
+        where = f"{module}:{line} imports {name}"
+        if there == "names":
+            # Who stands in the house knows the rooms.
+            assert here == "frameworks", f"{where}: name the module itself"
+            continue
+        assert FLOORS.index(there) <= FLOORS.index(here), f"{where}, which stands on it"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_rooms_beside_each_other_do_not_know_each_other(module: str) -> None:
+    """Neither twin imports the other, neither framework the other."""
+    for one, other in (
+        ("smtpbackend.blocking", "smtpbackend.aio"),
+        ("smtpbackend.aio", "smtpbackend.blocking"),
+        ("smtpbackend_django", "smtpbackend_flask"),
+        ("smtpbackend_flask", "smtpbackend_django"),
+    ):
+        if module == one or module.startswith(f"{one}."):
+            for name, line in imports(module):
+                assert name != other, f"{module}:{line}"
+                assert not name.startswith(f"{other}."), f"{module}:{line}"
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if floor(name) in ("words", "protocol", "delivery")])
+def test_time_and_the_network_come_from_outside(module: str) -> None:
+    """Words, conversations and decisions are functions of their arguments; tls.py alone builds contexts."""
+    allowed = {"ssl"} if module == "smtpbackend.delivery.tls" else set()
+    for name, line in imports(module):
+        assert name.partition(".")[0] not in FORBIDDEN - allowed, f"{module}:{line} imports {name}"
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if floor(name) == "words"])
+def test_the_words_need_the_standard_library_and_idna_only(module: str) -> None:
+    import sys
+
+    for name, line in imports(module):
+        top = name.partition(".")[0]
+        assert top in sys.stdlib_module_names or top in ("idna", "smtpbackend"), f"{module}:{line} imports {name}"
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if floor(name) not in ("frameworks",)])
+def test_the_core_knows_no_framework(module: str) -> None:
+    for name, line in imports(module):
+        assert name.partition(".")[0] not in ("django", "flask", "flask_mail"), f"{module}:{line} imports {name}"
+
+
+def test_the_package_itself_imports_nothing_of_ours_when_it_is_loaded() -> None:
+    loaded = imports("smtpbackend", type_checking=False, inside_functions=False)
+    assert [name for name, _ in loaded if ours(name)] == []
+
+
+def test_the_words_have_no_circle() -> None:
+    """Each module of a floor can be loaded first."""
+    needed = {
+        module: {
+            name
+            for name, _ in imports(module, type_checking=False, inside_functions=False)
+            if ours(name) and name != module
+        }
+        for module in MODULES
+        if floor(module) in ("words", "protocol", "delivery", "twins", "above")
+    }
+    done: set[str] = {"smtpbackend"}
+    while len(done) - 1 < len(needed):
+        free = {module for module, others in needed.items() if module not in done and others <= done}
+        assert free, f"a circle of imports among {sorted(needed.keys() - done)}"
+        done |= free
+
+
+# Conversations ---------------------------------------------------------------------------------------------------
+
+CONVERSATIONS = [*sorted((CORE / "protocol").glob("*.py")), CORE / "delivery" / "dispatch.py"]
+GENERATORS = {"Conversation", "Generator", "Iterator", "Exchange", "Effects"}
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def own_nodes(function: Function) -> Iterator[ast.AST]:
+    """The nodes of a function without those of the functions inside it."""
+    waiting: list[ast.AST] = list(function.body)
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            waiting += ast.iter_child_nodes(node)
+
+
+def generators(trees: list[ast.Module]) -> set[str]:
+    """The names of the functions and methods that are generators, or say that they return one."""
+    found = set()
+    for tree in trees:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                returns = node.returns.value if isinstance(node.returns, ast.Subscript) else node.returns
+                if (isinstance(returns, ast.Name) and returns.id in GENERATORS) or any(
+                    isinstance(inner, ast.Yield | ast.YieldFrom) for inner in own_nodes(node)
+                ):
+                    found.add(node.name)
+    return found - {"__iter__"}
+
+
+def dropped(tree: ast.Module, names: set[str]) -> Iterator[tuple[str, int]]:
+    """Calls of a generator whose result goes nowhere: it would never run, and nothing would say so."""
+    parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        function = node.func
+        name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+        if name not in names:
+            continue
+        if name == "next" or (isinstance(function, ast.Attribute) and isinstance(function.value, ast.Constant)):
+            continue
+        parent = parents[node]
+        if isinstance(parent, ast.IfExp | ast.NamedExpr):
+            parent = parents[parent]
+        taken = ast.YieldFrom | ast.Assign | ast.AnnAssign | ast.Return | ast.Call | ast.keyword | ast.For
+        if not isinstance(parent, taken | ast.comprehension | ast.Starred | ast.Lambda):
+            yield name, node.lineno
+
+
+def test_no_conversation_is_called_and_dropped() -> None:
+    trees = {path: tree_of(path) for path in CONVERSATIONS}
+    names = generators(list(trees.values()))
+    assert {"_ask", "_reply", "_secure", "hello", "deliver", "open", "run", "_converse"} <= names
+    found = [f"{path.name}:{line} {name}" for path, tree in trees.items() for name, line in dropped(tree, names)]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("line", "drops"),
+    [
+        ("self._ask(b'')", True),
+        ("reply = self._ask(b'').code", True),
+        ("if self._ask(b''): pass", True),
+        ("self._ask(b'') or 1", True),
+        ("x = yield self._ask(b'')", True),
+        ("yield from self._ask(b'')", False),
+        ("reply = yield from self._ask(b'')", False),
+        ("reply = (yield from self._ask(b'')).code", False),
+        ("steps = self._ask(b'')", False),
+        ("return self._ask(b'')", False),
+        ("next(self._ask(b''))", False),
+        ("yield Talk(connection, self._ask(b''), None)", False),
+        ("for step in self._ask(b''): pass", False),
+    ],
+)
+def test_the_check_for_dropped_conversations_sees_them(line: str, drops: bool) -> None:
+    tree = ast.parse(f"def _ask(self, line):\n    yield line\ndef other(self):\n    {line}\n    yield\n")
+    assert bool(list(dropped(tree, generators([tree])))) is drops
+
+
+# The write gate --------------------------------------------------------------------------------------------------
+
+TALKING = [
+    path
+    for room in ("protocol", "delivery", "blocking", "aio")
+    for path in sorted((CORE / room).glob("*.py"))
+    if path != CORE / "protocol" / "command.py"
+]
+
+
+def docstrings(tree: ast.Module) -> set[ast.AST]:
+    return {
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    }
+
+
+def given_here(argument: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of an argument, but for what is handed to the gate."""
+    if isinstance(argument, ast.Call) and ast.unparse(argument.func).startswith("command."):
+        return
+    yield argument
+    for child in ast.iter_child_nodes(argument):
+        yield from given_here(child)
+
+
+@pytest.mark.parametrize("path", TALKING, ids=[str(path.relative_to(CORE)) for path in TALKING])
+def test_command_lines_are_built_in_the_gate_alone(path: Path) -> None:
+    """Outside protocol/command.py nobody ends a line, and nothing that is written is made on the spot (DESIGN 4.8)."""
+    tree = tree_of(path)
+    told = docstrings(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and node not in told:
+            ends = "\r\n" if isinstance(node.value, str) else b"\r\n"
+            if isinstance(node.value, str | bytes):
+                assert ends not in node.value, f"{path.name}:{node.lineno} ends a line"  # type: ignore[operator]
+        if isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name not in ("Write", "_put", "_ask"):
+                continue
+            for argument in node.args[:1] if name != "_put" else node.args:
+                for inner in given_here(argument):
+                    made = isinstance(inner, ast.Constant | ast.JoinedStr | ast.BinOp) or (
+                        isinstance(inner, ast.Attribute) and inner.attr in ("encode", "format", "join")
+                    )
+                    assert not made, f"{path.name}:{node.lineno} writes what it made itself"
