@@ -1,0 +1,59 @@
+"""Mail for Flask apps, in the place of Flask-Mail: ``from smtpbackend_flask import Mail, Message``.
+
+    mail = Mail()
+    mail.init_app(app)                  # SMTPBACKEND_* in app.config, else Flask-Mail's MAIL_*
+    receipt = mail.send(Message("Reset", recipients=["ann@example.org"], body="..."))
+    receipt.accepted, receipt.rejected  # what became of each recipient
+
+Every name of the module ``flask_mail`` is here; what is about mail stands in ``smtpbackend``.
+"""
+
+from __future__ import annotations
+
+from smtpbackend_flask.extension import Connection, Mail, State
+from smtpbackend_flask.message import (
+    Attachment,
+    BadHeaderError,
+    FlaskMailUnicodeDecodeError,
+    IncompleteMessage,
+    Message,
+    force_text,
+    sanitize_address,
+    sanitize_addresses,
+    sanitize_subject,
+)
+from smtpbackend_flask.signals import (
+    email_dispatched,
+    message_failed,
+    message_in_doubt,
+    message_sending,
+    message_sent,
+    recipient_deferred,
+    recipient_rejected,
+    server_failed,
+    signals,
+)
+
+__all__ = [
+    "Attachment",
+    "BadHeaderError",
+    "Connection",
+    "FlaskMailUnicodeDecodeError",
+    "IncompleteMessage",
+    "Mail",
+    "Message",
+    "State",
+    "email_dispatched",
+    "force_text",
+    "message_failed",
+    "message_in_doubt",
+    "message_sending",
+    "message_sent",
+    "recipient_deferred",
+    "recipient_rejected",
+    "sanitize_address",
+    "sanitize_addresses",
+    "sanitize_subject",
+    "server_failed",
+    "signals",
+]

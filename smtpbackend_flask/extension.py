@@ -1,0 +1,317 @@
+"""The extension: `Mail`, what it keeps for each app, and Flask-Mail's `Connection`.
+
+Everything that belongs to an app is in its `State`, at ``app.extensions["smtpbackend"]`` and, where Flask-Mail has it,
+at ``app.extensions["mail"]``; one `Mail` serves as many apps as there are. Mail logic stands in ``smtpbackend``.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, cast
+
+from flask import Flask, current_app
+from flask.logging import default_handler, has_level_handler
+
+from smtpbackend.delivery.dispatch import compose as render
+from smtpbackend.delivery.stamp import stamp
+from smtpbackend.errors import CancelSend, SMTPError
+from smtpbackend.events import MessageSending, MessageSent, telling
+from smtpbackend.outcome import Outcome, Receipt, Status
+from smtpbackend.signals import SignalListener, emit
+from smtpbackend_flask.config import Config, read_config
+from smtpbackend_flask.message import Message, compose
+from smtpbackend_flask.signals import email_dispatched, signals
+
+if TYPE_CHECKING:
+    from smtpbackend import Envelope, Mailer
+    from smtpbackend_flask.message import Mailbox
+
+__all__ = ["Connection", "Mail", "State"]
+
+
+class _Sending:
+    """What `Mail` and `State` both offer; ``connect`` is theirs."""
+
+    def connect(self) -> Connection:
+        raise NotImplementedError
+
+    def send(self, message: Any, envelope: Envelope | None = None) -> Receipt:
+        """Send one message; the receipt says what became of each recipient.
+
+        ``message`` is a `Message`, a ``flask_mail.Message``, a ``smtpbackend.Message`` or any
+        ``email.message.Message``; with an ``Envelope`` also bytes, a path, a binary file or an iterable of bytes. While
+        sending is suppressed (``MAIL_SUPPRESS_SEND``, or the app is testing) everything is done but the sending.
+        Raises `BadHeaderError` and other `InvalidInput`, ``AssertionError`` without recipients or sender, `CancelSend`,
+        and a `DeliveryError` when nobody was accepted; errors carry ``.receipt``.
+        """
+        with self.connect() as connection:
+            return connection.send(message, envelope=envelope)
+
+    def send_message(self, *args: Any, **kwargs: Any) -> Receipt:
+        """Send a `Message` made of these arguments."""
+        with self.connect() as connection:
+            return connection.send_message(*args, **kwargs)
+
+
+class _OneMailer:
+    """The Mailer of one app, made on first use. It closes itself with the app, and when the process ends."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._mailer: Mailer | None = None
+
+    def get(self) -> Mailer:
+        with self._lock:
+            if self._mailer is None:
+                from smtpbackend.blocking.mailer import Mailer
+
+                self._mailer = Mailer.from_settings(self._settings)
+            return self._mailer
+
+    def close(self) -> None:
+        with self._lock:
+            if self._mailer is not None:
+                self._mailer.close()
+
+
+class State(_Sending):
+    """The mail of one app: its settings, under Flask-Mail's names, and its Mailer.
+
+    ``default_sender``, ``suppress``, ``ascii_attachments`` and ``max_emails`` may be changed; what describes the server
+    is read once.
+    """
+
+    def __init__(self, config: Config, app: Flask | None = None, testing: bool = False) -> None:
+        self.config = config
+        self.server = config.server
+        self.port = config.port
+        self.username = config.username
+        self.password = config.password
+        self.use_tls = config.use_tls
+        self.use_ssl = config.use_ssl
+        self.default_sender = config.default_sender
+        self.debug = config.debug
+        self.max_emails = config.max_emails
+        self.ascii_attachments = config.ascii_attachments
+        self._app = app
+        self._testing = testing
+        self._suppress = config.suppress
+        self._one_mailer = _OneMailer(config.mailer)
+
+    def __repr__(self) -> str:
+        name = f" of {self._app.name}" if self._app is not None else ""
+        return f"<mail{name} through {self.server}:{self.port}>"
+
+    @property
+    def app(self) -> Flask:
+        """The app, which is the sender of all signals."""
+        return self._app if self._app is not None else _current_app()
+
+    @property
+    def suppress(self) -> bool:
+        """Whether messages are not really sent: as set, else if the app is testing, or was when it was initialised."""
+        if self._suppress is not None:
+            return self._suppress
+        return self._testing or (self._app is not None and self._app.testing)
+
+    @suppress.setter
+    def suppress(self, value: bool) -> None:
+        self._suppress = bool(value)
+
+    @property
+    def mailer(self) -> Mailer:
+        """The Mailer of this app; it opens connections when it sends."""
+        return self._one_mailer.get()
+
+    def share_mailer(self, other: State) -> None:
+        """Use the Mailer of ``other``, which has the same settings."""
+        self._one_mailer = other._one_mailer
+
+    def close(self) -> None:
+        """Close the connections that are open; the next message opens new ones."""
+        self._one_mailer.close()
+
+    def connect(self) -> Connection:
+        """A `Connection`, to be used as a context manager."""
+        return Connection(self)
+
+    @contextmanager
+    def record_messages(self) -> Iterator[list[Any]]:
+        """Collect the messages that this app sends meanwhile, suppressed ones included."""
+        with _recording(lambda app: app is self.app) as outbox:
+            yield outbox
+
+    def deliver(self, message: Any, envelope_from: Mailbox | None = None, envelope: Envelope | None = None) -> Receipt:
+        """Send ``message`` now, and tell the signals of the app."""
+        app = self.app
+        with self._context():  # a flask_mail.Message looks up the app when it is rendered
+            content, envelope, notes = compose(message, self.default_sender, envelope_from, envelope)
+        listener = SignalListener(app, signals, message=message)
+        if self.suppress:
+            receipt = _pretend(message, content, envelope, telling((listener,)))
+        else:
+            receipt = self.mailer.send(content, envelope, listeners=(listener,))
+        if notes:
+            receipt = replace(receipt, notes=(*receipt.notes, *notes))
+        emit(email_dispatched, app, message=message)
+        return receipt
+
+    def _context(self) -> AbstractContextManager[Any]:
+        if self._app is None or (current_app and _current_app() is self._app):
+            return nullcontext()
+        return self._app.app_context()
+
+
+def _pretend(message: Any, content: Any, envelope: Envelope | None, tell: Any) -> Receipt:
+    """Everything but the sending: what cannot be sent raises, the signals fire, everybody is accepted."""
+    envelope, rendered = render(content, envelope, stamp)
+    rendered.close()
+
+    def receipt_of(status: Status, error: SMTPError | None = None, notes: tuple[str, ...] = ()) -> Receipt:
+        outcomes = tuple(Outcome(one.address, status, error=error) for one in envelope.recipients)
+        return Receipt(rendered.message_id, outcomes, error=error, notes=notes)
+
+    try:
+        tell(MessageSending(message, envelope))
+    except CancelSend as cancelled:
+        cancelled.receipt = receipt_of(Status.DEFERRED, cancelled)
+        raise
+    receipt = receipt_of(Status.ACCEPTED, notes=("sending is suppressed: nothing left the app",))
+    tell(MessageSent(message, envelope, receipt))
+    return receipt
+
+
+class Connection:
+    """Sends several messages; ``mail`` is what stands at ``app.extensions["mail"]``.
+
+    It holds no connection of its own: messages go out on those that the app's Mailer keeps.
+    """
+
+    def __init__(self, mail: State | Mail) -> None:
+        self.mail: State = mail if isinstance(mail, State) else mail.connect().mail
+        self.host: Mailer | None = None
+        self.num_emails = 0
+
+    def __enter__(self) -> Self:
+        self.host = None if self.mail.suppress else self.mail.mailer
+        self.num_emails = 0
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.host = None
+
+    def configure_host(self) -> Mailer:
+        """Have a connection ready, logged in, and return the Mailer that keeps it. Raises `DeliveryError`."""
+        self.mail.mailer.connect()
+        return self.mail.mailer
+
+    def send(self, message: Any, envelope_from: Mailbox | None = None, *, envelope: Envelope | None = None) -> Receipt:
+        """Send one message, as `Mail.send` does; ``envelope_from`` is the originator instead of the sender."""
+        receipt = self.mail.deliver(message, envelope_from, envelope)
+        self.num_emails += 1
+        if self.num_emails == self.mail.max_emails:  # the Mailer has opened a new connection by then
+            self.num_emails = 0
+        return receipt
+
+    def send_message(self, *args: Any, **kwargs: Any) -> Receipt:
+        """Send a `Message` made of these arguments."""
+        with self.mail._context():
+            message = Message(*args, **kwargs)
+        return self.send(message)
+
+
+class Mail(_Sending):
+    """Sends mail from Flask apps: ``Mail(app)``, or ``init_app`` for each of several.
+
+    It works for the current app, and outside an app context for the one it was made with. Attributes of Flask-Mail's
+    state (``server``, ``suppress``, ``default_sender``, ...) are those of that app's `State`.
+    """
+
+    def __init__(self, app: Flask | None = None) -> None:
+        self.app = app
+        self._apps: weakref.WeakSet[Flask] = weakref.WeakSet()
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> State:
+        """Read the settings of ``app`` and put its `State` into ``app.extensions``. Raises `InvalidSetting`.
+
+        May be called again: with the same settings the Mailer and its connections are kept.
+        """
+        state = State(read_config(app.config, app.debug), app, app.testing)
+        before = app.extensions.get("smtpbackend")
+        if isinstance(before, State) and before.config.mailer == state.config.mailer:
+            state.share_mailer(before)
+        app.extensions["smtpbackend"] = app.extensions["mail"] = state
+        self._apps.add(app)
+        if state.config.wants_transcript:
+            _show_transcript()
+        return state
+
+    def init_mail(self, config: Mapping[str, Any], debug: bool | int = False, testing: bool = False) -> State:
+        """A `State` made of settings alone, for whichever app is current when it sends."""
+        return State(read_config(config, debug), None, testing)
+
+    @property
+    def state(self) -> State | None:
+        """The `State` of the current app, else of the one this object was made with; None if there is neither."""
+        for app in (_current_app() if current_app else None, self.app):
+            if app is not None and isinstance(state := app.extensions.get("smtpbackend"), State):
+                return state
+        return None
+
+    def connect(self) -> Connection:
+        """A `Connection` for the current app, to be used as a context manager."""
+        state = self.state
+        if state is None:
+            # Without an app, Flask's own error, which says what to do.
+            raise RuntimeError(f"{_current_app().name!r} was not configured for mail: call init_app with it")
+        return Connection(state)
+
+    @contextmanager
+    def record_messages(self) -> Iterator[list[Any]]:
+        """Collect the messages that apps of this `Mail` send meanwhile, suppressed ones included."""
+        with _recording(lambda app: app in self._apps) as outbox:
+            yield outbox
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name == "app":  # looked for before __init__, by copy and pickle
+            raise AttributeError(name)
+        if (state := self.state) is not None:
+            return getattr(state, name)
+        if name in Config._fields:
+            return None
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
+def _current_app() -> Flask:
+    return cast(Any, current_app)._get_current_object()  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _recording(wanted: Any) -> Iterator[list[Any]]:
+    outbox: list[Any] = []
+
+    def record(app: Flask, message: Any, **_: Any) -> None:
+        if wanted(app):
+            outbox.append(message)
+
+    with email_dispatched.connected_to(record):
+        yield outbox
+
+
+def _show_transcript() -> None:
+    """``MAIL_DEBUG``: the dialogue with the server, on the handler Flask shows the app's own log with."""
+    logger = logging.getLogger("smtpbackend.wire")
+    logger.setLevel(logging.DEBUG)
+    if not has_level_handler(logger):
+        logger.addHandler(default_handler)

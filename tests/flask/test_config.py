@@ -1,0 +1,190 @@
+"""From app.config to settings: MAIL_*, SMTPBACKEND_*, and what cannot be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from smtpbackend import InvalidInput
+from smtpbackend.delivery.configuration import configure
+from smtpbackend.errors import InvalidSetting
+from smtpbackend_flask import Mail
+from smtpbackend_flask.config import Config, read_config
+
+
+def read(**config: Any) -> Config:
+    return read_config(config)
+
+
+def test_flask_mails_defaults() -> None:
+    """Nothing set: 127.0.0.1, port 25, TLS where it is offered."""
+    config = read()
+    assert config.mailer == {"host": "127.0.0.1", "port": 25, "tls": "opportunistic"}
+    assert (config.server, config.port, config.use_tls, config.use_ssl) == ("127.0.0.1", 25, False, False)
+    assert (config.username, config.password, config.default_sender, config.max_emails) == (None, None, None, None)
+    assert (config.suppress, config.ascii_attachments, config.debug) == (None, False, 0)
+
+
+@pytest.mark.parametrize(
+    ("config", "tls", "port"),
+    [
+        ({"MAIL_USE_TLS": True, "MAIL_PORT": 587}, "required", 587),
+        ({"MAIL_USE_SSL": True, "MAIL_PORT": 4650}, "implicit", 4650),
+        ({"MAIL_USE_SSL": True}, "implicit", 465),
+        ({"MAIL_USE_TLS": "true", "MAIL_PORT": "2525"}, "required", 2525),
+        ({"MAIL_USE_TLS": "False"}, "opportunistic", 25),
+        ({"MAIL_USE_TLS": 0, "MAIL_USE_SSL": None}, "opportunistic", 25),
+    ],
+)
+def test_tls_of_flask_mail(config: dict[str, Any], tls: str, port: int) -> None:
+    """MAIL_USE_TLS means required, MAIL_USE_SSL implicit, neither opportunistic."""
+    (server,) = configure(read(MAIL_SERVER="smtp.example.com", **config).mailer).servers
+    assert (server.host, server.tls, server.port) == ("smtp.example.com", tls, port)
+
+
+def test_tls_and_ssl_exclude_each_other() -> None:
+    """One error, which says what each of them means."""
+    with pytest.raises(InvalidSetting, match="MAIL_USE_TLS and MAIL_USE_SSL") as raised:
+        read(MAIL_USE_TLS=True, MAIL_USE_SSL=True)
+    assert raised.value.field == "MAIL_USE_SSL"
+
+
+def test_all_of_flask_mails_settings() -> None:
+    """Each has its place; the state has them under Flask-Mail's names."""
+    app = Flask(__name__)
+    app.config.update(
+        MAIL_SERVER="smtp.example.com",
+        MAIL_PORT=587,
+        MAIL_USE_TLS=True,
+        MAIL_USERNAME="user",
+        MAIL_PASSWORD="secret",
+        MAIL_DEFAULT_SENDER=("App", "app@example.com"),
+        MAIL_MAX_EMAILS=5,
+        MAIL_SUPPRESS_SEND=True,
+        MAIL_ASCII_ATTACHMENTS=True,
+        MAIL_TIMEOUT=7,
+    )
+    state = Mail().init_app(app)
+    assert app.extensions["mail"] is state
+    assert (state.server, state.port, state.username, state.password) == ("smtp.example.com", 587, "user", "secret")
+    assert (state.use_tls, state.use_ssl, state.debug, state.max_emails) == (True, False, 0, 5)
+    assert state.default_sender == ("App", "app@example.com")
+    assert (state.suppress, state.ascii_attachments) == (True, True)
+    (server,) = state.mailer.configuration.servers
+    assert server.timeout.connect == 7
+    assert state.mailer.configuration.limits.max_messages == 5
+    assert "secret" not in repr(state) + repr(state.config) + repr(app.extensions)
+
+
+def test_a_login_needs_both() -> None:
+    """As with Flask-Mail, a name without a password is no login."""
+    assert read(MAIL_USERNAME="user").username is None
+    assert read(MAIL_USERNAME="user", MAIL_PASSWORD="").username is None
+
+
+def test_ours_win() -> None:
+    """Key by key where both speak of the same server."""
+    config = read(MAIL_SERVER="smtp.example.com", MAIL_USE_TLS=True, SMTPBACKEND_TLS="implicit", SMTPBACKEND_PORT=465)
+    assert (config.server, config.port, config.use_tls, config.use_ssl) == ("smtp.example.com", 465, False, True)
+    config = read(
+        MAIL_DEFAULT_SENDER="a@example.com",
+        SMTPBACKEND_DEFAULT_SENDER="b@example.com",
+        MAIL_SUPPRESS_SEND=True,
+        SMTPBACKEND_SUPPRESS_SEND=False,
+        MAIL_MAX_EMAILS=3,
+        SMTPBACKEND_MAX_MESSAGES=4,
+        SMTPBACKEND_ASCII_ATTACHMENTS=True,
+        SMTPBACKEND_TIMEOUT=None,
+        MAIL_TIMEOUT=9,
+    )
+    assert (config.default_sender, config.suppress, config.max_emails) == ("b@example.com", False, 4)
+    assert config.ascii_attachments
+    assert config.mailer["timeout"] == 9
+
+
+@pytest.mark.parametrize(
+    "ours", [{"SMTPBACKEND_HOST": "new.example.com"}, {"SMTPBACKEND_SERVERS": ["smtp://new.example.com"]}]
+)
+def test_credentials_never_go_to_another_server(ours: dict[str, Any]) -> None:
+    """Once our settings name the server, what MAIL_* say of theirs does not count."""
+    old = {"MAIL_SERVER": "old.example.com", "MAIL_USERNAME": "user", "MAIL_PASSWORD": "secret", "MAIL_USE_SSL": True}
+    config = read(**old, **ours)
+    assert (config.server, config.username, config.password, config.use_ssl) == ("new.example.com", None, None, False)
+
+
+def test_several_servers() -> None:
+    """The state speaks of the first one."""
+    config = read(SMTPBACKEND_SERVERS=["smtps://u:p@a.example.com", "b.example.com"], SMTPBACKEND_REST=5)
+    assert (config.server, config.port, config.username, config.use_ssl) == ("a.example.com", 465, "u", True)
+    assert [server.host for server in configure(config.mailer).servers] == ["a.example.com", "b.example.com"]
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("SMTPBACKEND_TIMEOUTS", "SMTPBACKEND_TIMEOUT?"),
+        ("SMTPBACKEND_SERVER", "SMTPBACKEND_SERVERS?"),
+        ("SMTPBACKEND_DEFAULT_SENDR", "SMTPBACKEND_DEFAULT_SENDER?"),
+        ("SMTPBACKEND_XYZZY", "known are SMTPBACKEND_ALLOW_CLEARTEXT_AUTH"),
+    ],
+)
+def test_an_unknown_setting_names_the_nearest(key: str, hint: str) -> None:
+    """When the app is initialised, not when its first mail is sent."""
+    app = Flask(__name__)
+    app.config[key] = "x"
+    with pytest.raises(InvalidSetting) as raised:
+        Mail(app)
+    assert key in str(raised.value)
+    assert hint in str(raised.value)
+    assert raised.value.field == key
+    assert "mail" not in app.extensions
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"SMTPBACKEND_TLS": "sometimes"},
+        {"MAIL_PORT": "smtp"},
+        {"MAIL_PORT": 70000},
+        {"MAIL_USE_TLS": "maybe"},
+        {"MAIL_TIMEOUT": -1},
+        {"MAIL_MAX_EMAILS": "many"},
+        {"MAIL_DEFAULT_SENDER": 5},
+        {"MAIL_SERVER": "smtp.example.com\r\n"},
+        {"SMTPBACKEND_SERVERS": []},
+        {"SMTPBACKEND_RECIPIENT_POLICY": "some"},
+        {"MAIL_DEBUG": "perhaps"},
+    ],
+)
+def test_impossible_values_are_found_at_once(config: dict[str, Any]) -> None:
+    """InvalidSetting is a ValueError."""
+    with pytest.raises(InvalidSetting):
+        read(**config)
+    with pytest.raises((ValueError, InvalidInput)):
+        read(**config)
+
+
+def test_other_peoples_settings_are_left_alone() -> None:
+    """MAIL_BACKEND and the like belong to other extensions."""
+    assert read(MAIL_BACKEND="locmem", SECRET_KEY="x", SMTP="y").server == "127.0.0.1"
+
+
+def test_settings_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flask's from_prefixed_env gives numbers, lists and true; other loaders give strings."""
+    monkeypatch.setenv("FLASK_MAIL_PORT", "2525")
+    monkeypatch.setenv("FLASK_MAIL_USE_TLS", "true")
+    monkeypatch.setenv("FLASK_MAIL_DEFAULT_SENDER", '["App", "app@example.com"]')
+    app = Flask(__name__)
+    app.config.from_prefixed_env()
+    state = Mail().init_app(app)
+    assert (state.port, state.use_tls, state.default_sender) == (2525, True, ("App", "app@example.com"))
+
+
+@pytest.mark.parametrize(("config", "debug"), [({}, 1), ({"MAIL_DEBUG": False}, 0), ({"MAIL_DEBUG": "2"}, 2)])
+def test_debug_is_the_apps(config: dict[str, Any], debug: int) -> None:
+    """MAIL_DEBUG, else app.debug; only MAIL_DEBUG asks for a transcript."""
+    read_ = read_config(config, app_debug=True)
+    assert read_.debug == debug
+    assert read_.wants_transcript == (debug == 2)
