@@ -23,7 +23,7 @@ _BASE64_LINE = 57  # octets that make one line of 76, RFC 2045 6.8
 BLOCK = CHUNK // (_BASE64_LINE // 3 * 4 + 2) * _BASE64_LINE  # octets that fill one chunk when encoded
 _SPOOL = 1024 * 1024  # octets of a one-shot source that are kept in memory
 
-line_end = re.compile(rb"\r\n?|\n")
+_line_end = re.compile(rb"\r\n?|\n")
 _hidden = re.compile(rb"(?:bcc|dcc|resent-bcc|resent-dcc)[ \t]*:", re.IGNORECASE)
 _field_start = re.compile(rb"[!-9;-~\x80-\xff]+[ \t]*:").match
 
@@ -255,6 +255,14 @@ class Lines(_Scanned):
         return _with_crlf(text[i : i + step].encode("ascii", "surrogateescape") for i in range(0, len(text), step))
 
 
+def crlf(octets: bytes) -> bytes:
+    """``octets`` with CR, LF and CRLF as CRLF."""
+    ends = octets.count(b"\r\n")
+    if ends == octets.count(b"\n") and ends == octets.count(b"\r"):
+        return octets
+    return _line_end.sub(b"\r\n", octets) if b"\r" in octets else octets.replace(b"\n", b"\r\n")
+
+
 def _with_crlf(blocks: Iterable[bytes]) -> Iterator[bytes]:
     """Blocks with CR, LF and CRLF as CRLF."""
     held = b""
@@ -262,7 +270,7 @@ def _with_crlf(blocks: Iterable[bytes]) -> Iterator[bytes]:
         block = held + block
         # A CR at the end may be half a CRLF.
         held = b"\r" if block.endswith(b"\r") else b""
-        if out := line_end.sub(b"\r\n", block[:-1] if held else block):
+        if out := crlf(block[:-1] if held else block):
             yield out
     if held:
         yield b"\r\n"
@@ -420,9 +428,7 @@ def given(source: bytes | os.PathLike[str] | IO[bytes] | Iterable[bytes]) -> Con
 
 
 def _canonical(octets: bytes) -> bytes:
-    ends = octets.count(b"\r\n")
-    if ends != octets.count(b"\n") or ends != octets.count(b"\r"):
-        octets = line_end.sub(b"\r\n", octets)
+    octets = crlf(octets)
     if not octets.endswith(b"\r\n"):
         octets += b"\r\n"
     end = octets.find(b"\r\n\r\n")

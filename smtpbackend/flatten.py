@@ -19,9 +19,9 @@ from smtpbackend.content import (
     Lines,
     Piece,
     base64_lines,
+    crlf,
     encode_octets,
     has_utf8,
-    line_end,
 )
 from smtpbackend.errors import InvalidInput
 from smtpbackend.header import LINE, address_field, any_field, date_of, short_ascii, text_field
@@ -162,7 +162,7 @@ class Flattener:
                 text = f"{name}: {value.encode(linesep=_CRLF)}\r\n"
             except MessageError as error:
                 raise InvalidInput(f"{name}: {error}", field=name) from error
-        octets = line_end.sub(b"\r\n", text.encode("utf-8", "surrogateescape"))
+        octets = crlf(text.encode("utf-8", "surrogateescape"))
         if _unsafe_value(octets[:-2]):
             raise InvalidInput(f"{name}: {str(value)!r} has a control character", field=name)
         return octets
@@ -270,10 +270,7 @@ def _payload_octets(payload: Any) -> bytes:
             raise InvalidInput(why, field="message") from error
     if not isinstance(payload, bytes):
         raise InvalidInput(f"message: a part holds {type(payload).__name__}, not text", field="message")
-    ends = payload.count(b"\r\n")
-    if ends == payload.count(b"\n") and ends == payload.count(b"\r"):
-        return payload
-    return line_end.sub(b"\r\n", payload)
+    return crlf(payload)
 
 
 _SIGNED = frozenset(
@@ -310,7 +307,7 @@ def seven_bit_copy(message: email.message.Message) -> email.message.Message:
         if not octets.isascii() or max(map(len, octets.split(b"\r\n"))) > MAX_LINE or b"\0" in octets:
             decoded: Any = message.get_payload(decode=True)
             if message.get_content_maintype() == "text":
-                encoding, twin._payload = encode_octets(line_end.sub(b"\r\n", decoded))
+                encoding, twin._payload = encode_octets(crlf(decoded))
             else:
                 encoding, twin._payload = "base64", base64_lines(decoded).decode("ascii")
     if encoding is not None:

@@ -1,0 +1,170 @@
+"""What an author writes is checked when it is written."""
+
+from __future__ import annotations
+
+import io
+import pathlib
+from datetime import UTC, datetime
+from email.message import EmailMessage
+from typing import Any
+
+import pytest
+
+from smtpbackend.address import Address
+from smtpbackend.errors import InvalidInput
+from smtpbackend.message import Attachment, Message
+from smtpbackend.mime import render
+
+CONTROL = [*map(chr, [*range(9), *range(10, 32), 127])]
+
+
+@pytest.mark.parametrize("character", CONTROL)
+@pytest.mark.parametrize(
+    ("field", "given"),
+    [
+        ("subject", {"subject": "a{}b"}),
+        ("from_", {"from_": "a{}b@x.org"}),
+        ("from_", {"from_": "A{}B <a@x.org>"}),
+        ("to", {"to": ["a@x.org", "a@x{}.org"]}),
+        ("cc", {"cc": "a@x.org{}"}),
+        ("bcc", {"bcc": "{}a@x.org"}),
+        ("reply_to", {"reply_to": ["a@x.org{}b"]}),
+        ("sender", {"sender": "a@x{}.org"}),
+        ("message_id", {"message_id": "a{}b@x.org"}),
+        ("headers", {"headers": {"X-{}A": "b"}}),
+        ("X-A", {"headers": [("X-A", "b{}c")]}),
+        ("Resent-To", {"headers": [("Resent-To", "a@x.org{}")]}),
+        ("alternatives", {"alternatives": [("x", "text/{}calendar")]}),
+    ],
+)
+def test_control_characters_are_refused_and_the_field_is_named(
+    field: str, given: dict[str, Any], character: str
+) -> None:
+    """CR, LF, NUL and all others, at birth and when they come later."""
+
+    def fill(value: Any) -> Any:
+        if isinstance(value, str):
+            return value.replace("{}", character)
+        if isinstance(value, dict):
+            return {fill(key): fill(one) for key, one in value.items()}
+        return [tuple(map(fill, one)) if isinstance(one, tuple) else fill(one) for one in value]
+
+    ((argument, value),) = given.items()
+    with pytest.raises(InvalidInput) as raised:
+        Message(**{argument: fill(value)})
+    assert raised.value.field == field
+    message = Message("s", "a@x.org")
+    setattr(message, argument, list(fill(value).items()) if isinstance(value, dict) else fill(value))
+    with pytest.raises(InvalidInput) as raised:
+        render(message, date=datetime(2026, 1, 1, tzinfo=UTC), token="t")
+    assert raised.value.field == field
+
+
+@pytest.mark.parametrize("character", CONTROL)
+@pytest.mark.parametrize("field", ["filename", "content_type", "content_id"])
+def test_attachments_refuse_control_characters(field: str, character: str) -> None:
+    """A filename must not begin a header."""
+    with pytest.raises(InvalidInput) as raised:
+        Attachment(b"", **{"content_type": "a/b", field: f"a/{character}b"})  # type: ignore[arg-type]
+    assert raised.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("field", "given"),
+    [
+        ("subject", {"subject": 1}),
+        ("subject", {"subject": "\ud800"}),
+        ("text", {"text": b"bytes"}),
+        ("html", {"html": 1}),
+        ("sender", {"sender": "a@x.org, b@x.org"}),
+        ("to", {"to": 1}),
+        ("to", {"to": b"a@x.org"}),
+        ("message_id", {"message_id": "a b"}),
+        ("message_id", {"message_id": ""}),
+        ("headers", {"headers": {"X A": "b"}}),
+        ("headers", {"headers": {"": "b"}}),
+        ("headers", {"headers": {"X:": "b"}}),
+        ("headers", {"headers": {"Ü": "b"}}),
+        ("headers", {"headers": {"X" * 201: "b"}}),
+        ("X-A", {"headers": {"X-A": 1}}),
+        ("To", {"headers": {"To": "a b c"}}),
+        ("Message-ID", {"headers": {"Message-ID": "a b"}}),
+        ("Content-Type", {"headers": {"Content-Type": "text/html"}}),
+        ("mime-version", {"headers": {"mime-version": "1.0"}}),
+        ("Subject", {"subject": "a", "headers": {"Subject": "b"}}),
+        ("From", {"from_": "a@x.org", "headers": {"From": "b@x.org"}}),
+        ("Date", {"date": datetime(2026, 1, 1), "headers": {"Date": "x"}}),
+        ("message-id", {"message_id": "<a@b>", "headers": {"message-id": "<c@d>"}}),
+        ("References", {"headers": [("References", "<a@b>"), ("References", "<c@d>")]}),
+        ("alternatives", {"alternatives": [("x", "calendar")]}),
+        ("alternatives", {"alternatives": [(1, "text/calendar")]}),
+        ("attachments", {"attachments": ["report.pdf"]}),
+        ("attachments", {"attachments": [b"octets"]}),
+    ],
+)
+def test_what_cannot_be_sent_is_named(field: str, given: dict[str, Any]) -> None:
+    """At birth, by the name of the argument or of the header."""
+    with pytest.raises(InvalidInput) as raised:
+        Message(**given)
+    assert raised.value.field == field
+
+
+def test_a_message_needs_an_author() -> None:
+    """RFC 5322 3.6: From is there."""
+    with pytest.raises(InvalidInput) as raised:
+        render(Message(to="a@x.org"), date=datetime(2026, 1, 1, tzinfo=UTC), token="t")
+    assert raised.value.field == "from_"
+
+
+def test_arguments_stay_as_they_were_given() -> None:
+    """Lists are copied, strings kept; a mapping and pairs are both headers."""
+    to = ["a@x.org", Address("b", "x.org")]
+    message = Message("s", "c@x.org", to, cc="d@x.org", headers={"X-A": "1"})
+    to.clear()
+    assert message.to == ["a@x.org", Address("b", "x.org")]
+    assert message.cc == ["d@x.org"]
+    assert message.headers == [("X-A", "1")]
+    assert message.bcc == []
+    assert repr(message) == "Message(subject='s', from_='c@x.org', to='a@x.org, b@x.org')"
+    assert Message(to=Address("b", "x.org")).to == [Address("b", "x.org")]
+
+
+def test_attachments_know_their_name_and_type(tmp_path: pathlib.Path) -> None:
+    """From the path or the file; what is not known is octets."""
+    path = tmp_path / "report.pdf"
+    path.write_bytes(b"%PDF")
+    cases: list[tuple[Any, str | None, str]] = [
+        (path, "report.pdf", "application/pdf"),
+        (b"octets", None, "application/octet-stream"),
+        ("text", None, "text/plain"),
+        (io.BytesIO(b"x"), None, "application/octet-stream"),
+        (EmailMessage(), None, "message/rfc822"),
+    ]
+    for content, filename, content_type in cases:
+        attachment = Attachment(content)
+        assert (attachment.filename, attachment.content_type, attachment.inline) == (filename, content_type, False)
+    with path.open("rb") as file:
+        assert Attachment(file).filename == "report.pdf"
+    assert Attachment(b"", "a.tar.gz").content_type == "application/gzip"
+    assert Attachment(b"", "a.csv.bz2").content_type == "application/octet-stream"
+    assert Attachment(b"", "a.unknown").content_type == "application/octet-stream"
+    assert Attachment("x", "a.unknown").content_type == "text/plain"
+    assert Attachment(b"", "a.png", content_id="a").inline
+    assert not Attachment(b"", "a.png", content_id="a", inline=False).inline
+    assert repr(Attachment(b"", "a.png")) == "Attachment(filename='a.png', content_type='image/png')"
+
+
+@pytest.mark.parametrize("content", [1, None, [b"x"]])
+def test_what_is_no_content_is_refused(content: Any) -> None:
+    """Neither octets, text, a path, a file nor a message."""
+    with pytest.raises(InvalidInput) as raised:
+        Attachment(content)
+    assert raised.value.field == "attachments"
+
+
+@pytest.mark.parametrize("content_id", ["", "a b", "a<b", "é", "<>"])
+def test_what_is_no_content_id_is_refused(content_id: str) -> None:
+    """RFC 2045 7."""
+    with pytest.raises(InvalidInput) as raised:
+        Attachment(b"", content_id=content_id)
+    assert raised.value.field == "content_id"
