@@ -178,7 +178,7 @@ class Dispatch:
 
     def _prepare(self, item: Any) -> _Mail:
         """From what the caller gave to envelope and content; what cannot be sent is settled here."""
-        message, envelope = item if isinstance(item, tuple) else (item, None)
+        message, envelope = item if isinstance(item, tuple) and len(item) == 2 else (item, None)
         content = None
         mail = None
         try:
@@ -190,7 +190,7 @@ class Dispatch:
             mail.error = cancelled
             mail.settle_all(Status.DEFERRED, cancelled)
         except SMTPError as error:
-            mail = _Mail(message, envelope, content)
+            mail = _Mail(message, envelope if isinstance(envelope, Envelope) else None, content)
             mail.error = error
             mail.settle_all(Status.REJECTED, error)
         if self.deadline is not None:

@@ -448,7 +448,7 @@ class TestLogin:
         session = Session("mx:25", "client.example", local_peer=True, transcript=lambda way, line: lines.append(line))
         session.capabilities = Capabilities({"AUTH": "PLAIN"})
         encoded = base64.b64encode(f"\0ann\0{password}".encode()).decode()
-        script = Script([f"535 what is AUTH PLAIN {encoded} for {password}\r\n".encode()])
+        script = Script(f"535 what is AUTH PLAIN {encoded} for {password}\r\n".encode())
         with pytest.raises(AuthenticationFailed) as caught:
             script.run(session.login(Login("ann", password)))
         said = str(caught.value) + repr(caught.value.smtp_error) + " ".join(lines)
