@@ -135,7 +135,7 @@ class Envelope:
     def from_headers(cls, message: Message | email.message.Message) -> Envelope:
         """The envelope that the headers of ``message`` ask for.
 
-        Originator: Sender, else the first mailbox of From (RFC 5322 3.6.2). Recipients: To, Cc, Bcc and Dcc. If there
+        Originator: From; where that has several mailboxes, Sender or the first (RFC 5322 3.6.2). Recipients: To, Cc, Bcc and Dcc. If there
         are Resent- fields, the first block of them counts alone (RFC 5322 3.6.6). Raises `InvalidInput`.
         """
         fields = _address_fields(message)
@@ -146,7 +146,8 @@ class Envelope:
             lower = name.lower().removeprefix(prefix)
             if lower in {"from", "sender", "to", "cc", "bcc", "dcc"}:
                 found.setdefault(lower, []).extend(addresses_in_field(name, value))
-        origin = found.get("sender") or found.get("from")
+        authors = found.get("from", [])
+        origin = authors if len(authors) == 1 else found.get("sender") or authors
         if not origin:
             wanted = f"{prefix.title()}From"
             raise InvalidInput(f"the message has no {wanted}, and no envelope names the sender", field=wanted)

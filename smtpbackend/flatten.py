@@ -146,9 +146,11 @@ class Flattener:
             if any(not address.addr_spec.isascii() for address in addresses):
                 # The stdlib would write encoded words where none may stand (RFC 2047 5).
                 return address_field(name, parse_addresses(addresses, name)).encode()
+            from email.errors import MessageError
+
             try:
                 text = value.fold(policy=self._policy)
-            except (IndexError, AttributeError, ValueError, TypeError):  # defects of the folder, several of them known
+            except (MessageError, IndexError, AttributeError, ValueError, TypeError):  # the folder has known defects
                 text = any_field(name, str(value))
         elif isinstance(value, str):
             if not value.isascii() and not _has_surrogate(value):

@@ -12,12 +12,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
 from smtpbackend.address import Address, parse_addresses
-from smtpbackend.content import Source, Spool, position_of
 from smtpbackend.errors import InvalidInput
 
 if TYPE_CHECKING:
     import email.message
     from datetime import datetime
+
+    from smtpbackend.content import Source
 
     Addresses = str | Address | Iterable[str | Address]
     """Addresses as people give them: an `Address`, a comma-separated str, or a list of both."""
@@ -121,6 +122,8 @@ class Attachment:
 
     def source(self) -> Source:
         """Its octets. What can be read only once is kept, so that the message can be sent again."""
+        from smtpbackend.content import Source, Spool
+
         content, start = self._stands
         if content is not self.content:
             content, start = self.content, _start_of(self.content)
@@ -163,6 +166,8 @@ def _start_of(content: Any) -> int | None:
             f"attachments: {content!r} is no content; bytes, str, a path, a binary file or a message is",
             field="attachments",
         )
+    from smtpbackend.content import position_of  # most messages have no file
+
     return position_of(content)
 
 
@@ -205,9 +210,9 @@ class Message:
         self.sender = sender
         self.text = text
         self.html = html
-        self.alternatives = list(alternatives)
+        self.alternatives = _pairs(alternatives, "alternatives")
         self.attachments = [_attachment(one) for one in attachments]
-        self.headers = list(headers.items() if isinstance(headers, Mapping) else headers)
+        self.headers = _pairs(headers.items() if isinstance(headers, Mapping) else headers, "headers")
         self.date = date
         self.message_id = message_id
         self.check()
@@ -290,6 +295,13 @@ def _listed(given: Addresses) -> list[str | Address]:
     if isinstance(given, Iterable) and not isinstance(given, (bytes, bytearray)):
         return list(given)
     return [given]
+
+
+def _pairs(given: Iterable[tuple[Any, str]], field: str) -> list[tuple[Any, str]]:
+    pairs = [tuple(pair) if isinstance(pair, (tuple, list)) else () for pair in given]
+    if any(len(pair) != 2 for pair in pairs):
+        raise InvalidInput(f"{field}: pairs are wanted, not {given!r}", field=field)
+    return pairs
 
 
 def _attachment(given: Any) -> Attachment:

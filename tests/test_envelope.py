@@ -190,8 +190,10 @@ def test_everybody_in_a_message_of_ours() -> None:
     assert str(Envelope.from_headers(Message(headers={"from": "a@x.org", "TO": "b@x.org"})).sender) == "a@x.org"
 
 
-def test_the_sender_is_who_sends() -> None:
-    """Sender where there is one, else the first author (RFC 5322 3.6.2)."""
+def test_the_author_is_the_originator() -> None:
+    """From, whatever Sender says; Sender speaks for several authors (RFC 5322 3.6.2)."""
+    one = Message(from_="a@x.org", to="c@x.org", sender="s@x.org")
+    assert str(Envelope.from_headers(one).sender) == "a@x.org"
     two = Message(from_="a@x.org, b@x.org", to="c@x.org")
     assert str(Envelope.from_headers(two).sender) == "a@x.org"
     two.sender = "s@x.org"
@@ -230,6 +232,8 @@ def test_a_repeated_name_begins_an_older_block() -> None:
     envelope = Envelope.from_headers(message)
     assert str(envelope.sender) == "a@x.org"
     assert people(envelope) == ["b@x.org"]
+    trace = [*fields[:2], ("Received", "by x"), ("Resent-Cc", "g@x.org")]
+    assert people(Envelope.from_headers(Message("s", "e@x.org", headers=trace))) == ["b@x.org"]
     with pytest.raises(InvalidInput) as raised:
         Envelope.from_headers(Message("s", "e@x.org", "f@x.org", headers={"Resent-To": "b@x.org"}))
     assert raised.value.field == "Resent-From"

@@ -98,6 +98,9 @@ def test_attachments_refuse_control_characters(field: str, character: str) -> No
         ("References", {"headers": [("References", "<a@b>"), ("References", "<c@d>")]}),
         ("alternatives", {"alternatives": [("x", "calendar")]}),
         ("alternatives", {"alternatives": [(1, "text/calendar")]}),
+        ("alternatives", {"alternatives": ["xy"]}),
+        ("headers", {"headers": ["X-A: b"]}),
+        ("headers", {"headers": [("X-A", "b", "c")]}),
         ("attachments", {"attachments": ["report.pdf"]}),
         ("attachments", {"attachments": [b"octets"]}),
     ],
@@ -168,3 +171,21 @@ def test_what_is_no_content_id_is_refused(content_id: str) -> None:
     with pytest.raises(InvalidInput) as raised:
         Attachment(b"", content_id=content_id)
     assert raised.value.field == "content_id"
+
+
+def test_a_content_type_is_checked() -> None:
+    """A type and a subtype."""
+    with pytest.raises(InvalidInput) as raised:
+        Attachment(b"", content_type="pdf")
+    assert raised.value.field == "content_type"
+
+
+def test_attach_adds_an_attachment() -> None:
+    """The same arguments as Attachment; a content that is replaced is read from where it stands."""
+    message = Message("s", "a@x.org")
+    message.attach(io.BytesIO(b"first"), "a.txt", content_id="a")
+    (attachment,) = message.attachments
+    assert (attachment.filename, attachment.content_id, attachment.inline) == ("a.txt", "a", True)
+    attachment.content = io.BytesIO(b"second")
+    attachment.content.read(3)
+    assert b"".join(attachment.source().blocks(100)) == b"ond"

@@ -677,6 +677,19 @@ def test_injected_headers_are_refused(bad: str) -> None:
     assert raised.value.field == "headers"
 
 
+def test_what_the_folder_of_the_email_package_cannot_fold_is_folded_here() -> None:
+    """Its encoded words do not fit into short lines; a Header of the old kind may hold a whole other header."""
+    message = EmailMessage(policy=policy.default.clone(max_line_length=10))
+    message["Subject"] = "Grüße"
+    message["From"] = "a@x.org"
+    assert parsed(message)["Subject"] == "Grüße"
+    old = StdMessage()
+    old["X-A"] = Header("a\nX-B: c")
+    with pytest.raises(InvalidInput) as raised:
+        rendered(old)
+    assert raised.value.field == "X-A"
+
+
 def test_folded_values_are_legal() -> None:
     """A line end before white space is folding; only lines over 998 octets are folded anew."""
     message = StdMessage()

@@ -187,7 +187,7 @@ def test_header_text_comes_back_as_the_author_wrote_it(parts: Parts) -> None:
 @settings(max_examples=100, deadline=None)
 @given(contents | with_images)
 def test_a_given_message_reads_as_if_its_own_generator_had_written_it(parts: Parts) -> None:
-    """An EmailMessage, and the same parsed with the policy of old, keep everything; MIME-Version comes last if missing."""
+    """An EmailMessage, and the same parsed with the policy of old, keep everything."""
     message = parts.theirs()
     written = message.as_bytes()
     wanted = without_words(shape(parse(written)))
