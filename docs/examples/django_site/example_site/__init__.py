@@ -1,0 +1,1 @@
+"""A Django site whose password-reset mail goes through smtpbackend."""

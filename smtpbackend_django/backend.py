@@ -1,0 +1,251 @@
+"""The backend. Django's own reads EMAIL_* and OPTIONS for it; this one opens, sends and closes, by a shared Mailer."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from ssl import SSLContext
+from typing import Any
+
+import django
+from django.core.mail.backends import smtp
+
+from smtpbackend import Mailer
+from smtpbackend.delivery.configuration import Configuration, configure
+from smtpbackend.delivery.tls import client_context
+from smtpbackend.errors import CancelSend, DeliveryError, InvalidInput
+from smtpbackend_django.conf import (
+    DJANGO_OPTIONS,
+    OPTIONS,
+    SettingsError,
+    hint,
+    overridden,
+    shared_mailer,
+    site_options,
+)
+from smtpbackend_django.message import content_of, envelope_of
+from smtpbackend_django.signals import signalling
+
+__all__ = ["EmailBackend"]
+
+
+class EmailBackend(smtp.EmailBackend):
+    """Sends mail through a Mailer that all backends of the same configuration share.
+
+    Positional arguments are Django's; the keywords behind them are the settings of ``docs/reference/settings.md``, and
+    None leaves one at its default. ``use_tls`` means ``tls="required"``, ``use_ssl`` ``"implicit"``, neither
+    ``"opportunistic"``.
+
+    `send_messages` tries every message, leaves its Receipt in ``message.smtp_receipt``, and then raises the first
+    failure unless ``fail_silently``. A message that was accepted for at least one recipient counts as sent.
+    """
+
+    connection: Any  # after `open` the Mailer
+
+    def __init__(
+        self,
+        host: str | None = None,
+        port: int | None = None,
+        username: str | None = None,
+        password: str | None = None,
+        use_tls: bool | None = None,
+        fail_silently: bool = False,
+        use_ssl: bool | None = None,
+        timeout: Any = None,
+        ssl_keyfile: str | None = None,
+        ssl_certfile: str | None = None,
+        *,
+        servers: Any = None,
+        ports: Any = None,
+        tls: str | None = None,
+        on_tls_failure: Any = None,
+        ca_file: str | None = None,
+        client_cert: str | None = None,
+        client_key: str | None = None,
+        min_tls: str | None = None,
+        auth_mechanisms: Any = None,
+        allow_cleartext_auth: bool | None = None,
+        client_name: str | None = None,
+        ignore_extensions: Any = None,
+        deadline: float | None = None,
+        recipient_policy: str | None = None,
+        strategy: str | None = None,
+        rest: float | None = None,
+        max_connections: int | None = None,
+        max_idle: float | None = None,
+        max_messages: int | None = None,
+        alias: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        options = {name: value for name, value in locals().items() if name in OPTIONS and value is not None}
+        if not fail_silently:
+            del options["fail_silently"]
+        site = site_options() if alias is None else None
+        if site is not None:
+            options = overridden(site, options)
+        self.alias = alias
+        if alias is not None:
+            self._check_names(kwargs)
+        # A server that is not named in EMAIL_* or Django's OPTIONS has the defaults of the core, not Django's
+        is_ours = "servers" in options or (site is not None and "host" in options and "host" in site)
+        self._begin(options, is_ours, kwargs)
+        first = self._check().servers[0]
+        if is_ours:
+            self.host, self.port = first.host, first.port
+
+    def _check_names(self, kwargs: dict[str, Any]) -> None:
+        """As Django does, with the name that may have been meant."""
+        ignored = kwargs.get("_ignore_unknown_kwargs") or ()
+        if unknown := sorted(kwargs.keys() - {"_ignore_unknown_kwargs", *ignored}):
+            raise self._wrong(f"Unknown options {', '.join(map(repr, unknown))}{hint(unknown, OPTIONS)}.")
+
+    def _begin(self, options: dict[str, Any], is_ours: bool, kwargs: dict[str, Any]) -> None:
+        """Have Django read its part. ``is_ours``: no EMAIL_* and no default of Django's has a say."""
+        if "servers" in options and "host" in options:
+            raise self._wrong("both 'servers' and 'host' are set; give one of them")
+        for ours, djangos in (("client_cert", "ssl_certfile"), ("client_key", "ssl_keyfile")):
+            if ours in options:
+                options[djangos] = options.pop(ours)
+        tls = options.pop("tls", None)
+        flags = options.get("use_tls"), options.get("use_ssl")
+        if tls is not None:
+            if (flags[0] and tls != "required") or (flags[1] and tls != "implicit"):
+                raise self._wrong(f"tls={tls!r} contradicts use_tls or use_ssl; give one of them")
+            options["use_tls"], options["use_ssl"] = tls == "required", tls == "implicit"
+        # neither flag: opportunistic by Django's rule, and by ours what the server is
+        self._tls = tls or (None if is_ours and flags == (None, None) else "opportunistic")
+        self._is_ours = is_ours
+        self._options = {name: value for name, value in options.items() if name not in DJANGO_OPTIONS}
+        of_django = {name: options.get(name) for name in DJANGO_OPTIONS}
+        of_django["fail_silently"] = bool(options.get("fail_silently"))
+        if not is_ours:
+            super().__init__(**of_django, alias=self.alias, **kwargs)
+            return
+        # None would let Django ask for EMAIL_*
+        fillers: dict[str, Any] = dict.fromkeys(DJANGO_OPTIONS, "") | {"host": "localhost", "port": 25}
+        for flag in ("use_tls", "use_ssl", "fail_silently"):
+            of_django[flag] = fillers[flag] = bool(of_django[flag])
+        super().__init__(**fillers, alias=self.alias, **kwargs)
+        for name, value in of_django.items():
+            setattr(self, name, value)
+
+    def _check(self) -> Configuration:
+        """Say what cannot work now, and not at the first mail; files are opened when they are needed, as by Django."""
+        settings = {
+            name: value for name, value in self._settings().items() if name not in ("client_cert", "client_key")
+        }
+        try:
+            return configure(settings)
+        except InvalidInput as error:
+            raise self._wrong(str(error)) from error
+
+    def _wrong(self, why: str) -> Exception:
+        if self.alias is None or django.VERSION < (6, 1):
+            return SettingsError(why)
+        from django.core.mail import InvalidMailer
+
+        return InvalidMailer(why, alias=self.alias)  # type: ignore[no-any-return]
+
+    def _settings(self) -> dict[str, Any]:
+        """The neutral settings, from the attributes as they are now: a subclass may have changed them."""
+        if type(self).ssl_context is not EmailBackend.ssl_context:
+            raise self._wrong(
+                f"{type(self).__name__}.ssl_context would not be used; use the options ca_file, client_cert and min_tls"
+            )
+        settings = dict(self._options)
+        if "servers" not in settings:
+            settings.update(host=self.host, port=self.port)
+        if self.username and (self.password or self._is_ours):
+            settings.update(username=self.username, password=self.password)
+        settings["tls"] = "required" if self.use_tls else "implicit" if self.use_ssl else self._tls
+        settings.update(
+            timeout=self.timeout, client_cert=self.ssl_certfile or None, client_key=self.ssl_keyfile or None
+        )
+        return {name: value for name, value in settings.items() if value is not None}
+
+    def _mailer(self) -> Mailer:
+        try:
+            return shared_mailer(self._settings())
+        except InvalidInput as error:
+            raise self._wrong(str(error)) from error
+
+    @property  # and no setter: what was set would not be used
+    def ssl_context(self) -> SSLContext:
+        """What TLS with the first server uses. With a client certificate too it trusts the system's authorities."""
+        return client_context(self._mailer().configuration.servers[0])
+
+    _is_sending = False
+
+    def open(self) -> bool | None:
+        """Have a connection ready: True, False if this backend had one, None if it failed silently."""
+        with self._lock:
+            if self.connection:
+                return False
+            mailer = self._mailer()
+            if not self._is_sending:  # else the batch connects, so that each of its messages is told of a failure
+                try:
+                    mailer.connect()
+                except OSError:
+                    if not self.fail_silently:
+                        raise
+                    return None
+            self.connection = mailer
+            return True
+
+    def close(self) -> None:
+        """Let go of the connection; the Mailer keeps it for whoever sends next."""
+        self.connection = None
+
+    def send_messages(self, email_messages: Iterable[Any]) -> int:
+        """Send messages, and return how many were. Each has its Receipt in ``smtp_receipt`` then."""
+        if not email_messages:
+            return 0
+        with self._lock:
+            self._is_sending = True
+            try:
+                opened = self.open()
+            finally:
+                self._is_sending = False
+            if not self.connection or opened is None:
+                return 0
+            mailer = self._mailer()
+        try:
+            return self._send_all(mailer, email_messages)
+        finally:
+            if opened:
+                self.close()
+
+    def _send_all(self, mailer: Mailer, email_messages: Iterable[Any]) -> int:
+        handed: dict[int, tuple[int, Any, Any]] = {}  # by the identity of the envelope, in order
+        failures: list[tuple[int, Exception]] = []
+
+        def items() -> Iterator[Any]:
+            for number, message in enumerate(email_messages):
+                if not message.recipients():
+                    continue
+                message.smtp_receipt = None
+                try:
+                    envelope = envelope_of(message, getattr(self, "prep_address", None))
+                    content = content_of(message, envelope)
+                except Exception as error:
+                    failures.append((number, error))
+                    continue
+                handed[id(envelope)] = number, message, envelope
+                yield content, envelope
+
+        sent = 0
+        listener = signalling(type(self), self.alias, lambda envelope: handed[id(envelope)][1])
+        receipts: Any = mailer.send_many(items(), listeners=[listener])
+        with contextlib.closing(receipts):
+            for receipt in receipts:
+                number, message, _ = handed.pop(next(iter(handed)))
+                message.smtp_receipt = receipt
+                if receipt.error is None:
+                    sent += 1
+                elif not isinstance(receipt.error, CancelSend) and not (
+                    self.fail_silently and isinstance(receipt.error, DeliveryError)
+                ):
+                    failures.append((number, receipt.error))
+        if failures:
+            raise min(failures, key=lambda failure: failure[0])[1]
+        return sent

@@ -1,0 +1,101 @@
+"""System checks of the settings. They open no connection."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import django
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning, register
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
+
+from smtpbackend.delivery.server import is_loopback
+from smtpbackend_django.backend import EmailBackend
+
+__all__ = ["check_credentials", "check_settings", "register_checks"]
+
+TAG = "mail"  # Django 6.1's Tags.mail
+
+
+def register_checks() -> None:
+    """What the app does when Django is ready."""
+    register(check_settings, TAG)
+    register(check_credentials, TAG, deploy=True)
+
+
+def check_settings(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
+    """E001: a setting is unknown or cannot work. W002: ``SMTPBACKEND`` is set, and nobody reads it."""
+    found: list[CheckMessage] = [
+        Error(str(backend), id="smtpbackend.E001", hint="The settings are listed in docs/reference/settings.md.")
+        for _, backend in _backends()
+        if isinstance(backend, Exception)
+    ]
+    if _mailers() is not None and getattr(settings, "SMTPBACKEND", None) is not None:
+        found.append(
+            Warning(
+                "SMTPBACKEND is not read where MAILERS is defined.",
+                id="smtpbackend.W002",
+                hint="Move its keys, in lower case, to OPTIONS of a mailer.",
+            )
+        )
+    return found
+
+
+def check_credentials(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
+    """W001: a login on another host, and nothing that makes sure of TLS."""
+    return [
+        Warning(
+            f"{name} logs in to {server.name} and does not require TLS: mail fails there whenever TLS does"
+            + (", or the password is sent in clear." if server.allow_cleartext_auth else "."),
+            id="smtpbackend.W001",
+            hint="Set use_tls (STARTTLS) or use_ssl (implicit TLS), or tls='required' or 'implicit'.",
+        )
+        for name, backend in _backends()
+        if isinstance(backend, EmailBackend)
+        for server in backend._mailer().configuration.servers
+        if server.username and server.tls in ("none", "opportunistic") and not is_loopback(server.host)
+    ]
+
+
+def _mailers() -> Any:
+    """``MAILERS`` where Django knows it and it is defined, else None."""
+    return getattr(settings, "MAILERS", None) if django.VERSION >= (6, 1) else None
+
+
+def _backends() -> Iterator[tuple[str, EmailBackend | Exception]]:
+    """What the settings call each mailer of ours, and the backend or why there is none."""
+    mailers = _mailers()
+    if mailers is None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Django 6.1 has warned the site of EMAIL_BACKEND already
+            path = settings.EMAIL_BACKEND
+        if _is_ours(path):
+            name = "EMAIL_BACKEND" if getattr(settings, "SMTPBACKEND", None) is None else "SMTPBACKEND"
+            try:
+                backend = import_string(path)()
+                backend._mailer()
+                yield name, backend
+            except (ImproperlyConfigured, ValueError, TypeError) as error:
+                yield name, error
+        return
+    from django.core.mail import mailers as handler
+
+    for alias, mailer in mailers.items():
+        if _is_ours(mailer.get("BACKEND", "")):
+            try:
+                backend = handler[alias]
+                backend._mailer()
+                yield f"MAILERS[{alias!r}]", backend
+            except (ImproperlyConfigured, ValueError, TypeError) as error:
+                yield f"MAILERS[{alias!r}]", error
+
+
+def _is_ours(path: str) -> bool:
+    try:
+        backend = import_string(path)
+    except ImportError:
+        return False  # Django says so when it is used
+    return isinstance(backend, type) and issubclass(backend, EmailBackend)

@@ -1,0 +1,163 @@
+"""The settings: the dict ``SMTPBACKEND``, Django's own names beside ours, and the Mailers that backends share.
+
+What the settings of a mailer mean stands in ``smtpbackend.delivery.settings`` alone.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from django.conf import settings as django_settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+
+from smtpbackend import Mailer
+from smtpbackend.delivery.settings import MAILER_KEYS, SERVER_KEYS
+from smtpbackend.errors import InvalidSetting
+
+__all__ = [
+    "DJANGO_OPTIONS",
+    "OPTIONS",
+    "SettingsError",
+    "close_mailers",
+    "hint",
+    "overridden",
+    "shared_mailer",
+    "site_options",
+]
+
+DJANGO_OPTIONS = (
+    "host",
+    "port",
+    "username",
+    "password",
+    "use_tls",
+    "use_ssl",
+    "timeout",
+    "ssl_keyfile",
+    "ssl_certfile",
+    "fail_silently",
+)
+OPTIONS = frozenset({*DJANGO_OPTIONS, "servers", "ports", *SERVER_KEYS, *MAILER_KEYS})
+_TLS = {"tls", "use_tls", "use_ssl"}
+
+MAX_MAILERS = 32  # configurations in use at once; more, such as a password for each customer, take turns
+
+
+class SettingsError(InvalidSetting, ImproperlyConfigured):
+    """A setting of this site is unknown, or has a value that cannot work."""
+
+
+def site_options() -> dict[str, Any] | None:
+    """``settings.SMTPBACKEND`` with its keys in lower case, or None. Raises `SettingsError`."""
+    given = getattr(django_settings, "SMTPBACKEND", None)
+    if given is None:
+        return None
+    if not isinstance(given, Mapping):
+        raise SettingsError(f"SMTPBACKEND must be a dict, not a {type(given).__name__}", field="SMTPBACKEND")
+    known = {name.upper() for name in OPTIONS}
+    for key in given:
+        if key not in known:
+            raise SettingsError(f"SMTPBACKEND: unknown setting {key!r}{hint([key], known)}", field=str(key))
+    return {key.lower(): value for key, value in given.items() if value is not None}
+
+
+def overridden(site: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The options of the site under those given for one backend."""
+    replaced: set[str] = set()
+    if not given.keys().isdisjoint(_TLS):
+        replaced |= _TLS
+    if "servers" in given:  # whose credentials are their own
+        replaced |= {"host", "port", "ports", "username", "password"}
+    elif "host" in given:
+        replaced |= {"servers", "ports"}
+    return {**{name: value for name, value in site.items() if name not in replaced}, **given}
+
+
+def hint(given: Iterable[Any], known: Iterable[str]) -> str:
+    """What may have been meant, to be put behind the words that a name is unknown."""
+    by_lower_case = {name.lower(): name for name in known}
+    near = [difflib.get_close_matches(str(name).lower(), by_lower_case, 1, 0.5) for name in given]
+    names = [repr(by_lower_case[match[0]]) for match in near if match]
+    return f"; did you mean {', '.join(names)}?" if names else ""
+
+
+# Shared mailers
+
+
+class _Key:
+    """A configuration as a key. It compares by what is in it and shows nothing of it: passwords are."""
+
+    __slots__ = ("_frozen", "_hash")
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self._frozen = _freeze(settings)
+        self._hash = hash(self._frozen)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and self._frozen == other._frozen
+
+    def __repr__(self) -> str:
+        return "<a configuration>"
+
+
+def _freeze(value: Any) -> Any:
+    """What is equal exactly where ``value`` is, and can be hashed; True is not 1 here."""
+    if isinstance(value, Mapping):
+        return frozenset((key, _freeze(item)) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return tuple(_freeze(item) for item in value)
+    return type(value), value
+
+
+_mailers: OrderedDict[_Key, Mailer] = OrderedDict()
+_lock = threading.Lock()
+
+
+def shared_mailer(settings: Mapping[str, Any]) -> Mailer:
+    """The one Mailer of this process that has these neutral settings. Raises `InvalidSetting`."""
+    key = _Key(settings)
+    with _lock:
+        mailer = _mailers.get(key)
+        if mailer is None:
+            mailer = _mailers[key] = Mailer.from_settings(settings)
+        _mailers.move_to_end(key)
+        surplus = _mailers.popitem(last=False)[1] if len(_mailers) > MAX_MAILERS else None
+    if surplus is not None:
+        surplus.close()  # what is in use is closed when it comes back
+    return mailer
+
+
+def close_mailers() -> None:
+    """Close the connections of every shared Mailer, and forget them."""
+    with _lock:
+        mailers = list(_mailers.values())
+        _mailers.clear()
+    for mailer in mailers:
+        mailer.close()
+
+
+def _setting_changed(*, setting: str, **_: Any) -> None:
+    if setting in ("SMTPBACKEND", "MAILERS") or setting.startswith("EMAIL_"):
+        close_mailers()
+
+
+# The keys hold the settings, so that none can be wrong; this frees what a test leaves behind.
+setting_changed.connect(_setting_changed, dispatch_uid="smtpbackend_django")
+
+
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)

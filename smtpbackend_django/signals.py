@@ -1,0 +1,90 @@
+"""The signals, and the Listener that sends them.
+
+The sender is the class of the backend; ``alias`` is the backend's in ``MAILERS``, or None. Connect without ``sender``
+to hear every backend.
+
+=======================  ==================================================  ===========================================
+signal                   keyword arguments                                   when
+=======================  ==================================================  ===========================================
+``message_sending``      ``message, envelope, alias``                        before; a receiver may raise `CancelSend`
+``message_sent``         ``message, envelope, receipt, alias``               at least one recipient was accepted
+``recipient_rejected``   ``message, envelope, outcome, alias``               one recipient was refused for good
+``recipient_deferred``   ``message, envelope, outcome, alias``               one recipient was not handed over
+``message_failed``       ``message, envelope, receipt, error, alias``        nobody was accepted, nobody is in doubt
+``message_in_doubt``     ``message, envelope, receipt, error, alias``        handed over, and the answer did not come
+``server_failed``        ``server, phase, error, alias``                     a server could not be used
+=======================  ==================================================  ===========================================
+
+``message`` is Django's EmailMessage. A receiver that raises is logged by Django (``django.dispatch``) and breaks
+nothing; `CancelSend` from ``message_sending`` keeps the message from being sent: it is not counted, and nothing is
+raised.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from django.dispatch import Signal
+
+from smtpbackend.errors import CancelSend
+from smtpbackend.events import Listener, MessageSending
+
+__all__ = [
+    "SIGNALS",
+    "CancelSend",
+    "message_failed",
+    "message_in_doubt",
+    "message_sending",
+    "message_sent",
+    "recipient_deferred",
+    "recipient_rejected",
+    "server_failed",
+]
+
+
+class _MessageSending(Signal):
+    """To cancel is no failure: Django need not log it as one."""
+
+    def _log_robust_failure(self, receiver: Any, err: Exception) -> None:
+        if not isinstance(err, CancelSend):
+            super()._log_robust_failure(receiver, err)
+
+
+message_sending = _MessageSending()
+message_sent = Signal()
+recipient_rejected = Signal()
+recipient_deferred = Signal()
+message_failed = Signal()
+message_in_doubt = Signal()
+server_failed = Signal()
+
+SIGNALS: dict[str, Signal] = {
+    "message_sending": message_sending,
+    "message_sent": message_sent,
+    "recipient_rejected": recipient_rejected,
+    "recipient_deferred": recipient_deferred,
+    "message_failed": message_failed,
+    "message_in_doubt": message_in_doubt,
+    "server_failed": server_failed,
+}
+
+
+def signalling(sender: type, alias: str | None, message_of: Callable[[Any], Any]) -> Listener:
+    """A Listener for one call of `send_messages`. ``message_of`` finds Django's message of an envelope."""
+
+    def tell(event: Any) -> None:
+        signal = SIGNALS.get(event.name)
+        if signal is None or not signal.has_listeners(sender):
+            return
+        values = {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
+        if "envelope" in values:
+            values["message"] = message_of(event.envelope)
+        answers = signal.send_robust(sender, **values, alias=alias)
+        if isinstance(event, MessageSending):
+            for _, answer in answers:
+                if isinstance(answer, CancelSend):
+                    raise answer
+
+    return tell

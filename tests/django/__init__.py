@@ -1,0 +1,1 @@
+"""The Django backend, on whichever Django is installed."""

@@ -1,0 +1,106 @@
+"""The system checks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.core.checks import run_checks
+from django.test import override_settings
+
+from tests.django.conftest import HAS_MAILERS, PATH, email_settings
+
+mailers_only = pytest.mark.skipif(not HAS_MAILERS, reason="Django 6.1 has MAILERS")
+
+
+def found(deploy: bool = False) -> list[tuple[str | None, str]]:
+    messages = run_checks(tags=["mail"], include_deployment_checks=deploy)
+    return [(message.id, message.msg) for message in messages if str(message.id).startswith("smtpbackend.")]
+
+
+def test_nothing_to_say_when_another_backend_is_used() -> None:
+    with email_settings(EMAIL_BACKEND="django.core.mail.backends.locmem.EmailBackend", EMAIL_HOST_USER="u"):
+        assert found(deploy=True) == []
+    with email_settings(EMAIL_BACKEND="nowhere.EmailBackend"):
+        assert found() == []
+
+
+def test_nothing_to_say_when_all_is_well() -> None:
+    with email_settings(
+        EMAIL_BACKEND=PATH, EMAIL_HOST="a.example", EMAIL_HOST_USER="u", EMAIL_HOST_PASSWORD="p", EMAIL_USE_TLS=True
+    ):
+        assert found(deploy=True) == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"EMAIL_USE_TLS": True, "EMAIL_USE_SSL": True},
+        {"EMAIL_PORT": 70000},
+        {"SMTPBACKEND": {"HOTS": "x"}},
+        {"SMTPBACKEND": {"HOST": "x", "TLS": "maybe"}},
+        {"SMTPBACKEND": []},
+        {"SMTPBACKEND": {"HOST": "x", "CA_FILE": "/nowhere.pem"}},
+        {"EMAIL_SSL_CERTFILE": "/nowhere.pem"},
+    ],
+)
+def test_e001(settings: dict[str, Any]) -> None:
+    with email_settings(EMAIL_BACKEND=PATH, **settings):
+        assert [identifier for identifier, _ in found()] == ["smtpbackend.E001"]
+
+
+def test_e001_suggests_the_nearest_name() -> None:
+    with email_settings(EMAIL_BACKEND=PATH, SMTPBACKEND={"HOTS": "x"}):
+        ((_, text),) = found()
+    assert "'HOST'" in text
+
+
+@mailers_only
+def test_e001_names_the_mailer() -> None:
+    mailers = {
+        "default": {"BACKEND": PATH, "OPTIONS": {"host": "a.example"}},
+        "news": {"BACKEND": PATH, "OPTIONS": {"hots": "a.example"}},
+        "other": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"},
+        "djangos": {"OPTIONS": {"host": "a.example"}},
+    }
+    with override_settings(MAILERS=mailers):
+        ((identifier, text),) = found()
+    assert identifier == "smtpbackend.E001"
+    assert "MAILERS['news']" in text
+    assert "'host'" in text
+
+
+@pytest.mark.parametrize(
+    ("settings", "warns"),
+    [
+        ({"HOST": "a.example", "USE_TLS": False}, True),
+        ({"HOST": "a.example", "TLS": "none"}, True),
+        ({"HOST": "a.example"}, False),
+        ({"HOST": "localhost"}, False),
+        ({"HOST": "a.example", "USE_SSL": True}, False),
+        ({"SERVERS": ["smtps://a.example", "smtp://b.example?tls=opportunistic"]}, True),
+    ],
+)
+def test_w001_credentials_without_certain_tls(settings: dict[str, Any], warns: bool) -> None:
+    """Only for deployment, and only off loopback."""
+    login = {"USERNAME": "user", "PASSWORD": "secret"}
+    with email_settings(EMAIL_BACKEND=PATH, SMTPBACKEND={**settings, **login}):
+        assert found() == []
+        assert [identifier for identifier, _ in found(deploy=True)] == ["smtpbackend.W001"] * warns
+        assert "secret" not in str(found(deploy=True))
+
+
+def test_w001_in_email_mode() -> None:
+    with email_settings(EMAIL_BACKEND=PATH, EMAIL_HOST="a.example", EMAIL_HOST_USER="u", EMAIL_HOST_PASSWORD="p"):
+        ((identifier, text),) = found(deploy=True)
+    assert identifier == "smtpbackend.W001"
+    assert "a.example:25" in text
+
+
+@mailers_only
+def test_w002_a_dict_that_nobody_reads() -> None:
+    options = {"host": "a.example"}
+    with override_settings(
+        MAILERS={"default": {"BACKEND": PATH, "OPTIONS": options}}, SMTPBACKEND={"HOST": "b.example"}
+    ):
+        assert [identifier for identifier, _ in found()] == ["smtpbackend.W002"]

@@ -1,0 +1,301 @@
+"""The three modes, and the registry of shared Mailers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.test import override_settings
+
+from smtpbackend.errors import InvalidSetting
+from smtpbackend_django import EmailBackend, conf
+from tests.django.conftest import HAS_MAILERS, PATH, Start, email_settings, mail
+from tests.servers.aiosmtpd_server import AiosmtpdServer
+
+# SMTPBACKEND
+
+
+def servers_of(backend: EmailBackend) -> list[tuple[str, int, str]]:
+    return [(server.host, server.port, server.tls) for server in backend._mailer().configuration.servers]
+
+
+def test_smtpbackend_replaces_email_settings() -> None:
+    """Nothing of EMAIL_* is mixed in, the credentials least of all."""
+    theirs = {"EMAIL_HOST": "old.example", "EMAIL_PORT": 2525, "EMAIL_HOST_USER": "u", "EMAIL_HOST_PASSWORD": "p"}
+    with email_settings(**theirs, EMAIL_USE_SSL=True, EMAIL_TIMEOUT=3, SMTPBACKEND={"HOST": "new.example"}):
+        backend = EmailBackend()
+    assert (backend.host, backend.port, backend.username, backend.timeout) == ("new.example", 587, None, None)
+    (server,) = backend._mailer().configuration.servers
+    assert (server.tls, server.username) == ("required", None)
+
+
+def test_smtpbackend_has_the_defaults_of_the_core() -> None:
+    with override_settings(SMTPBACKEND={"HOST": "mail.example.com", "USERNAME": "u", "PASSWORD": "p"}):
+        backend = EmailBackend()
+    assert servers_of(backend) == [("mail.example.com", 587, "required")]
+    assert backend.port == 587
+
+
+def test_smtpbackend_with_servers() -> None:
+    urls = ["smtps://user:p%40ss@a.example", "smtp://b.example:2525?tls=none"]
+    with override_settings(SMTPBACKEND={"SERVERS": urls, "STRATEGY": "round_robin"}):
+        backend = EmailBackend()
+    assert servers_of(backend) == [("a.example", 465, "implicit"), ("b.example", 2525, "none")]
+    assert (backend.host, backend.port) == ("a.example", 465)
+    assert backend._mailer().configuration.strategy == "round_robin"
+    assert backend._mailer().configuration.servers[0].password == "p@ss"
+
+
+def test_servers_and_ports_in_tandem() -> None:
+    with override_settings(SMTPBACKEND={"SERVERS": ["a.example", "b.example"], "PORTS": [2525], "TLS": "none"}):
+        assert servers_of(EmailBackend()) == [("a.example", 2525, "none"), ("b.example", 25, "none")]
+
+
+def test_smtpbackend_takes_djangos_names_too() -> None:
+    with override_settings(SMTPBACKEND={"HOST": "mail.example.com", "USE_SSL": True, "FAIL_SILENTLY": True}):
+        backend = EmailBackend()
+    assert servers_of(backend) == [("mail.example.com", 465, "implicit")]
+    assert backend.use_ssl is True
+    assert backend.fail_silently is True
+
+
+def test_smtpbackend_without_a_server_adds_to_email_settings() -> None:
+    with email_settings(EMAIL_HOST="old.example", EMAIL_PORT=2525, SMTPBACKEND={"RECIPIENT_POLICY": "all"}):
+        backend = EmailBackend()
+    assert servers_of(backend) == [("old.example", 2525, "opportunistic")]
+    assert backend._mailer().configuration.recipient_policy == "all"
+
+
+@pytest.mark.parametrize(
+    ("keywords", "expected"),
+    [
+        ({"host": "kw.example"}, ("kw.example", 26, "required")),
+        ({"port": 27}, ("site.example", 27, "required")),
+        ({"tls": "none"}, ("site.example", 26, "none")),
+        ({"use_ssl": True}, ("site.example", 26, "implicit")),
+        ({"servers": ["smtp://kw.example:28?tls=none"]}, ("kw.example", 28, "none")),
+    ],
+)
+def test_keyword_beats_smtpbackend(keywords: dict[str, Any], expected: tuple[str, int, str]) -> None:
+    site = {"HOST": "site.example", "PORT": 26, "USE_TLS": True, "USERNAME": "u", "PASSWORD": "p"}
+    with override_settings(SMTPBACKEND=site):
+        backend = EmailBackend(**keywords)
+        assert servers_of(backend) == [expected]
+        named = backend._mailer().configuration.servers[0].username
+        assert named == (None if "servers" in keywords else "u")
+
+
+def test_servers_as_keyword_are_not_given_the_credentials_of_email_settings() -> None:
+    with email_settings(EMAIL_HOST_USER="user", EMAIL_HOST_PASSWORD="secret", EMAIL_HOST="a.example"):
+        backend = EmailBackend(servers=["smtp://b.example"])
+    assert backend._mailer().configuration.servers[0].username is None
+    assert backend.host == "b.example"
+
+
+@pytest.mark.parametrize(
+    ("site", "words"),
+    [
+        ({"HOTS": "x"}, "'HOTS'; did you mean 'HOST'"),
+        ({"host": "x"}, "'host'; did you mean 'HOST'"),
+        ({"RECIPIENTS_POLICY": "any"}, "RECIPIENT_POLICY"),
+        ({"QQQQQ": 1}, "QQQQQ"),
+        ("smtp://x", "must be a dict"),
+        ({"HOST": "x", "TLS": "maybe"}, "tls must be one of"),
+        ({"HOST": "x", "PORT": "seven"}, "port must be"),
+        ({"HOST": "x", "TLS": "none", "USE_TLS": True}, "contradicts"),
+        ({"HOST": "x", "SERVERS": ["y"]}, "give one of them"),
+        ({"HOST": "x", "USERNAME": "u"}, "password"),
+        ({"SERVERS": []}, "servers"),
+        ({"HOST": "x", "CLIENT_NAME": "a b"}, "a b"),
+    ],
+)
+def test_wrong_setting_is_said_at_construction(site: Any, words: str) -> None:
+    """As Django says it (ImproperlyConfigured) and as the core does (InvalidSetting, a ValueError)."""
+    with override_settings(SMTPBACKEND=site):
+        with pytest.raises(conf.SettingsError, match=words) as caught:
+            EmailBackend()
+        assert isinstance(caught.value, ImproperlyConfigured)
+        assert isinstance(caught.value, InvalidSetting)
+
+
+@pytest.mark.parametrize(
+    "option", [{"ca_file": "/nowhere.pem"}, {"ssl_certfile": "/nowhere.pem"}, {"ssl_keyfile": "x"}]
+)
+@pytest.mark.parametrize("fail_silently", [False, True])
+def test_files_are_opened_when_they_are_needed(option: dict[str, Any], fail_silently: bool) -> None:
+    """As by Django, whose attributes may be read before; and no failure to deliver, so that it is not silenced."""
+    backend = EmailBackend(host="localhost", fail_silently=fail_silently, **option)
+    for name, value in option.items():
+        assert getattr(backend, name, value) == value
+    with pytest.raises(conf.SettingsError):
+        backend.open()
+    with pytest.raises(conf.SettingsError):
+        backend.send_messages([mail()])
+
+
+# MAILERS
+
+mailers_only = pytest.mark.skipif(not HAS_MAILERS, reason="Django 6.1 has MAILERS")
+
+
+def mailer(**options: Any) -> Any:
+    from django.core.mail import mailers
+
+    with override_settings(MAILERS={"news": {"BACKEND": PATH, "OPTIONS": options}}):
+        backend = mailers["news"]
+        backend._mailer()
+        return backend
+
+
+@mailers_only
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"host": "a.example"}, ("a.example", 25, "opportunistic")),
+        ({"host": "a.example", "use_tls": True}, ("a.example", 587, "required")),
+        ({"host": "a.example", "use_ssl": True}, ("a.example", 465, "implicit")),
+        ({"host": "a.example", "tls": "required"}, ("a.example", 587, "required")),
+        ({"host": "a.example", "tls": "implicit"}, ("a.example", 465, "implicit")),
+        ({"host": "a.example", "tls": "none"}, ("a.example", 25, "none")),
+        ({"host": "a.example", "port": 2525, "tls": "none"}, ("a.example", 2525, "none")),
+        ({"servers": ["smtps://a.example"]}, ("a.example", 465, "implicit")),
+        ({"servers": "smtp://a.example"}, ("a.example", 587, "required")),
+        ({"servers": [{"host": "a.example"}], "use_tls": True}, ("a.example", 587, "required")),
+    ],
+)
+def test_options(options: dict[str, Any], expected: tuple[str, int, str]) -> None:
+    """Django's names and ours, and Django's ports where a host is given."""
+    backend = mailer(**options)
+    assert backend.alias == "news"
+    assert servers_of(backend) == [expected]
+    assert (backend.host, backend.port) == expected[:2]
+
+
+@mailers_only
+def test_options_never_read_other_settings() -> None:
+    with override_settings(SMTPBACKEND={"HOST": "other.example", "RECIPIENT_POLICY": "all"}):
+        backend = mailer(host="a.example")
+    assert servers_of(backend)[0][0] == "a.example"
+    assert backend._mailer().configuration.recipient_policy == "any"
+
+
+@mailers_only
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "OPTIONS must define 'host'"),
+        ({"host": "a", "hots": "b"}, "Unknown options 'hots'; did you mean 'host'"),
+        ({"host": "a", "nonsense": 1, "zzz": 2}, "Unknown options 'nonsense', 'zzz'"),
+        ({"host": "a", "use_tls": True, "use_ssl": True}, "incompatible"),
+        ({"host": "a", "tls": "none", "use_ssl": True}, "contradicts"),
+        ({"host": "a", "servers": ["b"]}, "both 'servers' and 'host'"),
+        ({"host": "a", "tls": "maybe"}, "tls must be one of"),
+        ({"servers": ["http://a"]}, "servers has a URL"),
+        ({"host": "a", "alias": "b"}, "must not define 'alias'"),
+    ],
+)
+def test_wrong_options_are_an_invalid_mailer_with_the_alias(options: dict[str, Any], words: str) -> None:
+    from django.core.mail import InvalidMailer
+
+    with pytest.raises(InvalidMailer, match=words) as caught:
+        mailer(**options)
+    assert "MAILERS['news']" in str(caught.value)
+
+
+@mailers_only
+def test_using_and_two_mailers(aiosmtpd: Start) -> None:
+    from django.core.mail import mailers, send_mail
+
+    one, two = aiosmtpd(), aiosmtpd()
+    options = {"default": one, "news": two}
+    with override_settings(
+        MAILERS={
+            alias: {"BACKEND": PATH, "OPTIONS": {"host": server.host, "port": server.port, "fail_silently": False}}
+            for alias, server in options.items()
+        }
+    ):
+        assert send_mail("S", "B", None, ["ann@example.org"], using="news") == 1
+        assert mailers.default.send_messages([mail()]) == 1
+        assert mailers["news"]._mailer() is mailers["news"]._mailer()
+        assert mailers["news"]._mailer() is not mailers["default"]._mailer()
+    assert (len(one.arrived), len(two.arrived)) == (1, 1)
+
+
+@mailers_only
+def test_deprecated_arguments_reach_the_default_mailer() -> None:
+    """Django passes them with a list of names that are not to be called unknown."""
+    from django.core.mail import mailers
+
+    with override_settings(MAILERS={"default": {"BACKEND": PATH, "OPTIONS": {"host": "a.example"}}}):
+        backend = mailers.create_connection("default", _deprecated_kwargs={"fail_silently": True, "nonsense": 1})
+    assert backend.fail_silently is True
+
+
+# Shared Mailers
+
+
+def test_same_configuration_same_mailer(server: AiosmtpdServer) -> None:
+    for _ in range(5):
+        EmailBackend(host=server.host, port=server.port).send_messages([mail()])
+    assert server.connections == 1
+    assert len(conf._mailers) == 1
+
+
+@pytest.mark.parametrize("other", [{"password": "b"}, {"username": "v"}, {"timeout": 8}, {"max_connections": 2}])
+def test_every_difference_makes_another_mailer(other: dict[str, Any]) -> None:
+    """A connection logged in for one is not used by another."""
+    base = {"host": "localhost", "username": "u", "password": "a", "timeout": 7}
+    assert EmailBackend(**base)._mailer() is EmailBackend(**base)._mailer()
+    assert EmailBackend(**base)._mailer() is not EmailBackend(**{**base, **other})._mailer()
+
+
+def test_override_settings_changes_the_mailer(aiosmtpd: Start) -> None:
+    one, two = aiosmtpd(), aiosmtpd()
+    with override_settings(SMTPBACKEND={"HOST": one.host, "PORT": one.port}):
+        EmailBackend().send_messages([mail()])
+        with override_settings(SMTPBACKEND={"HOST": two.host, "PORT": two.port}):
+            assert not conf._mailers
+            EmailBackend().send_messages([mail()])
+        EmailBackend().send_messages([mail()])
+    assert not conf._mailers
+    assert (len(one.arrived), len(two.arrived)) == (2, 1)
+
+
+def test_other_settings_leave_connections_open(server: AiosmtpdServer) -> None:
+    EmailBackend(host=server.host, port=server.port).send_messages([mail()])
+    with override_settings(SITE_ID=2):
+        EmailBackend(host=server.host, port=server.port).send_messages([mail()])
+    assert server.connections == 1
+
+
+def test_registry_is_bounded(server: AiosmtpdServer) -> None:
+    """The one unused for the longest time goes, and its connections with it; a backend that has it goes on working."""
+    first = EmailBackend(host=server.host, port=server.port)
+    first.open()
+    for number in range(conf.MAX_MAILERS):
+        EmailBackend(host="localhost", password=f"p{number}", username="u")._mailer()
+    assert len(conf._mailers) == conf.MAX_MAILERS
+    assert first.send_messages([mail()]) == 1
+    assert len(conf._mailers) == conf.MAX_MAILERS
+
+
+def test_keys_show_nothing() -> None:
+    key = conf._Key({"password": "secret", "servers": [{"host": "x", "password": "secret"}]})
+    assert "secret" not in repr(key)
+    assert key == conf._Key({"servers": [{"password": "secret", "host": "x"}], "password": "secret"})
+    assert key != conf._Key({"password": "secret"})
+    assert key != "secret"
+
+
+def test_true_is_not_1_in_a_key() -> None:
+    assert conf._Key({"timeout": 1}) != conf._Key({"timeout": True})
+
+
+def test_functions_may_stand_in_a_configuration() -> None:
+    def decide(*_: Any) -> str:
+        return "secure"
+
+    first = EmailBackend(host="localhost", on_tls_failure=decide)
+    assert first._mailer() is EmailBackend(host="localhost", on_tls_failure=decide)._mailer()
+    assert first._mailer() is not EmailBackend(host="localhost", on_tls_failure="secure")._mailer()
