@@ -56,10 +56,9 @@ __all__ = [
 ]
 
 
-def _rebuild(cls: type[SMTPError], args: tuple[Any, ...], state: dict[str, Any]) -> SMTPError:
+def _rebuild(cls: type[SMTPError], args: tuple[Any, ...]) -> SMTPError:
     error = cls.__new__(cls, *args)
     error.args = args
-    error.__dict__.update(state)
     return error
 
 
@@ -95,8 +94,9 @@ class SMTPError(Exception):
         return str(self.args[0]) if self.args else ""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The __init__s of smtplib do not cooperate, so pickle and copy go around them.
-        return _rebuild, (type(self), self.args, self.__dict__.copy())
+        # The __init__s of smtplib do not cooperate, so pickle and copy go around them. The state comes afterwards: the
+        # receipt in it has this error.
+        return _rebuild, (type(self), self.args), self.__dict__.copy()
 
 
 class InvalidInput(SMTPError, ValueError):
@@ -114,9 +114,10 @@ class InvalidSetting(InvalidInput):
 class MissingExtra(SMTPError, ImportError):
     """An optional library is not installed; the message has the pip command."""
 
-    def __init__(self, message: str, **context: Any) -> None:
-        super().__init__(message, **context)
-        self.msg = message  # ImportError prints this one
+    def __new__(cls, message: str, **context: Any) -> MissingExtra:
+        error = super().__new__(cls, message)
+        error.msg = message  # of ImportError, and not in __dict__
+        return error
 
 
 class CancelSend(SMTPError):

@@ -29,6 +29,7 @@ def trace(frame, event, argument):
     frame.f_trace_opcodes, frame.f_trace_lines = True, False
     count += event == "opcode"
     return trace
+sys._getframe().f_trace_opcodes = True  # Python 3.12 looks for it here, and only now
 sys.settrace(trace)
 exec(code, {})
 sys.settrace(None)

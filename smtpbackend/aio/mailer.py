@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import weakref
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
-    Callable,
     Generator,
     Iterable,
     Mapping,
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
     from smtpbackend.envelope import Envelope
     from smtpbackend.events import Listener
     from smtpbackend.outcome import Receipt, Reply
-    from smtpbackend.protocol.session import Session
 
 __all__ = ["AsyncMailer"]
 
@@ -58,7 +55,7 @@ class AsyncMailer:
             for server in config.servers
             if server.ca_file or server.client_cert
         }
-        self._pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Pool] = weakref.WeakKeyDictionary()
+        self._pools: dict[asyncio.AbstractEventLoop, Pool] = {}
         self._listeners = tuple(listeners)
 
     @classmethod
@@ -93,15 +90,15 @@ class AsyncMailer:
 
     async def verify(self, address: str) -> Reply:
         """Ask the first server that answers about a mailbox (VRFY): 250, 251, 252 or 550 (RFC 5321 3.5)."""
-        return await self._ask(lambda session: session.verify(address))
+        return await self._ask(self._dispatch(()).verify(address))
 
     async def expand(self, name: str) -> Reply:
         """Ask for the members of a mailing list (EXPN)."""
-        return await self._ask(lambda session: session.expand(name))
+        return await self._ask(self._dispatch(()).expand(name))
 
     async def help(self, argument: str = "") -> Reply:
         """Ask for help (HELP)."""
-        return await self._ask(lambda session: session.help(argument))
+        return await self._ask(self._dispatch(()).help(argument))
 
     async def connect(self) -> bool:
         """Have a connection ready, logged in; True when it had to be opened. Raises `DeliveryError`."""
@@ -123,12 +120,12 @@ class AsyncMailer:
 
     async def close(self) -> None:
         """Close the connections. The AsyncMailer may be used again, and opens new ones then."""
-        pool = self._pools.pop(asyncio.get_running_loop(), None)
+        pool = self._pools.get(asyncio.get_running_loop())
         if pool is not None:
             await pool.close()
 
-    async def _ask(self, question: Callable[[Session], Any]) -> Reply:
-        reply: Reply = await self._perform(self._dispatch(()).ask(question), iter(()))
+    async def _ask(self, question: Generator[Any, Any, None]) -> Reply:
+        reply: Reply = await self._perform(question, iter(()))
         return reply
 
     def _dispatch(self, listeners: Sequence[Listener], route: Route | None = None) -> Dispatch:
@@ -162,5 +159,7 @@ class AsyncMailer:
         loop = asyncio.get_running_loop()
         pool = self._pools.get(loop)
         if pool is None:
+            for other in [other for other in list(self._pools) if other.is_closed()]:
+                self._pools.pop(other, None)
             pool = self._pools[loop] = Pool(self.configuration.limits, self._contexts)
         return pool

@@ -33,6 +33,7 @@ class Pool:
         self._loop = asyncio.get_running_loop()
         self._shelves: dict[Server, Shelf[Wire]] = {}
         self._waiters: deque[asyncio.Future[None]] = deque()
+        self._keeper: AsyncGenerator[None, None] | None = None
 
     def context(self, server: Server) -> ssl.SSLContext:
         """The TLS context of a server, made once. Raises `InvalidSetting` for a file that cannot be used."""
@@ -42,6 +43,9 @@ class Pool:
 
     async def perform(self, dispatch: Generator[Any, Any, None], source: Any) -> AsyncGenerator[Any, None]:
         """Perform what a dispatch decides; yields what it gives."""
+        if self._keeper is None:
+            self._keeper = self._closing()
+            await anext(self._keeper)
         held = None
         failed: Exception | None = None
         answer: Any = None
@@ -90,13 +94,18 @@ class Pool:
         """
         while True:
             connection, gone = await self._find(server, fresh, deadline)
-            for other in gone:
-                await self._say_goodbye(other)
-            if connection is None:
-                return await self._open(server, deadline)
-            if connection.wire.is_quiet():
-                connection.reused = True
-                return connection
+            try:
+                await self._say_goodbye(*gone)
+                if connection is None:
+                    return await self._open(server, deadline)
+                if connection.wire.is_quiet():
+                    connection.reused = True
+                    return connection
+            except BaseException:
+                if connection is not None:
+                    connection.wire.close()
+                self._count_out(server)
+                raise
             connection.wire.close()
             self._count_out(server)
 
@@ -134,13 +143,14 @@ class Pool:
                     self._waiters.remove(waiter)
 
     async def _open(self, server: Server, deadline: float | None) -> Connection[Wire]:
+        generation = self._shelves[server].generation
+        wire = await Wire.connect(server, self.context(server), deadline)
         try:
-            wire = await Wire.connect(server, self.context(server), deadline)
+            session = new_session(server, socket.gethostname(), wire.local, wire.peer, transcript(server))
         except BaseException:
-            self._count_out(server)
+            wire.close()
             raise
-        session = new_session(server, socket.gethostname(), wire.local, wire.peer, transcript(server))
-        return Connection(server, wire, session, self.limits.max_messages)
+        return Connection(server, wire, session, self.limits.max_messages, generation)
 
     async def release(self, connection: Connection[Wire]) -> None:
         """Take a connection back; what cannot be used again is closed."""
@@ -155,24 +165,26 @@ class Pool:
 
     async def close(self) -> None:
         """Close what is idle; what is in use is closed when it comes back."""
-        shelves, self._shelves = self._shelves, {}
+        gone = [connection for shelf in self._shelves.values() for connection in shelf.empty()]
         self._notify()
-        for shelf in shelves.values():
-            for connection in shelf.idle:
-                await self._say_goodbye(connection)
+        await self._say_goodbye(*gone)
 
-    def abandon(self) -> None:
-        """Close what is idle without a word, from outside the loop."""
-        shelves, self._shelves = self._shelves, {}
-        for shelf in shelves.values():
-            for connection in shelf.idle:
+    async def _closing(self) -> AsyncGenerator[None, None]:
+        """Close with the loop: ``asyncio.run`` ends the asynchronous generators that are left."""
+        try:
+            yield
+        finally:
+            await self.close()
+
+    async def _say_goodbye(self, *connections: Connection[Wire]) -> None:
+        try:
+            for connection in connections:
+                if not connection.session.broken:
+                    with contextlib.suppress(SMTPError):
+                        await connection.wire.talk(connection.session.quit(), None, self._loop.time() + GOODBYE)
+        finally:
+            for connection in connections:
                 connection.wire.close()
-
-    async def _say_goodbye(self, connection: Connection[Wire]) -> None:
-        if not connection.session.broken:
-            with contextlib.suppress(SMTPError):
-                await connection.wire.talk(connection.session.quit(), None, self._loop.time() + GOODBYE)
-        connection.wire.close()
 
     def _count_out(self, server: Server) -> None:
         if server in self._shelves:

@@ -7,6 +7,7 @@ on as if they had come inside TLS.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import select
 import socket
 import ssl
@@ -29,9 +30,10 @@ class Wire(asyncio.Protocol):
     _transport: asyncio.Transport
     _tls: ssl.SSLObject | None
 
-    def __init__(self, server: Server, context: ssl.SSLContext) -> None:
+    def __init__(self, server: Server, context: ssl.SSLContext, sock: socket.socket) -> None:
         self._server = server
         self._context = context
+        self._socket = sock
         self._loop = asyncio.get_running_loop()
         self._ahead = bytearray()
         self._tls = None
@@ -41,8 +43,9 @@ class Wire(asyncio.Protocol):
         self._error: Exception | None = None
         self._paused = False
         self._waiting: asyncio.Future[None] | None = None
-        self.peer: str | None = None
-        self.local: str | None = None
+        # asked here and not of the transport, which has None where the connection is lost again: that must not seem local
+        self.peer: str | None = sock.getpeername()[0]
+        self.local: str | None = sock.getsockname()[0]
 
     @classmethod
     async def connect(cls, server: Server, context: ssl.SSLContext, deadline: float | None) -> Wire:
@@ -56,14 +59,19 @@ class Wire(asyncio.Protocol):
         except (OSError, UnicodeError) as error:
             raise unreachable(server, [("", error if isinstance(error, OSError) else OSError(str(error)))]) from error
         for number, (family, kind, protocol, _, address) in enumerate(found):
-            sock = socket.socket(family, kind, protocol)
+            try:
+                sock = socket.socket(family, kind, protocol)
+            except OSError as error:  # a kernel without IPv6 has no such sockets
+                causes.append((str(address[0]), error))
+                continue
             sock.setblocking(False)
             try:
                 # what is left is shared among the addresses left: one that is silent does not use up all
                 async with asyncio.timeout(max((end - loop.time()) / (len(found) - number), 0.001)):
                     await loop.sock_connect(sock, address)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                _, wire = await loop.create_connection(lambda: cls(server, context), sock=sock)
+                wire = cls(server, context, sock)
+                await loop.create_connection(lambda: wire, sock=sock)
                 return wire
             except OSError as error:
                 sock.close()
@@ -129,8 +137,6 @@ class Wire(asyncio.Protocol):
         """Part of ``asyncio.Protocol``."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self.peer = transport.get_extra_info("peername")[0]
-        self.local = transport.get_extra_info("sockname")[0]
 
     def data_received(self, data: bytes) -> None:
         """Part of ``asyncio.Protocol``."""
@@ -151,6 +157,10 @@ class Wire(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Part of ``asyncio.Protocol``."""
+        if exc is not None:
+            # a write failed, and what the server said before it hung up may not have been read yet
+            with contextlib.suppress(OSError):
+                self.data_received(self._socket.recv(READ_SIZE))
         self._ended = True
         self._error = self._error or exc
         self._paused = False
@@ -208,15 +218,20 @@ class Wire(asyncio.Protocol):
             self._transport.write(self._to_server.read())
         until = _earliest(self._loop.time() + timeout, deadline)
         while self._paused:
+            if self._ended:
+                raise ConnectionError(f"{self._server.name} closed the connection")
             await self._wait(until)
         if self._error is not None:
             raise self._error
 
     async def _start_tls(self, until: float) -> None:
         if not self.is_quiet():
+            if not await self._read(until):
+                raise ConnectionError("the server closed the connection")
             # RFC 3207 4.2; whoever can inject into the clear part must not be heard inside TLS
             raise ProtocolViolation(
-                f"{self._server.name} (or someone in between) sent data ahead of the TLS handshake",
+                f"{self._server.name} (or someone in between) sent data ahead of the TLS handshake; "
+                "check that port and tls fit together (465 is 'implicit', 587 and 25 are 'required')",
                 server=self._server.name,
             )
         self._tls = self._context.wrap_bio(

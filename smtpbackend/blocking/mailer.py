@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from smtpbackend.delivery.configuration import configure
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from smtpbackend.envelope import Envelope
     from smtpbackend.events import Listener
     from smtpbackend.outcome import Receipt, Reply
-    from smtpbackend.protocol.session import Session
 
 __all__ = ["Mailer"]
 
@@ -86,15 +85,15 @@ class Mailer:
 
     def verify(self, address: str) -> Reply:
         """Ask the first server that answers about a mailbox (VRFY): 250, 251, 252 or 550 (RFC 5321 3.5)."""
-        return self._ask(lambda session: session.verify(address))
+        return self._ask(self._dispatch(()).verify(address))
 
     def expand(self, name: str) -> Reply:
         """Ask for the members of a mailing list (EXPN)."""
-        return self._ask(lambda session: session.expand(name))
+        return self._ask(self._dispatch(()).expand(name))
 
     def help(self, argument: str = "") -> Reply:
         """Ask for help (HELP)."""
-        return self._ask(lambda session: session.help(argument))
+        return self._ask(self._dispatch(()).help(argument))
 
     def connect(self) -> bool:
         """Have a connection ready, logged in; True when it had to be opened. Raises `DeliveryError`."""
@@ -118,8 +117,8 @@ class Mailer:
         """Close the connections. The Mailer may be used again, and opens new ones then."""
         self._pool.close()
 
-    def _ask(self, question: Callable[[Session], Any]) -> Reply:
-        reply: Reply = self._perform(self._dispatch(()).ask(question), iter(()))
+    def _ask(self, question: Generator[Any, Any, None]) -> Reply:
+        reply: Reply = self._perform(question, iter(()))
         return reply
 
     def _dispatch(self, listeners: Sequence[Listener], route: Route | None = None) -> Dispatch:

@@ -97,13 +97,18 @@ class Pool:
         """
         while True:
             connection, gone = self._find(server, fresh, deadline)
-            for other in gone:
-                self._say_goodbye(other)
-            if connection is None:
-                return self._open(server, deadline)
-            if connection.wire.is_quiet():
-                connection.reused = True
-                return connection
+            try:
+                self._say_goodbye(*gone)
+                if connection is None:
+                    return self._open(server, deadline)
+                if connection.wire.is_quiet():
+                    connection.reused = True
+                    return connection
+            except BaseException:
+                if connection is not None:
+                    connection.wire.close()
+                self._count_out(server)
+                raise
             connection.wire.close()
             self._count_out(server)
 
@@ -113,9 +118,9 @@ class Pool:
         """An idle connection, or None when one may be opened, which is then counted; and those to say goodbye to."""
         end = time.monotonic() + server.timeout.connect if deadline is None else deadline
         with self._changed:
-            shelf = self._shelves.setdefault(server, Shelf(self.limits))
             gone: list[Connection[Wire]] = []
             while True:
+                shelf = self._shelves.setdefault(server, Shelf(self.limits))
                 expired = shelf.expired(time.monotonic())
                 if fresh and not expired and not shelf.may_open() and shelf.idle:
                     expired = [shelf.idle.pop(0)]
@@ -134,13 +139,14 @@ class Pool:
                     )
 
     def _open(self, server: Server, deadline: float | None) -> Connection[Wire]:
+        generation = self._shelves[server].generation
+        wire = Wire.connect(server, self.context(server), deadline)
         try:
-            wire = Wire.connect(server, self.context(server), deadline)
+            session = new_session(server, socket.gethostname(), wire.local, wire.peer, transcript(server))
         except BaseException:
-            self._count_out(server)
+            wire.close()
             raise
-        session = new_session(server, socket.gethostname(), wire.local, wire.peer, transcript(server))
-        return Connection(server, wire, session, self.limits.max_messages)
+        return Connection(server, wire, session, self.limits.max_messages, generation)
 
     def release(self, connection: Connection[Wire]) -> None:
         """Take a connection back; what cannot be used again is closed."""
@@ -150,30 +156,32 @@ class Pool:
             kept = shelf is not None and shelf.put(connection, time.monotonic())
             if shelf is not None and not kept:
                 shelf.open -= 1
-            self._changed.notify()
+            self._changed.notify_all()  # who waits for another server must not swallow the call
         if not kept:
             self._say_goodbye(connection)
 
     def close(self) -> None:
         """Close what is idle; what is in use is closed when it comes back."""
         with self._changed:
-            shelves, self._shelves = self._shelves, {}
+            gone = [connection for shelf in self._shelves.values() for connection in shelf.empty()]
             self._changed.notify_all()
-        for shelf in shelves.values():
-            for connection in shelf.idle:
-                self._say_goodbye(connection)
+        self._say_goodbye(*gone)
 
-    def _say_goodbye(self, connection: Connection[Wire]) -> None:
-        if not connection.session.broken:
-            with contextlib.suppress(SMTPError):
-                connection.wire.talk(connection.session.quit(), None, time.monotonic() + GOODBYE)
-        connection.wire.close()
+    def _say_goodbye(self, *connections: Connection[Wire]) -> None:
+        try:
+            for connection in connections:
+                if not connection.session.broken:
+                    with contextlib.suppress(SMTPError):
+                        connection.wire.talk(connection.session.quit(), None, time.monotonic() + GOODBYE)
+        finally:
+            for connection in connections:
+                connection.wire.close()
 
     def _count_out(self, server: Server) -> None:
         with self._changed:
             if server in self._shelves:
                 self._shelves[server].open -= 1
-            self._changed.notify()
+            self._changed.notify_all()
 
 
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()

@@ -20,6 +20,7 @@ from smtpbackend.protocol.effects import Conversation, Ended, Read, StartTLS, Wr
 __all__ = ["Wire"]
 
 READ_SIZE = 65536
+MAX_POLL = 1e6  # seconds: poll takes no more milliseconds than an int holds
 MAX_AHEAD = 1 << 20  # octets read while writing: 256 unanswered commands have far shorter replies
 
 
@@ -47,16 +48,24 @@ class Wire:
         except (OSError, UnicodeError) as error:
             raise unreachable(server, [("", error if isinstance(error, OSError) else OSError(str(error)))]) from error
         for number, (family, kind, protocol, _, address) in enumerate(found):
-            sock = socket.socket(family, kind, protocol)
+            try:
+                sock = socket.socket(family, kind, protocol)
+            except OSError as error:  # a kernel without IPv6 has no such sockets
+                causes.append((str(address[0]), error))
+                continue
             try:
                 # what is left is shared among the addresses left: one that is silent does not use up all
-                sock.settimeout(max((end - time.monotonic()) / (len(found) - number), 0.001))
+                share = (end - time.monotonic()) / (len(found) - number)
+                sock.settimeout(min(max(share, 0.001), MAX_POLL))
                 sock.connect(address)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 return cls(server, context, sock)
             except OSError as error:
                 sock.close()
                 causes.append((str(address[0]), error))
+            except BaseException:
+                sock.close()
+                raise
         raise unreachable(server, causes) from causes[-1][1]
 
     def talk(self, conversation: Conversation[Any], value: Any = None, deadline: float | None = None) -> Any:
@@ -158,9 +167,12 @@ class Wire:
 
     def _start_tls(self, until: float) -> None:
         if not self.is_quiet():
+            if not self._read(until):
+                raise ConnectionError("the server closed the connection")
             # RFC 3207 4.2; whoever can inject into the clear part must not be heard inside TLS
             raise ProtocolViolation(
-                f"{self._server.name} (or someone in between) sent data ahead of the TLS handshake",
+                f"{self._server.name} (or someone in between) sent data ahead of the TLS handshake; "
+                "check that port and tls fit together (465 is 'implicit', 587 and 25 are 'required')",
                 server=self._server.name,
             )
         self._poll.unregister(self._socket)
@@ -180,7 +192,7 @@ class Wire:
         """Wait for the socket; raises TimeoutError at ``until``."""
         self._poll.register(self._socket, wanted)
         left = until - time.monotonic()
-        events = self._poll.poll(left * 1000) if left > 0 else []
+        events = self._poll.poll(min(left, MAX_POLL) * 1000) if left > 0 else []
         if not events:
             raise TimeoutError("timed out")
         # an error or hang-up is for the next call to find

@@ -22,6 +22,7 @@ from smtpbackend.envelope import Envelope, Recipient
 from smtpbackend.errors import CancelSend, DeliveryError, InvalidInput, NotSupported, SMTPError, TimedOut
 from smtpbackend.events import MessageSending, ServerFailed
 from smtpbackend.outcome import Outcome, Receipt, Reply, Status
+from smtpbackend.protocol import command
 from smtpbackend.protocol.effects import LATER, Ended, Next, Settled
 from smtpbackend.protocol.session import Session
 from smtpbackend.protocol.transaction import Transaction, notes, objection
@@ -103,7 +104,10 @@ class _Mail:
     def settle_all(self, status: Status, error: SMTPError, server: str | None = None) -> None:
         for recipient in self.pending:
             reply, heard_from, last_error = self.heard.get(recipient, (None, None, None))
-            self.settle(recipient, status, reply, server or heard_from, error if reply is None else last_error)
+            if reply is None:
+                self.settle(recipient, status, None, server or heard_from, error)
+            else:  # the last word is that server's
+                self.settle(recipient, status, reply, heard_from, last_error)
 
 
 class Dispatch:
@@ -154,7 +158,10 @@ class Dispatch:
                     break
                 connection = yield from self._connect(server, mail.fresh, mail.deadline)
                 if connection is None:
+                    hurried = mail.error is not None and self._is_late(mail)
                     mail.error = self._down[server]
+                    if hurried:  # it had what time others had left: nothing against it for the messages to come
+                        del self._down[server]
                 else:
                     yield from self._converse(connection, mail, more)
             yield from self._give()
@@ -221,6 +228,7 @@ class Dispatch:
         error = mail.error or next(iter(reversed(self._down.values())), None)
         if error is None:
             error = DeliveryError("no server could be tried")
+        mail.error = error
         if isinstance(error, NotSupported) and mail.objections == len(self.route.servers):
             mail.settle_all(Status.REJECTED, error, error.server)
         else:
@@ -255,6 +263,21 @@ class Dispatch:
             return None
         self.route.worked(server)
         return connection
+
+    def verify(self, address: str) -> Effects:
+        """VRFY. What cannot be asked is refused here and below before a connection is opened."""
+        command.vrfy(address, utf8=True)
+        return self.ask(lambda session: session.verify(address))
+
+    def expand(self, name: str) -> Effects:
+        """EXPN."""
+        command.expn(name)
+        return self.ask(lambda session: session.expand(name))
+
+    def help(self, argument: str) -> Effects:
+        """HELP."""
+        command.help_(argument)
+        return self.ask(lambda session: session.help(argument))
 
     def ask(self, question: Callable[[Session], Effects]) -> Effects:
         """Put one question to the first server that can be asked; its answer is given, or the last error raised."""
@@ -380,14 +403,12 @@ class Dispatch:
             mail.aside += tuple(recipient for recipient in mail.pending if recipient not in judgement.again)
             mail.pending = judgement.again
             return True
-        if transaction.error is not None:
-            mail.error = transaction.error
-        elif judgement.error is not None:
-            mail.error = judgement.error
+        mail.error = transaction.error or judgement.error  # what an earlier server said is not the last word any more
         if not mail.pending:
             if mail.aside:
                 self._next_server(mail)
-            if connection.session.broken and transaction.error is not None and not transaction.was_closed:
+            ours = transaction.was_closed or isinstance(transaction.error, InvalidInput)
+            if connection.session.broken and transaction.error is not None and not ours:
                 self._failed(server, connection.session.phase, transaction.error)
             return False
         if (transaction.error is not None or judgement.renew) and proven and server not in mail.renewed:

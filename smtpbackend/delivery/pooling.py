@@ -22,8 +22,9 @@ class Connection(Generic[W]):
     said on it now.
     """
 
-    def __init__(self, server: Server, wire: W, session: Session, max_messages: int = 100) -> None:
+    def __init__(self, server: Server, wire: W, session: Session, max_messages: int = 100, generation: int = 0) -> None:
         self.server = server
+        self.generation = generation
         self.wire = wire
         self.session = session
         self.max_messages = max_messages
@@ -39,6 +40,7 @@ class Shelf(Generic[W]):
         self.limits = limits
         self.idle: list[Connection[W]] = []
         self.open = 0
+        self.generation = 0  # what was opened before the last `empty` is not kept
 
     def take(self) -> Connection[W] | None:
         """The connection that was idle for the shortest time: it is the likeliest to live."""
@@ -51,11 +53,19 @@ class Shelf(Generic[W]):
     def put(self, connection: Connection[W], now: float) -> bool:
         """Keep a connection for its next use; False when it must be closed instead."""
         session = connection.session
-        if session.broken or session.transactions >= self.limits.max_messages:
+        is_old = connection.generation != self.generation
+        if is_old or session.broken or session.transactions >= self.limits.max_messages:
             return False
         connection.idle_since = now
         self.idle.append(connection)
         return True
+
+    def empty(self) -> list[Connection[W]]:
+        """All that are idle, taken out to be closed; those in use are not kept when they come back."""
+        gone, self.idle = self.idle, []
+        self.open -= len(gone)
+        self.generation += 1
+        return gone
 
     def is_fit(self, connection: Connection[W], now: float) -> bool:
         """Whether an idle connection may still be used, as far as can be known without looking at its socket."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -46,7 +47,12 @@ class Server:
             object.__setattr__(self, name, read(setting, getattr(self, name)))
         host = self.host[1:-1] if self.host.startswith("[") and self.host.endswith("]") else self.host
         if not host or any(c.isspace() or not c.isprintable() or c in "/@" for c in host):
-            raise InvalidSetting(f"host {self.host!r} is neither a name nor an address", field="host")
+            # what has an "@" may hold a password
+            what = "a host" if "@" in host else f"host {self.host!r}"
+            remedy = "; credentials stand in a URL (smtp://user:password@host) or in username and password"
+            raise InvalidSetting(
+                f"{what} is neither a name nor an address{remedy if '@' in host else ''}", field="host"
+            )
         object.__setattr__(self, "host", host)
         if self.client_name is not None:
             check_client_name(self.client_name)
@@ -165,4 +171,6 @@ def unreachable(server: Server, causes: Sequence[tuple[str, OSError]]) -> Connec
 def _reason(error: OSError) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
+    if error.errno and str(error.strerror).startswith("Connect call failed"):  # asyncio's words for any of them
+        return os.strerror(error.errno)
     return error.strerror or str(error) or type(error).__name__

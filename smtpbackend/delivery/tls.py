@@ -23,7 +23,8 @@ def client_context(server: Server) -> ssl.SSLContext:
             raise InvalidSetting(f"ca_file {server.ca_file!r} cannot be used: {error}", field="ca_file") from error
     if server.client_cert:
         try:
-            context.load_cert_chain(server.client_cert, server.client_key)
+            # without a password of its own, OpenSSL would ask the terminal for the one of an encrypted key, and wait
+            context.load_cert_chain(server.client_cert, server.client_key, password="")
         except OSError as error:
             names = f"client_cert {server.client_cert!r}" + (
                 f", client_key {server.client_key!r}" if server.client_key else ""

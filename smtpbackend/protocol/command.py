@@ -27,7 +27,7 @@ QUIT = b"QUIT\r\n"
 RSET = b"RSET\r\n"
 STARTTLS = b"STARTTLS\r\n"
 
-_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # surrogates stand for no octets
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f]")
 # RFC 5321 4.1.2, and "_" as seen
 _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?|\[[A-Za-z0-9.:-]+\]")
 _KEYWORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")  # esmtp-keyword, RFC 5321 4.1.2
@@ -40,7 +40,10 @@ def _line(text: str, field: str, limit: int = MAX_LINE, utf8: bool = False) -> b
         raise InvalidInput(f"{field} has a control character: {text!r}", field=field)
     if not utf8 and not text.isascii():
         raise InvalidInput(f"{field} has a character outside ASCII: {text!r}; it needs SMTPUTF8", field=field)
-    line = text.encode("utf-8") + b"\r\n"
+    try:
+        line = text.encode("utf-8") + b"\r\n"
+    except UnicodeEncodeError as error:  # surrogates stand for no octets
+        raise InvalidInput(f"{field} has half a surrogate pair: {text!r}", field=field) from error
     if len(line) > limit:
         raise InvalidInput(f"{field} makes a line of {len(line)} octets; the limit is {limit}", field=field)
     return line

@@ -97,6 +97,7 @@ class Dialogue:
     def _reply(self, timeout: float) -> Conversation[Reply]:
         """The next reply, whatever it is. ``timeout`` (seconds) is for all of it."""
         read: Read | None = None
+        violation = ""
         try:
             while (reply := self._replies.next()) is None:
                 read = read or Read(timeout)
@@ -112,7 +113,8 @@ class Dialogue:
                 TimedOut, f"{self.server} did not answer within {timeout:g} s ({self.phase}); see timeout and deadline"
             ) from error
         except ProtocolViolation as error:
-            raise self._failed(ProtocolViolation, f"{self.server}: {error}") from error
+            # during a login an echo of the secret could stand in it
+            violation = "what was said during the login is not an SMTP reply" if self._hidden else str(error)
         except OSError as error:
             if isinstance(error, SMTPError):
                 self.broken = True
@@ -120,12 +122,15 @@ class Dialogue:
             raise self._failed(
                 ConnectionLost, f"the connection to {self.server} was lost ({self.phase}): {error}"
             ) from error
+        if violation or reply is None:  # raised here: the error that quotes the line must not go along as its context
+            raise self._failed(ProtocolViolation, f"{self.server}: {violation}")
         self._resumed = False
-        if self._hidden and reply.code != 334:  # a challenge is no echo
-            reply = Reply(reply.code, reply.enhanced, tuple(self._without_secrets(line) for line in reply.lines))
+        shown = reply
+        if self._hidden:
+            shown = Reply(reply.code, reply.enhanced, tuple(self._without_secrets(line) for line in reply.lines))
         if self._transcript:
-            self._transcript("<", str(reply))
-        return reply
+            self._transcript("<", str(shown))
+        return reply if reply.code == 334 else shown  # a challenge is answered as it came
 
     def _without_secrets(self, line: str) -> str:
         for secret in filter(None, self._hidden):

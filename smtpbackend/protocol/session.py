@@ -210,7 +210,7 @@ class Session(Delivering):
         reply = yield from self._ask(command.auth(mechanism.name, encoded), shown)
         while reply.code == 334:
             if shown == "*":
-                raise self._failed(ProtocolViolation, f"{self.server} goes on with a login that was cancelled: {reply}")
+                raise self._failed(ProtocolViolation, f"{self.server} goes on with a login that was cancelled")
             try:
                 challenge = binascii.a2b_base64(reply.text.encode("ascii"), strict_mode=True)
                 answer = _base64(exchange.send(challenge) or b"")

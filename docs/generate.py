@@ -1,0 +1,115 @@
+"""Write the pages of docs/reference/ that are made from the code: `make docs`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from smtpbackend.delivery.settings import MAILER_KEYS, SERVER_KEYS, Setting
+
+PAGE = Path(__file__).resolve().parent / "reference" / "settings.md"
+
+SETTINGS = """\
+<!-- Written by docs/generate.py from the table in smtpbackend/delivery/settings.py: change that, then `make docs`. -->
+# Settings
+
+One vocabulary for plain Python, Django and Flask. An unknown name is an error that suggests the nearest known one, and
+so is a value that cannot work; both are found when the mailer is made, before anything is connected.
+
+| where | how a setting is written | example |
+| --- | --- | --- |
+| `Mailer(...)`, `AsyncMailer(...)` | keyword, lower case | `Mailer("smtp://mx.example.com", max_idle=30)` |
+| a server's URL | query parameter, lower case | `"smtp://mx.example.com?tls=required&timeout=20"` |
+| Django 6.1, `MAILERS[alias]["OPTIONS"]` | key, lower case | `{{"host": "mx.example.com", "max_idle": 30}}` |
+| Django before, `SMTPBACKEND` | key, upper case | `SMTPBACKEND = {{"HOST": "mx.example.com", "MAX_IDLE": 30}}` |
+| Flask, `app.config` | `SMTPBACKEND_` and the key in upper case | `SMTPBACKEND_MAX_IDLE = 30` |
+
+In Django, `SMTPBACKEND` takes the place of `EMAIL_*`; without it, `EMAIL_*` are read as Django reads them
+([below](#names-of-django-and-flask-mail)); where there is `MAILERS`, neither is read. Django's own names of options are
+accepted in `OPTIONS` and in `SMTPBACKEND` too. In Flask, what `SMTPBACKEND_*` leave open is read from `MAIL_*`, and the
+`MAIL_*` that describe a server are not looked at once `SMTPBACKEND_SERVERS` or `SMTPBACKEND_HOST` is set.
+
+## Which servers
+
+{which}
+
+A server is a URL (`smtp://user:password@host:port`, `smtps://...` for TLS from the first byte; credentials
+percent-encoded), a host name, or a mapping of the settings below. Give `servers`, or `host` and `port` for one alone.
+
+## Of a server
+
+Each may be given for one server, in its URL or mapping, or beside `servers` as the default of all.
+
+{server}
+
+## Of a mailer
+
+{mailer}
+
+## Names of Django and Flask-Mail
+
+The settings that a project has already go on working.
+
+| neutral | Django's `EMAIL_*` | Django's options | Flask-Mail's `MAIL_*` |
+| --- | --- | --- | --- |
+| `host` | `EMAIL_HOST` | `host` | `MAIL_SERVER` |
+| `port` | `EMAIL_PORT` | `port` | `MAIL_PORT` |
+| `username` | `EMAIL_HOST_USER` | `username` | `MAIL_USERNAME` |
+| `password` | `EMAIL_HOST_PASSWORD` | `password` | `MAIL_PASSWORD` |
+| `tls="required"` | `EMAIL_USE_TLS = True` | `use_tls` | `MAIL_USE_TLS = True` |
+| `tls="implicit"` | `EMAIL_USE_SSL = True` | `use_ssl` | `MAIL_USE_SSL = True` |
+| `tls="opportunistic"` | neither | neither | neither |
+| `timeout` | `EMAIL_TIMEOUT` | `timeout` | `MAIL_TIMEOUT` |
+| `client_cert` | `EMAIL_SSL_CERTFILE` | `ssl_certfile` | |
+| `client_key` | `EMAIL_SSL_KEYFILE` | `ssl_keyfile` | |
+| `max_messages` | | | `MAIL_MAX_EMAILS` |
+
+Flask has four settings that concern the app and not the mailer: `SMTPBACKEND_DEFAULT_SENDER`,
+`SMTPBACKEND_SUPPRESS_SEND`, `SMTPBACKEND_ASCII_ATTACHMENTS` and `SMTPBACKEND_DEBUG`, or `MAIL_` and the same words.
+"""
+
+WHICH = (
+    ("servers", "", "One server or a list of them. They are tried in this order, see `strategy`."),
+    ("ports", "", "Ports, walked in tandem with `servers`. Missing ones take the default, surplus ones are ignored."),
+)
+
+
+def table(rows: Iterable[tuple[str, str, str]]) -> str:
+    """Settings as Markdown: (name, default, meaning)."""
+    lines = [
+        "| setting, and in `MAILERS` | in `SMTPBACKEND` | in Flask | default | meaning |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, default, meaning in rows:
+        upper = name.upper()
+        meaning = meaning.replace("|", "\\|")
+        lines.append(f"| `{name}` | `{upper}` | `SMTPBACKEND_{upper}` | {default} | {meaning} |")
+    return "\n".join(lines)
+
+
+def row(setting: Setting) -> tuple[str, str, str]:
+    """The default only where the meaning does not tell it."""
+    told = setting.default is None or setting.default == () or isinstance(setting.default, tuple)
+    default = setting.default
+    shown = "" if told else f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
+    return setting.name, shown, setting.meaning
+
+
+def page() -> str:
+    """The page of the settings."""
+    return SETTINGS.format(
+        which=table(WHICH),
+        server=table(map(row, SERVER_KEYS.values())),
+        mailer=table(map(row, MAILER_KEYS.values())),
+    )
+
+
+def main() -> int:
+    PAGE.write_text(page(), encoding="utf-8")
+    print(f"wrote {PAGE.name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

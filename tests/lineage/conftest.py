@@ -1,0 +1,49 @@
+"""Both mailers, and servers of every kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+from typing import Any
+
+import pytest
+
+from tests.mailer.twins import AsyncioTwin, BlockingTwin, Driven
+from tests.servers.aiosmtpd_server import AiosmtpdServer
+from tests.servers.scripted import ScriptedServer
+from tests.servers.speaker import Play
+
+MakeMailer = Callable[..., Driven]
+Scripted = Callable[..., ScriptedServer]
+Start = Callable[..., AiosmtpdServer]
+
+
+@pytest.fixture(params=[BlockingTwin, AsyncioTwin], ids=["blocking", "asyncio"])
+def new_mailer(request: pytest.FixtureRequest) -> Iterator[MakeMailer]:
+    """Make a mailer of either kind: `new_mailer(url, recipient_policy="all")`. Closed after the test."""
+    twin = request.param()
+    yield twin
+    twin.close()
+
+
+@pytest.fixture
+def scripted() -> Iterator[Scripted]:
+    """Start a server without extensions that answers as the test says: `scripted({"MAIL": "550 no"})`."""
+    with ExitStack() as servers:
+
+        def start(answers: Mapping[str, Any] = {}) -> ScriptedServer:
+            return servers.enter_context(ScriptedServer(Play(answers, extensions=())))
+
+        yield start
+
+
+def parsed(content: bytes) -> EmailMessage:
+    """What arrived, as the email package reads it."""
+    return message_from_bytes(content, policy=policy.default)
+
+
+def url(server: AiosmtpdServer) -> str:
+    """The URL of a server without TLS."""
+    return f"smtp://{server.host}:{server.port}"

@@ -1,0 +1,184 @@
+"""smtplib: what its users call, ask and catch."""
+
+from __future__ import annotations
+
+import logging
+import smtplib
+from typing import Any
+
+import pytest
+
+from smtpbackend import Envelope, Message
+from tests.lineage.conftest import MakeMailer, Scripted, Start, parsed, url
+from tests.protocol.script import Script, ehlo_reply, opened
+from tests.servers.ports import free_ports
+from tests.servers.speaker import CUT
+from tests.servers.tls import Certificates
+
+ANN, BOB, JOE = "ann@example.org", "bob@example.com", "joe@example.net"
+
+
+def note(**fields: object) -> Message:
+    return Message(**{"subject": "Note", "from_": ANN, "to": [BOB], "text": "Hello", **fields})  # type: ignore[arg-type]
+
+
+def test_the_envelope_is_independent_of_the_headers(new_mailer: MakeMailer, aiosmtpd: Start) -> None:
+    """sendmail(from_addr, to_addrs, msg): the octets are those given."""
+    server = aiosmtpd()
+    content = b"From: somebody@example.com\r\nTo: everybody@example.com\r\n\r\nHello\r\n"
+    new_mailer(url(server)).send(content, Envelope(ANN, [BOB, JOE]))
+    [mail] = server.arrived
+    assert (mail.sender, mail.recipients, mail.content) == (ANN, (BOB, JOE), content)
+
+
+def test_the_dialogue_can_be_followed_and_shows_no_secret(
+    new_mailer: MakeMailer, aiosmtpd: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    """set_debuglevel(1): here DEBUG on logger smtpbackend.wire."""
+    server = aiosmtpd(users={"ann": "s3cret"}, auth_in_clear=True)
+    with caplog.at_level(logging.DEBUG, "smtpbackend.wire"):
+        new_mailer(url(server), username="ann", password="s3cret").send(note(text="very private"))
+    said = "\n".join(record.getMessage() for record in caplog.records)
+    for part in ("EHLO ", "AUTH PLAIN ***", f"MAIL FROM:<{ANN}>", f"RCPT TO:<{BOB}>", "DATA", " octets>", "250"):
+        assert part in said
+    for secret in ("s3cret", "AGFubgBzM2NyZXQ=", "very private"):  # \0ann\0s3cret
+        assert secret not in said
+
+
+def test_what_is_offered_can_be_asked_after_ehlo() -> None:
+    """ehlo(), has_extn(), esmtp_features: here a mapping, keywords in upper case."""
+    session = opened("SIZE 1000", "8bitmime", "AUTH PLAIN LOGIN")
+    assert "8BITMIME" in session.capabilities
+    assert "SMTPUTF8" not in session.capabilities
+    assert session.capabilities["SIZE"] == "1000"
+    assert session.capabilities.auth_mechanisms == ("PLAIN", "LOGIN")
+
+
+def test_ehlo_is_said_again_after_starttls() -> None:
+    """starttls(): and what was learnt before is forgotten."""
+    session = opened()
+    script = Script(
+        *(b"220 welcome\r\n", ehlo_reply("STARTTLS", "VRFY")),
+        *(b"220 go on\r\n", ehlo_reply("SIZE 1000")),
+    )
+    script.run(session.open("required"))
+    assert script.sent == [b"EHLO client.example.org\r\n", b"STARTTLS\r\n", b"EHLO client.example.org\r\n"]
+    assert list(session.capabilities) == ["SIZE"]
+    assert session.secure
+
+
+def test_login(new_mailer: MakeMailer, aiosmtpd: Start, ca: Certificates) -> None:
+    """login(user, password)"""
+    server = aiosmtpd(tls="implicit", users={"ann": "secret"}, auth_required=True)
+    mailer = new_mailer(f"smtps://ann:secret@{server.host}:{server.port}", ca_file=str(ca.ca_file))
+    mailer.send(note())
+    assert server.arrived[0].login == "ann"
+
+
+def test_refusals_come_for_each_recipient(new_mailer: MakeMailer, aiosmtpd: Start) -> None:
+    """sendmail returns {address: (code, text)} where somebody was accepted, and raises where nobody was."""
+    server = aiosmtpd(refused={BOB: "550 5.1.1 unknown", JOE: "450 4.2.1 later"})
+    mailer = new_mailer(url(server))
+    assert {address: code for address, code, _ in mailer.send(note(to=[ANN, BOB])).unacceptable()} == {BOB: 550}
+    with pytest.raises(smtplib.SMTPRecipientsRefused) as refused:
+        mailer.send(note(to=[BOB, JOE]))
+    assert refused.value.recipients == {BOB: (550, b"unknown"), JOE: (450, b"later")}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "250 2.1.5 Bob Smith <bob@example.com>",
+        "251 User not local; will forward to <bob@example.net>",
+        "252 2.1.5 Cannot VRFY user, but will accept message",
+        "550 5.1.1 No such user here",
+    ],
+)
+def test_answers_to_vrfy_are_told_apart(new_mailer: MakeMailer, scripted: Scripted, answer: str) -> None:
+    """vrfy(address): a reply, never an error."""
+    server = scripted({"VRFY bob": answer})
+    reply = new_mailer(server.url).verify("bob")
+    assert str(reply) == answer
+    assert reply.is_positive == answer.startswith("2")
+
+
+def test_noop_and_rset() -> None:
+    """noop(), rset(): on a Session; a Mailer needs neither."""
+    session = opened()
+    script = Script(b"250 2.0.0 OK\r\n", b"250 2.0.0 Flushed\r\n")
+    assert script.run(session.noop()).code == 250
+    script.run(session.reset())
+    assert script.sent == [b"NOOP\r\n", b"RSET\r\n"]
+
+
+def test_help_and_expn(new_mailer: MakeMailer, scripted: Scripted) -> None:
+    """help(), expn(list): the reply, its lines kept apart."""
+    server = scripted({"HELP": "214-Commands:\n214 HELO EHLO", "EXPN staff": f"250-{ANN}\n250 {BOB}"})
+    mailer = new_mailer(server.url)
+    assert mailer.ask("help").lines == ("Commands:", "HELO EHLO")
+    assert mailer.ask("expand", "staff").lines == (ANN, BOB)
+    assert mailer.ask("expand", "nobody").code == 500
+
+
+def test_the_size_is_announced(new_mailer: MakeMailer, aiosmtpd: Start) -> None:
+    """MAIL FROM:<...> SIZE=n, where SIZE is offered: the octets as they are counted on the wire."""
+    server = aiosmtpd()
+    content = b"Subject: x\r\n\r\n.one\r\n..two\r\n"
+    new_mailer(url(server)).send(content, Envelope(ANN, [BOB]))
+    assert f"SIZE={len(content)}" in server.arrived[0].mail_options
+    assert server.arrived[0].content == content
+
+
+NOT_OFFERED = {"EHLO": "250-mx.example.com\n250 8BITMIME"}
+
+
+@pytest.mark.parametrize(
+    ("answers", "caught"),
+    [
+        ({"": "554 5.7.1 go away"}, smtplib.SMTPConnectError),
+        ({"": CUT}, smtplib.SMTPServerDisconnected),
+        ({"EHLO": "550 no", "HELO": "550 no"}, smtplib.SMTPHeloError),
+        ({"EHLO": "250-mx.example.com\n250 AUTH PLAIN", "AUTH": "535 no"}, smtplib.SMTPAuthenticationError),
+        ({"MAIL": "550 5.7.1 not you"}, smtplib.SMTPSenderRefused),
+        ({"RCPT": "550 5.1.1 unknown"}, smtplib.SMTPRecipientsRefused),
+        ({"DATA": "554 5.5.1 no"}, smtplib.SMTPDataError),
+        ({".": "554 5.7.1 spam"}, smtplib.SMTPDataError),
+        ({"MAIL": CUT}, smtplib.SMTPServerDisconnected),
+    ],
+)
+def test_the_same_except_clauses_catch(
+    new_mailer: MakeMailer, scripted: Scripted, answers: dict[str, Any], caught: type[smtplib.SMTPException]
+) -> None:
+    server = scripted(answers)
+    login = {"username": "ann", "password": "secret"} if "AUTH" in answers else {}
+    with pytest.raises(caught) as raised:
+        new_mailer(server.url, **login).send(note())
+    assert isinstance(raised.value, smtplib.SMTPException)
+    reply = next((value for name, value in answers.items() if name != "EHLO"), None)
+    if isinstance(raised.value, smtplib.SMTPResponseException) and isinstance(reply, str):
+        assert raised.value.smtp_code == int(reply[:3])
+        assert isinstance(raised.value.smtp_error, bytes)
+
+
+def test_not_supported_and_unreachable_are_caught_as_before(new_mailer: MakeMailer, scripted: Scripted) -> None:
+    """SMTPNotSupportedError for SMTPUTF8; an OSError for a port on which nobody listens."""
+    with pytest.raises(smtplib.SMTPNotSupportedError):
+        new_mailer(scripted(NOT_OFFERED).url).send(note(to="jürgen@example.com"))
+    (closed,) = free_ports(1)
+    with pytest.raises(ConnectionError):
+        new_mailer(f"smtp://127.0.0.1:{closed}").send(note())
+
+
+def test_bcc_of_an_email_message_is_not_sent(new_mailer: MakeMailer, aiosmtpd: Start) -> None:
+    """send_message(msg)"""
+    from email.message import EmailMessage
+
+    server = aiosmtpd()
+    message = EmailMessage()
+    message["From"], message["To"], message["Bcc"], message["Subject"] = ANN, BOB, JOE, "Grüße"
+    message.set_content("Hello")
+    new_mailer(url(server)).send(message)
+    [mail] = server.arrived
+    assert mail.recipients == (BOB, JOE)
+    assert parsed(mail.content)["Bcc"] is None
+    assert message["Bcc"] == JOE

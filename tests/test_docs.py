@@ -1,0 +1,257 @@
+"""The documentation is true: its code runs and prints what it says, its generated pages and tables fit the code.
+
+In a page every ```python block is executed, those of one kind (a word behind "python", or none) in one process and in
+order; the ```text block behind one is what it prints. "settings.py" makes a block the settings of the Django blocks,
+"django<6.1" and the like one for that version only.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.servers.aiosmtpd_server import AiosmtpdServer
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+installed_django = tuple(map(int, re.findall(r"\d+", version("django"))[:2]))
+
+BLOCK = re.compile(r"^```python([^\n]*)\n(.*?)^```\n(?:\n^```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
+
+# Runs files one after the other, as one program.
+DRIVER = """
+import os, sys
+if "DJANGO_SETTINGS_MODULE" in os.environ:
+    import django
+    django.setup()
+namespace = {"__name__": "__main__"}
+for name in sys.argv[1:]:
+    with open(name, encoding="utf-8") as file:
+        exec(compile(file.read(), name, "exec"), namespace)
+    print("\\x1e", end="", flush=True)
+"""
+
+
+class Block(NamedTuple):
+    """Code, and what it prints, or None where the page does not say."""
+
+    kind: str
+    is_settings: bool
+    code: str
+    printed: str | None
+
+
+def applies(condition: str) -> bool:
+    """Whether "django>=6.1" or "django<6.1" is true here."""
+    match = re.fullmatch(r"django(<|>=)(\d+)\.(\d+)", condition)
+    assert match, f"{condition!r} is no condition"
+    wanted = (int(match[2]), int(match[3]))
+    return installed_django < wanted if match[1] == "<" else installed_django >= wanted
+
+
+def blocks(page: Path) -> list[Block]:
+    found = []
+    for words, code, printed in BLOCK.findall(page.read_text(encoding="utf-8")):
+        kind = ""
+        is_settings = False
+        conditions = []
+        for word in words.split():
+            if word == "settings.py":
+                is_settings = True
+            elif re.search("[<>]", word):
+                conditions.append(word)
+            else:
+                kind = word
+        if all(map(applies, conditions)):
+            found.append(Block("django" if is_settings else kind, is_settings, code, printed or None))
+    return found
+
+
+def run(codes: list[str], settings: str | None, folder: Path, server: AiosmtpdServer) -> list[str]:
+    """Run code in a process of its own; what each piece printed."""
+
+    def here(code: str) -> str:
+        code = code.replace("smtp.example.com", "localhost").replace("backup.example.com", "localhost")
+        return re.sub(r"\b(1025|587)\b", str(server.port), code)
+
+    env = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "SSL_CERT_FILE": str(server.ca_file)}
+    if settings is not None:
+        (folder / "settings.py").write_text('SECRET_KEY = "x"\nUSE_TZ = True\n' + here(settings), encoding="utf-8")
+        env["DJANGO_SETTINGS_MODULE"] = "settings"
+    names = []
+    for number, code in enumerate(codes):
+        names.append(f"block{number}.py")
+        (folder / names[-1]).write_text(here(code), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", DRIVER, *names],
+        env=env,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split("\x1e")[:-1]
+
+
+def cases() -> list[tuple[str, str]]:
+    """Every page with code, and the kinds of code in it."""
+    pages = [ROOT / "README.md", *sorted(DOCS.glob("**/*.md"))]
+    found = [(page.relative_to(ROOT).as_posix(), sorted({block.kind for block in blocks(page)})) for page in pages]
+    return [(page, kind) for page, kinds in found for kind in kinds]
+
+
+CASES = cases()
+
+
+def test_the_pages_have_code() -> None:
+    """Else the tests below would be true of nothing."""
+    wanted = {("README.md", ""), ("README.md", "django"), ("README.md", "flask")}
+    wanted |= {("docs/quickstart.md", kind) for kind in ("", "django", "flask")}
+    assert wanted | {("docs/coming-from.md", "")} <= set(CASES)
+
+
+@pytest.mark.parametrize(("page", "kind"), CASES)
+def test_code_runs_and_prints_what_the_page_says(
+    page: str, kind: str, tmp_path: Path, aiosmtpd: Callable[..., AiosmtpdServer]
+) -> None:
+    """Against a real server: with TLS and a login where the page has them."""
+    of_kind = [block for block in blocks(ROOT / page) if block.kind == kind]
+    code = [block for block in of_kind if not block.is_settings]
+    settings: list[str | None] = [block.code for block in of_kind if block.is_settings]
+    plain = page == "docs/quickstart.md"
+    for number, one in enumerate(settings or [None]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        server = aiosmtpd(host="127.0.0.1") if plain else aiosmtpd(tls="starttls", users={"user": "secret"})
+        shown = [block.code for block in code]
+        expected = [block.printed for block in code]
+        if plain and kind == "":
+            # where hosts and ports are shown, there is nothing to connect to
+            shown = [source for source in shown if "backup.example.com" not in source]
+            expected = [block.printed for block in code if "backup.example.com" not in block.code]
+        printed = run(shown, one, folder, server)
+        assert [said for said, wanted in zip(printed, expected, strict=True) if wanted is not None] == [
+            wanted for wanted in expected if wanted is not None
+        ]
+        assert server.arrived
+        if not plain:
+            assert {(mail.login, mail.tls) for mail in server.arrived} == {("user", True)}
+
+
+def test_the_servers_of_the_quickstart_are_what_it_says() -> None:
+    """The one block that shows real host names."""
+    from smtpbackend import Mailer
+
+    (block,) = [block for block in blocks(DOCS / "quickstart.md") if "backup.example.com" in block.code]
+    assert block.printed == "smtp.example.com:587 required\nbackup.example.com:465 implicit\n"
+    mailer = Mailer("smtp://user:secret@smtp.example.com", "smtps://user:secret@backup.example.com", deadline=20)
+    assert "".join(f"{one.name} {one.tls}\n" for one in mailer.configuration.servers) == block.printed
+
+
+def test_generated_pages_are_up_to_date() -> None:
+    """`make docs` writes docs/reference/settings.md from the table in the code."""
+    before = (DOCS / "reference" / "settings.md").read_text(encoding="utf-8")
+    program = "import sys; sys.path.insert(0, 'docs'); import generate; sys.stdout.write(generate.page())"
+    made = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert made.stdout == before, "run `make docs`"
+
+
+def test_every_setting_is_in_the_reference_under_its_names() -> None:
+    from smtpbackend.delivery.settings import SETTINGS
+
+    page = (DOCS / "reference" / "settings.md").read_text(encoding="utf-8")
+    for name in ("servers", "ports", *(setting.name for setting in SETTINGS)):
+        assert f"| `{name}` | `{name.upper()}` | `SMTPBACKEND_{name.upper()}` |" in page
+
+
+def test_links_lead_somewhere() -> None:
+    done = subprocess.run(
+        [sys.executable, "docs/links.py"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_way_of_a_message_names_functions_that_are_there() -> None:
+    """The table in docs/architecture.md."""
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    steps = re.findall(r"^\| (\d+) \| ([^|]+) \| `([^`]+)` \|", page, re.MULTILINE)
+    assert [int(number) for number, _, _ in steps] == list(range(1, len(steps) + 1))
+    assert len(steps) > 15
+    for _, names, module in steps:
+        source = (ROOT / "smtpbackend" / module).read_text(encoding="utf-8")
+        for name in re.findall(r"`(\w+)`", names):
+            assert re.search(rf"^ *def {name}\(", source, re.MULTILINE), f"{module} has no {name}"
+
+
+def test_the_drawing_names_the_rooms_that_are_there() -> None:
+    """Every module of the house is in docs/architecture.md."""
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    drawing = set(re.findall(r"\w+", page.split("```")[1]))
+    silent = {"__init__", "py", "effects", "timeouts", "transcript", "stamp", "apps", "signals"}
+    for package in ("smtpbackend", "smtpbackend_django", "smtpbackend_flask"):
+        names = {path.stem for path in (ROOT / package).rglob("*.py")}
+        assert names - silent <= drawing, package
+
+
+# The demo
+
+
+VARIABLE = (
+    (r"127\.0\.0\.1:\d+", "127.0.0.1:PORT"),
+    (r"(Django|Flask) [\d.]+", r"\1 VERSION"),
+    (r"^     .*\n", ""),  # the messages themselves: dates, identifiers, transfer encodings
+)
+
+
+def without_chance(output: str) -> str:
+    """What the demo prints on every run, on every supported version."""
+    for pattern, replacement in VARIABLE:
+        output = re.sub(pattern, replacement, output, flags=re.MULTILINE)
+    return re.sub(r"\n{2,}", "\n", output).strip()
+
+
+@pytest.fixture(scope="module")
+def demo() -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "docs/examples/demo.py"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_the_demo_shows_what_was_sent_and_what_became_of_it(demo: str) -> None:
+    """And ends with exit code 0 only then."""
+    for line in (
+        "ann@example.org    accepted  250 2.0.0 OK: queued as DEMO1",
+        "gone@example.net   rejected  550 5.1.1 No such mailbox here",
+        "signals  message_sending, recipient_rejected, message_sent",
+        "1. MAIL FROM:<no-reply@example.com> RCPT TO:<ann@example.org>",
+        "2. MAIL FROM:<notifier@example.com> RCPT TO:<ann@example.org>",
+        "All of it is as expected.",
+    ):
+        assert line in demo
+
+
+def test_the_readme_shows_the_output_of_the_demo(demo: str) -> None:
+    """But for what differs from run to run."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = re.search(r"^<!-- demo output -->\n```text\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    assert shown is not None
+    assert without_chance(shown[1]) == without_chance(demo)
