@@ -135,8 +135,9 @@ class Envelope:
     def from_headers(cls, message: Message | email.message.Message) -> Envelope:
         """The envelope that the headers of ``message`` ask for.
 
-        Originator: From; where that has several mailboxes, Sender or the first (RFC 5322 3.6.2). Recipients: To, Cc, Bcc and Dcc. If there
-        are Resent- fields, the first block of them counts alone (RFC 5322 3.6.6). Raises `InvalidInput`.
+        Originator: From; where that has several mailboxes, Sender or the first of them (RFC 5322 3.6.2). Recipients:
+        To, Cc, Bcc and Dcc. If there are Resent- fields, the first block of them counts alone (RFC 5322 3.6.6). Raises
+        `InvalidInput`.
         """
         fields = _address_fields(message)
         resent = _first_resent_block(fields)
