@@ -43,7 +43,7 @@ class Wire(asyncio.Protocol):
         self._error: Exception | None = None
         self._paused = False
         self._waiting: asyncio.Future[None] | None = None
-        # asked here and not of the transport, which has None where the connection is lost again: that must not seem local
+        # not asked of the transport: it has None where the connection is lost again, and that must not seem local
         self.peer: str | None = sock.getpeername()[0]
         self.local: str | None = sock.getsockname()[0]
 
@@ -71,7 +71,7 @@ class Wire(asyncio.Protocol):
                     await loop.sock_connect(sock, address)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 wire = cls(server, context, sock)
-                await loop.create_connection(lambda: wire, sock=sock)
+                await loop.create_connection(lambda: wire, sock=sock)  # noqa: B023 - called at once
                 return wire
             except OSError as error:
                 sock.close()

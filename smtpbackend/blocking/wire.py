@@ -40,7 +40,11 @@ class Wire:
 
     @classmethod
     def connect(cls, server: Server, context: ssl.SSLContext, deadline: float | None) -> Wire:
-        """Connect by name or address, each address within one budget. Raises `ConnectFailed`."""
+        """Connect by name or address, each address within one budget. Raises `ConnectFailed`.
+
+        The look-up of the name comes before it and takes what the system's resolver takes: it cannot be bounded from
+        here. Give an address where that matters.
+        """
         end = _earliest(time.monotonic() + server.timeout.connect, deadline)
         causes: list[tuple[str, OSError]] = []
         try:

@@ -256,9 +256,10 @@ class Dispatch:
                 except SMTPError:
                     yield Release(connection)
                     raise
-        except DeliveryError as error:
+        except SMTPError as error:  # InvalidSetting too: what a callable of the caller's answered, a file that is gone
             self._down[server] = error
-            if deadline is None or self.clock() < deadline:
+            ours = session is None and isinstance(error, TimedOut)  # all our connections stayed in use
+            if not ours and (deadline is None or self.clock() < deadline):
                 self._failed(server, session.phase if session else "connect", error)
             return None
         self.route.worked(server)

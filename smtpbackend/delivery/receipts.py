@@ -71,12 +71,13 @@ def report(message: Any, envelope: Envelope, receipt: Receipt) -> Iterable[Event
         yield MessageFailed(message, envelope, receipt, receipt.error)
 
 
+# "queued as X" Postfix, "id=X" Exim, "[InternalId=X" Exchange, "X Message accepted" Sendmail and OpenSMTPD
 _QUEUE_ID = re.compile(
-    r"(?:queued as|queued mail for delivery|\bid=|Message accepted for delivery:?) *<?([A-Za-z0-9._-]{5,})", re.I
+    r"(?:queued as|\b(?:Internal)?id=) *<?([A-Za-z0-9._-]{5,})|^([A-Za-z0-9._-]{5,}) Message accepted", re.I | re.M
 )
 
 
 def queue_id(reply: Reply | None) -> str | None:
     """The server's own name for the message, where its reply has one in a known form (Postfix, Exim, others)."""
     match = _QUEUE_ID.search(reply.text) if reply is not None else None
-    return match[1] if match else None
+    return (match[1] or match[2]) if match else None

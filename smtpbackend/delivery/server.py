@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from smtpbackend.delivery.settings import SERVER_KEYS, check_keys, read
 from smtpbackend.errors import ConnectFailed, InvalidSetting
@@ -42,7 +42,11 @@ class Server:
     timeout: Timeouts = Timeouts()  # noqa: RUF009 - immutable
     ignore_extensions: tuple[str, ...] = ()
 
+    _left_open: ClassVar[frozenset[str]] = frozenset()
+
     def __post_init__(self) -> None:
+        # what is filled in below may still come from a mailer's defaults, see `resolve`
+        object.__setattr__(self, "_left_open", frozenset(key for key in ("port", "tls") if getattr(self, key) is None))
         for name, setting in SERVER_KEYS.items():
             object.__setattr__(self, name, read(setting, getattr(self, name)))
         host = self.host[1:-1] if self.host.startswith("[") and self.host.endswith("]") else self.host
@@ -52,6 +56,11 @@ class Server:
             remedy = "; credentials stand in a URL (smtp://user:password@host) or in username and password"
             raise InvalidSetting(
                 f"{what} is neither a name nor an address{remedy if '@' in host else ''}", field="host"
+            )
+        if ":" in host and not _is_ipv6(host):
+            raise InvalidSetting(
+                f"host {host!r} has a port in it, or is no IPv6 address; give port beside it, or smtp://host:port",
+                field="host",
             )
         object.__setattr__(self, "host", host)
         if self.client_name is not None:
@@ -85,9 +94,20 @@ class Server:
         return Login(self.username, self.password or "") if self.username else None
 
 
+def _is_ipv6(host: str) -> bool:
+    import ipaddress
+
+    try:
+        return ipaddress.ip_address(host).version == 6
+    except ValueError:
+        return False
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host name or address means this machine."""
-    return host in ("localhost", "::1") or host.startswith("127.") or host.startswith("::ffff:127.")
+    address = host.removeprefix("::ffff:")
+    is_ipv4 = address.replace(".", "").isdigit()  # and not a name such as 127.example.com
+    return host.lower() in ("localhost", "::1") or (is_ipv4 and address.startswith("127."))
 
 
 def from_mapping(values: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> Server:
@@ -121,6 +141,8 @@ def from_url(url: str, defaults: Mapping[str, Any] | None = None) -> Server:
             field="servers",
         )
     values: dict[str, Any] = dict(query)
+    if "@" in parts.query and not values.keys() <= SERVER_KEYS.keys():
+        raise InvalidSetting("servers has a URL with a '?' ahead of '@': percent-encode credentials", field="servers")
     check_keys(values, SERVER_KEYS)
     if parts.hostname:
         values["host"] = unquote(parts.hostname)
@@ -145,8 +167,8 @@ def resolve(given: Any, defaults: Mapping[str, Any], port: Any = None) -> Server
     if port is not None:
         defaults = {**defaults, "port": port}
     if isinstance(given, Server):
-        unset = {key: value for key, value in defaults.items() if getattr(given, key) == _plain[key]}
-        return replace(given, **unset) if unset else given
+        unset = {k: v for k, v in defaults.items() if k in given._left_open or getattr(given, k) == _plain[k]}
+        return replace(given, **{**dict.fromkeys(given._left_open), **unset}) if unset else given
     if isinstance(given, Mapping):
         return from_mapping(given, defaults)
     if isinstance(given, str):

@@ -48,10 +48,17 @@ def on_failure(server: Server, local_peer: bool) -> Callable[[Reply | SMTPError]
     def decide(trouble: Reply | SMTPError) -> str:
         decision = server.on_tls_failure
         if callable(decision):
-            decision = decision(server, trouble)
+            try:
+                decision = decision(server, trouble)
+            except Exception as error:
+                raise InvalidSetting(
+                    f"on_tls_failure raised {type(error).__name__}: {error}", field="on_tls_failure", server=server.name
+                ) from error
             if decision not in ("secure", "insecure"):
                 raise InvalidSetting(
-                    f"on_tls_failure returned {decision!r}; 'secure' or 'insecure' is wanted", field="on_tls_failure"
+                    f"on_tls_failure returned {decision!r}; 'secure' or 'insecure' is wanted",
+                    field="on_tls_failure",
+                    server=server.name,
                 )
         if decision is None:
             return "insecure" if server.login is None or local_peer else "secure"

@@ -110,7 +110,8 @@ class Dialogue:
                 self.broken = True
                 raise
             raise self._failed(
-                TimedOut, f"{self.server} did not answer within {timeout:g} s ({self.phase}); see timeout and deadline"
+                TimedOut,
+                f"{self.server} did not answer in time ({self.phase}, at most {timeout:g} s); see timeout and deadline",
             ) from error
         except ProtocolViolation as error:
             # during a login an echo of the secret could stand in it

@@ -73,7 +73,7 @@ class Transaction:
         if envelope.hold_until is not None:
             values["HOLDUNTIL"] = f"{envelope.hold_until.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
         for keyword, value in envelope.extra.items():
-            if keyword.upper() in offered:
+            if _extension(keyword) in offered:
                 values[keyword] = value
         return values
 
@@ -86,6 +86,11 @@ class Transaction:
             if recipient.orcpt:
                 values["ORCPT"] = f"rfc822;{xtext(recipient.orcpt)}"
         return values
+
+
+def _extension(parameter: str) -> str:
+    """The EHLO keyword that a parameter of MAIL belongs to: its own name, but for DELIVERBY (RFC 2852 4)."""
+    return "DELIVERBY" if parameter.upper() == "BY" else parameter.upper()
 
 
 def xtext(text: str) -> str:
@@ -136,7 +141,7 @@ def objection(
 
 def notes(envelope: Envelope, offered: Capabilities) -> tuple[str, ...]:
     """What the envelope asks for and the server does not offer, where the mail goes out all the same."""
-    missing = [keyword for keyword in envelope.extra if keyword.upper() not in offered]
+    missing = [keyword for keyword in envelope.extra if _extension(keyword) not in offered]
     wants_dsn = envelope.dsn_return or envelope.envid or any(r.notify or r.orcpt for r in envelope.recipients)
     if wants_dsn and "DSN" not in offered:
         missing.insert(0, "DSN")

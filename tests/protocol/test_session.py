@@ -100,7 +100,7 @@ class TestOpening:
 
     def test_a_time_out_says_how_long_and_in_which_phase(self) -> None:
         session, script = new(timeouts=Timeouts(reply=7.5)), Script(HELLO, TimeoutError())
-        with pytest.raises(TimedOut, match=r"did not answer within 7\.5 s \(hello\)"):
+        with pytest.raises(TimedOut, match=r"did not answer in time \(hello, at most 7\.5 s\)"):
             script.run(session.open("none"))
 
     @pytest.mark.parametrize("refusal", [b"500 5.5.1 what?\r\n", b"502 no\r\n", b"550 no\r\n"])

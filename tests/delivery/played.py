@@ -1,0 +1,182 @@
+"""Plays a dispatch from scripts: leases, talks, pulls and releases are performed on lists. No socket, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from smtpbackend import Receipt, Server
+from smtpbackend.delivery.dispatch import END, Dispatch, Give, Lease, Pull, Release, Talk
+from smtpbackend.delivery.pooling import Connection
+from smtpbackend.delivery.route import Route
+from smtpbackend.errors import ConnectFailed, SMTPError
+from smtpbackend.events import telling
+from smtpbackend.protocol.effects import Ended, Read, StartTLS, Write
+from smtpbackend.protocol.session import Session
+from tests.servers.speaker import CUT, SILENCE, TLS, Play, Speaker
+
+REFUSED = "refused"
+"""Instead of a Play: nobody listens there."""
+
+
+class ListWire:
+    """A wire that ends in a `Speaker`. Every read takes one of the octet strings that it has said."""
+
+    def __init__(self, speaker: Speaker, world: Played) -> None:
+        self.speaker = speaker
+        self.world = world
+        self.incoming: list[Any] = speaker.greet()
+        self.closed = False
+
+    def talk(self, conversation: Generator[Any, Any, Any], value: Any) -> Any:
+        """Perform network effects until something else is yielded or the conversation returns."""
+        try:
+            step = conversation.send(value)
+            while True:
+                try:
+                    answer = None
+                    if type(step) is Write:
+                        self.incoming += self.speaker.hear(bytes(step.data))
+                    elif type(step) is Read:
+                        answer = self._read(step)
+                    elif type(step) is StartTLS:
+                        assert self.incoming.pop(0) == TLS
+                        self.speaker.secured = True
+                    else:
+                        return step
+                except OSError as error:
+                    step = conversation.throw(error)
+                else:
+                    step = conversation.send(answer)
+        except StopIteration as stop:
+            return Ended(stop.value)
+        except BaseException:
+            self.closed = True
+            raise
+
+    def _read(self, read: Read) -> bytes:
+        said = self.incoming.pop(0) if self.incoming else SILENCE
+        if said == SILENCE:
+            self.world.now += read.timeout
+            raise TimeoutError
+        if said == CUT:
+            self.incoming.insert(0, CUT)
+            return b""
+        assert isinstance(said, bytes), said
+        return said
+
+
+class Played:
+    """A world in which a `Dispatch` runs: servers by host name, each with a Play for every connection to it."""
+
+    def __init__(self, servers: dict[str, list[Any]], **options: Any) -> None:
+        self.now = 1000.0
+        self.servers = {Server(host, tls="none"): plays for host, plays in servers.items()}
+        self.route = Route(list(self.servers), options.pop("strategy", "failover"), options.pop("rest", 30.0))
+        self.options = options
+        self.speakers: dict[str, list[Speaker]] = {host: [] for host in servers}
+        self.leases: list[tuple[str, bool]] = []
+        """Host and ``fresh`` of each lease."""
+        self.deadlines: list[float | None] = []
+        self.idle: list[Connection[ListWire]] = []
+        self.out: list[Connection[ListWire]] = []
+        self.pulled = 0
+        self.events: list[Any] = []
+        self.max_messages = 100
+
+    def dispatch(self) -> Dispatch:
+        """One for these servers."""
+        return Dispatch(
+            self.route,
+            policy=self.options.get("policy", "any"),
+            tell=telling([self.events.append, *self.options.get("listeners", ())]),
+            clock=lambda: self.now,
+            stamp=lambda: (datetime(2026, 9, 1, 12, tzinfo=UTC), "token"),
+            window=self.options.get("window", 1),
+            deadline=self.options.get("deadline"),
+        )
+
+    def send(self, *items: Any) -> list[Receipt]:
+        """Send these, and give all receipts."""
+        return list(self.stream(items))
+
+    def ask(self, question: Callable[[Session], Any]) -> Any:
+        """Put a question."""
+        (answer,) = self.perform(self.dispatch().ask(question), ())
+        return answer
+
+    def stream(self, items: Iterable[Any]) -> Generator[Receipt, None, None]:
+        """Send these one by one as receipts are taken."""
+        return self.perform(self.dispatch().run(), items)
+
+    def perform(self, dispatch: Generator[Any, Any, None], items: Iterable[Any]) -> Generator[Any, None, None]:
+        """Perform the effects of a dispatch."""
+        source = iter(items)
+        try:
+            effect = next(dispatch)
+            while True:
+                answer = None
+                try:
+                    match effect:
+                        case Pull():
+                            answer = next(source, END)
+                            self.pulled += answer is not END
+                        case Give(given):
+                            yield given
+                        case Lease(server, fresh, deadline):
+                            answer = self._lease(server, fresh)
+                            self.deadlines.append(deadline)
+                        case Talk(connection, conversation, value):
+                            answer = connection.wire.talk(conversation, value)
+                        case Release(connection):
+                            self.out.remove(connection)
+                            session = connection.session
+                            if not session.broken and session.transactions < self.max_messages:
+                                self.idle.append(connection)
+                        case _:
+                            raise AssertionError(f"{effect!r} is no effect")
+                except SMTPError as error:
+                    effect = dispatch.throw(error)
+                else:
+                    effect = dispatch.send(answer)
+        except StopIteration:
+            assert not self.out, "a connection was not given back"
+
+    def _lease(self, server: Server, fresh: bool) -> Connection[ListWire]:
+        self.leases.append((server.host, fresh))
+        if not fresh:
+            for connection in self.idle:
+                if connection.server == server:
+                    self.idle.remove(connection)
+                    self.out.append(connection)
+                    connection.reused = True
+                    return connection
+        plays = self.servers[server]
+        play = plays[min(len(self.speakers[server.host]), len(plays) - 1)]
+        if play is REFUSED:
+            raise ConnectFailed(f"cannot connect to {server.name}", server=server.name)
+        speaker = Speaker(play if isinstance(play, Play) else Play(play), lambda: len(self.handed_over(server.host)))
+        self.speakers[server.host].append(speaker)
+        session = Session(server.name, "client.example.org", timeouts=server.timeout, local_peer=True)
+        connection = Connection(server, ListWire(speaker, self), session, self.max_messages)
+        self.out.append(connection)
+        return connection
+
+    def handed_over(self, host: str, refused: bool = True) -> list[tuple[str, ...]]:
+        """The recipients of each content that a server got, local parts only; or of those that it did not refuse."""
+        return [
+            tuple(line.partition("<")[2].partition("@")[0] for line in transaction.recipients)
+            for speaker in self.speakers[host]
+            for transaction in (speaker.handed_over if refused else speaker.taken)
+        ]
+
+    def names(self) -> list[str]:
+        """The events' names, with the server and phase of a failure."""
+        return [
+            f"server_failed {event.server.split(':')[0]} {event.phase}" if event.name == "server_failed" else event.name
+            for event in self.events
+        ]
+
+
+__all__ = ["CUT", "REFUSED", "SILENCE", "Play", "Played"]

@@ -1,0 +1,52 @@
+"""`Route`: which server comes next."""
+
+from __future__ import annotations
+
+from smtpbackend import Server
+from smtpbackend.delivery.route import Route
+
+A, B, C = (Server(f"{name}.example") for name in "abc")
+
+
+def test_failover_keeps_the_order() -> None:
+    route = Route([A, B, C])
+    assert route.order(0) == route.order(1) == [A, B, C]
+
+
+def test_a_failed_server_rests_behind_the_others_and_comes_back() -> None:
+    route = Route([A, B, C], rest=30)
+    route.failed(A, 100)
+    assert route.order(100) == [B, C, A]
+    assert route.order(129.9) == [B, C, A]
+    assert route.order(130) == [A, B, C]
+
+
+def test_all_that_rest_keep_their_order_among_themselves() -> None:
+    route = Route([A, B, C])
+    for server in (C, A, B):
+        route.failed(server, 0)
+    assert route.order(1) == [A, B, C]
+
+
+def test_success_ends_the_rest() -> None:
+    route = Route([A, B])
+    route.failed(A, 0)
+    route.worked(A)
+    route.worked(B)
+    assert route.order(1) == [A, B]
+
+
+def test_round_robin_takes_turns_and_passes_over_those_that_rest() -> None:
+    route = Route([A, B, C], "round_robin")
+    assert [route.order(0)[0] for _ in range(6)] == [A, B, C, A, B, C]
+    assert route.order(0) == [A, B, C]
+    route.failed(B, 0)
+    assert route.order(1) == [C, A, B]
+    assert route.order(1) == [C, A, B]
+    assert route.order(1) == [A, C, B]
+
+
+def test_one_server_is_always_tried() -> None:
+    route = Route([A], "round_robin")
+    route.failed(A, 0)
+    assert route.order(1) == [A]

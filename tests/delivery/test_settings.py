@@ -1,0 +1,212 @@
+"""The one table of settings: every key reads its values, and says which it wants."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from smtpbackend.delivery.configuration import configure
+from smtpbackend.delivery.server import Server
+from smtpbackend.delivery.settings import MAILER_KEYS, SERVER_KEYS, SETTINGS, check_keys, read
+from smtpbackend.errors import InvalidSetting
+from smtpbackend.protocol.timeouts import Timeouts
+
+BY_NAME = {**SERVER_KEYS, **MAILER_KEYS}
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "wanted"),
+    [
+        ("host", "mx.example.com", "mx.example.com"),
+        ("port", 25, 25),
+        ("port", "587", 587),
+        ("tls", "required", "required"),
+        ("on_tls_failure", "secure", "secure"),
+        ("min_tls", "1.3", "1.3"),
+        ("auth_mechanisms", "plain, login", ("PLAIN", "LOGIN")),
+        ("auth_mechanisms", ["cram-md5"], ("CRAM-MD5",)),
+        ("ignore_extensions", "", ()),
+        ("allow_cleartext_auth", True, True),
+        ("allow_cleartext_auth", "Yes", True),
+        ("allow_cleartext_auth", "off", False),
+        ("allow_cleartext_auth", "0", False),
+        ("timeout", {"connect": 3}, Timeouts(connect=3.0)),
+        ("timeout", Timeouts(reply=1.0), Timeouts(reply=1.0)),
+        ("timeout", 5, Timeouts(5.0, 5.0, 5.0, 5.0, 5.0)),
+        ("timeout", "600", Timeouts(600.0, 600.0, 600.0, 600.0, 10.0)),
+        ("deadline", "2.5", 2.5),
+        ("recipient_policy", "all", "all"),
+        ("strategy", "round_robin", "round_robin"),
+        ("rest", 0, 0.0),
+        ("rest", "0", 0.0),
+        ("rest", 1.5, 1.5),
+        ("max_connections", "8", 8),
+        ("max_idle", 0.5, 0.5),
+        ("max_messages", 1, 1),
+    ],
+)
+def test_a_value_is_read(name: str, given: Any, wanted: Any) -> None:
+    assert read(BY_NAME[name], given) == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("host", b"mx.example.com"),
+        ("host", 5),
+        ("port", 0),
+        ("port", -1),
+        ("port", 65536),
+        ("port", "smtp"),
+        ("port", 25.0),
+        ("port", True),
+        ("tls", "yes"),
+        ("tls", True),
+        ("on_tls_failure", "maybe"),
+        ("min_tls", "1.1"),
+        ("min_tls", 1.3),
+        ("auth_mechanisms", 5),
+        ("auth_mechanisms", [5]),
+        ("allow_cleartext_auth", "perhaps"),
+        ("allow_cleartext_auth", 1),
+        ("timeout", 0),
+        ("timeout", -1),
+        ("timeout", True),
+        ("timeout", "soon"),
+        ("timeout", float("inf")),
+        ("timeout", float("nan")),
+        ("timeout", {"connect": 0}),
+        ("timeout", {"conect": 1}),
+        ("deadline", 0),
+        ("recipient_policy", "most"),
+        ("strategy", "random"),
+        ("rest", -1),
+        ("rest", True),
+        ("rest", False),
+        ("max_connections", 0),
+        ("max_connections", 1.5),
+        ("max_connections", None.__class__),
+        ("max_idle", 0),
+        ("max_messages", False),
+    ],
+)
+def test_a_value_that_cannot_work_is_named(name: str, given: Any) -> None:
+    with pytest.raises(InvalidSetting) as caught:
+        read(BY_NAME[name], given)
+    assert caught.value.field.startswith(name) or caught.value.field == "conect"
+
+
+def test_a_callable_may_decide_about_tls() -> None:
+    assert read(BY_NAME["on_tls_failure"], print) is print
+
+
+def test_none_is_the_default() -> None:
+    for setting in SETTINGS:
+        assert read(setting, None) == setting.default
+
+
+def test_every_setting_is_documented_once_and_has_one_owner() -> None:
+    names = [setting.name for setting in SETTINGS]
+    assert len(names) == len(set(names)) == len(SERVER_KEYS) + len(MAILER_KEYS)
+    for setting in SETTINGS:
+        assert setting.owner in ("server", "mailer")
+        assert setting.meaning.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("given", "near"),
+    [
+        ("hosts", "host"),
+        ("HOST", "host"),
+        ("user", "username"),
+        ("pasword", "password"),
+        ("starttls", "tls"),
+        ("max_connection", "max_connections"),
+        ("timeouts", "timeout"),
+        ("ca_files", "ca_file"),
+    ],
+)
+def test_an_unknown_key_is_told_its_nearest_name(given: str, near: str) -> None:
+    with pytest.raises(InvalidSetting, match=f"unknown setting '{given}'; did you mean '{near}'") as caught:
+        check_keys([given], BY_NAME)
+    assert caught.value.field == given
+
+
+def test_a_key_near_nothing_is_told_all_names() -> None:
+    with pytest.raises(InvalidSetting, match="known are allow_cleartext_auth, auth_mechanisms"):
+        check_keys(["qqq"], BY_NAME)
+    with pytest.raises(InvalidSetting, match="unknown setting 7"):
+        check_keys([7], BY_NAME)  # type: ignore[list-item]
+
+
+class TestConfigure:
+    def test_nothing_means_the_local_server(self) -> None:
+        configuration = configure({})
+        assert configuration.servers == (Server("localhost", 25),)
+        assert configuration.limits == (4, 60.0, 100)
+        assert (configuration.recipient_policy, configuration.strategy, configuration.rest) == ("any", "failover", 30.0)
+        assert configuration.deadline is None
+
+    def test_none_stands_for_a_key_that_is_not_set(self) -> None:
+        assert configure(dict.fromkeys(BY_NAME)) == configure({})
+        assert configure({"servers": None, "ports": None}) == configure({})
+
+    def test_host_and_port(self) -> None:
+        [server] = configure({"host": "mx.example.com", "port": 2525, "tls": "none"}).servers
+        assert server == Server("mx.example.com", 2525, tls="none")
+
+    @pytest.mark.parametrize(
+        "servers",
+        [
+            "smtp://mx.example.com",
+            "mx.example.com",
+            {"host": "mx.example.com"},
+            Server("mx.example.com"),
+            ["mx.example.com"],
+            ("smtp://mx.example.com",),
+            [Server("mx.example.com")],
+        ],
+    )
+    def test_servers_may_be_one_or_many_in_any_form(self, servers: Any) -> None:
+        assert configure({"servers": servers}).servers == (Server("mx.example.com"),)
+
+    def test_a_servers_key_at_the_top_is_the_default_of_each(self) -> None:
+        servers = ["a.example", {"host": "b.example", "timeout": 2}, "smtp://c.example?tls=none", Server("d.example")]
+        found = configure({"servers": servers, "tls": "required", "timeout": 1}).servers
+        assert [server.tls for server in found] == ["required", "required", "none", "required"]
+        assert [server.timeout.connect for server in found] == [1, 2, 1, 1]
+
+    def test_ports_are_walked_in_tandem(self) -> None:
+        servers = ["a.example", "b.example", "c.example"]
+        assert [s.port for s in configure({"servers": servers, "ports": [2501, 2502, 2503, 9]}).servers] == [
+            2501,
+            2502,
+            2503,
+        ]
+        assert [s.port for s in configure({"servers": servers, "ports": [2501]}).servers] == [2501, 587, 587]
+        assert [s.port for s in configure({"servers": servers, "ports": "2501", "port": 26}).servers] == [2501, 26, 26]
+        assert [s.port for s in configure({"servers": "a.example", "ports": 2501}).servers] == [2501]
+
+    def test_a_port_in_the_url_rules_over_the_one_beside_it(self) -> None:
+        assert configure({"servers": ["smtp://a.example:26"], "ports": [2501]}).servers[0].port == 26
+
+    def test_the_same_server_twice_is_one(self) -> None:
+        assert len(configure({"servers": ["a.example", "smtp://a.example", "b.example"]}).servers) == 2
+
+    @pytest.mark.parametrize(
+        ("settings", "field"),
+        [
+            ({"servers": []}, "servers"),
+            ({"servers": 5}, "servers"),
+            ({"servers": [5]}, "servers"),
+            ({"servers": {"a.example"}}, "servers"),
+            ({"servers": "a.example", "host": "b.example"}, "host"),
+            ({"server": "a.example"}, "server"),
+            ({"ports": ["x"]}, "port"),
+        ],
+    )
+    def test_what_cannot_be_is_an_error(self, settings: dict[str, Any], field: str) -> None:
+        with pytest.raises(InvalidSetting) as caught:
+            configure(settings)
+        assert caught.value.field == field

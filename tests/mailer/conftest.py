@@ -1,0 +1,37 @@
+"""Both mailers, and scripted servers for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from tests.mailer.twins import AsyncioTwin, BlockingTwin, Twin
+from tests.servers.scripted import ScriptedServer
+from tests.servers.speaker import Play
+from tests.servers.tls import Certificates, Kind
+
+Scripted = Callable[..., ScriptedServer]
+
+
+@pytest.fixture
+def scripted(ca: Certificates) -> Iterator[Scripted]:
+    """Start a scripted server, which stops with the test: `scripted(Play(...), certificate="server")`."""
+    with ExitStack() as servers:
+
+        def start(*plays: Play | dict[str, Any], certificate: Kind | None = None, **options: Any) -> ScriptedServer:
+            read = [play if isinstance(play, Play) else Play(play) for play in plays]
+            context = ca.server_context(certificate) if certificate else None
+            return servers.enter_context(ScriptedServer(*read, context=context, **options))
+
+        yield start
+
+
+@pytest.fixture(params=[BlockingTwin, AsyncioTwin], ids=["blocking", "asyncio"])
+def twin(request: pytest.FixtureRequest, scripted: Scripted) -> Iterator[Twin]:
+    """Each of the mailers: `twin("smtp://...", ...)` makes one."""
+    twin = request.param()
+    yield twin
+    twin.close()

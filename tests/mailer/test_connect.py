@@ -1,0 +1,261 @@
+"""Reaching a server: addresses, time-outs and the deadline. Asserted is how it ended, never how long it took."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from smtpbackend import Message, Server, Status
+from smtpbackend.errors import (
+    ConnectFailed,
+    ConnectionLost,
+    DeliveryError,
+    HelloRefused,
+    InDoubt,
+    ProtocolViolation,
+    RecipientsRefused,
+    TimedOut,
+    TLSFailed,
+)
+from tests.mailer.conftest import Scripted
+from tests.mailer.twins import Twin, hello
+from tests.servers.ports import free_ports
+from tests.servers.scripted import DEAF, RESET, flood
+from tests.servers.speaker import CUT, SILENCE, Play, drip
+
+SHORT = 0.15  # seconds
+LIMITLESS = ("PIPELINING", "8BITMIME")  # no SIZE
+
+
+@pytest.fixture
+def unreachable() -> Iterator[int]:
+    """A port of 127.0.0.1 that neither accepts nor refuses: its backlog is full."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        port = listening.getsockname()[1]
+        callers = []
+        while True:
+            caller = socket.socket()
+            callers.append(caller)
+            caller.settimeout(0.2)
+            try:
+                caller.connect(("127.0.0.1", port))
+            except TimeoutError:
+                break
+            assert len(callers) < 20
+        yield port
+        for caller in callers:
+            caller.close()
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[tuple[str, int]]]:
+    """What a host name is resolved to; others as ever."""
+    known: dict[str, list[tuple[str, int]]] = {}
+    ask = socket.getaddrinfo
+
+    def getaddrinfo(host: Any, port: Any, *args: Any, **options: Any) -> Any:
+        if host not in known:
+            return ask(host, port, *args, **options)
+        return [
+            (socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, its_port))
+            for address, its_port in known[host]
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    return known
+
+
+class TestAddresses:
+    @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+    def test_a_server_is_reached_by_name_or_address(self, twin: Twin, scripted: Scripted, host: str) -> None:
+        server = scripted(host="::1" if host == "::1" else "127.0.0.1")
+        assert twin({"host": host, "port": server.port}).send(hello()).ok
+
+    def test_ehlo_has_the_address_literal_of_our_side_or_a_full_name(self, twin: Twin, scripted: Scripted) -> None:
+        server, six, named = scripted(), scripted(host="::1"), scripted()
+        for one in (server, six):
+            twin(one.url).connect()
+        twin(named.url, client_name="app.example.org").connect()
+        full = "." in socket.gethostname()
+        assert server.commands[0] == f"EHLO {socket.gethostname()}" if full else "EHLO [127.0.0.1]"
+        assert six.commands[0] == f"EHLO {socket.gethostname()}" if full else "EHLO [IPv6:::1]"
+        assert named.commands[0] == "EHLO app.example.org"
+
+    def test_each_address_of_a_name_is_tried(
+        self, twin: Twin, scripted: Scripted, names: dict[str, list[tuple[str, int]]]
+    ) -> None:
+        server = scripted()
+        [closed] = free_ports(1)
+        names["mx.example.com"] = [("::1", closed), ("127.0.0.1", closed), ("127.0.0.1", server.port)]
+        assert twin({"host": "mx.example.com", "tls": "none"}).send(hello()).ok
+
+    def test_a_silent_address_does_not_use_up_the_time_of_the_others(
+        self, twin: Twin, scripted: Scripted, names: dict[str, list[tuple[str, int]]], unreachable: int
+    ) -> None:
+        server = scripted()
+        names["mx.example.com"] = [("127.0.0.1", unreachable), ("127.0.0.1", server.port)]
+        assert twin({"host": "mx.example.com", "tls": "none", "timeout": {"connect": 0.6}}).send(hello()).ok
+
+    def test_every_address_stands_in_the_error(
+        self, twin: Twin, names: dict[str, list[tuple[str, int]]], unreachable: int
+    ) -> None:
+        [closed] = free_ports(1)
+        names["mx.example.com"] = [("::1", closed), ("127.0.0.1", unreachable)]
+        with pytest.raises(ConnectFailed) as caught:
+            twin({"host": "mx.example.com", "tls": "none", "timeout": {"connect": SHORT}}).send(hello())
+        text = str(caught.value)
+        assert "mx.example.com:25" in text
+        assert "::1: Connection refused" in text
+        assert "127.0.0.1: no answer in time" in text
+
+    def test_a_host_name_outside_ascii_is_looked_up_as_a_labels(
+        self, twin: Twin, scripted: Scripted, names: dict[str, list[tuple[str, int]]]
+    ) -> None:
+        server = scripted()
+        names["xn--bcher-kva.example"] = [("127.0.0.1", server.port)]
+        assert twin({"host": "bücher.example", "tls": "none"}).send(hello()).ok
+
+    @pytest.mark.parametrize("host", ["nowhere.invalid", "a..b", "x" * 70 + ".example"])
+    def test_a_name_that_means_nothing_is_a_failed_connection(self, twin: Twin, host: str) -> None:
+        with pytest.raises(ConnectFailed, match=r"cannot connect to .*; check host and port") as caught:
+            twin({"host": host, "port": 25, "tls": "none"}).send(hello())
+        assert isinstance(caught.value, ConnectionError)
+        assert caught.value.is_transient
+        assert [outcome.status for outcome in caught.value.receipt.outcomes] == [Status.DEFERRED]
+
+
+class TestTimeouts:
+    def test_a_server_that_never_greets(self, twin: Twin, scripted: Scripted) -> None:
+        server = scripted({"": SILENCE})
+        with pytest.raises(TimedOut, match=r"did not answer in time .*greeting"):
+            twin(server.url, timeout=SHORT).send(hello())
+        server.wait_for_end()
+
+    def test_a_port_that_never_answers(self, twin: Twin, unreachable: int) -> None:
+        with pytest.raises(ConnectFailed, match="no answer in time"):
+            twin(f"smtp://127.0.0.1:{unreachable}", timeout=SHORT).send(hello())
+
+    @pytest.mark.parametrize("command", ["EHLO", "MAIL", "RCPT", "DATA"])
+    def test_a_server_that_falls_silent(self, twin: Twin, scripted: Scripted, command: str) -> None:
+        server = scripted(Play({command: SILENCE}, extensions=()))
+        with pytest.raises(TimedOut) as caught:
+            twin(server.url, timeout={"reply": SHORT}).send(hello())
+        assert [outcome.status for outcome in caught.value.receipt.outcomes] == [Status.DEFERRED]
+        server.wait_for_end()
+
+    @pytest.mark.parametrize("command", ["", "EHLO", "MAIL"])
+    def test_a_server_that_drips(self, twin: Twin, scripted: Scripted, command: str) -> None:
+        server = scripted({command: drip("250-")})
+        with pytest.raises(TimedOut):
+            twin(server.url, timeout={"reply": SHORT}).send(hello())
+
+    @pytest.mark.parametrize("how", ["starttls", "implicit"])
+    def test_a_server_that_never_shakes_hands(self, twin: Twin, scripted: Scripted, how: str) -> None:
+        if how == "implicit":
+            server = scripted({"": SILENCE})
+        else:
+            server = scripted(Play({"STARTTLS": ("220 go", SILENCE)}, extensions=("STARTTLS",)))
+        tls = "required" if how == "starttls" else "implicit"
+        with pytest.raises(DeliveryError) as caught:
+            twin(Server("127.0.0.1", server.port, tls=tls), timeout={"connect": SHORT}).send(hello())
+        assert isinstance(caught.value, TLSFailed)
+        assert caught.value.is_transient
+
+    def test_no_answer_to_the_content_leaves_it_in_doubt(self, twin: Twin, scripted: Scripted) -> None:
+        server = scripted({".": SILENCE})
+        with pytest.raises(InDoubt):
+            twin(server.url, timeout={"final": SHORT}).send(hello())
+
+    def test_a_server_that_stops_reading(self, twin: Twin, scripted: Scripted) -> None:
+        server, good = scripted(Play({"DATA": ("354 go", DEAF)}, LIMITLESS)), scripted(Play(extensions=LIMITLESS))
+        # nothing is read any more, and the content is larger than what the two kernels keep
+        content = b"x" * 996 + b"\r\n"
+        message = Message(subject="", from_="ann@example.org", to="bob@example.com", text=(content * 16000).decode())
+        deaf = {"host": server.host, "port": server.port, "tls": "none", "timeout": {"content": SHORT, "reply": SHORT}}
+        receipt = twin(deaf, good.url).send(message)
+        assert receipt.ok
+        assert server.handed_over == []
+        assert receipt.server == good.name
+
+    def test_the_deadline_bounds_a_server_that_answers_every_command_late(self, twin: Twin, scripted: Scripted) -> None:
+        server, other = scripted({"MAIL": SILENCE}), scripted()
+        mailer = twin(server.url, other.url, deadline=0.3)
+        with pytest.raises(TimedOut) as caught:
+            mailer.send(hello())
+        assert [outcome.status for outcome in caught.value.receipt.outcomes] == [Status.DEFERRED]
+        assert other.handed_over == []
+
+    def test_the_deadline_bounds_connecting(self, twin: Twin, unreachable: int) -> None:
+        with pytest.raises(DeliveryError) as caught:
+            twin(f"smtp://127.0.0.1:{unreachable}", deadline=SHORT).send(hello())
+        assert isinstance(caught.value, (ConnectFailed, TimedOut))
+        assert [outcome.status for outcome in caught.value.receipt.outcomes] == [Status.DEFERRED]
+
+    def test_the_deadline_is_for_each_message(self, twin: Twin, scripted: Scripted) -> None:
+        server = scripted({"MAIL": [SILENCE]}, {})
+        receipts = twin(server.url, deadline=0.4).send_many([hello(), hello()])
+        assert [receipt.ok for receipt in receipts] == [False, True]
+
+    def test_a_send_that_waits_for_a_connection_has_its_limit(self, twin: Twin, scripted: Scripted) -> None:
+        server = scripted()
+        mailer = twin(server.url, max_connections=1, deadline=0.2)
+        stream = mailer.stream([hello(), hello()])
+        assert next(stream).ok  # and keeps its connection
+        with pytest.raises(TimedOut, match="max_connections"):
+            mailer.send(hello())
+        stream.close()
+        assert mailer.send(hello()).ok
+
+
+class TestBadServers:
+    """Whatever a server says: an error of ours, and no connection left open."""
+
+    @pytest.mark.parametrize(
+        ("answers", "kind"),
+        [
+            ({"": "554 5.3.2 no"}, ConnectFailed),
+            ({"": "421 4.3.2 not now"}, ConnectFailed),
+            ({"": CUT}, ConnectionLost),
+            ({"EHLO": RESET}, ConnectionLost),
+            ({"": b"HTTP/1.1 400 Bad Request\r\n\r\n"}, ProtocolViolation),
+            ({"": b"SSH-2.0-x\r\n"}, ProtocolViolation),
+            ({"": flood(b"220-welcome\r\n")}, ProtocolViolation),
+            ({"": flood(b"220 " + b"x" * 1000)}, ProtocolViolation),
+            ({"": "220 welcome\n250 more"}, ProtocolViolation),
+            ({"EHLO": CUT}, ConnectionLost),
+            ({"EHLO": "421 4.3.2 not now"}, HelloRefused),
+            ({"EHLO": "550 no", "HELO": "550 no"}, HelloRefused),
+            ({"EHLO": b"250 \xff\x00\r\n999 what\r\n"}, ProtocolViolation),
+            ({"MAIL": CUT}, ConnectionLost),
+            ({"MAIL": RESET}, ConnectionLost),
+            ({"MAIL": b"\r\n"}, ProtocolViolation),
+            ({"DATA": "250 fine"}, ProtocolViolation),
+            ({"RCPT": "421 4.3.2 closing", "DATA": CUT}, ConnectionLost),
+        ],
+    )
+    def test_is_one_error(self, twin: Twin, scripted: Scripted, answers: dict[str, Any], kind: type[Exception]) -> None:
+        server = scripted(answers)
+        with pytest.raises(kind) as caught:
+            twin(server.url, timeout=5).send(hello())
+        assert server.name in str(caught.value)
+        assert [outcome.status for outcome in caught.value.receipt.outcomes] == [Status.DEFERRED]
+        server.wait_for_end()
+
+    def test_a_flood_while_content_is_written_ends_the_connection(self, twin: Twin, scripted: Scripted) -> None:
+        server = scripted(Play({"DATA": ("354 go", flood(b"250 ok\r\n" * 1000))}, LIMITLESS))
+        message = hello(text="x" * 20_000_000)
+        with pytest.raises((DeliveryError, RecipientsRefused)) as caught:
+            twin(server.url, timeout=5).send(message)
+        assert caught.value.receipt.accepted == ()
+        server.wait_for_end()
+
+    def test_a_tls_server_behind_a_clear_port_is_told_with_the_remedy(self, twin: Twin, scripted: Scripted) -> None:
+        server = scripted({"": b"220 clear\r\n"})
+        # the greeting is there before the handshake or comes into it
+        with pytest.raises((TLSFailed, ProtocolViolation), match=r"check that port and tls fit together"):
+            twin(Server("127.0.0.1", server.port, tls="implicit")).send(hello())

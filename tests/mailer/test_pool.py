@@ -1,0 +1,169 @@
+"""Connections are kept and reused, and a dead one is replaced without anybody noticing."""
+
+from __future__ import annotations
+
+import pytest
+
+from smtpbackend.errors import ConnectionLost
+from tests.mailer.conftest import Scripted
+from tests.mailer.twins import Twin, hello
+from tests.servers.speaker import CUT, SILENCE, Play
+from tests.servers.tls import Certificates
+
+
+class TestReuse:
+    def test_messages_share_a_connection(self, twin: Twin, scripted: Scripted) -> None:
+        server = scripted()
+        mailer = twin(server.url)
+        for _ in range(3):
+            assert mailer.send(hello()).ok
+        assert server.connections == 1
+        assert server.speakers[0].verbs.count("EHLO") == 1
+        assert "NOOP" not in server.speakers[0].verbs
+
+    def test_a_refused_message_leaves_a_connection_that_is_used_again(self, twin: Twin, scripted: Scripted) -> None:
+        server = scripted(Play({"RCPT": ["550 no", "250 ok"]}, extensions=()))
+        mailer = twin(server.url)
+        with pytest.raises(Exception, match="550"):
+            mailer.send(hello())
+        assert mailer.send(hello()).ok
+        assert server.connections == 1
+        assert server.speakers[0].verbs == ["EHLO", "MAIL", "RCPT", "RSET", "MAIL", "RCPT", "DATA"]
+
+    def test_close_says_quit_and_the_mailer_opens_anew(self, twin: Twin, scripted: Scripted) -> None:
+        server = scripted()
+        mailer = twin(server.url)
+        mailer.send(hello())
+        mailer.close()
+        server.wait_for_end()
+        assert server.speakers[0].verbs[-1] == "QUIT"
+        assert mailer.send(hello()).ok
+        assert server.connections == 2
+
+    def test_a_server_that_does_not_answer_quit_is_left(self, twin: Twin, scripted: Scripted) -> None:
+        server = scripted({"QUIT": CUT})
+        mailer = twin(server.url)
+        mailer.send(hello())
+        mailer.close()
+        mailer.close()
+        server.wait_for_end()
+
+    def test_a_connection_has_its_number_of_messages(self, twin: Twin, scripted: Scripted) -> None:
+        server = scripted()
+        mailer = twin(server.url, max_messages=2)
+        for _ in range(5):
+            mailer.send(hello())
+        assert [len(speaker.handed_over) for speaker in server.speakers] == [2, 2, 1]
+        assert server.speakers[0].verbs[-1] == "QUIT"
+
+    def test_also_within_send_many(self, twin: Twin, scripted: Scripted) -> None:
+        server = scripted()
+        receipts = twin(server.url, max_messages=2).send_many(hello() for _ in range(5))
+        assert all(receipt.ok for receipt in receipts)
+        assert [len(speaker.handed_over) for speaker in server.speakers] == [2, 2, 1]
+
+    def test_an_idle_connection_has_its_time(self, twin: Twin, scripted: Scripted) -> None:
+        server = scripted()
+        mailer = twin(server.url, max_idle=1e-9)
+        mailer.send(hello())
+        mailer.send(hello())
+        assert server.connections == 2
+        assert server.speakers[0].verbs[-1] == "QUIT"
+
+    def test_every_connection_is_in_use_at_most_once(self, twin: Twin, scripted: Scripted) -> None:
+        server = scripted()
+        mailer = twin(server.url, max_connections=2)
+        results = mailer.send_at_once([hello(subject=str(n)) for n in range(12)])
+        assert all(result.ok for result in results)  # type: ignore[union-attr]
+        assert 1 <= server.connections <= 2
+        assert len(server.handed_over) == 12
+
+    def test_two_mailers_share_nothing(self, twin: Twin, scripted: Scripted) -> None:
+        server = scripted()
+        for _ in range(2):
+            twin(server.url).send(hello())
+        assert server.connections == 2
+
+
+class TestThePeek:
+    """Before it is used again a connection is looked at, without a round trip (DESIGN 4.5)."""
+
+    def test_what_the_server_closed_is_replaced(self, twin: Twin, scripted: Scripted) -> None:
+        server = scripted()
+        mailer = twin(server.url)
+        mailer.send(hello())
+        server.cut()
+        assert mailer.send(hello()).ok
+        assert server.connections == 2
+        assert len(server.handed_over) == 2
+
+    def test_what_has_a_421_waiting_is_replaced(self, twin: Twin, scripted: Scripted) -> None:
+        server = scripted()
+        mailer = twin(server.url)
+        mailer.send(hello())
+        server.say(b"421 4.4.2 idle for too long\r\n")
+        receipt = mailer.send(hello())
+        assert receipt.ok
+        assert server.connections == 2
+        assert server.speakers[0].verbs.count("MAIL") == 1
+
+    def test_a_line_behind_the_last_reply_is_bad_news_too(self, twin: Twin, scripted: Scripted) -> None:
+        server = scripted({".": "250 ok\n421 4.3.2 shutting down"})
+        mailer = twin(server.url)
+        assert mailer.send(hello()).ok
+        assert mailer.send(hello()).ok
+        assert server.connections == 2
+
+    def test_also_inside_tls(self, twin: Twin, scripted: Scripted, ca: Certificates) -> None:
+        server = scripted(Play(extensions=("STARTTLS",)), certificate="server")
+        mailer = twin({"host": "127.0.0.1", "port": server.port, "tls": "required", "ca_file": str(ca.ca_file)})
+        mailer.send(hello())
+        server.say(b"421 4.4.2 idle for too long\r\n")
+        assert mailer.send(hello()).ok
+        server.cut()
+        assert mailer.send(hello()).ok
+        assert server.connections == 3
+
+    def test_a_line_behind_the_reply_inside_tls(self, twin: Twin, scripted: Scripted, ca: Certificates) -> None:
+        server = scripted(Play({".": ("250 ok", b"421 bye\r\n")}, extensions=("STARTTLS",)), certificate="server")
+        mailer = twin({"host": "127.0.0.1", "port": server.port, "tls": "required", "ca_file": str(ca.ca_file)})
+        assert mailer.send(hello()).ok
+        assert mailer.send(hello()).ok
+        assert server.connections == 2
+
+
+class TestLostWhileReused:
+    @pytest.mark.parametrize("how", [CUT, "421 4.4.2 idle for too long", SILENCE, b"\x00\r\n"])
+    def test_a_message_is_replayed_on_a_fresh_connection_to_the_same_server(
+        self, twin: Twin, scripted: Scripted, how: object
+    ) -> None:
+        server, other = scripted({"RSET": how}, {}), scripted()
+        events: list[object] = []
+        mailer = twin(server.url, other.url, timeout={"reused": 0.2}, listeners=[events.append])
+        mailer.send(hello(subject="first"))
+        receipt = mailer.send(hello(subject="second"))
+        assert receipt.ok
+        assert receipt.server == server.name
+        assert len(server.handed_over) == 2
+        assert other.connections == 0
+        assert [event.name for event in events if event.name == "server_failed"] == []  # type: ignore[attr-defined]
+
+    def test_a_fresh_connection_that_dies_too_moves_on(self, twin: Twin, scripted: Scripted) -> None:
+        server, other = scripted({"MAIL": ["250 ok", CUT]}, {"MAIL": CUT}), scripted()
+        mailer = twin(server.url, other.url)
+        mailer.send(hello())
+        assert mailer.send(hello()).server == other.name
+        assert server.connections == 2
+
+    def test_a_question_is_put_again(self, twin: Twin, scripted: Scripted) -> None:
+        server = scripted({"VRFY": CUT}, {})
+        mailer = twin(server.url)
+        mailer.connect()
+        assert mailer.verify("bob").code == 252
+        assert server.connections == 2
+
+    def test_a_question_to_a_fresh_connection_is_not(self, twin: Twin, scripted: Scripted) -> None:
+        server = scripted({"VRFY": CUT})
+        with pytest.raises(ConnectionLost):
+            twin(server.url).verify("bob")
+        assert server.connections == 1

@@ -1,0 +1,308 @@
+"""TLS cannot be talked past: no command and no secret goes where it was not secured (DESIGN 4.6, 4.7)."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import pytest
+
+from smtpbackend import Server, Status
+from smtpbackend.errors import (
+    AuthenticationFailed,
+    ConnectionLost,
+    DeliveryError,
+    InvalidSetting,
+    ProtocolViolation,
+    TLSFailed,
+)
+from tests.mailer.conftest import Scripted
+from tests.mailer.twins import Twin, hello
+from tests.servers.scripted import ScriptedServer, when_heard
+from tests.servers.speaker import CUT, TLS, Play
+from tests.servers.tls import Certificates, Kind
+
+PASSWORD = "tr0ub4dor&3"
+SECRETS = [
+    PASSWORD.encode(),
+    base64.b64encode(PASSWORD.encode()),
+    base64.b64encode(f"\0ann\0{PASSWORD}".encode()),
+]
+OFFER = ("PIPELINING", "STARTTLS", "AUTH PLAIN LOGIN CRAM-MD5")
+BEHIND = ("PIPELINING", "AUTH PLAIN LOGIN CRAM-MD5")
+
+
+def at(server: ScriptedServer, ca: Certificates, **settings: Any) -> Server:
+    """That server, by its address, with the authority of this run, name and password."""
+    given = {"tls": "required", "ca_file": str(ca.ca_file), "username": "ann", "password": PASSWORD, **settings}
+    return Server(server.host, server.port, **given)
+
+
+def assert_nothing_was_told(server: ScriptedServer, *allowed: str) -> None:
+    """No secret, no mail, and in clear no command but EHLO and STARTTLS."""
+    server.wait_for_end()
+    for secret in SECRETS:
+        assert secret not in server.received
+    assert server.handed_over == []
+    for speaker in server.speakers:
+        assert [verb for verb in speaker.verbs if verb not in ("EHLO", "HELO", *allowed)] == []
+
+
+class TestWorks:
+    @pytest.mark.parametrize("tls", ["required", "opportunistic"])
+    def test_starttls_secures_everything_after_it(
+        self, twin: Twin, scripted: Scripted, ca: Certificates, tls: str
+    ) -> None:
+        server = scripted(Play(extensions=OFFER, after_tls=BEHIND), certificate="server")
+        assert twin(at(server, ca, tls=tls)).send(hello()).ok
+        assert server.handshakes == [None]
+        verbs = server.speakers[0].verbs
+        assert verbs[:4] == ["EHLO", "STARTTLS", "EHLO", "AUTH"]
+        assert verbs[-3:] == ["MAIL", "RCPT", "DATA"]
+
+    def test_implicit_tls_begins_with_the_first_octet(self, twin: Twin, scripted: Scripted, ca: Certificates) -> None:
+        server = scripted(Play(extensions=BEHIND, implicit_tls=True), certificate="server")
+        assert twin(at(server, ca, tls="implicit")).send(hello()).ok
+        assert server.handshakes == [None]
+
+    def test_a_large_message_arrives_whole_inside_tls(self, twin: Twin, scripted: Scripted, ca: Certificates) -> None:
+        server = scripted(Play(extensions=OFFER), certificate="server")
+        text = "0123456789" * 300_000
+        assert twin(at(server, ca)).send(hello(text=text)).ok
+        assert len(server.handed_over[0].content) > len(text)
+
+    def test_what_was_learnt_in_clear_is_forgotten(self, twin: Twin, scripted: Scripted, ca: Certificates) -> None:
+        play = Play(extensions=("STARTTLS", "SIZE 1", "SMTPUTF8", "PIPELINING"), after_tls=("8BITMIME",))
+        server = scripted(play, certificate="server")
+        assert twin(at(server, ca, username=None, password=None)).send(hello()).ok
+        assert server.handed_over[0].mail == "MAIL FROM:<ann@example.org>"
+
+    def test_min_tls_is_kept(self, twin: Twin, scripted: Scripted, ca: Certificates) -> None:
+        server = scripted(Play(extensions=OFFER), certificate="server")
+        assert twin(at(server, ca, min_tls="1.3")).send(hello()).ok
+
+    def test_a_client_certificate_is_shown(self, twin: Twin, scripted: Scripted, ca: Certificates) -> None:
+        server = scripted(Play(extensions=OFFER), certificate="server")
+        server.ask_for_certificate(str(ca.ca_file))
+        mailer = twin(at(server, ca, client_cert=str(ca.client_cert), client_key=str(ca.client_key)))
+        assert mailer.send(hello()).ok
+        with pytest.raises(DeliveryError):
+            twin(at(server, ca)).send(hello())
+
+
+class TestCannotBeTalkedPast:
+    """Under "required", and under "opportunistic" with credentials off loopback."""
+
+    @pytest.mark.parametrize("tls", ["required", "opportunistic"])
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            b"220 go ahead\r\n250 injected\r\n",
+            b"220 go ahead\r\n2",
+            (b"220 go ahead\r\n", b"250 injected\r\n"),
+            (b"220 go ahead\r\n", when_heard(b"250 injected\r\n")),
+            (b"220 go ahead\r\n", when_heard(b"250-injected\r\n250 AUTH PLAIN\r\n"), TLS),
+            (b"220 go ahead\r\n250 injected\r\n", TLS),
+        ],
+        ids=["same segment", "half a line", "later segment", "in the handshake", "ahead of the handshake", "then TLS"],
+    )
+    def test_injected_octets(self, twin: Twin, scripted: Scripted, ca: Certificates, tls: str, answer: Any) -> None:
+        server = scripted(Play({"STARTTLS": answer}, extensions=OFFER), certificate="server")
+        with pytest.raises((TLSFailed, ProtocolViolation)) as caught:
+            twin(at(server, ca, tls=tls, on_tls_failure="secure")).send(hello())
+        assert server.name in str(caught.value)
+        assert server.connections == 1
+        assert_nothing_was_told(server, "STARTTLS")
+
+    def test_starttls_stripped(self, twin: Twin, scripted: Scripted, ca: Certificates) -> None:
+        server = scripted(Play(extensions=BEHIND))
+        with pytest.raises(TLSFailed, match=r"offers no STARTTLS.*tls is 'required'.*tls='none'"):
+            twin(at(server, ca)).send(hello())
+        assert_nothing_was_told(server)
+
+    @pytest.mark.parametrize("reply", ["454 4.7.0 TLS not available", "500 5.5.1 what", "250 ok", "354 go on"])
+    def test_starttls_refused(self, twin: Twin, scripted: Scripted, ca: Certificates, reply: str) -> None:
+        server = scripted(Play({"STARTTLS": reply}, extensions=OFFER))
+        with pytest.raises(TLSFailed, match=f"refused STARTTLS with {reply[:3]}"):
+            twin(at(server, ca)).send(hello())
+        assert_nothing_was_told(server, "STARTTLS")
+
+    def test_421_to_starttls(self, twin: Twin, scripted: Scripted, ca: Certificates) -> None:
+        server = scripted(Play({"STARTTLS": "421 4.3.2 closing"}, extensions=OFFER))
+        with pytest.raises(ConnectionLost):
+            twin(at(server, ca, tls="opportunistic")).send(hello())
+        assert_nothing_was_told(server, "STARTTLS")
+
+    @pytest.mark.parametrize("tls", ["required", "implicit", "opportunistic"])
+    @pytest.mark.parametrize("kind", ["other_host", "expired", "self_signed"])
+    def test_a_certificate_that_is_not_good(
+        self, twin: Twin, scripted: Scripted, ca: Certificates, tls: str, kind: Kind
+    ) -> None:
+        implicit = tls == "implicit"
+        server = scripted(Play(extensions=OFFER, implicit_tls=implicit), certificate=kind)
+        with pytest.raises(TLSFailed, match=r"the certificate of .* is not trusted: .*ca_file") as caught:
+            twin(at(server, ca, tls=tls, on_tls_failure="secure")).send(hello())
+        assert server.name in str(caught.value)
+        assert server.connections == 1
+        assert server.handshakes != [None]
+        assert_nothing_was_told(server, "STARTTLS")
+
+    def test_without_ca_file_our_authority_is_unknown(self, twin: Twin, scripted: Scripted, ca: Certificates) -> None:
+        server = scripted(Play(extensions=OFFER), certificate="server")
+        with pytest.raises(TLSFailed, match="not trusted"):
+            twin(at(server, ca, ca_file=None)).send(hello())
+        assert_nothing_was_told(server, "STARTTLS")
+
+    def test_a_server_that_hangs_up_in_the_handshake(self, twin: Twin, scripted: Scripted, ca: Certificates) -> None:
+        server = scripted(Play({"STARTTLS": ("220 go", CUT)}, extensions=OFFER))
+        with pytest.raises(DeliveryError) as caught:
+            twin(at(server, ca)).send(hello())
+        assert isinstance(caught.value, TLSFailed)
+        assert_nothing_was_told(server, "STARTTLS")
+
+    def test_the_next_server_gets_no_secret_in_clear_either(
+        self, twin: Twin, scripted: Scripted, ca: Certificates
+    ) -> None:
+        good = scripted(Play({"MAIL": CUT}, extensions=OFFER), certificate="server")
+        stripped = scripted(Play(extensions=BEHIND))
+        with pytest.raises(DeliveryError):
+            twin(at(good, ca), at(stripped, ca)).send(hello())
+        assert_nothing_was_told(stripped)
+
+
+class TestOpportunistic:
+    """What follows a failure is `on_tls_failure`'s to say."""
+
+    def test_by_default_loopback_goes_on_in_clear(self, twin: Twin, scripted: Scripted, ca: Certificates) -> None:
+        server = scripted(Play(extensions=BEHIND))
+        assert twin(at(server, ca, tls=None)).send(hello()).ok
+
+    def test_on_the_same_connection_where_starttls_was_refused(
+        self, twin: Twin, scripted: Scripted, ca: Certificates
+    ) -> None:
+        server = scripted(Play({"STARTTLS": "454 not now"}, extensions=OFFER))
+        assert twin(at(server, ca, tls="opportunistic")).send(hello()).ok
+        assert server.connections == 1
+
+    def test_on_a_new_connection_where_the_handshake_failed(
+        self, twin: Twin, scripted: Scripted, ca: Certificates
+    ) -> None:
+        server = scripted(Play(extensions=OFFER), certificate="expired")
+        assert twin(at(server, ca, tls="opportunistic")).send(hello()).ok
+        assert server.connections == 2
+        assert "STARTTLS" not in server.speakers[1].verbs
+        assert not server.speakers[1].secured
+
+    def test_a_new_connection_that_fails_too_is_the_servers_failure(
+        self, twin: Twin, scripted: Scripted, ca: Certificates
+    ) -> None:
+        server = scripted(Play(extensions=OFFER), Play({"": "554 no"}), certificate="expired")
+        with pytest.raises(ConnectionError, match="554"):
+            twin(at(server, ca, tls="opportunistic")).send(hello())
+
+    @pytest.mark.parametrize("decision", ["secure", "insecure"])
+    def test_a_callable_is_asked_with_the_server_and_what_happened(
+        self, twin: Twin, scripted: Scripted, ca: Certificates, decision: str
+    ) -> None:
+        asked: list[Any] = []
+
+        def decide(server: Server, trouble: Any) -> str:
+            asked.append((server.name, trouble))
+            return decision
+
+        server = scripted(Play({"STARTTLS": "454 not now"}, extensions=OFFER))
+        mailer = twin(at(server, ca, tls="opportunistic", on_tls_failure=decide))
+        if decision == "insecure":
+            assert mailer.send(hello()).ok
+        else:
+            with pytest.raises(TLSFailed, match="on_tls_failure says 'secure'"):
+                mailer.send(hello())
+            assert_nothing_was_told(server, "STARTTLS")
+        [(name, trouble)] = asked
+        assert name == server.name
+        assert trouble.code == 454
+
+    def test_a_callable_that_says_something_else_is_an_error(
+        self, twin: Twin, scripted: Scripted, ca: Certificates
+    ) -> None:
+        server = scripted(Play(extensions=BEHIND))
+        with pytest.raises(ValueError, match="on_tls_failure returned 'maybe'"):
+            twin(at(server, ca, tls="opportunistic", on_tls_failure=lambda server, trouble: "maybe")).send(hello())
+        assert_nothing_was_told(server)
+
+    def test_a_callable_that_raises_closes_the_connection(
+        self, twin: Twin, scripted: Scripted, ca: Certificates
+    ) -> None:
+        server = scripted(Play(extensions=BEHIND))
+
+        def decide(server: Server, trouble: Any) -> str:
+            raise ZeroDivisionError
+
+        with pytest.raises(InvalidSetting, match="on_tls_failure raised ZeroDivisionError") as caught:
+            twin(at(server, ca, tls="opportunistic", on_tls_failure=decide)).send(hello())
+        assert [outcome.status for outcome in caught.value.receipt.outcomes] == [Status.DEFERRED]
+        assert_nothing_was_told(server)
+
+
+class TestNoSecretInClear:
+    @pytest.fixture
+    def elsewhere(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Loopback seems to be far away. Only what an address means is changed, nothing that decides."""
+        from smtpbackend.delivery import tls
+
+        monkeypatch.setattr(tls, "is_loopback", lambda host: False)
+
+    @pytest.mark.usefixtures("elsewhere")
+    @pytest.mark.parametrize("tls", ["none", "opportunistic"])
+    @pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN"])
+    def test_off_loopback_a_secret_needs_tls(
+        self, twin: Twin, scripted: Scripted, ca: Certificates, tls: str, mechanism: str
+    ) -> None:
+        server = scripted(Play(extensions=(f"AUTH {mechanism}",)))
+        insecure = at(server, ca, tls=tls, on_tls_failure="insecure")
+        with pytest.raises(AuthenticationFailed, match="allow_cleartext_auth=True"):
+            twin(insecure).send(hello())
+        assert_nothing_was_told(server)
+
+    @pytest.mark.usefixtures("elsewhere")
+    def test_cram_md5_tells_no_secret(self, twin: Twin, scripted: Scripted, ca: Certificates) -> None:
+        server = scripted(Play(extensions=("AUTH PLAIN CRAM-MD5",)))
+        assert twin(at(server, ca, tls="none")).send(hello()).ok
+        for secret in SECRETS:
+            assert secret not in server.received
+
+    @pytest.mark.usefixtures("elsewhere")
+    def test_a_failed_cram_md5_is_not_followed_by_the_password(
+        self, twin: Twin, scripted: Scripted, ca: Certificates
+    ) -> None:
+        server = scripted(Play({"AUTH": "535 5.7.8 no"}, extensions=("AUTH PLAIN CRAM-MD5",)))
+        with pytest.raises(AuthenticationFailed):
+            twin(at(server, ca, tls="none")).send(hello())
+        for secret in SECRETS:
+            assert secret not in server.received
+
+    @pytest.mark.usefixtures("elsewhere")
+    def test_it_can_be_allowed(self, twin: Twin, scripted: Scripted, ca: Certificates) -> None:
+        server = scripted(Play(extensions=("AUTH PLAIN",)))
+        assert twin(at(server, ca, tls="none", allow_cleartext_auth=True)).send(hello()).ok
+
+    @pytest.mark.usefixtures("elsewhere")
+    def test_opportunistic_with_credentials_off_loopback_needs_tls(
+        self, twin: Twin, scripted: Scripted, ca: Certificates
+    ) -> None:
+        server = scripted(Play(extensions=("AUTH CRAM-MD5",)))
+        with pytest.raises(TLSFailed, match="STARTTLS"):
+            twin(at(server, ca, tls="opportunistic")).send(hello())
+        assert_nothing_was_told(server)
+
+    def test_require_tls_is_refused_on_a_clear_connection(
+        self, twin: Twin, scripted: Scripted, ca: Certificates
+    ) -> None:
+        from smtpbackend import Envelope
+
+        clear = scripted(Play(extensions=("REQUIRETLS",)))
+        secured = scripted(Play(extensions=(*OFFER, "REQUIRETLS")), certificate="server")
+        envelope = Envelope("ann@example.org", ["bob@example.com"], require_tls=True)
+        receipt = twin(clear.url, at(secured, ca)).send(hello(), envelope)
+        assert receipt.server == secured.name
+        assert "MAIL" not in clear.speakers[0].verbs

@@ -1,0 +1,4 @@
+"""The fixtures of the mailers' tests serve here, too."""
+
+from tests.mailer.conftest import scripted as scripted
+from tests.mailer.conftest import twin as twin
