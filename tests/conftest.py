@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from tests.servers.aiosmtpd_server import AiosmtpdServer
-from tests.servers.postfix import Postfix
+from tests.servers.dovecot import Dovecot
+from tests.servers.exim import Exim
+from tests.servers.postfix import EVERY_MECHANISM, Postfix
 from tests.servers.tls import Certificates
 
 
@@ -43,6 +45,54 @@ def postfix(running_postfix: Postfix) -> Postfix:
     return running_postfix
 
 
+@pytest.fixture(scope="session")
+def running_sasl_postfix(ca: Certificates) -> Iterator[Postfix]:
+    """One more Postfix for the run."""
+    if reason := Postfix.missing():
+        missing_server(reason)
+    with Postfix(ca, mechanisms=EVERY_MECHANISM) as server:
+        yield server
+
+
+@pytest.fixture
+def sasl_postfix(running_sasl_postfix: Postfix) -> Postfix:
+    """A Postfix with every mechanism of Cyrus SASL, with an empty mailbox."""
+    running_sasl_postfix.clear()
+    return running_sasl_postfix
+
+
+@pytest.fixture(scope="session")
+def running_dovecot(ca: Certificates, running_postfix: Postfix) -> Iterator[Dovecot]:
+    """One Dovecot for the run, which relays to its Postfix."""
+    if reason := Dovecot.missing():
+        missing_server(reason)
+    with Dovecot(ca, running_postfix) as server:
+        yield server
+
+
+@pytest.fixture
+def dovecot(running_dovecot: Dovecot) -> Dovecot:
+    """The Dovecot of this run, with empty mailboxes; `postfix` is what it relays to."""
+    running_dovecot.clear()
+    return running_dovecot
+
+
+@pytest.fixture(scope="session")
+def running_exim(ca: Certificates) -> Iterator[Exim]:
+    """One Exim for the run."""
+    if reason := Exim.missing():
+        missing_server(reason)
+    with Exim(ca) as server:
+        yield server
+
+
+@pytest.fixture
+def exim(running_exim: Exim) -> Exim:
+    """The Exim of this run, with an empty mailbox."""
+    running_exim.clear()
+    return running_exim
+
+
 @pytest.fixture
 def aiosmtpd(ca: Certificates) -> Iterator[Callable[..., AiosmtpdServer]]:
     """Start an aiosmtpd, which stops with the test: `aiosmtpd(tls="starttls", users={"ann": "secret"})`."""
@@ -55,6 +105,7 @@ def aiosmtpd(ca: Certificates) -> Iterator[Callable[..., AiosmtpdServer]]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    real = {"running_postfix", "running_sasl_postfix", "running_dovecot", "running_exim"}
     for item in items:
-        if "running_postfix" in getattr(item, "fixturenames", ()):
+        if real.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.servers)

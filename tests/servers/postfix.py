@@ -1,7 +1,8 @@
 """A private Postfix from its Debian package: own configuration, queue and mailbox, no service of the system.
 
 Four listeners on 127.0.0.1: `starttls_port` (login only under TLS), `tls_port` (implicit TLS), `plain_port` (no TLS,
-login in clear) and `basic_port` (STARTTLS, but no CHUNKING, SMTPUTF8, DSN, PIPELINING or 8BITMIME).
+login in clear) and `basic_port` (STARTTLS, but no CHUNKING, SMTPUTF8, DSN, PIPELINING or 8BITMIME); and `socket`, the
+same as `starttls_port` on a unix socket.
 rejected@example.com is answered 550 5.1.1, later@example.com 450 4.2.0. Mail for example.com, example.org and
 exämple.com arrives in one Maildir (`Delivered-To` tells whose it is), octet for octet as it came; mail for any other
 domain is accepted and thrown away.
@@ -11,22 +12,22 @@ from __future__ import annotations
 
 import os
 import pwd
-import re
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from tests.servers.mailbox import ArrivedMail, oldest_first
 from tests.servers.ports import answers, free_ports, wait_until
+from tests.servers.process import LONGEST_RUN, NOBODY
 from tests.servers.tls import Certificates
 
 MASTER = Path("/usr/lib/postfix/sbin/master")
-NOBODY = 65534
-# A run that was killed leaves no Postfix behind for longer than this (seconds)
-LONGEST_RUN = 3600
+
+# What Cyrus SASL offers, weakest first
+EVERY_MECHANISM = "PLAIN LOGIN CRAM-MD5 DIGEST-MD5 SCRAM-SHA-1 SCRAM-SHA-256 SCRAM-SHA-512"
 
 MAIN_CF = """\
 compatibility_level = 3.6
@@ -95,6 +96,7 @@ MASTER_CF = """\
 127.0.0.1:{tls} inet n - n - - smtpd -o smtpd_tls_wrappermode=yes
 127.0.0.1:{plain} inet n - n - - smtpd -o smtpd_tls_security_level=none -o smtpd_tls_auth_only=no
 127.0.0.1:{basic} inet n - n - - smtpd -o smtpd_discard_ehlo_keywords=chunking,smtputf8,dsn,pipelining,8bitmime
+smtpd unix n - n - - smtpd
 cleanup unix n - n - 0 cleanup
 qmgr unix n - n 300 1 qmgr
 tlsmgr unix - - n 1000? 1 tlsmgr
@@ -119,49 +121,6 @@ auxprop_plugin: sasldb
 sasldb_path: {folder}/sasl/sasldb2
 mech_list: {mechanisms}
 """
-
-# The fields that Postfix puts before the message: virtual(8)'s three and smtpd's Received
-TRACE = re.compile(
-    rb"\A(?:(?:Return-Path|X-Original-To|Delivered-To):[^\n]*\n(?:[ \t][^\n]*\n)*)*"
-    rb"(?:Received:[^\n]*\n(?:[ \t][^\n]*\n)*)?"
-)
-
-
-@dataclass(frozen=True)
-class ArrivedMail:
-    """A file of the mailbox: `raw` as it lies there, with LF line ends and Postfix's own trace fields before it."""
-
-    raw: bytes
-
-    @property
-    def trace(self) -> bytes:
-        """The fields that Postfix put before the message."""
-        found = TRACE.match(self.raw)
-        return found[0] if found else b""
-
-    @property
-    def content(self) -> bytes:
-        """The message as the client sent it: without the trace fields, with CRLF line ends."""
-        return self.raw[len(self.trace) :].replace(b"\n", b"\r\n")
-
-    @property
-    def return_path(self) -> str:
-        """The reverse-path, "" for the null one."""
-        return self._field("Return-Path").removeprefix("<").removesuffix(">")
-
-    @property
-    def delivered_to(self) -> str:
-        """The recipient whose copy this is."""
-        return self._field("Delivered-To")
-
-    @property
-    def received(self) -> str:
-        """Postfix's Received field on one line: protocol (ESMTPSA), cipher and client certificate stand there."""
-        return self._field("Received")
-
-    def _field(self, name: str) -> str:
-        found = re.search(rf"^{name}:[ \t]*([^\n]*(?:\n[ \t][^\n]*)*)", self.trace.decode(), re.MULTILINE)
-        return " ".join(found[1].split()) if found else ""
 
 
 class Postfix:
@@ -276,6 +235,7 @@ class Postfix:
     def _start(self) -> None:
         ports = free_ports(4, self.host)
         self.starttls_port, self.tls_port, self.plain_port, self.basic_port = ports
+        self.socket = self._folder / "queue" / "public" / "smtpd"
         names = ("starttls", "tls", "plain", "basic")
         master = MASTER_CF.format(**dict(zip(names, ports, strict=True)))
         (self._folder / "master.cf").write_text(master)
@@ -314,7 +274,7 @@ class Postfix:
         return not any(any((self._folder / "queue" / name).iterdir()) for name in ("incoming", "active"))
 
     def _arrived(self) -> list[Path]:
-        return sorted(self._inbox.iterdir(), key=lambda path: path.stat().st_mtime_ns) if self._inbox.exists() else []
+        return oldest_first(self._inbox.glob("*"))
 
     def mail(self, wait_for: int = 0, timeout: float = 30.0) -> list[ArrivedMail]:
         """Return what is in the mailbox, the oldest first.

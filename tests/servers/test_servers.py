@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import smtplib
+import socket
 import ssl
 from collections.abc import Callable
 from email.message import EmailMessage
@@ -10,7 +11,8 @@ from email.message import EmailMessage
 import pytest
 
 from tests.servers.aiosmtpd_server import AiosmtpdServer
-from tests.servers.postfix import ArrivedMail, Postfix
+from tests.servers.logins import log_in
+from tests.servers.postfix import EVERY_MECHANISM, Postfix
 from tests.servers.tls import Certificates, Kind
 
 SENDER = "ann@example.org"
@@ -45,17 +47,46 @@ class TestPostfix:
 
     @pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", "CRAM-MD5"])
     def test_every_mechanism_logs_in_and_refuses_a_wrong_password(self, postfix: Postfix, mechanism: str) -> None:
-        for password in (postfix.password, "wrong"):
-            with connect(postfix, postfix.plain_port) as client:
+        with connect(postfix, postfix.plain_port) as client:
+            client.ehlo()
+            assert log_in(client, mechanism, postfix.user, postfix.password)[0] == 235
+        with connect(postfix, postfix.plain_port) as client:
+            client.ehlo()
+            with pytest.raises(smtplib.SMTPAuthenticationError) as refused:
+                log_in(client, mechanism, postfix.user, "wrong")
+        assert refused.value.smtp_code == 535
+
+    @pytest.mark.parametrize("mechanism", EVERY_MECHANISM.split())
+    def test_the_postfix_with_every_mechanism_takes_each(
+        self, sasl_postfix: Postfix, ca: Certificates, mechanism: str
+    ) -> None:
+        for secret in (sasl_postfix.password, "wrong"):
+            with connect(sasl_postfix, sasl_postfix.starttls_port) as client:
+                client.starttls(context=ca.client_context())
                 client.ehlo()
-                client.user, client.password = postfix.user, password
-                method = getattr(client, f"auth_{mechanism.lower().replace('-', '_')}")
-                if password == "wrong":
+                assert set(client.esmtp_features["auth"].split()) == set(EVERY_MECHANISM.split())
+                if secret == "wrong":
                     with pytest.raises(smtplib.SMTPAuthenticationError) as refused:
-                        client.auth(mechanism, method)
+                        log_in(client, mechanism, sasl_postfix.user, secret)
                     assert refused.value.smtp_code == 535
                 else:
-                    assert client.auth(mechanism, method)[0] == 235
+                    assert log_in(client, mechanism, sasl_postfix.user, secret)[0] == 235
+                    client.sendmail(SENDER, ["bob@example.com"], CONTENT)
+        assert len(sasl_postfix.mail(wait_for=1)) == 1
+
+    def test_a_unix_socket(self, postfix: Postfix, ca: Certificates) -> None:
+        # smtplib itself speaks only LMTP over one
+        with smtplib.SMTP(local_hostname="client.example.com") as client:
+            client.sock = socket.socket(socket.AF_UNIX)
+            client.sock.settimeout(20)
+            client.sock.connect(str(postfix.socket))
+            assert client.getreply()[0] == 220
+            client._host = "localhost"  # type: ignore[attr-defined]
+            client.starttls(context=ca.client_context())
+            client.login(postfix.user, postfix.password)
+            client.sendmail(SENDER, ["bob@example.com"], CONTENT)
+        [mail] = postfix.mail(wait_for=1)
+        assert "with ESMTPSA" in mail.received
 
     def test_implicit_tls(self, postfix: Postfix, ca: Certificates) -> None:
         context = ca.client_context()
@@ -129,13 +160,6 @@ class TestPostfix:
             folder = second._folder
         assert not folder.exists()
         assert postfix.mail() == []
-
-    def test_only_the_trace_fields_of_this_server_are_taken_off(self) -> None:
-        sent = b"Received: from before\r\nReceived: from long before\r\n\tfolded\r\nSubject: x\r\n\r\nbody\r\n"
-        before = b"Return-Path: <>\nX-Original-To: a@b\nDelivered-To: a@b\nReceived: from us\n\tby us; today\n"
-        mail = ArrivedMail(before + sent.replace(b"\r\n", b"\n"))
-        assert mail.content == sent
-        assert (mail.return_path, mail.delivered_to, mail.received) == ("", "a@b", "from us by us; today")
 
 
 class TestAiosmtpd:
