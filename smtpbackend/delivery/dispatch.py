@@ -491,8 +491,8 @@ def compose(
         return envelope, mime.given(message)
     except SMTPError:
         raise
-    except (ValueError, TypeError, LookupError, AttributeError, OSError) as error:
-        # the email package has its own words for what it cannot render; a file may be missing
+    except Exception as error:
+        # the email package has its own words for what it cannot render; a file may be missing, a source may raise
         raise InvalidInput(
             f"the message cannot be rendered: {type(error).__name__}: {error}", field="message"
         ) from error

@@ -10,14 +10,16 @@ from smtpbackend import Receipt, Server
 from smtpbackend.delivery.dispatch import END, Dispatch, Give, Lease, Pull, Release, Talk
 from smtpbackend.delivery.pooling import Connection
 from smtpbackend.delivery.route import Route
-from smtpbackend.errors import ConnectFailed, SMTPError
+from smtpbackend.errors import ConnectFailed, SMTPError, TimedOut
 from smtpbackend.events import telling
-from smtpbackend.protocol.effects import Ended, Read, StartTLS, Write
+from smtpbackend.protocol.effects import LATER, Ended, Read, StartTLS, Write
 from smtpbackend.protocol.session import Session
 from tests.servers.speaker import CUT, SILENCE, TLS, Play, Speaker
 
 REFUSED = "refused"
 """Instead of a Play: nobody listens there."""
+BUSY = "busy"
+"""Instead of a Play: the pool has no connection to spare."""
 
 
 class ListWire:
@@ -120,6 +122,9 @@ class Played:
                 try:
                     match effect:
                         case Pull():
+                            if effect.unsent and self.options.get("hesitant"):
+                                effect = dispatch.send(LATER)
+                                continue
                             answer = next(source, END)
                             self.pulled += answer is not END
                         case Give(given):
@@ -154,6 +159,8 @@ class Played:
                     return connection
         plays = self.servers[server]
         play = plays[min(len(self.speakers[server.host]), len(plays) - 1)]
+        if play is BUSY:
+            raise TimedOut(f"all connections to {server} stayed in use", server=server.name)
         if play is REFUSED:
             raise ConnectFailed(f"cannot connect to {server.name}", server=server.name)
         speaker = Speaker(play if isinstance(play, Play) else Play(play), lambda: len(self.handed_over(server.host)))
@@ -179,4 +186,4 @@ class Played:
         ]
 
 
-__all__ = ["CUT", "REFUSED", "SILENCE", "Play", "Played"]
+__all__ = ["BUSY", "CUT", "REFUSED", "SILENCE", "Play", "Played"]

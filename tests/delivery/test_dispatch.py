@@ -25,7 +25,7 @@ from smtpbackend.errors import (
     TimedOut,
 )
 from smtpbackend.events import MessageSending
-from tests.delivery.played import CUT, REFUSED, SILENCE, Play, Played
+from tests.delivery.played import BUSY, CUT, REFUSED, SILENCE, Play, Played
 
 A, R, D, I = Status.ACCEPTED, Status.REJECTED, Status.DEFERRED, Status.IN_DOUBT  # noqa: E741
 LATER, NO, FULL = "450 4.2.0 later", "550 5.1.1 no", "452 4.5.3 too many"
@@ -235,6 +235,24 @@ class TestSeveralServers:
         assert isinstance(receipt.error, TimedOut)
         assert world.leases == [("a", False)]
 
+    def test_a_deadline_that_passes_between_two_servers(self) -> None:
+        def slowly(heard: str) -> str:
+            world.now += 20
+            return LATER
+
+        world = Played({"a": [{"RCPT": slowly}], "b": [{}]}, deadline=10.0)
+        [receipt] = world.send(mail())
+        assert statuses(receipt) == [D]
+        assert receipt.outcomes[0].reply is not None
+        assert world.leases == [("a", False)]
+
+    def test_a_pool_that_is_busy_says_nothing_against_the_server(self) -> None:
+        world = Played({"a": [BUSY], "b": [{}]})
+        [receipt] = world.send(mail())
+        assert receipt.server == "b:25"
+        assert world.names() == ["message_sending", "message_sent"]
+        assert world.route.order(world.now)[0].host == "a"
+
     def test_round_robin(self) -> None:
         world = Played({"a": [{}], "b": [{}]}, strategy="round_robin")
         receipts = world.send(*(mail() for _ in range(4)))
@@ -345,6 +363,12 @@ class TestTheStream:
         assert [str(receipt.outcomes[0].address) for receipt in receipts] == [f"u{n}@example.com" for n in range(8)]
         assert [statuses(receipt)[0] for receipt in receipts] == [A, A, R, A, A, A, A, A]
         assert receipts[4].server == "b:25"
+
+    @pytest.mark.parametrize("window", [1, 2, 4])
+    def test_a_source_that_hesitates_lets_what_is_composed_leave_first(self, window: int) -> None:
+        world = Played({"a": [{"RCPT TO:<u1": NO}]}, window=window, hesitant=True)
+        receipts = world.send(*(mail(f"u{n}") for n in range(5)), b"no envelope", mail("u6"))
+        assert [receipt.ok for receipt in receipts] == [True, False, True, True, True, False, True]
 
     def test_with_a_window_what_was_in_flight_is_settled_message_by_message(self) -> None:
         world = Played({"a": [{".": ["250 ok", "250 ok", CUT]}, {}], "b": [{}]}, window=4)

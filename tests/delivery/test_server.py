@@ -67,6 +67,8 @@ def test_it_is_a_value() -> None:
         ({"host": "mx/example"}, "host"),
         ({"host": "ann@mx.example.com"}, "host"),
         ({"host": "a\nb"}, "host"),
+        ({"host": "mx.example.com:25"}, "host"),
+        ({"host": "127.0.0.1:25"}, "host"),
         ({"username": "ann"}, "password"),
         ({"username": "a\0nn", "password": "x"}, "username"),
         ({"username": "ann", "password": "x\0"}, "password"),
@@ -161,6 +163,8 @@ class TestFromUrl:
             ("smtps://mx.example.com?tls=required", "tls", "smtps:// means"),
             ("smtp://ann@mx.example.com", "password", "password is not"),
             ("smtp://mx.example.com:0", "port", "from 1"),
+            ("smtp://ann:a?b@mx.example.com", "servers", "query"),
+            ("smtp://ann?b=c@mx.example.com", "servers", "ahead of '@'"),
         ],
     )
     def test_what_is_none_says_why(self, url: str, field: str, words: str) -> None:

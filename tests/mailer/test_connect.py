@@ -23,7 +23,7 @@ from smtpbackend.errors import (
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import Twin, hello
 from tests.servers.ports import free_ports
-from tests.servers.scripted import DEAF, RESET, flood
+from tests.servers.scripted import DEAF, RESET, flood, when_heard
 from tests.servers.speaker import CUT, SILENCE, Play, drip
 
 SHORT = 0.15  # seconds
@@ -112,6 +112,26 @@ class TestAddresses:
         assert "mx.example.com:25" in text
         assert "::1: Connection refused" in text
         assert "127.0.0.1: no answer in time" in text
+
+    def test_an_address_of_a_kind_that_the_kernel_does_not_have_is_passed_over(
+        self,
+        twin: Twin,
+        scripted: Scripted,
+        names: dict[str, list[tuple[str, int]]],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        server = scripted()
+        names["mx.example.com"] = [("::1", server.port), ("127.0.0.1", server.port)]
+        make = socket.socket
+
+        class NoIPv6(make):  # type: ignore[valid-type, misc]
+            def __init__(self, family: int = -1, *args: Any, **options: Any) -> None:
+                if family == socket.AF_INET6:
+                    raise OSError(97, "Address family not supported by protocol")
+                super().__init__(family, *args, **options)
+
+        monkeypatch.setattr(socket, "socket", NoIPv6)
+        assert twin({"host": "mx.example.com", "tls": "none"}).send(hello()).ok
 
     def test_a_host_name_outside_ascii_is_looked_up_as_a_labels(
         self, twin: Twin, scripted: Scripted, names: dict[str, list[tuple[str, int]]]
@@ -246,13 +266,17 @@ class TestBadServers:
         assert [outcome.status for outcome in caught.value.receipt.outcomes] == [Status.DEFERRED]
         server.wait_for_end()
 
-    def test_a_flood_while_content_is_written_ends_the_connection(self, twin: Twin, scripted: Scripted) -> None:
-        server = scripted(Play({"DATA": ("354 go", flood(b"250 ok\r\n" * 1000))}, LIMITLESS))
+    @pytest.mark.parametrize(
+        "then", [(flood(b"250 ok\r\n" * 1000),), (when_heard(b"250 ok\r\n" * 300_000), DEAF)], ids=["at once", "later"]
+    )
+    def test_a_flood_while_content_is_written_ends_the_connection(
+        self, twin: Twin, scripted: Scripted, then: Any
+    ) -> None:
+        server = scripted(Play({"DATA": ("354 go", *then)}, LIMITLESS))
         message = hello(text="x" * 20_000_000)
         with pytest.raises((DeliveryError, RecipientsRefused)) as caught:
             twin(server.url, timeout=5).send(message)
         assert caught.value.receipt.accepted == ()
-        server.wait_for_end()
 
     def test_a_tls_server_behind_a_clear_port_is_told_with_the_remedy(self, twin: Twin, scripted: Scripted) -> None:
         server = scripted({"": b"220 clear\r\n"})

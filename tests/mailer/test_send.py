@@ -8,6 +8,7 @@ import email.policy
 import io
 import logging
 import pathlib
+from datetime import datetime, timedelta, timezone
 from typing import Any, ClassVar
 
 import pytest
@@ -149,6 +150,18 @@ class TestWhatMayBeGiven:
         assert caught.value.receipt is not None
         assert server.connections == 0
 
+    @pytest.mark.parametrize("how", ["file", "iterable"])
+    def test_a_source_that_fails_before_anything_was_sent(self, twin: Twin, scripted: Scripted, how: str) -> None:
+        class Broken(io.RawIOBase):
+            def read(self, size: int = -1) -> bytes:
+                raise OSError("the disk is gone")
+
+        server = scripted()
+        given = Broken() if how == "file" else (1 / number for number in range(3))
+        with pytest.raises(InvalidInput, match=r"cannot be rendered: (OSError: the disk|ZeroDivisionError)"):
+            twin(server.url).send(given, ENVELOPE)
+        assert server.connections == 0
+
     def test_a_file_that_fails_while_it_is_read_keeps_the_mail_from_being_sent(
         self, twin: Twin, scripted: Scripted, tmp_path: pathlib.Path
     ) -> None:
@@ -262,6 +275,17 @@ class TestExtensions:
         assert twin(server.url).send(hello("jürgen@example.com")).ok
         assert server.handed_over[0].recipients == ("RCPT TO:<jürgen@example.com>",)
         assert server.handed_over[0].mail.endswith(" SMTPUTF8")
+
+    def test_what_an_envelope_asks_for_is_told_where_it_is_offered(self, twin: Twin, scripted: Scripted) -> None:
+        server = scripted(Play(extensions=("FUTURERELEASE 1000 x", "MT-PRIORITY", "DSN")))
+        mailer = twin(server.url)
+        until = datetime(2026, 9, 1, 14, tzinfo=timezone(timedelta(hours=2)))
+        mailer.send(hello(), Envelope(SENDER, ["bob@example.com"], hold_for=60, extra={"mt-priority": "3"}))
+        mailer.send(hello(), Envelope(SENDER, ["bob@example.com"], hold_until=until, dsn_return="hdrs"))
+        assert [transaction.mail.partition("> ")[2] for transaction in server.handed_over] == [
+            "HOLDFOR=60 mt-priority=3",
+            "RET=HDRS HOLDUNTIL=2026-09-01T12:00:00Z",
+        ]
 
     def test_who_needs_smtputf8_goes_to_the_server_that_has_it(self, twin: Twin, scripted: Scripted) -> None:
         old, new = scripted(Play(extensions=("PIPELINING", "8BITMIME"))), scripted()

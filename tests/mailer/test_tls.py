@@ -18,7 +18,7 @@ from smtpbackend.errors import (
 )
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import Twin, hello
-from tests.servers.scripted import ScriptedServer, when_heard
+from tests.servers.scripted import DEAF, ScriptedServer, when_heard
 from tests.servers.speaker import CUT, TLS, Play
 from tests.servers.tls import Certificates, Kind
 
@@ -70,6 +70,18 @@ class TestWorks:
         text = "0123456789" * 300_000
         assert twin(at(server, ca)).send(hello(text=text)).ok
         assert len(server.handed_over[0].content) > len(text)
+
+    @pytest.mark.parametrize("tls", ["required", "implicit"])
+    def test_a_server_that_stops_reading_inside_tls(
+        self, twin: Twin, scripted: Scripted, ca: Certificates, tls: str
+    ) -> None:
+        server = scripted(
+            Play({"DATA": ("354 go", DEAF)}, extensions=OFFER, implicit_tls=tls == "implicit"), certificate="server"
+        )
+        good = scripted()
+        short = {"content": 0.3, "reused": 0.3}
+        receipt = twin(at(server, ca, tls=tls, timeout=short), good.url).send(hello(text="0123456789" * 800_000))
+        assert receipt.server == good.name
 
     def test_what_was_learnt_in_clear_is_forgotten(self, twin: Twin, scripted: Scripted, ca: Certificates) -> None:
         play = Play(extensions=("STARTTLS", "SIZE 1", "SMTPUTF8", "PIPELINING"), after_tls=("8BITMIME",))
