@@ -62,6 +62,8 @@ class EmailBackend(smtp.EmailBackend):
         ca_file: str | None = None,
         client_cert: str | None = None,
         client_key: str | None = None,
+        client_key_password: str | None = None,
+        pinned_sha256: Any = None,
         min_tls: str | None = None,
         auth_mechanisms: Any = None,
         allow_cleartext_auth: bool | None = None,

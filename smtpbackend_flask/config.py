@@ -51,7 +51,13 @@ def read_config(config: Mapping[str, Any], app_debug: bool | int = False) -> Con
     own = {key: ours.pop(key, None) for key in _OWN}
     mailer = _from_flask_mail(config, has_server="servers" in ours or "host" in ours)
     mailer.update(ours)
-    first = configure(mailer).servers[0]
+    servers = configure(mailer).servers
+    first = servers[0]
+    if any(server.ca_file or server.client_cert for server in servers):
+        from smtpbackend.delivery.tls import check_files
+
+        for server in servers:  # a wrong path is found now, not at the first mail
+            check_files(server)
     suppress = _either(own["suppress_send"], config.get("MAIL_SUPPRESS_SEND"))
     debug = _either(own["debug"], config.get("MAIL_DEBUG"))
     max_emails = mailer.get("max_messages")

@@ -18,8 +18,6 @@ from smtpbackend.errors import DeliveryError, SMTPError
 
 # What sends is loaded with the first Mailer: a program that only imports it does not pay for it (DESIGN 5.6).
 if TYPE_CHECKING:
-    import ssl
-
     from smtpbackend.aio.pool import Pool
     from smtpbackend.delivery.dispatch import Dispatch
     from smtpbackend.delivery.route import Route
@@ -42,14 +40,14 @@ class AsyncMailer:
 
     def __init__(self, *servers: Any, listeners: Sequence[Listener] = (), **settings: Any) -> None:
         from smtpbackend.delivery.route import Route
-        from smtpbackend.delivery.tls import client_context
+        from smtpbackend.delivery.tls import Context, client_context
 
         if servers:
             settings["servers"] = list(servers)
         self.configuration = configure(settings)
         config = self.configuration
         self._route = Route(config.servers, config.strategy, config.rest)
-        self._contexts: dict[Server, ssl.SSLContext] = {
+        self._contexts: dict[Server, Context] = {
             # a wrong path is found now, not at the first mail
             server: client_context(server)
             for server in config.servers

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import ssl
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from typing import Any
@@ -15,7 +14,7 @@ from smtpbackend.delivery.configuration import Limits
 from smtpbackend.delivery.dispatch import END, Give, Lease, Pull, Release, Talk
 from smtpbackend.delivery.pooling import Connection, Shelf, new_session
 from smtpbackend.delivery.server import Server
-from smtpbackend.delivery.tls import client_context
+from smtpbackend.delivery.tls import Context, client_context
 from smtpbackend.delivery.transcript import transcript
 from smtpbackend.errors import SMTPError, TimedOut
 
@@ -27,7 +26,7 @@ GOODBYE = 1.0  # seconds for QUIT and its reply
 class Pool:
     """Open connections by server, for the tasks of one loop."""
 
-    def __init__(self, limits: Limits, contexts: dict[Server, ssl.SSLContext]) -> None:
+    def __init__(self, limits: Limits, contexts: dict[Server, Context]) -> None:
         self.limits = limits
         self._contexts = contexts
         self._loop = asyncio.get_running_loop()
@@ -35,7 +34,7 @@ class Pool:
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._keeper: AsyncGenerator[None, None] | None = None
 
-    def context(self, server: Server) -> ssl.SSLContext:
+    def context(self, server: Server) -> Context:
         """The TLS context of a server, made once. Raises `InvalidSetting` for a file that cannot be used."""
         if server not in self._contexts:
             self._contexts[server] = client_context(server)

@@ -14,7 +14,7 @@ import ssl
 from typing import Any
 
 from smtpbackend.delivery.server import Server, unreachable
-from smtpbackend.delivery.tls import server_hostname
+from smtpbackend.delivery.tls import Context, certificate_name, server_hostname
 from smtpbackend.errors import ProtocolViolation
 from smtpbackend.protocol.effects import Conversation, Ended, Read, StartTLS, Write
 
@@ -30,13 +30,14 @@ class Wire(asyncio.Protocol):
     _transport: asyncio.Transport
     _tls: ssl.SSLObject | None
 
-    def __init__(self, server: Server, context: ssl.SSLContext, sock: socket.socket) -> None:
+    def __init__(self, server: Server, context: Context, sock: socket.socket) -> None:
         self._server = server
         self._context = context
         self._socket = sock
         self._loop = asyncio.get_running_loop()
         self._ahead = bytearray()
         self._tls = None
+        self._is_secured = False
         self._from_server = ssl.MemoryBIO()
         self._to_server = ssl.MemoryBIO()
         self._ended = False
@@ -48,7 +49,7 @@ class Wire(asyncio.Protocol):
         self.local: str | None = sock.getsockname()[0]
 
     @classmethod
-    async def connect(cls, server: Server, context: ssl.SSLContext, deadline: float | None) -> Wire:
+    async def connect(cls, server: Server, context: Context, deadline: float | None) -> Wire:
         """Connect by name or address, each address within one budget. Raises `ConnectFailed`."""
         loop = asyncio.get_running_loop()
         end = _earliest(loop.time() + server.timeout.connect, deadline)
@@ -129,6 +130,9 @@ class Wire(asyncio.Protocol):
     def close(self) -> None:
         """Close the transport, at once and without a word."""
         self._ended = True
+        if self._is_secured and self._tls is not None:
+            self._is_secured = False
+            self._context.keep_session(self._tls)
         self._transport.abort()
 
     # What asyncio tells us
@@ -235,7 +239,10 @@ class Wire(asyncio.Protocol):
                 server=self._server.name,
             )
         self._tls = self._context.wrap_bio(
-            self._from_server, self._to_server, server_hostname=server_hostname(self._server.host)
+            self._from_server,
+            self._to_server,
+            server_hostname=certificate_name(self._server.host),
+            session=self._context.take_session(),
         )
         while True:
             try:
@@ -247,6 +254,7 @@ class Wire(asyncio.Protocol):
                 raise
             else:
                 self._transport.write(self._to_server.read())
+                self._is_secured = True
                 return
             if self._ended:
                 raise self._error or ConnectionError("the server closed the connection during the handshake")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import ssl
 import threading
 import time
 import weakref
@@ -17,7 +16,7 @@ from smtpbackend.delivery.configuration import Limits
 from smtpbackend.delivery.dispatch import END, Give, Lease, Pull, Release, Talk
 from smtpbackend.delivery.pooling import Connection, Shelf, new_session
 from smtpbackend.delivery.server import Server
-from smtpbackend.delivery.tls import client_context
+from smtpbackend.delivery.tls import Context, client_context
 from smtpbackend.delivery.transcript import transcript
 from smtpbackend.errors import SMTPError, TimedOut
 
@@ -31,7 +30,7 @@ class Pool:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self._contexts: dict[Server, ssl.SSLContext] = {}
+        self._contexts: dict[Server, Context] = {}
         self._forget()
         _pools.add(self)
 
@@ -43,7 +42,7 @@ class Pool:
         self._shelves: dict[Server, Shelf[Wire]] = {}
         self._changed = threading.Condition()
 
-    def context(self, server: Server) -> ssl.SSLContext:
+    def context(self, server: Server) -> Context:
         """The TLS context of a server, made once. Raises `InvalidSetting` for a file that cannot be used."""
         if server not in self._contexts:
             self._contexts[server] = client_context(server)

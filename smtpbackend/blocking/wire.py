@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 from smtpbackend.delivery.server import Server, unreachable
-from smtpbackend.delivery.tls import server_hostname
+from smtpbackend.delivery.tls import Context, certificate_name, server_hostname
 from smtpbackend.errors import ProtocolViolation
 from smtpbackend.protocol.effects import Conversation, Ended, Read, StartTLS, Write
 
@@ -27,7 +27,7 @@ MAX_AHEAD = 1 << 20  # octets read while writing: 256 unanswered commands have f
 class Wire:
     """One connected socket. ``peer`` and ``local`` are its addresses."""
 
-    def __init__(self, server: Server, context: ssl.SSLContext, sock: socket.socket) -> None:
+    def __init__(self, server: Server, context: Context, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._server = server
         self._context = context
@@ -35,11 +35,12 @@ class Wire:
         self._poll = select.poll()
         self._ahead = bytearray()
         self._ended = False
+        self._is_secured = False
         self.peer: str | None = sock.getpeername()[0]
         self.local: str | None = sock.getsockname()[0]
 
     @classmethod
-    def connect(cls, server: Server, context: ssl.SSLContext, deadline: float | None) -> Wire:
+    def connect(cls, server: Server, context: Context, deadline: float | None) -> Wire:
         """Connect by name or address, each address within one budget. Raises `ConnectFailed`.
 
         The look-up of the name comes before it and takes what the system's resolver takes: it cannot be bounded from
@@ -119,6 +120,9 @@ class Wire:
     def close(self) -> None:
         """Close the socket, at once and without a word."""
         self._ended = True
+        if self._is_secured and isinstance(self._socket, ssl.SSLSocket):
+            self._is_secured = False
+            self._context.keep_session(self._socket)
         self._socket.close()
 
     def _read(self, until: float) -> bytes:
@@ -181,12 +185,17 @@ class Wire:
             )
         self._poll.unregister(self._socket)
         secured = self._context.wrap_socket(
-            self._socket, server_hostname=server_hostname(self._server.host), do_handshake_on_connect=False
+            self._socket,
+            server_hostname=certificate_name(self._server.host),
+            session=self._context.take_session(),
+            do_handshake_on_connect=False,
         )
         self._socket = secured
         while True:
             try:
-                return secured.do_handshake()
+                secured.do_handshake()
+                self._is_secured = True
+                return
             except ssl.SSLWantReadError:
                 self._wait(select.POLLIN, until)
             except ssl.SSLWantWriteError:

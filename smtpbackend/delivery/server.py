@@ -33,6 +33,8 @@ class Server:
     ca_file: str | None = None
     client_cert: str | None = None
     client_key: str | None = None
+    client_key_password: str | None = field(default=None, repr=False)
+    pinned_sha256: tuple[str, ...] = ()
     min_tls: str = "1.2"
     username: str | None = None
     password: str | None = field(default=None, repr=False)
@@ -76,6 +78,8 @@ class Server:
         if self.tls is None:
             tls = "implicit" if self.port == 465 else "opportunistic" if is_loopback(host) else "required"
             object.__setattr__(self, "tls", tls)
+        if self.pinned_sha256 and self.tls == "none":
+            raise InvalidSetting(f"pinned_sha256 is set for {host}, and tls='none' has no certificate", field="tls")
         if self.port is None:
             secured = self.tls == "required" or self.username
             object.__setattr__(self, "port", 465 if self.tls == "implicit" else 587 if secured else 25)

@@ -23,6 +23,10 @@ def _text(name: str, value: Any) -> str:
     return value
 
 
+def _path(name: str, value: Any) -> str:
+    return _text(name, value.__fspath__() if hasattr(value, "__fspath__") else value)
+
+
 def _flag(name: str, value: Any) -> bool:
     if isinstance(value, bool):
         return value
@@ -69,6 +73,31 @@ def _names(name: str, value: Any) -> tuple[str, ...]:
     if not all(isinstance(item, str) for item in names):
         raise InvalidSetting(f"{name} must be a list of names, not {value!r}", field=name)
     return tuple(item.upper() for item in names)
+
+
+def _fingerprints(name: str, value: Any) -> tuple[str, ...]:
+    """SHA-256 as hex, with colons or without, or as base64, as in ``pin-sha256`` of RFC 7469 2.1."""
+    if isinstance(value, str):
+        value = value.replace(",", " ").split()
+    if not isinstance(value, Iterable) or isinstance(value, bytes):
+        raise InvalidSetting(f"{name} must be a SHA-256 or a list of them, not {value!r}", field=name)
+    return tuple(_fingerprint(name, item) for item in value)
+
+
+def _fingerprint(name: str, value: Any) -> str:
+    import binascii
+
+    if isinstance(value, str):
+        text = value.lower().removeprefix("sha256").lstrip(":/")
+        text = value[len(value) - len(text) :]
+        for decode in (bytes.fromhex, binascii.a2b_base64):
+            try:
+                digest = decode(text.replace(":", ""))
+            except ValueError:
+                continue
+            if len(digest) == 32:
+                return digest.hex()
+    raise InvalidSetting(f"{name} must hold SHA-256 in hex (64 digits) or base64, not {value!r}", field=name)
 
 
 def _one_of(*choices: str) -> Callable[[str, Any], str]:
@@ -136,9 +165,19 @@ SETTINGS: tuple[Setting, ...] = (
         "on in clear), or a callable `(server, reply_or_error)` that returns one. Default `insecure` without "
         "credentials or on loopback, else `secure`.",
     ),
-    Setting("ca_file", "server", _text, None, "PEM file of certificate authorities, trusted beside the system's."),
-    Setting("client_cert", "server", _text, None, "PEM file with the client's certificate chain."),
-    Setting("client_key", "server", _text, None, "PEM file with its key, where `client_cert` does not hold it."),
+    Setting("ca_file", "server", _path, None, "PEM file of certificate authorities, trusted beside the system's."),
+    Setting("client_cert", "server", _path, None, "PEM file with the client's certificate chain."),
+    Setting("client_key", "server", _path, None, "PEM file with its key, where `client_cert` does not hold it."),
+    Setting("client_key_password", "server", _text, None, "Password of an encrypted key. Never shown either."),
+    Setting(
+        "pinned_sha256",
+        "server",
+        _fingerprints,
+        (),
+        "SHA-256 of the server's certificate or public key, in hex or base64; or a list of them, for the next key. One "
+        "that fits takes the place of authorities, name and dates; else no TLS. Makes `secure` the default of "
+        "`on_tls_failure`.",
+    ),
     Setting("min_tls", "server", _one_of("1.2", "1.3"), "1.2", "Lowest TLS version: `1.2` or `1.3`."),
     Setting("username", "server", _text, None, "Name to log in with. Empty: no login."),
     Setting("password", "server", _text, None, "Its password. Never shown in a repr, log, transcript or error."),

@@ -1,46 +1,230 @@
-"""TLS as data becomes an ``ssl.SSLContext`` here; and the decision what a failure means. Every context verifies."""
+"""TLS as data becomes an ``ssl.SSLContext`` here; and the decision what a failure means.
+
+Every context verifies: the chain and the name, or that the server has a pinned certificate or key. A context also keeps
+the last TLS session of its one server, so that it cannot be used for another.
+"""
 
 from __future__ import annotations
 
+import os
 import ssl
+import sys
 from collections.abc import Callable
+from typing import Any
 
 from smtpbackend.delivery.server import Server, is_loopback
 from smtpbackend.errors import InvalidSetting, SMTPError
 from smtpbackend.outcome import Reply
 
-__all__ = ["client_context", "on_failure", "server_hostname"]
+__all__ = ["Context", "certificate_name", "check_files", "client_context", "on_failure", "server_hostname"]
+
+# X509_V_ERR_*, as in ssl.SSLCertVerificationError.verify_code
+_NAME_CODES = (62, 64)  # of host and address
+_DATE_CODES = (9, 10)  # not yet, and no longer valid
 
 
-def client_context(server: Server) -> ssl.SSLContext:
-    """A context that verifies against the system's authorities and ``ca_file``. A bad path is an `InvalidSetting`."""
-    # create_default_context loads the roots, which takes some 30 ms; under "none" nobody is verified against them
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if server.tls == "none" else ssl.create_default_context()
+class Context(ssl.SSLContext):
+    """A context for one server. With ``pins`` it accepts who has one of these certificates or keys, and nobody else."""
+
+    pins: tuple[str, ...] = ()
+    _session: ssl.SSLSession | None = None
+
+    def take_session(self) -> ssl.SSLSession | None:
+        """The session that a new connection should resume: each is used once, as RFC 8446 C.4 wants it."""
+        session, self._session = self._session, None
+        return session
+
+    def keep_session(self, tls: ssl.SSLSocket | ssl.SSLObject) -> None:
+        """Have the next connection resume this one. In TLS 1.3 a session comes behind the handshake: call it last."""
+        session = tls.session
+        if session is not None and (session.has_ticket or session.id):
+            self._session = session
+
+
+class _Checked:
+    """What each kind of TLS connection does beyond Python's: nobody gets past its handshake unverified."""
+
+    def do_handshake(self, *block: bool) -> None:
+        try:
+            super().do_handshake(*block)  # type: ignore[misc]
+            _check_pins(self)
+        except ssl.SSLCertVerificationError as error:
+            _explain(error, self)
+            raise
+
+
+class _Socket(_Checked, ssl.SSLSocket):
+    pass
+
+
+class _Object(_Checked, ssl.SSLObject):
+    pass
+
+
+def client_context(server: Server) -> Context:
+    """A context that verifies against the system's authorities and ``ca_file``, or the pins of ``pinned_sha256``.
+
+    Raises `InvalidSetting` for a file that cannot be used, with its path and the setting's name.
+    """
+    context = Context(ssl.PROTOCOL_TLS_CLIENT)
+    context.sslsocket_class = _Socket
+    context.sslobject_class = _Object
     context.minimum_version = ssl.TLSVersion.TLSv1_3 if server.min_tls == "1.3" else ssl.TLSVersion.TLSv1_2
+    if server.pinned_sha256:
+        context.pins = server.pinned_sha256
+        context.check_hostname = False  # the pin says who it is; _check_pins sees to it
+        context.verify_mode = ssl.CERT_NONE
+    elif server.tls != "none":  # under "none" nobody is verified against the roots, whose loading takes some 30 ms
+        # what ssl.create_default_context does, which makes no context of another class
+        context.load_default_certs()
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        if sys.version_info >= (3, 13):
+            context.verify_flags |= ssl.VERIFY_X509_STRICT
+    if (key_log := os.environ.get("SSLKEYLOGFILE")) and not sys.flags.ignore_environment:
+        context.keylog_filename = key_log
+    _load_files(context, server)
+    return context
+
+
+def check_files(server: Server) -> None:
+    """Raise `InvalidSetting` for a file that cannot be used, without loading the system's authorities."""
+    if server.ca_file or server.client_cert:
+        _load_files(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), server)
+
+
+def _load_files(context: ssl.SSLContext, server: Server) -> None:
     if server.ca_file:
         try:
             context.load_verify_locations(server.ca_file)
         except OSError as error:
-            raise InvalidSetting(f"ca_file {server.ca_file!r} cannot be used: {error}", field="ca_file") from error
+            raise _unusable("ca_file", server.ca_file, error, "a PEM file of certificates is wanted") from error
     if server.client_cert:
+        _load_client(context, server)
+
+
+def _load_client(context: ssl.SSLContext, server: Server) -> None:
+    """Find out which of the three settings is to blame: OpenSSL does not say."""
+    assert server.client_cert is not None
+    key = server.client_key or server.client_cert
+    key_setting = "client_key" if server.client_key else "client_cert"
+    for name, path, wanted, what in (
+        ("client_cert", server.client_cert, b"-----BEGIN CERTIFICATE-----", "certificate"),
+        (key_setting, key, b"PRIVATE KEY-----", "private key"),
+    ):
         try:
-            # without a password of its own, OpenSSL would ask the terminal for the one of an encrypted key, and wait
-            context.load_cert_chain(server.client_cert, server.client_key, password="")
+            with open(path, "rb") as file:
+                content = file.read()
         except OSError as error:
-            names = f"client_cert {server.client_cert!r}" + (
-                f", client_key {server.client_key!r}" if server.client_key else ""
-            )
-            raise InvalidSetting(f"{names} cannot be used: {error}", field="client_cert") from error
-    return context
+            raise _unusable(name, path, error) from error
+        if wanted not in content:
+            hint = "; set client_key to the file that does" if name == "client_cert" and what == "private key" else ""
+            raise _unusable(name, path, f"it holds no {what} in PEM{hint}")
+    is_encrypted = b"ENCRYPTED" in content
+    try:
+        # without a password of its own, OpenSSL would ask the terminal for the one of an encrypted key, and wait
+        context.load_cert_chain(server.client_cert, server.client_key, password=server.client_key_password or "")
+    except (OSError, ValueError) as error:  # ValueError: a password of over 1024 octets
+        if is_encrypted:
+            why = "is wrong" if server.client_key_password else "is not set"
+            raise InvalidSetting(
+                f"{key_setting} {key!r} is encrypted, and client_key_password {why}", field="client_key_password"
+            ) from error
+        both = f", client_key {server.client_key!r}" if server.client_key else ""
+        raise InvalidSetting(
+            f"client_cert {server.client_cert!r}{both} cannot be used: {_reason(error)}",
+            field="client_key" if server.client_key else "client_cert",
+        ) from error
+
+
+def _unusable(setting: str, path: str, why: str | OSError, hint: str = "") -> InvalidSetting:
+    reason = _reason(why) if isinstance(why, OSError) else why
+    is_ours = isinstance(why, ssl.SSLError)
+    return InvalidSetting(
+        f"{setting} {path!r} cannot be used: {reason}{f'; {hint}' if hint and is_ours else ''}", field=setting
+    )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ssl.SSLError):
+        known = {
+            "KEY_VALUES_MISMATCH": "the key does not belong to the certificate",
+            "NO_CERTIFICATE_OR_CRL_FOUND": "it holds no certificate in PEM",
+        }
+        return known.get(error.reason or "", str(error))
+    return (isinstance(error, OSError) and error.errno and os.strerror(error.errno)) or str(error)
 
 
 def server_hostname(host: str) -> str:
-    """The name that the certificate must hold: A-labels for an IDN, the address itself for an address."""
+    """The name to look up: A-labels for an IDN, the address itself for an address."""
     if host.isascii():
         return host
     import idna
 
     return idna.encode(host, uts46=True).decode("ascii")
+
+
+def certificate_name(host: str) -> str:
+    """The name that the certificate must hold: without the dot of an absolute name and the zone of an address."""
+    name, is_zoned, _ = server_hostname(host).partition("%")
+    return name if is_zoned else name.rstrip(".")
+
+
+def _check_pins(tls: Any) -> None:
+    pins = tls.context.pins
+    if not pins:
+        return
+    from smtpbackend.delivery.certificate import fingerprints
+
+    try:
+        found = fingerprints(tls.getpeercert(binary_form=True) or b"")
+    except ValueError:
+        found = "", ""
+    if not set(pins) & set(found):
+        why = "neither the certificate nor its key is in pinned_sha256"
+        error = ssl.SSLCertVerificationError(1, why)
+        error.verify_code, error.verify_message = 0, why
+        raise error
+
+
+def _explain(error: ssl.SSLCertVerificationError, tls: Any) -> None:
+    """Add to an error which certificate it is about, and what to set."""
+    from smtpbackend.delivery.certificate import fingerprints, read_certificate
+
+    certificate = None
+    fingerprint = ("", "")
+    der = presented(tls)
+    if der is not None:
+        try:
+            certificate, fingerprint = read_certificate(der), fingerprints(der)
+        except ValueError:
+            der = None
+    pins = f"pinned_sha256={fingerprint[1]!r} (its key)" if der else "pinned_sha256"
+    if tls.context.pins:
+        remedy = f"if the server has a new key and its operator confirms it, add {fingerprint[1]!r} to pinned_sha256"
+    elif error.verify_code in _NAME_CODES:
+        remedy = f"set host to a name that stands in the certificate, or {pins} if its operator confirms that"
+    elif error.verify_code in _DATE_CODES:
+        remedy = f"check this machine's clock; the server's operator has to renew it, or set {pins} meanwhile"
+    else:
+        remedy = f"set ca_file to the authority that signed it, or {pins} if the server's operator confirms that"
+    described = ""
+    if certificate is not None:
+        described = (
+            f"{certificate.subject}, issued by {certificate.issuer}, valid from {certificate.not_before} to "
+            f"{certificate.not_after}, SHA-256 {fingerprint[0]}"
+        )
+    error.certificate, error.remedy = described, remedy  # type: ignore[attr-defined]
+
+
+def presented(tls: Any) -> bytes | None:
+    """The server's certificate, even where it was not accepted; None where Python does not tell."""
+    try:
+        # public from Python 3.13 on
+        chain = getattr(tls, "get_unverified_chain", tls._sslobj.get_unverified_chain)()
+        first = chain[0]
+        return first if isinstance(first, bytes) else bytes(first.public_bytes(2))  # 2: as DER
+    except (AttributeError, LookupError, TypeError, ValueError, OSError):
+        return None
 
 
 def on_failure(server: Server, local_peer: bool) -> Callable[[Reply | SMTPError], str]:
@@ -62,7 +246,8 @@ def on_failure(server: Server, local_peer: bool) -> Callable[[Reply | SMTPError]
                     server=server.name,
                 )
         if decision is None:
-            return "insecure" if server.login is None or local_peer else "secure"
+            # a pin says that it must be this server
+            return "insecure" if (server.login is None or local_peer) and not server.pinned_sha256 else "secure"
         return str(decision)
 
     return decide

@@ -153,8 +153,10 @@ class Session(Delivering):
                 raise
             reason = getattr(error, "verify_message", "") or str(error) or type(error).__name__
             if hasattr(error, "verify_message"):
-                what = f"the certificate of {self.server} is not trusted: {reason}"
-                remedy = "connect by a name that stands in the certificate, or set ca_file to the CA that signed it"
+                # which certificate and what to set, by whoever performed the handshake
+                shown = f" ({certificate})" if (certificate := getattr(error, "certificate", "")) else ""
+                what = f"the certificate of {self.server}{shown} is not trusted: {reason.rstrip('.')}"
+                remedy = getattr(error, "remedy", "set ca_file to the authority that signed it")
             else:
                 what = f"the TLS handshake with {self.server} failed: {reason}"
                 remedy = "check that port and tls fit together (465 is 'implicit', 587 and 25 are 'required')"

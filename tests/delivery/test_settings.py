@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,6 +36,15 @@ BY_NAME = {**SERVER_KEYS, **MAILER_KEYS}
         ("timeout", Timeouts(reply=1.0), Timeouts(reply=1.0)),
         ("timeout", 5, Timeouts(5.0, 5.0, 5.0, 5.0, 5.0)),
         ("timeout", "600", Timeouts(600.0, 600.0, 600.0, 600.0, 10.0)),
+        ("ca_file", Path("/ca.pem"), "/ca.pem"),
+        ("pinned_sha256", "", ()),
+        ("pinned_sha256", [], ()),
+        ("pinned_sha256", "AB" * 32, ("ab" * 32,)),
+        ("pinned_sha256", ":".join(["aB"] * 32), ("ab" * 32,)),
+        ("pinned_sha256", "sha256/q6urq6urq6urq6urq6urq6urq6urq6urq6urq6urq6s=", ("ab" * 32,)),
+        ("pinned_sha256", "sha256//q6urq6urq6urq6urq6urq6urq6urq6urq6urq6urq6s=", ("ab" * 32,)),
+        ("pinned_sha256", f"SHA256:{'00' * 32}, {'ab' * 32}", ("00" * 32, "ab" * 32)),
+        ("pinned_sha256", ["00" * 32, "ab" * 32], ("00" * 32, "ab" * 32)),
         ("deadline", "2.5", 2.5),
         ("recipient_policy", "all", "all"),
         ("strategy", "round_robin", "round_robin"),
@@ -53,6 +63,12 @@ def test_a_value_is_read(name: str, given: Any, wanted: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "given"),
     [
+        ("pinned_sha256", "ab"),
+        ("pinned_sha256", "zz" * 32),
+        ("pinned_sha256", ["ab" * 32, "ab" * 20]),
+        ("pinned_sha256", b"x" * 32),
+        ("pinned_sha256", 5),
+        ("ca_file", 5),
         ("host", b"mx.example.com"),
         ("host", 5),
         ("port", 0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,6 +48,36 @@ def test_nothing_to_say_when_all_is_well() -> None:
 def test_e001(settings: dict[str, Any]) -> None:
     with email_settings(EMAIL_BACKEND=PATH, **settings):
         assert [identifier for identifier, _ in found()] == ["smtpbackend.E001"]
+
+
+CERT = "a certificate"
+
+
+def with_path(settings: Any, path: str) -> Any:
+    """The settings with that path in place of `CERT`."""
+    if isinstance(settings, dict):
+        return {name: with_path(value, path) for name, value in settings.items()}
+    return path if settings == CERT else settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "path"),
+    [
+        ({"SMTPBACKEND": {"HOST": "x", "CA_FILE": "/no/ca.pem"}}, "ca_file", "/no/ca.pem"),
+        ({"SMTPBACKEND": {"HOST": "x", "CLIENT_CERT": "/no/cert.pem"}}, "client_cert", "/no/cert.pem"),
+        ({"SMTPBACKEND": {"HOST": "x", "CLIENT_CERT": CERT, "CLIENT_KEY": "/no/key.pem"}}, "client_key", "/no/key.pem"),
+        ({"EMAIL_SSL_CERTFILE": CERT, "EMAIL_SSL_KEYFILE": "/no/key.pem"}, "client_key", "/no/key.pem"),
+    ],
+)
+def test_e001_names_the_path_that_cannot_be_used_and_its_setting(
+    settings: dict[str, Any], name: str, path: str, tmp_path: Path
+) -> None:
+    """Before the first mail: files are opened by the check."""
+    (tmp_path / "cert.pem").write_text("-----BEGIN CERTIFICATE-----\n")
+    with email_settings(EMAIL_BACKEND=PATH, **with_path(settings, str(tmp_path / "cert.pem"))):
+        ((identifier, text),) = found()
+    assert identifier == "smtpbackend.E001"
+    assert f"{name} '{path}' cannot be used: No such file or directory" in text
 
 
 def test_e001_suggests_the_nearest_name() -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import socket
 from email.message import EmailMessage
+from typing import Any
 
 import pytest
 
-from smtpbackend import AuthenticationFailed, Envelope, Mailer, Message, RecipientsRefused
+from smtpbackend import AuthenticationFailed, Envelope, Mailer, Message, RecipientsRefused, Reply, Server
+from smtpbackend.errors import TLSFailed
 from tests.lineage.conftest import MakeMailer, Scripted, Start, parsed, url
 from tests.servers.ports import free_ports
+from tests.servers.speaker import CUT
 from tests.servers.tls import Certificates
 
 ANN, BOB, JOE = "ann@example.org", "bob@example.com", "joe@example.net"
@@ -191,6 +194,52 @@ def test_tls_from_the_first_byte(new_mailer: MakeMailer, aiosmtpd: Start, ca: Ce
     server = aiosmtpd(tls="implicit")
     new_mailer(f"smtps://{server.host}:{server.port}", ca_file=str(ca.ca_file)).send(note())
     assert server.arrived[0].tls
+
+
+CUT_OFF = {"EHLO": "250-mx.example.com\n250 STARTTLS", "STARTTLS": ("220 go ahead", CUT)}
+TROUBLES: dict[str, tuple[dict[str, Any], Any]] = {
+    "missing": ({"EHLO": "250 mx.example.com"}, TLSFailed),
+    "refused": ({"EHLO": "250-mx.example.com\n250 STARTTLS", "STARTTLS": "454 4.7.0 not now"}, Reply),
+    "cut": (CUT_OFF, TLSFailed),
+}
+
+
+@pytest.mark.parametrize("trouble", [*TROUBLES, "untrusted"])
+def test_a_command_decides_what_follows_a_failed_tls_setup(
+    new_mailer: MakeMailer, scripted: Scripted, aiosmtpd: Start, trouble: str
+) -> None:
+    """-tlspolicy: asked afresh for each server; "secure" goes to the next one, "insecure" on in clear."""
+    kind: Any = TLSFailed
+    first: Any
+    second: Any
+    if trouble == "untrusted":
+        first, second = aiosmtpd(tls="starttls", certificate="expired"), aiosmtpd(tls="starttls", certificate="expired")
+    else:
+        answers, kind = TROUBLES[trouble]
+        first, second = scripted(answers), scripted(answers)
+    asked = []
+
+    def policy(server: Server, trouble: Any) -> str:
+        asked.append(server.port)
+        assert isinstance(trouble, kind)
+        return "secure" if server.port == first.port else "insecure"
+
+    mailer = new_mailer(
+        *(f"smtp://{server.host}:{server.port}" for server in (first, second)),
+        tls="opportunistic",
+        on_tls_failure=policy,
+    )
+    receipt = mailer.send(note())
+    assert asked == [first.port, second.port]
+    assert receipt.server == f"{second.host}:{second.port}"
+
+
+def test_a_command_that_always_says_secure_sends_nothing(new_mailer: MakeMailer, scripted: Scripted) -> None:
+    """-tlspolicy: when there is no next server, the last failure is raised."""
+    server = scripted({"EHLO": "250 mx.example.com"})
+    with pytest.raises(TLSFailed):
+        new_mailer(f"smtp://{server.name}", tls="opportunistic", on_tls_failure=lambda *_: "secure").send(note())
+    assert server.handed_over == []
 
 
 AUTH = {

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import re
+import socket
+import ssl
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from smtpbackend import Server, Status
 from smtpbackend.errors import (
@@ -34,8 +40,19 @@ BEHIND = ("PIPELINING", "AUTH PLAIN LOGIN CRAM-MD5")
 
 def at(server: ScriptedServer, ca: Certificates, **settings: Any) -> Server:
     """That server, by its address, with the authority of this run, name and password."""
+    host = settings.pop("host", server.host)
     given = {"tls": "required", "ca_file": str(ca.ca_file), "username": "ann", "password": PASSWORD, **settings}
-    return Server(server.host, server.port, **given)
+    return Server(host, server.port, **given)
+
+
+def fingerprints_of(ca: Certificates, kind: Kind) -> tuple[str, str]:
+    """SHA-256 of the certificate and of its key, as somebody else reads them."""
+    certificate = x509.load_pem_x509_certificates(getattr(ca, kind).read_bytes())[0]
+    key = certificate.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    whole = certificate.public_bytes(serialization.Encoding.DER)
+    return hashlib.sha256(whole).hexdigest(), hashlib.sha256(key).hexdigest()
 
 
 def assert_nothing_was_told(server: ScriptedServer, *allowed: str) -> None:
@@ -102,6 +119,130 @@ class TestWorks:
             twin(at(server, ca)).send(hello())
 
 
+class TestPins:
+    """A certificate or key that is known verifies more than any authority."""
+
+    @pytest.mark.parametrize("kind", ["server", "other_host", "expired", "self_signed"])
+    @pytest.mark.parametrize("which", [0, 1], ids=["certificate", "key"])
+    @pytest.mark.parametrize("tls", ["required", "implicit"])
+    def test_a_pin_that_fits_is_enough(
+        self, twin: Twin, scripted: Scripted, ca: Certificates, kind: Kind, which: int, tls: str
+    ) -> None:
+        server = scripted(Play(extensions=OFFER, implicit_tls=tls == "implicit"), certificate=kind)
+        pins = ["00" * 32, fingerprints_of(ca, kind)[which]]
+        mailer = twin(at(server, ca, tls=tls, ca_file=None, pinned_sha256=pins))
+        for _ in range(2):  # the second time in a session that is resumed
+            assert mailer.send(hello()).ok
+            mailer.close()
+        server.wait_for_end()
+        assert server.resumed == [False, True]
+
+    @pytest.mark.parametrize("tls", ["required", "implicit", "opportunistic"])
+    def test_a_pin_that_does_not_fit_is_never_trusted(
+        self, twin: Twin, scripted: Scripted, ca: Certificates, tls: str
+    ) -> None:
+        """Whoever signed the certificate; and by default it is not done without TLS then, even on loopback."""
+        server = scripted(Play(extensions=OFFER, implicit_tls=tls == "implicit"), certificate="server")
+        certificate, key = fingerprints_of(ca, "server")
+        with pytest.raises(TLSFailed, match="is in pinned_sha256; if the server has a new key") as caught:
+            twin(at(server, ca, tls=tls, pinned_sha256=fingerprints_of(ca, "other_host"))).send(hello())
+        assert f"SHA-256 {certificate}" in str(caught.value)
+        assert f"add '{key}'" in str(caught.value)
+        assert server.connections == 1
+        assert_nothing_was_told(server, "STARTTLS")
+
+    def test_the_pin_of_an_authority_does_not_count(self, twin: Twin, scripted: Scripted, ca: Certificates) -> None:
+        server = scripted(Play(extensions=OFFER), certificate="server")
+        with pytest.raises(TLSFailed, match="pinned_sha256"):
+            twin(at(server, ca, pinned_sha256=fingerprints_of(ca, "ca_file"))).send(hello())  # type: ignore[arg-type]
+
+
+class TestSessions:
+    """A new connection resumes the TLS session of one that was closed."""
+
+    @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+    @pytest.mark.parametrize("tls", ["required", "implicit"])
+    def test_a_reconnect_resumes(
+        self, twin: Twin, scripted: Scripted, ca: Certificates, tls: str, version: ssl.TLSVersion
+    ) -> None:
+        server = scripted(Play(extensions=OFFER, implicit_tls=tls == "implicit"), certificate="server")
+        server.speak_only(version)
+        mailer = twin(at(server, ca, tls=tls))
+        for _ in range(3):
+            assert mailer.send(hello()).ok
+            mailer.close()
+        server.wait_for_end()
+        assert server.resumed == [False, True, True]
+
+    def test_a_connection_that_the_server_cut_is_resumed_too(
+        self, twin: Twin, scripted: Scripted, ca: Certificates
+    ) -> None:
+        server = scripted(Play(extensions=OFFER), certificate="server")
+        mailer = twin(at(server, ca))
+        assert mailer.send(hello()).ok
+        server.cut()
+        assert mailer.send(hello()).ok
+        assert server.resumed == [False, True]
+
+    def test_a_session_is_for_one_server_and_its_settings(
+        self, twin: Twin, scripted: Scripted, ca: Certificates
+    ) -> None:
+        """Not for another server, even one with the same certificate, nor for the same one with other settings."""
+        one, other = (scripted(Play(extensions=OFFER), certificate="server") for _ in range(2))
+        mailer = twin(at(one, ca), at(other, ca), at(one, ca, min_tls="1.3"), strategy="round_robin")
+        for _ in range(3):
+            assert mailer.send(hello()).ok
+        assert one.resumed == [False, False]
+        assert other.resumed == [False]
+
+    def test_a_server_that_resumes_nothing_is_no_trouble(
+        self, twin: Twin, scripted: Scripted, ca: Certificates
+    ) -> None:
+        server = scripted(Play(extensions=OFFER), certificate="server")
+        server.resume_nothing()
+        mailer = twin(at(server, ca))
+        for _ in range(2):
+            assert mailer.send(hello()).ok
+            mailer.close()
+        assert server.resumed == [False, False]
+
+
+class TestNames:
+    @pytest.mark.parametrize(("host", "sni"), [("127.0.0.1", None), ("localhost", "localhost")])
+    def test_the_server_is_told_the_name(
+        self, twin: Twin, scripted: Scripted, ca: Certificates, host: str, sni: str | None
+    ) -> None:
+        server = scripted(Play(extensions=OFFER), certificate="server")
+        told = server.note_names()
+        assert twin(at(server, ca, host=host)).send(hello()).ok
+        assert told == [sni]
+
+    def test_ipv6(self, twin: Twin, scripted: Scripted, ca: Certificates) -> None:
+        server = scripted(Play(extensions=OFFER), certificate="server", host="::1")
+        assert twin(at(server, ca)).send(hello()).ok
+
+    @pytest.mark.parametrize("tls", ["required", "implicit"])
+    def test_a_name_in_another_script(
+        self, twin: Twin, scripted: Scripted, ca: Certificates, monkeypatch: pytest.MonkeyPatch, tls: str
+    ) -> None:
+        """The resolver and the server get A-labels, and the certificate must hold them."""
+        real = socket.getaddrinfo
+        asked = []
+
+        def resolve(host: Any, *args: Any, **options: Any) -> Any:
+            asked.append(host)
+            return real("127.0.0.1", *args, **options)
+
+        monkeypatch.setattr(socket, "getaddrinfo", resolve)
+        server = scripted(Play(extensions=OFFER, implicit_tls=tls == "implicit"), certificate="idn")
+        told = server.note_names()
+        assert twin(at(server, ca, host="bücher.example", tls=tls)).send(hello()).ok
+        assert told == ["xn--bcher-kva.example"]
+        assert asked[0] in ("xn--bcher-kva.example", b"xn--bcher-kva.example")
+        with pytest.raises(TLSFailed, match="set host to a name"):
+            twin(at(server, ca, host="bäcker.example", tls=tls)).send(hello())
+
+
 class TestCannotBeTalkedPast:
     """Under "required", and under "opportunistic" with credentials off loopback."""
 
@@ -146,15 +287,31 @@ class TestCannotBeTalkedPast:
         assert_nothing_was_told(server, "STARTTLS")
 
     @pytest.mark.parametrize("tls", ["required", "implicit", "opportunistic"])
-    @pytest.mark.parametrize("kind", ["other_host", "expired", "self_signed"])
+    @pytest.mark.parametrize(
+        ("kind", "why", "remedy"),
+        [
+            ("other_host", "IP address mismatch", "set host to a name that stands in the certificate"),
+            ("expired", "certificate has expired", "the server's operator has to renew it"),
+            ("self_signed", "self-signed certificate", "set ca_file to the authority that signed it"),
+        ],
+    )
     def test_a_certificate_that_is_not_good(
-        self, twin: Twin, scripted: Scripted, ca: Certificates, tls: str, kind: Kind
+        self, twin: Twin, scripted: Scripted, ca: Certificates, tls: str, kind: Kind, why: str, remedy: str
     ) -> None:
+        """The error says which certificate, why it is not trusted, and what to set."""
         implicit = tls == "implicit"
         server = scripted(Play(extensions=OFFER, implicit_tls=implicit), certificate=kind)
-        with pytest.raises(TLSFailed, match=r"the certificate of .* is not trusted: .*ca_file") as caught:
+        with pytest.raises(TLSFailed, match=f"is not trusted: {why}.*; .*{remedy}") as caught:
             twin(at(server, ca, tls=tls, on_tls_failure="secure")).send(hello())
-        assert server.name in str(caught.value)
+        known, key = fingerprints_of(ca, kind)
+        issuer = "CN=localhost" if kind == "self_signed" else "O=trustme"
+        name = "CN=other.example.com" if kind == "other_host" else "CN=localhost"
+        assert f"the certificate of {server.name} ({name}" in str(caught.value)
+        assert re.search(
+            rf"issued by .*{issuer}.*, valid from \d{{4}}-\d\d-\d\d to \d{{4}}-\d\d-\d\d", str(caught.value)
+        )
+        assert f"SHA-256 {known}" in str(caught.value)
+        assert f"pinned_sha256='{key}'" in str(caught.value)
         assert server.connections == 1
         assert server.handshakes != [None]
         assert_nothing_was_told(server, "STARTTLS")

@@ -30,6 +30,8 @@ class ScriptedServer:
         self.speakers: list[Speaker] = []
         self.handshakes: list[Exception | None] = []
         """What became of each TLS handshake; None: it succeeded."""
+        self.resumed: list[bool] = []
+        """Whether each that succeeded resumed an earlier session."""
         self._context = context
         self._open: dict[Speaker, socket.socket] = {}
         self._threads: list[threading.Thread] = []
@@ -76,6 +78,24 @@ class ScriptedServer:
         assert self._context is not None
         self._context.load_verify_locations(ca_file)
         self._context.verify_mode = ssl.CERT_REQUIRED
+
+    def speak_only(self, version: ssl.TLSVersion) -> None:
+        """Speak this version of TLS."""
+        assert self._context is not None
+        self._context.minimum_version = self._context.maximum_version = version
+
+    def resume_nothing(self) -> None:
+        """Give no TLS sessions that could be resumed."""
+        assert self._context is not None
+        self._context.num_tickets = 0
+        self._context.options |= ssl.OP_NO_TICKET
+
+    def note_names(self) -> list[str | None]:
+        """The list that every name of a client hello (SNI) will be noted in."""
+        assert self._context is not None
+        told: list[str | None] = []
+        self._context.sni_callback = lambda sock, name, context: told.append(name)
+        return told
 
     def say(self, data: bytes) -> None:
         """Say something unasked on every open connection."""
@@ -193,6 +213,7 @@ class ScriptedServer:
             secured.close()
             raise _Over from error
         self.handshakes.append(None)
+        self.resumed.append(bool(secured.session_reused))
         speaker.secured = True
         return secured
 

@@ -14,14 +14,15 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-Kind = Literal["server", "other_host", "expired", "self_signed"]
+Kind = Literal["server", "other_host", "expired", "self_signed", "idn"]
 
 
 class Certificates:
     """Files below `folder`: trust `ca_file`; every other one is a PEM file of a private key and its certificates.
 
     `server` is right for localhost, 127.0.0.1 and ::1; `other_host` is for other.example.com; `expired` ran out
-    yesterday; `self_signed` is right for localhost and signed by nobody else; `client` names user@lab.
+    yesterday; `self_signed` is right for localhost and signed by nobody else; `idn` is for bücher.example;
+    `client` names user@lab.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -38,6 +39,7 @@ class Certificates:
             "expired": authority.issue_cert(
                 *here, common_name="localhost", not_before=now - timedelta(days=9), not_after=now - timedelta(days=1)
             ),
+            "idn": authority.issue_cert("xn--bcher-kva.example", common_name="xn--bcher-kva.example"),
             "client": authority.issue_cert("user@lab", common_name="user@lab"),
         }
         for name, certificate in issued.items():
@@ -47,6 +49,7 @@ class Certificates:
         self.server = folder / "server.pem"
         self.other_host = folder / "other_host.pem"
         self.expired = folder / "expired.pem"
+        self.idn = folder / "idn.pem"
         self.self_signed = folder / "self_signed.pem"
         # A client names two files as a rule
         self.client = folder / "client.pem"
