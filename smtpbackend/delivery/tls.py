@@ -220,7 +220,7 @@ def presented(tls: Any) -> bytes | None:
     """The server's certificate, even where it was not accepted; None where Python does not tell."""
     try:
         # public from Python 3.13 on
-        chain = getattr(tls, "get_unverified_chain", tls._sslobj.get_unverified_chain)()
+        chain = (tls if hasattr(tls, "get_unverified_chain") else tls._sslobj).get_unverified_chain()
         first = chain[0]
         return first if isinstance(first, bytes) else bytes(first.public_bytes(2))  # 2: as DER
     except (AttributeError, LookupError, TypeError, ValueError, OSError):

@@ -15,7 +15,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from smtpbackend import Reply, Server
-from smtpbackend.delivery.tls import certificate_name, client_context, is_local, on_failure, server_hostname
+from smtpbackend.delivery.tls import certificate_name, client_context, is_local, on_failure, presented, server_hostname
 from smtpbackend.errors import InvalidSetting
 from tests.servers.tls import Certificates
 
@@ -104,6 +104,15 @@ def test_it_is_as_strict_as_pythons_own() -> None:
     assert ours.verify_flags == theirs.verify_flags | ssl.VERIFY_X509_PARTIAL_CHAIN
     assert ours.options == theirs.options
     assert [cipher["name"] for cipher in ours.get_ciphers()] == [cipher["name"] for cipher in theirs.get_ciphers()]
+
+
+def test_sslkeylogfile_is_heeded_as_by_pythons_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys"))
+    assert client_context(Server("mx.example.com")).keylog_filename == str(tmp_path / "keys")
+
+
+def test_a_python_that_does_not_tell_the_certificate() -> None:
+    assert presented(object()) is None
 
 
 def handshake(server: Server, serving: ssl.SSLContext, way: str) -> None:

@@ -166,6 +166,15 @@ def test_impossible_values_are_found_at_once(config: dict[str, Any]) -> None:
         read(**config)
 
 
+@pytest.mark.parametrize("name", ["ca_file", "client_cert"])
+def test_a_path_that_cannot_be_used_is_found_at_once(name: str) -> None:
+    """At start, and not at the first mail."""
+    app = Flask("paths")
+    app.config[f"SMTPBACKEND_{name.upper()}"] = "/no/such.pem"
+    with pytest.raises(InvalidSetting, match=f"{name} '/no/such.pem' cannot be used: No such file or directory"):
+        Mail(app)
+
+
 def test_other_peoples_settings_are_left_alone() -> None:
     """MAIL_BACKEND and the like belong to other extensions."""
     assert read(MAIL_BACKEND="locmem", SECRET_KEY="x", SMTP="y").server == "127.0.0.1"

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from smtpbackend import Attachment, Envelope, Message, Recipient, Server, Status
+from smtpbackend.delivery.tls import Context
 from smtpbackend.errors import AuthenticationFailed, DeliveryError, NotSupported, RecipientsRefused, TLSFailed
 from tests.mailer.twins import Twin, hello
 from tests.servers.postfix import Postfix
@@ -90,6 +91,25 @@ class TestSecurely:
         assert twin(server).send(hello()).ok
         [mail] = postfix.mail(wait_for=1)
         assert "user@lab" in mail.received
+
+    @pytest.mark.parametrize("tls", ["required", "implicit"])
+    def test_tls_sessions_are_resumed(
+        self, twin: Twin, postfix: Postfix, monkeypatch: pytest.MonkeyPatch, tls: str
+    ) -> None:
+        """With the tickets that Postfix gives."""
+        resumed: list[bool | None] = []
+        real = Context.keep_session
+
+        def note(context: Context, connection: Any) -> None:
+            resumed.append(connection.session_reused)
+            real(context, connection)
+
+        monkeypatch.setattr(Context, "keep_session", note)
+        mailer = twin(at(postfix, tls=tls))
+        for _ in range(2):
+            mailer.connect()
+            mailer.close()
+        assert resumed == [False, True]
 
     def test_the_wrong_port_for_implicit_tls(self, twin: Twin, postfix: Postfix) -> None:
         with pytest.raises(DeliveryError, match="check that port and tls fit together"):
