@@ -67,6 +67,7 @@ class EmailBackend(smtp.EmailBackend):
         allow_cleartext_auth: bool | None = None,
         client_name: str | None = None,
         ignore_extensions: Any = None,
+        queue: bool | None = None,
         deadline: float | None = None,
         recipient_policy: str | None = None,
         strategy: str | None = None,

@@ -173,6 +173,7 @@ SETTINGS: tuple[Setting, ...] = (
         "kept connection).",
     ),
     Setting("ignore_extensions", "server", _names, (), "EHLO keywords that the server wrongly offers."),
+    Setting("queue", "server", _flag, False, "Say `QUED` to a server that offers `XQUE`, whatever it answers."),
     Setting(
         "deadline", "mailer", _number, None, "Seconds for a whole `send`, over all servers and attempts. Default: none."
     ),
