@@ -397,6 +397,15 @@ class Content:
             raise NotSupported("the content cannot be sent without 8BITMIME or SMTPUTF8: its headers are not ASCII")
         return encoded
 
+    def under(self, fields: bytes, again: Callable[[Content], Content]) -> Content:
+        """This content with more header fields in front; ``again`` makes them anew when it is encoded as 7-bit."""
+        return Content(
+            [fields, *self._pieces],
+            message_id=self.message_id,
+            needs_smtputf8=self.needs_smtputf8,
+            seven_bit=lambda: again(self.as_7bit()),
+        )
+
     def close(self) -> None:
         """Give up temporary files."""
         for piece in self._pieces:

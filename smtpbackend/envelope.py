@@ -45,8 +45,8 @@ _OURS = {
 class Recipient:
     """One forward-path with its DSN parameters (RFC 3461).
 
-    ``notify`` is ``("NEVER",)`` or some of SUCCESS, FAILURE, DELAY; ``orcpt`` the original recipient, as
-    an address of type rfc822. Raises `InvalidInput`.
+    ``notify`` is ``("NEVER",)`` or some of SUCCESS, FAILURE, DELAY; ``orcpt`` the address of the original recipient,
+    outside ASCII too (RFC 6533). Raises `InvalidInput`.
     """
 
     address: Address
@@ -72,11 +72,13 @@ def _notify(notify: str | Iterable[str]) -> tuple[str, ...]:
 
 
 def _orcpt(orcpt: str) -> str:
-    """RFC 3461 4.2: the address without its type, which is rfc822."""
-    if isinstance(orcpt, str) and orcpt[:7].lower() == "rfc822;":
-        orcpt = orcpt[7:]
-    if not isinstance(orcpt, str) or not orcpt or _printable(orcpt) is None or len(orcpt) > MAX_ORCPT:
-        raise InvalidInput(f"orcpt: {orcpt!r} is not 1 to {MAX_ORCPT} printable ASCII characters", field="orcpt")
+    """RFC 3461 4.2: the address without its type, which is rfc822; or utf-8, RFC 6533 3."""
+    if isinstance(orcpt, str):
+        kind, separator, rest = orcpt.partition(";")
+        if separator and kind.lower() in ("rfc822", "utf-8"):
+            orcpt = rest
+    if not isinstance(orcpt, str) or not orcpt or not orcpt.isprintable() or len(orcpt) > MAX_ORCPT:
+        raise InvalidInput(f"orcpt: {orcpt!r} is not 1 to {MAX_ORCPT} printable characters", field="orcpt")
     return orcpt
 
 

@@ -69,6 +69,7 @@ class EmailBackend(smtp.EmailBackend):
         allow_cleartext_auth: bool | None = None,
         client_name: str | None = None,
         ignore_extensions: Any = None,
+        queue: bool | None = None,
         deadline: float | None = None,
         recipient_policy: str | None = None,
         strategy: str | None = None,
@@ -76,6 +77,7 @@ class EmailBackend(smtp.EmailBackend):
         max_connections: int | None = None,
         max_idle: float | None = None,
         max_messages: int | None = None,
+        dkim: Any = None,
         alias: str | None = None,
         **kwargs: Any,
     ) -> None:

@@ -99,6 +99,8 @@ def test_a_wrong_parameter_is_named(field: str, given: dict[str, Any]) -> None:
         ("orcpt", {"orcpt": "a\nb"}),
         ("orcpt", {"orcpt": "x" * 501}),
         ("orcpt", {"orcpt": 1}),
+        ("orcpt", {"orcpt": "a\x85b"}),
+        ("orcpt", {"orcpt": "a\ud800b"}),
         ("recipients", {"address": "a b"}),
         ("recipients", {"address": 1}),
     ],
@@ -123,6 +125,7 @@ def test_parameters_are_kept() -> None:
     )
     assert [one.notify for one in envelope.recipients] == [("SUCCESS", "FAILURE"), ("NEVER",)]
     assert [one.orcpt for one in envelope.recipients] == ["Old@x.org", "o@x.org"]
+    assert [Recipient("r@x.org", orcpt=one).orcpt for one in ("UTF-8;jü@x.org", "jü@x.org")] == ["jü@x.org"] * 2
     assert (envelope.dsn_return, envelope.envid, envelope.require_tls, envelope.hold_for) == (
         "HDRS",
         "QQ 314+=",

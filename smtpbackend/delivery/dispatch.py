@@ -8,7 +8,7 @@ DESIGN section 4: which reply settles a recipient, what may be replayed, which s
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -18,6 +18,7 @@ from smtpbackend.delivery.pooling import Connection
 from smtpbackend.delivery.receipts import failure, queue_id, report
 from smtpbackend.delivery.route import Route
 from smtpbackend.delivery.server import Server
+from smtpbackend.delivery.splitting import first_group, may_follow, rest_of
 from smtpbackend.envelope import Envelope, Recipient
 from smtpbackend.errors import CancelSend, DeliveryError, InvalidInput, NotSupported, SMTPError, TimedOut
 from smtpbackend.events import MessageSending, ServerFailed
@@ -101,6 +102,10 @@ class _Mail:
         self.outcomes[recipient] = Outcome(recipient.address, status, reply, server, error, self.attempts[recipient])
         self.pending = tuple(other for other in self.pending if other is not recipient)
 
+    def rejoin(self) -> None:
+        """Those set aside are pending again."""
+        self.pending, self.aside = self.pending + self.aside, ()
+
     def settle_all(self, status: Status, error: SMTPError, server: str | None = None) -> None:
         for recipient in self.pending:
             reply, heard_from, last_error = self.heard.get(recipient, (None, None, None))
@@ -114,7 +119,8 @@ class Dispatch:
     """A delivery of messages: ``run`` is the generator that a mailer performs.
 
     ``tell`` takes each event; ``clock`` gives seconds of a monotonic clock; ``stamp`` the date and the unique part of
-    the Message-ID for a message that lacks them; ``deadline`` is in seconds, for each message.
+    the Message-ID for a message that lacks them; ``deadline`` is in seconds, for each message; ``dkim`` has the
+    signers of what leaves.
     """
 
     def __init__(
@@ -127,6 +133,7 @@ class Dispatch:
         stamp: Callable[[], tuple[datetime, str]],
         window: int = 1,
         deadline: float | None = None,
+        dkim: Sequence[Any] = (),
     ) -> None:
         self.route = route
         self.policy = policy
@@ -135,6 +142,7 @@ class Dispatch:
         self.stamp = stamp
         self.window = window
         self.deadline = deadline
+        self.dkim = dkim
         self._line: deque[_Mail] = deque()  # begun and not yet given, in order
         self._down: dict[Server, SMTPError] = {}  # cannot be reached or logged in to: not tried again in this run
         self._drained = False
@@ -158,6 +166,7 @@ class Dispatch:
                     break
                 connection = yield from self._connect(server, mail.fresh, mail.deadline)
                 if connection is None:
+                    mail.rejoin()
                     hurried = mail.error is not None and self._is_late(mail)
                     mail.error = self._down[server]
                     if hurried:  # it had what time others had left: nothing against it for the messages to come
@@ -190,6 +199,10 @@ class Dispatch:
         mail = None
         try:
             envelope, content = compose(message, envelope, self.stamp)
+            if self.dkim:
+                from smtpbackend.delivery.dkim import signed
+
+                content = signed(content, self.dkim, self.stamp()[0])
             mail = _Mail(message, envelope, content)
             self.tell(MessageSending(message, envelope))
         except CancelSend as cancelled:
@@ -216,11 +229,11 @@ class Dispatch:
         """This server has had its chance with this message."""
         del (mail.servers or [])[:1]
         mail.fresh = False
-        mail.pending, mail.aside = mail.pending + mail.aside, ()
+        mail.rejoin()
 
     def _give_up(self, mail: _Mail) -> None:
         """No server is left, or no time."""
-        mail.pending, mail.aside = mail.pending + mail.aside, ()
+        mail.rejoin()
         if self._is_late(mail) and mail.error is None:
             mail.error = TimedOut(
                 f"the deadline of {self.deadline:g} s passed before a server took the message; see deadline"
@@ -325,7 +338,9 @@ class Dispatch:
             step = yield Talk(connection, talk, answer)
             answer = None
             if type(step) is Next:
-                if session.transactions >= connection.max_messages or len(self._line) > self.window:
+                if connection.is_used_up:
+                    continue  # who is ready goes on over a fresh connection
+                if len(self._line) > self.window:
                     more = False
                 if not ready and more:
                     pulled = yield from self._pull(step.unsent)
@@ -376,15 +391,27 @@ class Dispatch:
             else:
                 trouble = objection(mail.envelope, content, offered, name, connection.session.secure)
         if trouble is not None:
-            mail.error = trouble
-            mail.objections += 1
-            self._next_server(mail)
+            self._object(mail, trouble)
+            return None
+        group = first_group(mail.pending, offered.limits) if "LIMITS" in offered else mail.pending
+        if self.policy == "all" and len(group) < len(mail.pending):
+            why = (
+                f"{name} takes no more than {len(group)} of these {len(mail.pending)} recipients in one transaction "
+                f"(LIMITS {offered['LIMITS']}), and recipient_policy is 'all': nobody was sent the message"
+            )
+            self._object(mail, NotSupported(why, server=name))
             return None
         mail.notes = notes(mail.envelope, offered)
         connection.deadline = mail.deadline
-        for recipient in mail.pending:
+        for recipient in group:
             mail.attempts[recipient] += 1
-        return Transaction(mail.envelope, mail.pending, content)
+        return Transaction(mail.envelope, group, content)
+
+    def _object(self, mail: _Mail, trouble: NotSupported) -> None:
+        """This server cannot be given the message."""
+        mail.error = trouble
+        mail.objections += 1
+        self._next_server(mail)
 
     def _record(self, mail: _Mail, transaction: Transaction, connection: Connection[Any], proven: bool) -> bool:
         """Write down what the transaction says of each recipient. True: another transaction on this connection follows.
@@ -394,15 +421,18 @@ class Dispatch:
         server = connection.server
         name = server.name
         judgement = judge(transaction, self.policy, name)
+        follow = judgement.again
+        if len(transaction.recipients) < len(mail.pending) and may_follow(transaction):
+            follow += rest_of(mail.pending, transaction)
         for recipient, status, reply, error in judgement.settled:
             mail.settle(recipient, status, reply, name, error)
             if status is Status.ACCEPTED:
                 mail.reply, mail.server = transaction.final, name
         for recipient, reply, error in judgement.pending:
             mail.heard[recipient] = (reply, name, error)
-        if judgement.again:
-            mail.aside += tuple(recipient for recipient in mail.pending if recipient not in judgement.again)
-            mail.pending = judgement.again
+        if follow:
+            mail.aside += tuple(recipient for recipient in mail.pending if recipient not in follow)
+            mail.pending = follow
             return True
         mail.error = transaction.error or judgement.error  # what an earlier server said is not the last word any more
         if not mail.pending:
@@ -465,6 +495,7 @@ def open_session(connection: Connection[Any], tls: str | None = None) -> Generat
         mechanisms=server.auth_mechanisms,
         allow_cleartext_auth=server.allow_cleartext_auth,
         on_tls_failure=on_failure(server, session.local_peer),
+        queue=server.queue,
     )
 
 

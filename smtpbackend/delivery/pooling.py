@@ -32,6 +32,12 @@ class Connection(Generic[W]):
         self.idle_since = 0.0
         self.deadline: float | None = None
 
+    @property
+    def is_used_up(self) -> bool:
+        """Whether it has carried as many messages as we, or the server (RFC 9422 4.1), let it carry."""
+        offered = self.session.capabilities.limits.mailmax if "LIMITS" in self.session.capabilities else None
+        return self.session.transactions >= min(self.max_messages, offered or self.max_messages)
+
 
 class Shelf(Generic[W]):
     """The connections to one server: those idle, and how many there are."""
@@ -54,7 +60,8 @@ class Shelf(Generic[W]):
         """Keep a connection for its next use; False when it must be closed instead."""
         session = connection.session
         is_old = connection.generation != self.generation
-        if is_old or session.broken or session.transactions >= self.limits.max_messages:
+        is_full = connection.is_used_up or session.transactions >= self.limits.max_messages
+        if is_old or session.broken or is_full:
             return False
         connection.idle_since = now
         self.idle.append(connection)

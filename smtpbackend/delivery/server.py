@@ -43,6 +43,7 @@ class Server:
     client_name: str | None = None
     timeout: Timeouts = Timeouts()  # noqa: RUF009 - immutable
     ignore_extensions: tuple[str, ...] = ()
+    queue: bool = False
 
     _left_open: ClassVar[frozenset[str]] = frozenset()
 

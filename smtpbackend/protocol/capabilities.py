@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import NamedTuple
 
 from smtpbackend.outcome import Reply
 
-__all__ = ["Capabilities"]
+__all__ = ["Capabilities", "Limits"]
+
+
+class Limits(NamedTuple):
+    """What a server takes at most (RFC 9422 4): recipients of one transaction, transactions of one connection, and
+    different domains among the recipients of one transaction. None: it does not say.
+    """
+
+    rcptmax: int | None = None
+    mailmax: int | None = None
+    rcptdomainmax: int | None = None
 
 
 class Capabilities(Mapping[str, str]):
@@ -56,6 +68,30 @@ class Capabilities(Mapping[str, str]):
         first = self._keywords.get("SIZE", "").partition(" ")[0]
         # isdecimal alone takes other scripts' digits; 20 digits are the most RFC 1870 4 allows
         return int(first) or None if first.isascii() and first.isdecimal() and len(first) <= 20 else None
+
+    @property
+    def limits(self) -> Limits:
+        """What LIMITS says (RFC 9422); names that are not known and values that are none are passed over."""
+        found: dict[str, int] = {}
+        for item in self._keywords.get("LIMITS", "").split():
+            name, _, value = item.lower().partition("=")
+            # RFC 9422 4: no leading zero, at most six digits
+            if name in Limits._fields and value.isascii() and value.isdecimal() and 0 < int(value[:7]) <= 999_999:
+                found[name] = int(value)
+        return Limits(**found)
+
+    @property
+    def hold_limits(self) -> tuple[int | None, datetime | None]:
+        """The longest HOLDFOR in seconds and the latest HOLDUNTIL (RFC 4865 3), None where it is not said."""
+        seconds, _, latest = self._keywords.get("FUTURERELEASE", "").partition(" ")
+        try:
+            until = datetime.fromisoformat(latest.strip())
+        except ValueError:
+            until = None
+        if until is not None and until.tzinfo is None:
+            until = until.replace(tzinfo=UTC)
+        longest = int(seconds) if seconds.isascii() and seconds.isdecimal() and len(seconds) <= 9 else None
+        return longest, until
 
     @property
     def auth_mechanisms(self) -> tuple[str, ...]:

@@ -13,7 +13,22 @@ from smtpbackend.address import Address
 from smtpbackend.envelope import Recipient
 from smtpbackend.errors import InvalidInput
 
-__all__ = ["DATA", "END", "NOOP", "QUIT", "RSET", "STARTTLS", "auth", "ehlo", "expn", "helo", "help_", "mail", "rcpt"]
+__all__ = [
+    "DATA",
+    "END",
+    "NOOP",
+    "QUED",
+    "QUIT",
+    "RSET",
+    "STARTTLS",
+    "auth",
+    "ehlo",
+    "expn",
+    "helo",
+    "help_",
+    "mail",
+    "rcpt",
+]
 
 MAX_LINE = 512  # RFC 5321 4.5.3.1.4, with CRLF
 MAX_MAIL = MAX_LINE + 26 + 17 + 10 + 500  # RFC 1870 3, RFC 6152 2, RFC 6531 3.1, RFC 3461 4
@@ -23,6 +38,7 @@ MAX_AUTH = 12288  # RFC 4954 4
 DATA = b"DATA\r\n"
 END = b".\r\n"
 NOOP = b"NOOP\r\n"
+QUED = b"QUED\r\n"  # of XQUE, which has no RFC
 QUIT = b"QUIT\r\n"
 RSET = b"RSET\r\n"
 STARTTLS = b"STARTTLS\r\n"

@@ -69,8 +69,12 @@ class Session(Delivering):
         mechanisms: Sequence[str] | None = None,
         allow_cleartext_auth: bool = False,
         on_tls_failure: Callable[[Reply | SMTPError], str] = lambda trouble: "secure",
+        queue: bool = False,
     ) -> Conversation[None]:
-        """Greeting, EHLO, TLS as the policy says, login. ``on_tls_failure`` is asked under "opportunistic" only."""
+        """Greeting, EHLO, TLS as the policy says, login. ``on_tls_failure`` is asked under "opportunistic" only.
+
+        ``queue``: say QUED where XQUE is offered.
+        """
         self.broken = True  # until it is open
         if tls == "implicit":  # RFC 8314 3
             self.phase = "tls"
@@ -87,6 +91,11 @@ class Session(Delivering):
         if login is not None:
             self.phase = "auth"
             yield from self.login(login, mechanisms, allow_cleartext_auth)
+        if queue and "XQUE" in self.capabilities:
+            self.phase = "hello"
+            reply = yield from self._ask(command.QUED)  # whatever it is, but for the end
+            if reply.code == 421:
+                raise self._failed(ConnectionLost, f"{self.server} closed the connection: {reply}", reply)
         self._check_quiet()
         if self._unwritable is not None:
             raise self._failed(ConnectionLost, f"{self.server} could not be written to: {self._unwritable}")

@@ -5,7 +5,7 @@ The session writes the answers down here; what follows from them is decided in `
 
 from __future__ import annotations
 
-from datetime import UTC
+from datetime import UTC, datetime
 
 from smtpbackend.envelope import Envelope, Recipient
 from smtpbackend.errors import NotSupported, SMTPError
@@ -71,7 +71,7 @@ class Transaction:
         if envelope.hold_for is not None:  # RFC 4865 4
             values["HOLDFOR"] = str(envelope.hold_for)
         if envelope.hold_until is not None:
-            values["HOLDUNTIL"] = f"{envelope.hold_until.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+            values["HOLDUNTIL"] = timestamp(envelope.hold_until)
         for keyword, value in envelope.extra.items():
             if _extension(keyword) in offered:
                 values[keyword] = value
@@ -84,7 +84,7 @@ class Transaction:
             if recipient.notify:
                 values["NOTIFY"] = ",".join(recipient.notify)
             if recipient.orcpt:
-                values["ORCPT"] = f"rfc822;{xtext(recipient.orcpt)}"
+                values["ORCPT"] = original_recipient(recipient.orcpt)
         return values
 
 
@@ -93,9 +93,21 @@ def _extension(parameter: str) -> str:
     return "DELIVERBY" if parameter.upper() == "BY" else parameter.upper()
 
 
+def timestamp(date: datetime) -> str:
+    """A date as RFC 3339 and RFC 4865 4 write it."""
+    return f"{date.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
 def xtext(text: str) -> str:
     """Printable ASCII as RFC 3461 4 wants it: "+", "=" and what is no atom as hexadecimal."""
     return "".join(c if "!" <= c <= "~" and c not in "+=" else f"+{ord(c):02X}" for c in text)
+
+
+def original_recipient(address: str) -> str:
+    """The value of ORCPT: of type rfc822, or utf-8 in its form for a 7-bit line (RFC 6533 3, utf-8-addr-xtext)."""
+    if address.isascii():
+        return f"rfc822;{xtext(address)}"
+    return "utf-8;" + "".join(c if "!" <= c <= "~" and c not in "+=\\" else f"\\x{{{ord(c):X}}}" for c in address)
 
 
 def objection(
@@ -111,6 +123,18 @@ def objection(
     if (envelope.hold_for is not None or envelope.hold_until is not None) and "FUTURERELEASE" not in offered:
         return NotSupported(
             f"the envelope asks to hold the message, and {server} offers no FUTURERELEASE: it would be sent at once",
+            server=server,
+        )
+    longest, latest = offered.hold_limits
+    if envelope.hold_for is not None and longest is not None and envelope.hold_for > longest:
+        return NotSupported(
+            f"hold_for is {envelope.hold_for} s, and {server} holds a message for at most {longest} s (FUTURERELEASE)",
+            server=server,
+        )
+    if envelope.hold_until is not None and latest is not None and envelope.hold_until > latest:
+        return NotSupported(
+            f"hold_until is {timestamp(envelope.hold_until)}, and {server} holds a message until {timestamp(latest)} "
+            "at the latest (FUTURERELEASE)",
             server=server,
         )
     if (envelope.needs_smtputf8 or content.needs_smtputf8) and "SMTPUTF8" not in offered:

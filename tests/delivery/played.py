@@ -137,7 +137,7 @@ class Played:
                         case Release(connection):
                             self.out.remove(connection)
                             session = connection.session
-                            if not session.broken and session.transactions < self.max_messages:
+                            if not session.broken and not connection.is_used_up:
                                 self.idle.append(connection)
                         case _:
                             raise AssertionError(f"{effect!r} is no effect")

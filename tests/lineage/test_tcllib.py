@@ -12,7 +12,8 @@ from smtpbackend import AuthenticationFailed, Envelope, Mailer, Message, Recipie
 from smtpbackend.errors import TLSFailed
 from tests.lineage.conftest import MakeMailer, Scripted, Start, parsed, url
 from tests.servers.ports import free_ports
-from tests.servers.speaker import CUT
+from tests.servers.scripted import ScriptedServer
+from tests.servers.speaker import CUT, Play
 from tests.servers.tls import Certificates
 
 ANN, BOB, JOE = "ann@example.org", "bob@example.com", "joe@example.net"
@@ -272,6 +273,18 @@ def test_login_comes_after_starttls(new_mailer: MakeMailer, aiosmtpd: Start, ca:
     server = aiosmtpd(tls="starttls", users={"ann": "secret"}, auth_required=True)
     new_mailer(url(server), ca_file=str(ca.ca_file), username="ann", password="secret").send(note())
     assert (server.arrived[0].login, server.arrived[0].tls) == ("ann", True)
+
+
+def test_queued_where_xque_is_offered(new_mailer: MakeMailer) -> None:
+    """-queue: QUED after EHLO, whatever is answered to it; else nothing."""
+    for answer in ("250 ok", "500 what?"):
+        with ScriptedServer(Play({"QUED": answer}, extensions=("XQUE",))) as server:
+            assert new_mailer(server.url, queue=True).send(note()).ok
+            assert [command.split(" ")[0] for command in server.commands[:3]] == ["EHLO", "QUED", "MAIL"]
+    for offered, queue in (((), True), (("XQUE",), False)):
+        with ScriptedServer(Play(extensions=offered)) as server:
+            assert new_mailer(server.url, queue=queue).send(note()).ok
+            assert "QUED" not in server.commands
 
 
 def test_the_result_is_a_list_of_unacceptable_recipients(new_mailer: MakeMailer, aiosmtpd: Start) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from smtpbackend.outcome import Reply
-from smtpbackend.protocol.capabilities import Capabilities
+from smtpbackend.protocol.capabilities import Capabilities, Limits
 from smtpbackend.protocol.reply import ReplyReader
 
 
@@ -80,3 +82,37 @@ def test_the_size_limit(line: str, limit: int | None) -> None:
 )
 def test_the_mechanisms(lines: tuple[str, ...], mechanisms: tuple[str, ...]) -> None:
     assert offered(*lines).auth_mechanisms == mechanisms
+
+
+@pytest.mark.parametrize(
+    ("line", "limits"),
+    [
+        ("LIMITS RCPTMAX=100 MAILMAX=20 RCPTDOMAINMAX=1", Limits(100, 20, 1)),
+        ("limits mailmax=5", Limits(mailmax=5)),
+        ("LIMITS RCPTMAX=999999", Limits(999_999)),
+        ("LIMITS RCPTMAX=1000000 MAILMAX=0 RCPTDOMAINMAX=-1", Limits()),
+        ("LIMITS RCPTMAX= MAILMAX RCPTDOMAINMAX=x OTHER=1 COUNT=2", Limits()),
+        ("LIMITS RCPTMAX=٣", Limits()),
+        ("LIMITS", Limits()),
+        ("SIZE 10", Limits()),
+    ],
+)
+def test_limits(line: str, limits: Limits) -> None:
+    """RFC 9422 4"""
+    assert offered(line).limits == limits
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("FUTURERELEASE 3600 2026-12-31T12:00:00Z", (3600, datetime(2026, 12, 31, 12, tzinfo=UTC))),
+        ("FUTURERELEASE 3600 2026-12-31T12:00:00", (3600, datetime(2026, 12, 31, 12, tzinfo=UTC))),
+        ("FUTURERELEASE 3600", (3600, None)),
+        ("FUTURERELEASE", (None, None)),
+        ("FUTURERELEASE soon later", (None, None)),
+        ("SIZE 10", (None, None)),
+    ],
+)
+def test_how_long_a_message_may_be_held(line: str, expected: object) -> None:
+    """RFC 4865 3"""
+    assert offered(line).hold_limits == expected
