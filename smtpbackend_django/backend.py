@@ -67,6 +67,8 @@ class EmailBackend(smtp.EmailBackend):
         allow_cleartext_auth: bool | None = None,
         client_name: str | None = None,
         ignore_extensions: Any = None,
+        source_address: str | None = None,
+        proxy: str | None = None,
         deadline: float | None = None,
         recipient_policy: str | None = None,
         strategy: str | None = None,

@@ -397,7 +397,7 @@ class Dispatch:
         for recipient, status, reply, error in judgement.settled:
             mail.settle(recipient, status, reply, name, error)
             if status is Status.ACCEPTED:
-                mail.reply, mail.server = transaction.final, name
+                mail.reply, mail.server = reply, name
         for recipient, reply, error in judgement.pending:
             mail.heard[recipient] = (reply, name, error)
         if judgement.again:

@@ -13,7 +13,22 @@ from smtpbackend.address import Address
 from smtpbackend.envelope import Recipient
 from smtpbackend.errors import InvalidInput
 
-__all__ = ["DATA", "END", "NOOP", "QUIT", "RSET", "STARTTLS", "auth", "ehlo", "expn", "helo", "help_", "mail", "rcpt"]
+__all__ = [
+    "DATA",
+    "END",
+    "NOOP",
+    "QUIT",
+    "RSET",
+    "STARTTLS",
+    "auth",
+    "ehlo",
+    "expn",
+    "helo",
+    "help_",
+    "lhlo",
+    "mail",
+    "rcpt",
+]
 
 MAX_LINE = 512  # RFC 5321 4.5.3.1.4, with CRLF
 MAX_MAIL = MAX_LINE + 26 + 17 + 10 + 500  # RFC 1870 3, RFC 6152 2, RFC 6531 3.1, RFC 3461 4
@@ -59,6 +74,11 @@ def check_client_name(name: str) -> str:
 def ehlo(name: str) -> bytes:
     """RFC 5321 4.1.1.1."""
     return _line(f"EHLO {check_client_name(name)}", "client_name")
+
+
+def lhlo(name: str) -> bytes:
+    """RFC 2033 4.1."""
+    return _line(f"LHLO {check_client_name(name)}", "client_name")
 
 
 def helo(name: str) -> bytes:

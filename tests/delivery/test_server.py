@@ -149,7 +149,12 @@ class TestFromUrl:
         [
             ("http://mx.example.com", "servers", "does not begin with one of smtp://, smtps://"),
             ("mx.example.com:25", "servers", "does not begin"),
-            ("lmtp://mx.example.com", "servers", "does not begin"),
+            ("lmtp://mx.example.com", "port", "LMTP has no default port.*lmtp://mx.example.com:24"),
+            ("lmtp://mx.example.com:25", "port", "not spoken on port 25"),
+            ("smtp+unix://run/mail.sock", "servers", "three slashes"),
+            ("smtp+unix://", "servers", "no path of a unix socket"),
+            ("smtps+unix:///run/mail.sock", "servers", "does not begin"),
+            ("smtp://mx.example.com?source_address=eth0", "source_address", "an IP address of this machine"),
             ("smtp://mx.example.com:smtp", "servers", "check its port"),
             ("smtp://mx.example.com:99999", "servers", "check its port"),
             ("smtp://[::1", "servers", "brackets"),
