@@ -15,7 +15,7 @@ from smtpbackend.protocol.timeouts import Timeouts
 
 __all__ = ["Server", "from_url"]
 
-_SCHEMES = ("smtp", "smtps", "lmtp", "smtp+unix", "lmtp+unix")
+_SCHEMES = ("smtp", "smtps", "lmtp", "smtp+unix", "lmtp+unix", "smtp+srv")
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,10 @@ class Server:
             )
         if self.path is not None and self.proxy is not None:
             raise InvalidSetting(f"{self.path} is a unix socket, which no proxy leads to", field="proxy")
+        if self.srv:
+            self._check_srv()
         if self.tls is None:
-            is_near = self.path is not None or (is_loopback(host) and self.proxy is None)
+            is_near = self.path is not None or (is_loopback(host) and not self.proxy and not self.srv)
             tls = "implicit" if self.port == 465 else "opportunistic" if is_near else "required"
             object.__setattr__(self, "tls", tls)
         if self.protocol == "lmtp" and self.path is None and self.port in (None, 25):
@@ -102,11 +104,29 @@ class Server:
             secured = self.tls == "required" or self.username
             object.__setattr__(self, "port", 465 if self.tls == "implicit" else 587 if secured else 25)
 
+    def _check_srv(self) -> None:
+        from smtpbackend.delivery.srv import check_extra
+
+        check_extra()
+        if self.tls in ("none", "opportunistic"):
+            raise InvalidSetting(
+                f"tls is {self.tls!r}, and servers by SRV records have TLS always (RFC 8314): leave tls out, or set "
+                "'implicit' or 'required' for one of the two services",
+                field="tls",
+            )
+        if self.proxy is not None:
+            raise InvalidSetting(
+                f"the SRV records of {self.host} would be looked up past the proxy; name the server itself",
+                field="proxy",
+            )
+
     @property
     def name(self) -> str:
         """How errors and logs call it: host and port, or the path of its socket."""
         if self.path is not None:
             return f"unix:{self.path}"
+        if self.srv:
+            return f"smtp+srv://{self.host}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def __str__(self) -> str:
@@ -154,8 +174,8 @@ def from_url(url: str, defaults: Mapping[str, Any] | None = None) -> Server:
     """A Server from ``smtp://user:password@host:port?key=value``; credentials are percent-encoded.
 
     ``smtps://`` begins with TLS, ``lmtp://`` speaks LMTP, ``smtp+unix:///path`` and ``lmtp+unix:///path`` do so over a
-    unix socket. Any key of a server may stand in the query. Raises `InvalidSetting`, which never repeats the
-    credentials.
+    unix socket, and ``smtp+srv://domain`` finds the servers of a domain by its SRV records. Any key of a server may
+    stand in the query. Raises `InvalidSetting`, which never repeats the credentials.
     """
     from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -200,6 +220,12 @@ def from_url(url: str, defaults: Mapping[str, Any] | None = None) -> Server:
         values.setdefault("tls", "implicit")
         if values["tls"] != "implicit":
             raise InvalidSetting(f"smtps:// means tls='implicit', and the URL says tls={values['tls']!r}", field="tls")
+    if way == "srv":
+        if not parts.hostname or port is not None:
+            raise InvalidSetting(
+                "smtp+srv:// is followed by a domain without a port, which its SRV records say", field="servers"
+            )
+        values["srv"] = True
     values["path"] = unquote(parts.path) if is_unix else None
     return Server(**{**(defaults or {}), **values, "protocol": protocol.removesuffix("s")})
 
