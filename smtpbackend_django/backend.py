@@ -70,6 +70,8 @@ class EmailBackend(smtp.EmailBackend):
         client_name: str | None = None,
         ignore_extensions: Any = None,
         queue: bool | None = None,
+        source_address: str | None = None,
+        proxy: str | None = None,
         deadline: float | None = None,
         recipient_policy: str | None = None,
         strategy: str | None = None,

@@ -11,9 +11,10 @@ from typing import Any
 
 from smtpbackend.aio.wire import Wire
 from smtpbackend.delivery.configuration import Limits
-from smtpbackend.delivery.dispatch import END, Give, Lease, Pull, Release, Talk
+from smtpbackend.delivery.dispatch import END, Find, Give, Lease, Pull, Release, Talk
 from smtpbackend.delivery.pooling import Connection, Shelf, new_session
 from smtpbackend.delivery.server import Server
+from smtpbackend.delivery.srv import Found
 from smtpbackend.delivery.tls import Context, client_context
 from smtpbackend.delivery.transcript import transcript
 from smtpbackend.errors import SMTPError, TimedOut
@@ -31,6 +32,7 @@ class Pool:
         self._contexts = contexts
         self._loop = asyncio.get_running_loop()
         self._shelves: dict[Server, Shelf[Wire]] = {}
+        self._found: dict[Server, tuple[Found, float]] = {}
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._keeper: AsyncGenerator[None, None] | None = None
 
@@ -69,6 +71,8 @@ class Pool:
                     elif kind is Lease:
                         answer = held = await self.lease(*effect)
                         held.deadline = effect.deadline
+                    elif kind is Find:
+                        answer = await self.find(*effect)
                     elif kind is Release:
                         held = None
                         await self.release(effect.connection)
@@ -85,6 +89,18 @@ class Pool:
                 await self.release(held)
         if failed is not None:
             raise failed
+
+    async def find(self, server: Server, deadline: float | None) -> list[Server]:
+        """The servers that SRV records name, which are remembered for as long as they hold. Raises `ConnectFailed`."""
+        from random import random
+
+        from smtpbackend.aio.lookup import find
+
+        known = self._found.get(server)
+        if known is None or known[1] <= self._loop.time():
+            found = await find(server, deadline)
+            known = self._found[server] = found, self._loop.time() + found.ttl
+        return known[0].servers(random)
 
     async def lease(self, server: Server, fresh: bool, deadline: float | None) -> Connection[Wire]:
         """An idle connection that is alive, unless ``fresh``; else a new one, on which nothing has been said.

@@ -13,7 +13,7 @@ import socket
 import ssl
 from typing import Any
 
-from smtpbackend.delivery.server import Server, unreachable
+from smtpbackend.delivery.server import Server, shown, unreachable
 from smtpbackend.delivery.tls import Context, certificate_name, server_hostname
 from smtpbackend.errors import ProtocolViolation
 from smtpbackend.protocol.effects import Conversation, Ended, Read, StartTLS, Write
@@ -25,7 +25,7 @@ MAX_AHEAD = 1 << 20  # octets read while writing: 256 unanswered commands have f
 
 
 class Wire(asyncio.Protocol):
-    """One connected transport. ``peer`` and ``local`` are its addresses."""
+    """One connected transport. ``peer`` and ``local`` are its addresses, None on a unix socket."""
 
     _transport: asyncio.Transport
     _tls: ssl.SSLObject | None
@@ -45,8 +45,9 @@ class Wire(asyncio.Protocol):
         self._paused = False
         self._waiting: asyncio.Future[None] | None = None
         # not asked of the transport: it has None where the connection is lost again, and that must not seem local
-        self.peer: str | None = sock.getpeername()[0]
-        self.local: str | None = sock.getsockname()[0]
+        is_unix = sock.family == socket.AF_UNIX
+        self.peer: str | None = None if is_unix else sock.getpeername()[0]
+        self.local: str | None = None if is_unix else sock.getsockname()[0]
 
     @classmethod
     async def connect(cls, server: Server, context: Context, deadline: float | None) -> Wire:
@@ -54,29 +55,38 @@ class Wire(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         end = _earliest(loop.time() + server.timeout.connect, deadline)
         causes: list[tuple[str, OSError]] = []
+        host, port = server.next_hop
         try:
             async with asyncio.timeout_at(end):
-                found = await loop.getaddrinfo(server_hostname(server.host), server.port, type=socket.SOCK_STREAM)
+                if server.path is not None:
+                    found: list[Any] = [(socket.AF_UNIX, socket.SOCK_STREAM, 0, "", server.path)]
+                else:
+                    found = await loop.getaddrinfo(server_hostname(host), port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
             raise unreachable(server, [("", error if isinstance(error, OSError) else OSError(str(error)))]) from error
         for number, (family, kind, protocol, _, address) in enumerate(found):
             try:
                 sock = socket.socket(family, kind, protocol)
             except OSError as error:  # a kernel without IPv6 has no such sockets
-                causes.append((str(address[0]), error))
+                causes.append((shown(address), error))
                 continue
             sock.setblocking(False)
             try:
                 # what is left is shared among the addresses left: one that is silent does not use up all
+                if server.source_address and server.path is None:
+                    sock.bind((server.source_address, 0))
                 async with asyncio.timeout(max((end - loop.time()) / (len(found) - number), 0.001)):
                     await loop.sock_connect(sock, address)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if family != socket.AF_UNIX:
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if server.proxy is not None:
+                    await _pass_proxy(server, sock, end)
                 wire = cls(server, context, sock)
                 await loop.create_connection(lambda: wire, sock=sock)  # noqa: B023 - called at once
                 return wire
             except OSError as error:
                 sock.close()
-                causes.append((str(address[0]), error))
+                causes.append((shown(address), error))
             except BaseException:
                 sock.close()
                 raise
@@ -241,7 +251,7 @@ class Wire(asyncio.Protocol):
         self._tls = self._context.wrap_bio(
             self._from_server,
             self._to_server,
-            server_hostname=certificate_name(self._server.host),
+            server_hostname=certificate_name(self._server.identity or self._server.host),
             session=self._context.take_session(),
         )
         while True:
@@ -263,3 +273,24 @@ class Wire(asyncio.Protocol):
 
 def _earliest(time_out: float, deadline: float | None) -> float:
     return time_out if deadline is None else min(time_out, deadline)
+
+
+async def _pass_proxy(server: Server, sock: socket.socket, end: float) -> None:
+    """Have a proxy, just connected to, connect to the server."""
+    from python_socks.async_.asyncio import Proxy
+
+    from smtpbackend.delivery.proxy import Tunnel, failed, proxy_of
+
+    proxy = proxy_of(server.proxy)
+
+    class Connected:
+        """What python-socks takes for the proxy in front of its proxy."""
+
+        async def connect(self, **to: Any) -> Any:
+            return Tunnel(sock, proxy.scheme)
+
+    try:
+        async with asyncio.timeout_at(end):
+            await Proxy(**proxy.arguments(Connected())).connect(server_hostname(server.host), server.port)
+    except Exception as error:
+        raise failed(proxy, error) from None

@@ -13,9 +13,10 @@ from typing import Any
 
 from smtpbackend.blocking.wire import Wire
 from smtpbackend.delivery.configuration import Limits
-from smtpbackend.delivery.dispatch import END, Give, Lease, Pull, Release, Talk
+from smtpbackend.delivery.dispatch import END, Find, Give, Lease, Pull, Release, Talk
 from smtpbackend.delivery.pooling import Connection, Shelf, new_session
 from smtpbackend.delivery.server import Server
+from smtpbackend.delivery.srv import Found
 from smtpbackend.delivery.tls import Context, client_context
 from smtpbackend.delivery.transcript import transcript
 from smtpbackend.errors import SMTPError, TimedOut
@@ -40,6 +41,7 @@ class Pool:
             for connection in shelf.idle:
                 connection.wire.close()
         self._shelves: dict[Server, Shelf[Wire]] = {}
+        self._found: dict[Server, tuple[Found, float]] = {}
         self._changed = threading.Condition()
 
     def context(self, server: Server) -> Context:
@@ -72,6 +74,8 @@ class Pool:
                     elif kind is Lease:
                         answer = held = self.lease(*effect)
                         held.deadline = effect.deadline
+                    elif kind is Find:
+                        answer = self.find(*effect)
                     elif kind is Release:
                         held = None
                         self.release(effect.connection)
@@ -88,6 +92,18 @@ class Pool:
                 self.release(held)
         if failed is not None:
             raise failed
+
+    def find(self, server: Server, deadline: float | None) -> list[Server]:
+        """The servers that SRV records name, which are remembered for as long as they hold. Raises `ConnectFailed`."""
+        from random import random
+
+        from smtpbackend.blocking.lookup import find
+
+        known = self._found.get(server)
+        if known is None or known[1] <= time.monotonic():
+            found = find(server, deadline)
+            known = self._found[server] = found, time.monotonic() + found.ttl
+        return known[0].servers(random)
 
     def lease(self, server: Server, fresh: bool, deadline: float | None) -> Connection[Wire]:
         """An idle connection that is alive, unless ``fresh``; else a new one, on which nothing has been said.

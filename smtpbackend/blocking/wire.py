@@ -12,7 +12,7 @@ import ssl
 import time
 from typing import Any
 
-from smtpbackend.delivery.server import Server, unreachable
+from smtpbackend.delivery.server import Server, shown, unreachable
 from smtpbackend.delivery.tls import Context, certificate_name, server_hostname
 from smtpbackend.errors import ProtocolViolation
 from smtpbackend.protocol.effects import Conversation, Ended, Read, StartTLS, Write
@@ -25,7 +25,7 @@ MAX_AHEAD = 1 << 20  # octets read while writing: 256 unanswered commands have f
 
 
 class Wire:
-    """One connected socket. ``peer`` and ``local`` are its addresses."""
+    """One connected socket. ``peer`` and ``local`` are its addresses, None on a unix socket."""
 
     def __init__(self, server: Server, context: Context, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -36,8 +36,9 @@ class Wire:
         self._ahead = bytearray()
         self._ended = False
         self._is_secured = False
-        self.peer: str | None = sock.getpeername()[0]
-        self.local: str | None = sock.getsockname()[0]
+        is_unix = sock.family == socket.AF_UNIX
+        self.peer: str | None = None if is_unix else sock.getpeername()[0]
+        self.local: str | None = None if is_unix else sock.getsockname()[0]
 
     @classmethod
     def connect(cls, server: Server, context: Context, deadline: float | None) -> Wire:
@@ -48,26 +49,35 @@ class Wire:
         """
         end = _earliest(time.monotonic() + server.timeout.connect, deadline)
         causes: list[tuple[str, OSError]] = []
+        host, port = server.next_hop
         try:
-            found = socket.getaddrinfo(server_hostname(server.host), server.port, type=socket.SOCK_STREAM)
+            if server.path is not None:
+                found: list[Any] = [(socket.AF_UNIX, socket.SOCK_STREAM, 0, "", server.path)]
+            else:
+                found = socket.getaddrinfo(server_hostname(host), port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
             raise unreachable(server, [("", error if isinstance(error, OSError) else OSError(str(error)))]) from error
         for number, (family, kind, protocol, _, address) in enumerate(found):
             try:
                 sock = socket.socket(family, kind, protocol)
             except OSError as error:  # a kernel without IPv6 has no such sockets
-                causes.append((str(address[0]), error))
+                causes.append((shown(address), error))
                 continue
             try:
                 # what is left is shared among the addresses left: one that is silent does not use up all
                 share = (end - time.monotonic()) / (len(found) - number)
                 sock.settimeout(min(max(share, 0.001), MAX_POLL))
+                if server.source_address and server.path is None:
+                    sock.bind((server.source_address, 0))
                 sock.connect(address)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if family != socket.AF_UNIX:
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if server.proxy is not None:
+                    _pass_proxy(server, sock, end)
                 return cls(server, context, sock)
             except OSError as error:
                 sock.close()
-                causes.append((str(address[0]), error))
+                causes.append((shown(address), error))
             except BaseException:
                 sock.close()
                 raise
@@ -186,7 +196,7 @@ class Wire:
         self._poll.unregister(self._socket)
         secured = self._context.wrap_socket(
             self._socket,
-            server_hostname=certificate_name(self._server.host),
+            server_hostname=certificate_name(self._server.identity or self._server.host),
             session=self._context.take_session(),
             do_handshake_on_connect=False,
         )
@@ -214,3 +224,23 @@ class Wire:
 
 def _earliest(time_out: float, deadline: float | None) -> float:
     return time_out if deadline is None else min(time_out, deadline)
+
+
+def _pass_proxy(server: Server, sock: socket.socket, end: float) -> None:
+    """Have a proxy, just connected to, connect to the server."""
+    from python_socks.sync import Proxy
+
+    from smtpbackend.delivery.proxy import Tunnel, failed, proxy_of
+
+    proxy = proxy_of(server.proxy)
+
+    class Connected:
+        """What python-socks takes for the proxy in front of its proxy."""
+
+        def connect(self, **to: Any) -> Any:
+            return Tunnel(sock, proxy.scheme, lambda: sock.settimeout(max(end - time.monotonic(), 0.001)))
+
+    try:
+        Proxy(**proxy.arguments(Connected())).connect(server_hostname(server.host), server.port)
+    except Exception as error:
+        raise failed(proxy, error) from None

@@ -37,8 +37,15 @@ def configure(settings: Mapping[str, Any]) -> Configuration:
     check_keys(settings, {"servers", "ports", *SERVER_KEYS, *MAILER_KEYS})
     given = {key: value for key, value in settings.items() if value is not None}
     value = {name: read(setting, given.get(name)) for name, setting in MAILER_KEYS.items()}
+    servers = _servers(given)
+    if value["recipient_policy"] == "all" and any(server.protocol == "lmtp" for server in servers):
+        raise InvalidSetting(
+            "recipient_policy is 'all', and a server speaks LMTP, which delivers to each recipient by itself: "
+            "set it to 'any', or use an SMTP server",
+            field="recipient_policy",
+        )
     return Configuration(
-        _servers(given),
+        servers,
         value["deadline"],
         value["recipient_policy"],
         value["strategy"],

@@ -28,13 +28,23 @@ from smtpbackend.protocol.effects import LATER, Ended, Next, Settled
 from smtpbackend.protocol.session import Session
 from smtpbackend.protocol.transaction import Transaction, notes, objection
 
-__all__ = ["END", "Dispatch", "Give", "Lease", "Pull", "Release", "Talk"]
+__all__ = ["END", "Dispatch", "Find", "Give", "Lease", "Pull", "Release", "Talk"]
 
 
 class Pull(NamedTuple):
     """Give me the next item of the source, or `END`. With ``unsent``, answer `LATER` rather than wait for it."""
 
     unsent: bool
+
+
+class Find(NamedTuple):
+    """Give me the servers that the SRV records of this one name, in the order to try them.
+
+    ``deadline`` is in seconds of the clock, or None.
+    """
+
+    server: Server
+    deadline: float | None
 
 
 class Lease(NamedTuple):
@@ -88,7 +98,8 @@ class _Mail:
         self.aside: tuple[Recipient, ...] = ()  # for the next server, when this one is through with those pending
         self.deadline: float | None = None
         self.servers: list[Server] | None = None
-        self.objections = 0
+        self.offered = 0  # how many servers there are, and how many of them
+        self.objections = 0  # cannot be given this message
         self.renewed: set[Server] = set()  # had their one fresh connection
         self.fresh = False
         self.reply: Reply | None = None
@@ -145,6 +156,7 @@ class Dispatch:
         self.dkim = dkim
         self._line: deque[_Mail] = deque()  # begun and not yet given, in order
         self._down: dict[Server, SMTPError] = {}  # cannot be reached or logged in to: not tried again in this run
+        self._found: dict[Server, list[Server]] = {}  # by SRV records
         self._drained = False
 
     # The stream --------------------------------------------------------------------------------------------------
@@ -160,7 +172,7 @@ class Dispatch:
                     return
             yield from self._give()
             while mail.pending:
-                server = self._server_for(mail)
+                server = yield from self._server_for(mail)
                 if server is None or self._is_late(mail):
                     self._give_up(mail)
                     break
@@ -219,11 +231,32 @@ class Dispatch:
 
     # Servers -----------------------------------------------------------------------------------------------------
 
-    def _server_for(self, mail: _Mail) -> Server | None:
+    def _server_for(self, mail: _Mail) -> Effects:
         if mail.servers is None:
             mail.servers = self.route.order(self.clock())
-        mail.servers = [server for server in mail.servers if server not in self._down]
-        return mail.servers[0] if mail.servers else None
+            mail.offered = len(mail.servers)
+        while True:
+            mail.servers = [server for server in mail.servers if server not in self._down]
+            if not mail.servers or not mail.servers[0].srv:
+                return mail.servers[0] if mail.servers else None
+            found = yield from self._find(mail.servers[0], mail.deadline)
+            mail.servers[:1] = found
+            mail.offered += max(len(found) - 1, 0)
+
+    def _find(self, server: Server, deadline: float | None) -> Effects:
+        """The servers that SRV records name: the same for a whole run, those that rest last. None: see ``_down``."""
+        if server not in self._found:
+            try:
+                found = yield Find(server, deadline)
+            except SMTPError as error:
+                self._down[server] = error
+                if deadline is None or self.clock() < deadline:
+                    self._failed(server, "connect", error)
+                return []
+            self.route.worked(server)
+            now = self.clock()
+            self._found[server] = sorted(found, key=lambda target: self.route.is_resting(target, now))
+        return self._found[server]
 
     def _next_server(self, mail: _Mail) -> None:
         """This server has had its chance with this message."""
@@ -242,7 +275,7 @@ class Dispatch:
         if error is None:
             error = DeliveryError("no server could be tried")
         mail.error = error
-        if isinstance(error, NotSupported) and mail.objections == len(self.route.servers):
+        if isinstance(error, NotSupported) and mail.objections == mail.offered:
             mail.settle_all(Status.REJECTED, error, error.server)
         else:
             mail.settle_all(Status.DEFERRED, error, error.server)
@@ -297,7 +330,13 @@ class Dispatch:
         """Put one question to the first server that can be asked; its answer is given, or the last error raised."""
         deadline = None if self.deadline is None else self.clock() + self.deadline
         error: SMTPError | None = None
-        for server in self.route.order(self.clock()):
+        servers = self.route.order(self.clock())
+        while servers:
+            server = servers.pop(0)
+            if server.srv:
+                servers[:0] = yield from self._find(server, deadline)
+                error = self._down.get(server, error)
+                continue
             for fresh in (False, True):
                 connection = yield from self._connect(server, fresh, deadline)
                 if connection is None:
@@ -351,7 +390,7 @@ class Dispatch:
                         more = False
                     else:
                         mail = pulled
-                        server = self._server_for(mail)
+                        server = yield from self._server_for(mail)
                         if server == connection.server:
                             ready.append(mail)
                         else:
@@ -427,7 +466,7 @@ class Dispatch:
         for recipient, status, reply, error in judgement.settled:
             mail.settle(recipient, status, reply, name, error)
             if status is Status.ACCEPTED:
-                mail.reply, mail.server = transaction.final, name
+                mail.reply, mail.server = reply, name
         for recipient, reply, error in judgement.pending:
             mail.heard[recipient] = (reply, name, error)
         if follow:

@@ -35,50 +35,57 @@ def judge(transaction: Transaction, policy: str, server: str) -> Judgement:
 
     if t.mail is not None and not t.mail.is_positive:
         sender = t.envelope.sender.addr_spec if t.envelope.sender else ""
-        refused = SenderRefused(
+        not_from = SenderRefused(
             f"{server} refused the sender <{sender}>: {t.mail}", sender=sender, server=server, reply=t.mail
         )
         for recipient in t.recipients:
             if t.mail.is_permanent:
-                settle((recipient, Status.REJECTED, t.mail, refused))
+                settle((recipient, Status.REJECTED, t.mail, not_from))
             else:
-                wait((recipient, t.mail, refused))
-        return judgement._replace(error=refused, renew=is_full(t.mail))
+                wait((recipient, t.mail, not_from))
+        return judgement._replace(error=not_from, renew=is_full(t.mail))
 
     for_good = any(reply is not None and reply.is_permanent for reply in t.rcpt)
     if policy == "all" and not t.everybody_accepted and (t.error is None or for_good):
         return _judge_all(t, judgement, server)
 
-    # The last word on those whom the server accepted: the reply to the content, or how the conversation ended.
-    final, error = t.final, t.error
+    # How the conversation ended, for those whom the server accepted and has told nothing else.
+    error, ended = t.error, None
     if isinstance(error, InvalidInput):  # ours alone: no other server could be given it
-        settle_rest: Status | None = Status.REJECTED
-    elif error is not None:
-        settle_rest = Status.IN_DOUBT if t.handed_over and not t.was_closed else None
-        if settle_rest:
-            error = in_doubt(error, server)
-    elif final is not None and final.is_positive:
-        settle_rest = Status.ACCEPTED
-    elif final is not None:
-        settle_rest = Status.REJECTED if final.is_permanent else None
-        error = ContentRefused(f"{server} refused the content: {final}", server=server, reply=final)
-        judgement = judgement._replace(error=error)
-    else:
-        settle_rest = None  # nobody was accepted
+        ended = Status.REJECTED
+    elif error is not None and t.handed_over and (t.finals is not None or not t.was_closed):
+        ended = Status.IN_DOUBT
+        error = in_doubt(error, server)
 
     again = []
-    for recipient, reply in zip(t.recipients, t.rcpt, strict=True):
+    sent = False
+    for place, (recipient, reply) in enumerate(zip(t.recipients, t.rcpt, strict=True)):
+        final = t.final_for(place)
         if reply is not None and reply.is_permanent:
             settle((recipient, Status.REJECTED, reply, None))
         elif reply is not None and not reply.is_positive:
             wait((recipient, reply, None))
             if is_full(reply):
                 again.append(recipient)
-        elif settle_rest is None:
-            wait((recipient, final, error))
+        elif t.error is not None and (t.finals is None or final is None):
+            if ended is None:
+                wait((recipient, final, error))
+            else:
+                settle((recipient, ended, final, error))
+        elif final is None:  # nobody was accepted
+            wait((recipient, None, None))
+        elif final.is_positive:
+            sent = True
+            settle((recipient, Status.ACCEPTED, final, None))
         else:
-            settle((recipient, settle_rest, final, error))
-    if settle_rest is not Status.ACCEPTED:
+            whose = "" if t.finals is None else f" for {recipient.address}"
+            refused = ContentRefused(f"{server} refused the content{whose}: {final}", server=server, reply=final)
+            judgement = judgement._replace(error=refused)
+            if final.is_permanent:
+                settle((recipient, Status.REJECTED, final, refused))
+            else:
+                wait((recipient, final, refused))
+    if not sent or t.error is not None:
         again.clear()
     # "Too many recipients" (RFC 5321 4.5.3.1.10): they follow in a transaction of their own.
     return judgement._replace(again=tuple(again))

@@ -95,7 +95,8 @@ def new_session(
         server.client_name or client_name(hostname, local),
         timeouts=server.timeout,
         ignore=server.ignore_extensions,
-        local_peer=is_local(peer),
+        lmtp=server.protocol == "lmtp",
+        local_peer=server.proxy is None and is_local(peer),  # behind a proxy nobody is near
         transcript=transcript,
     )
 

@@ -30,8 +30,12 @@ class Route:
             self._turn = turn + 1
             servers = servers[turn:] + servers[:turn]
         if self._resting:
-            servers.sort(key=lambda server: self._resting.get(server, 0.0) > now)  # stable
+            servers.sort(key=lambda server: self.is_resting(server, now))  # stable
         return servers
+
+    def is_resting(self, server: Server, now: float) -> bool:
+        """Whether a server failed lately."""
+        return self._resting.get(server, 0.0) > now
 
     def failed(self, server: Server, now: float) -> None:
         """Let a server rest."""

@@ -15,12 +15,16 @@ from smtpbackend.protocol.timeouts import Timeouts
 
 __all__ = ["Server", "from_url"]
 
-_SCHEMES = ("smtp", "smtps")
+_SCHEMES = ("smtp", "smtps", "lmtp", "smtp+unix", "lmtp+unix", "smtp+srv")
 
 
 @dataclass(frozen=True)
 class Server:
     """One mail server. The fields are the settings of ``docs/reference/settings.md``; see there for their meaning.
+
+    ``protocol`` is "smtp" or "lmtp"; ``path`` is that of a unix socket, and then ``host`` only names the certificate.
+    With ``srv`` its host is a domain whose SRV records name the servers. ``identity`` is the name that the certificate
+    must hold, where it is not ``host``.
 
     >>> Server("smtp.example.com", username="user", password="secret").port
     587
@@ -44,6 +48,13 @@ class Server:
     timeout: Timeouts = Timeouts()  # noqa: RUF009 - immutable
     ignore_extensions: tuple[str, ...] = ()
     queue: bool = False
+    source_address: str | None = None
+    proxy: str | None = field(default=None, repr=False)  # it may hold a password
+    # Not settings: a URL says them by its scheme, and SRV records say the last
+    protocol: str = "smtp"
+    path: str | None = None
+    srv: bool = False
+    identity: str | None = None
 
     _left_open: ClassVar[frozenset[str]] = frozenset()
 
@@ -76,22 +87,65 @@ class Server:
                 raise InvalidSetting(f"{name} for {host} has a NUL or a lone surrogate", field=name)
         if self.client_key and not self.client_cert:
             raise InvalidSetting(f"client_key is set for {host}, client_cert is not", field="client_cert")
+        if self.path is not None and (not self.path.startswith("/") or "\0" in self.path):
+            raise InvalidSetting(
+                f"{self.path!r} is no path of a unix socket; three slashes follow the scheme: smtp+unix:///run/mail.sock",
+                field="servers",
+            )
+        if self.path is not None and self.proxy is not None:
+            raise InvalidSetting(f"{self.path} is a unix socket, which no proxy leads to", field="proxy")
+        if self.srv:
+            self._check_srv()
         if self.tls is None:
-            tls = "implicit" if self.port == 465 else "opportunistic" if is_loopback(host) else "required"
+            is_near = self.path is not None or (is_loopback(host) and not self.proxy and not self.srv)
+            tls = "implicit" if self.port == 465 else "opportunistic" if is_near else "required"
             object.__setattr__(self, "tls", tls)
         if self.pinned_sha256 and self.tls == "none":
             raise InvalidSetting(f"pinned_sha256 is set for {host}, and tls='none' has no certificate", field="tls")
+        if self.protocol == "lmtp" and self.path is None and self.port in (None, 25):
+            what = "LMTP is not spoken on port 25 (RFC 2033 5)" if self.port else "LMTP has no default port"
+            raise InvalidSetting(f"{what}: give one, lmtp://{host}:24 or whatever the server listens on", field="port")
         if self.port is None:
             secured = self.tls == "required" or self.username
             object.__setattr__(self, "port", 465 if self.tls == "implicit" else 587 if secured else 25)
 
+    def _check_srv(self) -> None:
+        from smtpbackend.delivery.srv import check_extra
+
+        check_extra()
+        if self.tls in ("none", "opportunistic"):
+            raise InvalidSetting(
+                f"tls is {self.tls!r}, and servers by SRV records have TLS always (RFC 8314): leave tls out, or set "
+                "'implicit' or 'required' for one of the two services",
+                field="tls",
+            )
+        if self.proxy is not None:
+            raise InvalidSetting(
+                f"the SRV records of {self.host} would be looked up past the proxy; name the server itself",
+                field="proxy",
+            )
+
     @property
     def name(self) -> str:
-        """How errors and logs call it: host and port."""
+        """How errors and logs call it: host and port, or the path of its socket."""
+        if self.path is not None:
+            return f"unix:{self.path}"
+        if self.srv:
+            return f"smtp+srv://{self.host}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def next_hop(self) -> tuple[str, int]:
+        """Host and port to connect to: the server's own, or its proxy's."""
+        if self.proxy is not None:
+            from smtpbackend.delivery.proxy import proxy_of
+
+            proxy = proxy_of(self.proxy)
+            return proxy.host, proxy.port
+        return self.host, self.port
 
     @property
     def login(self) -> Login | None:
@@ -122,9 +176,11 @@ def from_mapping(values: Mapping[str, Any], defaults: Mapping[str, Any] | None =
 
 
 def from_url(url: str, defaults: Mapping[str, Any] | None = None) -> Server:
-    """A Server from ``smtp://user:password@host:port?key=value`` or ``smtps://``; credentials are percent-encoded.
+    """A Server from ``smtp://user:password@host:port?key=value``; credentials are percent-encoded.
 
-    Any key of a server may stand in the query. Raises `InvalidSetting`, which never repeats the credentials.
+    ``smtps://`` begins with TLS, ``lmtp://`` speaks LMTP, ``smtp+unix:///path`` and ``lmtp+unix:///path`` do so over a
+    unix socket, and ``smtp+srv://domain`` finds the servers of a domain by its SRV records. Any key of a server may
+    stand in the query. Raises `InvalidSetting`, which never repeats the credentials.
     """
     from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -139,7 +195,9 @@ def from_url(url: str, defaults: Mapping[str, Any] | None = None) -> Server:
     if parts.scheme not in _SCHEMES:
         known = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
         raise InvalidSetting(f"servers has a URL that does not begin with one of {known}", field="servers")
-    if parts.path not in ("", "/") or parts.fragment:
+    protocol, _, way = parts.scheme.partition("+")
+    is_unix = way == "unix"
+    if (parts.path not in ("", "/") and not is_unix) or parts.fragment:
         raise InvalidSetting(
             f"the URL of server {parts.hostname} has a path or fragment; "
             "percent-encode '/', '#' and '?' in credentials",
@@ -149,6 +207,12 @@ def from_url(url: str, defaults: Mapping[str, Any] | None = None) -> Server:
     if "@" in parts.query and not values.keys() <= SERVER_KEYS.keys():
         raise InvalidSetting("servers has a URL with a '?' ahead of '@': percent-encode credentials", field="servers")
     check_keys(values, SERVER_KEYS)
+    if is_unix and (parts.hostname or port is not None):
+        raise InvalidSetting(
+            f"the URL of server {parts.hostname} has a host or port, and a unix socket has none; "
+            f"three slashes follow the scheme: {parts.scheme}:///run/mail.sock",
+            field="servers",
+        )
     if parts.hostname:
         values["host"] = unquote(parts.hostname)
     if port is not None:
@@ -161,7 +225,14 @@ def from_url(url: str, defaults: Mapping[str, Any] | None = None) -> Server:
         values.setdefault("tls", "implicit")
         if values["tls"] != "implicit":
             raise InvalidSetting(f"smtps:// means tls='implicit', and the URL says tls={values['tls']!r}", field="tls")
-    return from_mapping(values, defaults)
+    if way == "srv":
+        if not parts.hostname or port is not None:
+            raise InvalidSetting(
+                "smtp+srv:// is followed by a domain without a port, which its SRV records say", field="servers"
+            )
+        values["srv"] = True
+    values["path"] = unquote(parts.path) if is_unix else None
+    return Server(**{**(defaults or {}), **values, "protocol": protocol.removesuffix("s")})
 
 
 def resolve(given: Any, defaults: Mapping[str, Any], port: Any = None) -> Server:
@@ -189,10 +260,17 @@ _plain = {f.name: f.default for f in fields(Server)}
 def unreachable(server: Server, causes: Sequence[tuple[str, OSError]]) -> ConnectFailed:
     """The error of a server that no address of could be connected to; ``causes`` are (address, error)."""
     what = "; ".join(f"{address}: {_reason(cause)}" if address else _reason(cause) for address, cause in causes)
-    return ConnectFailed(
-        f"cannot connect to {server.name} ({what}); check host and port, and that no firewall is in the way",
-        server=server.name,
-    )
+    remedy = "check host and port, and that no firewall is in the way"
+    if server.proxy is not None:
+        remedy = "check host and port, and proxy and its credentials"
+    if server.path is not None:
+        remedy = "check that the server listens there, and that this user may write to the socket"
+    return ConnectFailed(f"cannot connect to {server.name} ({what}); {remedy}", server=server.name)
+
+
+def shown(address: Any) -> str:
+    """An address of the socket module as text: of a unix socket it is its path."""
+    return address if isinstance(address, str) else str(address[0])
 
 
 def _reason(error: OSError) -> str:

@@ -100,6 +100,23 @@ def _fingerprint(name: str, value: Any) -> str:
     raise InvalidSetting(f"{name} must hold SHA-256 in hex (64 digits) or base64, not {value!r}", field=name)
 
 
+def _address(name: str, value: Any) -> str:
+    import ipaddress
+
+    try:
+        return str(ipaddress.ip_address(_text(name, value)))
+    except ValueError as error:
+        if isinstance(error, InvalidSetting):
+            raise
+        raise InvalidSetting(f"{name} must be an IP address of this machine, not {value!r}", field=name) from None
+
+
+def _proxy(name: str, value: Any) -> str:
+    from smtpbackend.delivery.proxy import parse
+
+    return parse(name, value)
+
+
 def _one_of(*choices: str) -> Callable[[str, Any], str]:
     def parse(name: str, value: Any) -> str:
         if value not in choices:
@@ -219,6 +236,23 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("ignore_extensions", "server", _names, (), "EHLO keywords that the server wrongly offers."),
     Setting("queue", "server", _flag, False, "Say `QUED` to a server that offers `XQUE`, whatever it answers."),
+    Setting(
+        "source_address",
+        "server",
+        _address,
+        None,
+        "IP address of this machine to connect from. Default: what the system chooses.",
+    ),
+    Setting(
+        "proxy",
+        "server",
+        _proxy,
+        None,
+        "URL of a proxy to connect through: `socks5h://user:password@host:port`, `socks5://`, `socks4a://`, "
+        "`socks4://` or `http://` (CONNECT). It looks the server's name up under `socks5h`, `socks4a` and "
+        "`http`. A server behind "
+        "it never counts as loopback. Never shown. Needs the extra `socks`.",
+    ),
     Setting(
         "deadline", "mailer", _number, None, "Seconds for a whole `send`, over all servers and attempts. Default: none."
     ),

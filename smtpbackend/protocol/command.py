@@ -26,6 +26,7 @@ __all__ = [
     "expn",
     "helo",
     "help_",
+    "lhlo",
     "mail",
     "rcpt",
 ]
@@ -75,6 +76,11 @@ def check_client_name(name: str) -> str:
 def ehlo(name: str) -> bytes:
     """RFC 5321 4.1.1.1."""
     return _line(f"EHLO {check_client_name(name)}", "client_name")
+
+
+def lhlo(name: str) -> bytes:
+    """RFC 2033 4.1."""
+    return _line(f"LHLO {check_client_name(name)}", "client_name")
 
 
 def helo(name: str) -> bytes:

@@ -28,8 +28,10 @@ IN_ONE_PIECE = 65536  # octets of content that may share a write with commands
 class Delivering(Dialogue):
     """A dialogue that carries mail. ``transactions`` tells how many were begun on this connection."""
 
-    def __init__(self, server: str, timeouts: Timeouts, transcript: Transcript | None) -> None:
+    def __init__(self, server: str, timeouts: Timeouts, transcript: Transcript | None, lmtp: bool = False) -> None:
         super().__init__(server, timeouts, transcript)
+        self.lmtp = lmtp
+        """Whether each accepted recipient has a final reply of its own (RFC 2033 4.2)."""
         self.capabilities = Capabilities()
         self.transactions = 0
         self._clean = True  # whether the last transaction left nothing behind that RSET would have to clear
@@ -84,7 +86,7 @@ class Delivering(Dialogue):
         except _Closed as closed:
             self.broken = True
             for flight in flights:
-                flight.transaction.was_closed = True
+                flight.transaction.close(closed.reply)
                 flight.transaction.error = ConnectionLost(
                     f"{self.server} closed the connection: {closed.reply}", server=self.server, reply=closed.reply
                 )
@@ -198,9 +200,13 @@ class Delivering(Dialogue):
             if any(reply and reply.is_positive for reply in transaction.rcpt):
                 # MAIL refused, recipients taken, content awaited: whose mail would an empty content be?
                 raise self._failed(ProtocolViolation, f"{self.server} refused MAIL and went on to ask for the content")
+            if self.lmtp:  # RFC 2033 4.2: it must not, and how many replies would follow?
+                raise self._failed(ProtocolViolation, f"{self.server} wants content for nobody")
             self._put(command.END)  # RFC 2920 3.1
             yield timeouts.final
             return
+        if self.lmtp:
+            transaction.finals = [None] * len(rcpts)
         try:
             yield from self._put_content(transaction)
         except DeliveryError:
@@ -216,12 +222,16 @@ class Delivering(Dialogue):
             self.broken = True
             return
         flight.line_free = True
-        final = yield timeouts.final
-        if 300 <= final.code < 400:
-            raise self._failed(ProtocolViolation, f"{self.server} answered the end of content with {final}")
-        transaction.final = final
+        while (due := transaction.next_final) is not None:
+            final = yield timeouts.final
+            if 300 <= final.code < 400:
+                raise self._failed(ProtocolViolation, f"{self.server} answered the end of content with {final}")
+            if transaction.finals is None:
+                transaction.final = final
+            else:
+                transaction.finals[due] = final
         if self.transactions == number:  # nobody has begun another one behind it
-            self._clean = final.is_positive
+            self._clean = self.lmtp or final.is_positive
 
     def _put_content(self, transaction: Transaction) -> Generator[Write, None, None]:
         """Stuffed content and the final dot; a large one leaves piece by piece, up to the end that hands it over."""

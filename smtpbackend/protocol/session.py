@@ -36,7 +36,7 @@ class Session(Delivering):
     """One connection to one server.
 
     ``server`` names it in errors; ``client_name`` stands behind EHLO; ``local_peer`` tells that the peer address is
-    loopback or a unix socket; ``ignore`` masks keywords that the server wrongly offers.
+    loopback or a unix socket; ``ignore`` masks keywords that the server wrongly offers. With ``lmtp`` it is LMTP.
     """
 
     def __init__(
@@ -47,9 +47,10 @@ class Session(Delivering):
         timeouts: Timeouts = Timeouts(),  # noqa: B008 - immutable
         ignore: Sequence[str] = (),
         local_peer: bool = False,
+        lmtp: bool = False,
         transcript: Transcript | None = None,
     ) -> None:
-        super().__init__(server, timeouts, transcript)
+        super().__init__(server, timeouts, transcript, lmtp)
         self.client_name = command.check_client_name(client_name)
         self.greeting: Reply | None = None
         self.secure = False
@@ -103,11 +104,20 @@ class Session(Delivering):
         self.broken = False
 
     def hello(self) -> Conversation[None]:
-        """EHLO, and HELO for a server that refuses it with 5yz (RFC 5321 3.2): then no extension is assumed."""
-        reply = yield from self._ask(command.ehlo(self.client_name))
+        """EHLO, and HELO for a server that refuses it with 5yz (RFC 5321 3.2): then no extension is assumed.
+
+        In LMTP it is LHLO, and nothing else will do (RFC 2033 4.1).
+        """
+        reply = yield from self._ask((command.lhlo if self.lmtp else command.ehlo)(self.client_name))
         if reply.is_positive:
             self.capabilities = Capabilities.from_reply(reply, self._ignore)
             return
+        if self.lmtp:
+            raise self._failed(
+                HelloRefused,
+                f"{self.server} refused LHLO with {reply}; if it speaks SMTP, the URL begins with smtp",
+                reply,
+            )
         if reply.is_permanent:
             self.capabilities = Capabilities()
             reply = yield from self._ask(command.helo(self.client_name))

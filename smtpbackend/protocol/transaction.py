@@ -29,12 +29,38 @@ class Transaction:
         self.rcpt: list[Reply | None] = [None] * len(recipients)
         self.final: Reply | None = None
         """The reply to the end of content, or the one that refused DATA."""
+        self.finals: list[Reply | None] | None = None
+        """In LMTP the replies to the end of content, one for each recipient that was accepted (RFC 2033 4.2)."""
         self.handed_over = False
         """Whether the write that ends the content was given to the wire (DESIGN 4.3)."""
         self.error: SMTPError | None = None
         """Why the conversation ended before the transaction did."""
         self.was_closed = False
         """Whether the server ended the conversation with 421: nothing unanswered was done."""
+
+    @property
+    def next_final(self) -> int | None:
+        """The place of the recipient that the next reply to the content is for; None when all have theirs.
+
+        But in LMTP one reply, at place 0, is for everybody.
+        """
+        if self.finals is None:
+            return 0 if self.final is None else None
+        for place, (rcpt, final) in enumerate(zip(self.rcpt, self.finals, strict=True)):
+            if final is None and rcpt is not None and rcpt.is_positive:
+                return place
+        return None
+
+    def final_for(self, place: int) -> Reply | None:
+        """What the server said of the content to this recipient."""
+        own = self.finals[place] if self.finals is not None else None
+        return own or self.final
+
+    def close(self, reply: Reply) -> None:
+        """Take down that the server said 421 where something else was awaited."""
+        self.was_closed = True
+        if self.finals is not None and self.handed_over and (place := self.next_final) is not None:
+            self.finals[place] = reply
 
     @property
     def has_recipients(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import smtplib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from smtpbackend import Envelope, Message
 from tests.lineage.conftest import MakeMailer, Scripted, Start, parsed, url
 from tests.protocol.script import Script, ehlo_reply, opened
 from tests.servers.ports import free_ports
-from tests.servers.speaker import CUT
+from tests.servers.scripted import ScriptedServer
+from tests.servers.speaker import CUT, Play
 from tests.servers.tls import Certificates
 
 ANN, BOB, JOE = "ann@example.org", "bob@example.com", "joe@example.net"
@@ -127,6 +129,23 @@ def test_the_size_is_announced(new_mailer: MakeMailer, aiosmtpd: Start) -> None:
     new_mailer(url(server)).send(content, Envelope(ANN, [BOB]))
     assert f"SIZE={len(content)}" in server.arrived[0].mail_options
     assert server.arrived[0].content == content
+
+
+def test_lmtp_settles_each_recipient_by_its_own_reply(new_mailer: MakeMailer, scripted: Scripted) -> None:
+    """LMTP(host, port): LHLO; and where smtplib reads one reply to the content, here everybody's is read."""
+    server = scripted({".": ("250 2.0.0 saved", "550 5.2.1 closed"), "EHLO": "500 no", "HELO": "500 no"})
+    receipt = new_mailer(f"lmtp://{server.name}?tls=none").send(note(to=[BOB, JOE]))
+    assert [outcome.address.addr_spec for outcome in receipt.accepted] == [BOB]
+    assert [outcome.address.addr_spec for outcome in receipt.rejected] == [JOE]
+    assert server.commands[0].startswith("LHLO ")
+
+
+def test_lmtp_over_a_unix_socket(new_mailer: MakeMailer, tmp_path: Path) -> None:
+    """LMTP("/run/lmtp.sock")"""
+    with ScriptedServer(Play(extensions=()), path=str(tmp_path / "lmtp.sock"), scheme="lmtp") as server:
+        new_mailer(server.url).send(note())
+        assert server.commands[0].startswith("LHLO ")
+        assert len(server.handed_over) == 1
 
 
 NOT_OFFERED = {"EHLO": "250-mx.example.com\n250 8BITMIME"}

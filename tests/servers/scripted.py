@@ -16,17 +16,28 @@ __all__ = ["ScriptedServer"]
 
 
 class ScriptedServer:
-    """A running server, as a context manager. The nth connection gets the nth of ``plays``, all later ones the last.
+    """A running server, as a context manager; with ``path`` on a unix socket, and ``scheme`` is that of its URL.
+
+    The nth connection gets the nth of ``plays``, all later ones the last.
 
     ``context`` is for TLS. What came is in ``speakers``, one for each connection, in clear as the server read it.
     """
 
     def __init__(
-        self, *plays: Play, context: ssl.SSLContext | None = None, host: str = "127.0.0.1", port: int = 0
+        self,
+        *plays: Play,
+        context: ssl.SSLContext | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        path: str | None = None,
+        scheme: str = "smtp",
     ) -> None:
         self.plays = plays or (Play(),)
         self.host = host
         self.port = port
+        self.path = path
+        self.scheme = scheme
+        self.peers: list[str] = []
         self.speakers: list[Speaker] = []
         self.handshakes: list[Exception | None] = []
         """What became of each TLS handshake; None: it succeeded."""
@@ -41,11 +52,15 @@ class ScriptedServer:
     @property
     def url(self) -> str:
         """Where it is, without TLS."""
-        return f"smtp://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}?tls=none"
+        if self.path is not None:
+            return f"{self.scheme}+unix://{self.path}?tls=none"
+        return f"{self.scheme}://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}?tls=none"
 
     @property
     def name(self) -> str:
         """How errors call it."""
+        if self.path is not None:
+            return f"unix:{self.path}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
@@ -116,16 +131,22 @@ class ScriptedServer:
         assert wait_until(lambda: not self._open, 5), "a connection stayed open"
 
     def __enter__(self) -> Self:
-        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
-        self._listening = socket.create_server((self.host, self.port), family=family, backlog=50)
-        self.port = self._listening.getsockname()[1]
+        if self.path is not None:
+            self._listening = socket.socket(socket.AF_UNIX)
+            self._listening.bind(self.path)
+            self._listening.listen(50)
+        else:
+            family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+            self._listening = socket.create_server((self.host, self.port), family=family, backlog=50)
+            self.port = self._listening.getsockname()[1]
         self._start(self._accept)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
-        with contextlib.suppress(OSError), socket.create_connection((self.host, self.port), timeout=5):
-            pass  # wakes the one who accepts
+        with contextlib.suppress(OSError), socket.socket(self._listening.family) as waker:
+            waker.settimeout(5)
+            waker.connect(self.path or (self.host, self.port))  # wakes the one who accepts
         with self._lock:
             for sock in self._open.values():
                 with contextlib.suppress(OSError):
@@ -142,11 +163,13 @@ class ScriptedServer:
     def _accept(self) -> None:
         with self._listening:
             while True:
-                sock, _ = self._listening.accept()
+                sock, peer = self._listening.accept()
                 if self._stopping.is_set():
                     sock.close()
                     return
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if self.path is None:
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    self.peers.append(peer[0])
                 play = self.plays[min(len(self.speakers), len(self.plays) - 1)]
                 speaker = Speaker(play, lambda: len(self.handed_over))
                 with self._lock:

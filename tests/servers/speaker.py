@@ -138,7 +138,7 @@ class Speaker:
                 return [b"501 5.7.0 cancelled\r\n"]
             return self._encoded(self._challenges.pop(0)) if len(self._challenges) > 1 else self._login_end()
         verb = line.split(" ")[0].upper()
-        if verb == "EHLO":
+        if verb in ("EHLO", "LHLO"):
             extensions = self.play.extensions
             if self.secured and not self.play.implicit_tls:
                 after = self.play.after_tls

@@ -1,0 +1,155 @@
+"""The way to a server through a proxy: what the ``proxy`` setting means, and how python-socks is made to talk to it.
+
+The twins connect to the proxy as to any host, and hand the socket over until the proxy has said yes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from smtpbackend.errors import InvalidSetting, MissingExtra
+
+__all__ = ["Proxy", "Tunnel", "failed", "parse", "proxy_of"]
+
+# For each scheme the proxy's type in python-socks, the usual port, and whether the proxy looks names up
+_SCHEMES = {
+    "socks5": ("SOCKS5", 1080, False),
+    "socks5h": ("SOCKS5", 1080, True),
+    "socks4": ("SOCKS4", 1080, False),
+    "socks4a": ("SOCKS4", 1080, True),
+    "http": ("HTTP", 8080, True),
+}
+MAX_HEAD = 16384  # octets of a proxy's answer to CONNECT: servers of HTTP take 8 to 16 KiB
+
+
+class Proxy(NamedTuple):
+    """A proxy's kind and place, and who we are to it."""
+
+    scheme: str
+    host: str
+    port: int
+    username: str | None
+    password: str | None
+
+    @property
+    def name(self) -> str:
+        """How errors call it, never with its credentials."""
+        return f"{self.scheme}://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+    def arguments(self, forward: Any) -> dict[str, Any]:
+        """What a Proxy of python-socks is made of; ``forward`` connects to it."""
+        from python_socks import ProxyType
+
+        kind, _, remote = _SCHEMES[self.scheme]
+        return {
+            "proxy_type": ProxyType[kind],
+            "host": self.host,
+            "port": self.port,
+            "username": self.username,
+            "password": self.password,
+            "rdns": remote,
+            "forward": forward,
+        }
+
+
+def parse(name: str, value: Any) -> str:
+    """``value`` if it is the URL of a proxy. Raises `InvalidSetting`, which never repeats it, and `MissingExtra`."""
+    proxy = read(value) if isinstance(value, str) else None
+    if proxy is None:
+        schemes = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
+        raise InvalidSetting(
+            f"{name} must be the URL of a proxy, such as socks5h://user:password@proxy.example.com:1080, with one of "
+            f"{schemes}; percent-encode its credentials",
+            field=name,
+        )
+    username, password = proxy.username or "", proxy.password or ""
+    if password and not username:
+        raise InvalidSetting(f"{name} has a password and no user name", field=name)
+    if proxy.scheme == "http":
+        wrong = ":" in username or any(c > "\xff" or c < " " for c in username + password)  # RFC 7617 2
+    else:
+        wrong = len(username.encode()) > 255 or len(password.encode()) > 255 or "\0" in username  # RFC 1929 2
+        if password and proxy.scheme.startswith("socks4"):
+            raise InvalidSetting(f"{name} has a password, and SOCKS4 knows none", field=name)
+    if wrong:
+        raise InvalidSetting(f"{name} has credentials that {proxy.scheme} cannot carry", field=name)
+    try:
+        import python_socks  # noqa: F401 - a missing one is found now, not at the first mail
+    except ImportError as error:
+        raise MissingExtra(f'{name} needs python-socks: pip install "smtpbackend[socks]"') from error
+    return str(value)
+
+
+def proxy_of(url: str | None) -> Proxy:
+    """The proxy of a URL that `parse` has passed."""
+    proxy = read(url or "")
+    assert proxy is not None
+    return proxy
+
+
+def read(url: str) -> Proxy | None:
+    """A proxy from its URL, or None."""
+    from urllib.parse import unquote, urlsplit
+
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+        username = unquote(parts.username, errors="strict") if parts.username else None
+        password = unquote(parts.password, errors="strict") if parts.password else None
+    except ValueError:
+        return None
+    known = _SCHEMES.get(parts.scheme)
+    if known is None or not host or port == 0 or parts.path not in ("", "/") or parts.query or parts.fragment:
+        return None
+    if any(c.isspace() or not c.isprintable() for c in host):
+        return None
+    if username and password is None and not parts.scheme.startswith("socks4"):
+        password = ""
+    return Proxy(parts.scheme, host, port or known[1], username, password)
+
+
+class Tunnel:
+    """The connected socket to a proxy, as python-socks is given it.
+
+    A mail server speaks first, and its greeting may come in one piece with the proxy's answer: nothing behind that
+    answer is read here. ``hurry`` is called before each wait of a blocking socket, to set the time that is left.
+    """
+
+    def __init__(self, sock: Any, scheme: str, hurry: Callable[[], object] | None = None) -> None:
+        self._socket = sock
+        self._is_http = scheme == "http"
+        self._hurry = hurry or (lambda: None)
+        self._head = bytearray()
+        self.fileno = sock.fileno
+        self.gettimeout = sock.gettimeout
+        self.send = sock.send
+        self.close = sock.close
+
+    def sendall(self, data: bytes) -> None:
+        """Part of a socket."""
+        self._hurry()
+        self._socket.sendall(data)
+
+    def recv(self, size: int) -> bytes:
+        """Part of a socket; of HTTP it gives the whole head of the answer at once (RFC 9110 9.3.6)."""
+        while True:
+            self._hurry()
+            data: bytes = self._socket.recv(1 if self._is_http else size)
+            if not self._is_http or not data:
+                return data
+            self._head += data
+            if self._head[-4:] == bytes((13, 10, 13, 10)):
+                return bytes(self._head)
+            if len(self._head) > MAX_HEAD:
+                raise ConnectionError("its answer has no end")
+
+
+def failed(proxy: Proxy, error: Exception) -> OSError:
+    """What a proxy's refusal is among the reasons why a server cannot be reached; without credentials it may echo."""
+    if isinstance(error, TimeoutError):
+        return TimeoutError()
+    words = str(error) or type(error).__name__
+    for secret in filter(None, (proxy.password, proxy.username)):
+        words = words.replace(secret, "***")
+    return ConnectionError(f"proxy {proxy.name}: {words}")
