@@ -8,7 +8,7 @@ ARGS   ?=
 SESSIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all style format types docs bench clean
+.PHONY: help demo test test-all style format types docs interop bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ types: $(STAMP) ## mypy --strict
 docs: $(STAMP) ## write docs/reference/settings.md anew from the code, then check every link
 	$(BIN)/python docs/generate.py
 	$(BIN)/python docs/links.py
+
+interop: $(STAMP) ## every server, TLS mode and login; write docs/interoperability.md anew from what is found
+	SMTPBACKEND_REQUIRE_SERVERS=1 SMTPBACKEND_WRITE_INTEROPERABILITY=1 $(BIN)/python -m pytest tests/interoperability
 
 bench: $(STAMP) ## the measurements
 	$(BIN)/python -m benchmarks $(ARGS)
