@@ -75,6 +75,7 @@ class EmailBackend(smtp.EmailBackend):
         max_connections: int | None = None,
         max_idle: float | None = None,
         max_messages: int | None = None,
+        dkim: Any = None,
         alias: str | None = None,
         **kwargs: Any,
     ) -> None:

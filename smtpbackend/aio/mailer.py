@@ -141,6 +141,7 @@ class AsyncMailer:
             clock=asyncio.get_running_loop().time,
             stamp=stamp,
             deadline=self.configuration.deadline,
+            dkim=self.configuration.dkim,
         )
 
     async def _perform(self, dispatch: Generator[Any, Any, None], source: Any) -> Any:

@@ -134,6 +134,7 @@ class Mailer:
             clock=time.monotonic,
             stamp=stamp,
             deadline=self.configuration.deadline,
+            dkim=self.configuration.dkim,
         )
 
     def _perform(self, dispatch: Generator[Any, Any, None], source: Iterator[Any]) -> Any:

@@ -29,6 +29,7 @@ class Configuration(NamedTuple):
     strategy: str
     rest: float
     limits: Limits
+    dkim: tuple[Any, ...] = ()
 
 
 def configure(settings: Mapping[str, Any]) -> Configuration:
@@ -43,6 +44,7 @@ def configure(settings: Mapping[str, Any]) -> Configuration:
         value["strategy"],
         value["rest"],
         Limits(value["max_connections"], value["max_idle"], value["max_messages"]),
+        value["dkim"],
     )
 
 

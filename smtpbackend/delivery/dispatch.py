@@ -8,7 +8,7 @@ DESIGN section 4: which reply settles a recipient, what may be replayed, which s
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -119,7 +119,8 @@ class Dispatch:
     """A delivery of messages: ``run`` is the generator that a mailer performs.
 
     ``tell`` takes each event; ``clock`` gives seconds of a monotonic clock; ``stamp`` the date and the unique part of
-    the Message-ID for a message that lacks them; ``deadline`` is in seconds, for each message.
+    the Message-ID for a message that lacks them; ``deadline`` is in seconds, for each message; ``dkim`` has the
+    signers of what leaves.
     """
 
     def __init__(
@@ -132,6 +133,7 @@ class Dispatch:
         stamp: Callable[[], tuple[datetime, str]],
         window: int = 1,
         deadline: float | None = None,
+        dkim: Sequence[Any] = (),
     ) -> None:
         self.route = route
         self.policy = policy
@@ -140,6 +142,7 @@ class Dispatch:
         self.stamp = stamp
         self.window = window
         self.deadline = deadline
+        self.dkim = dkim
         self._line: deque[_Mail] = deque()  # begun and not yet given, in order
         self._down: dict[Server, SMTPError] = {}  # cannot be reached or logged in to: not tried again in this run
         self._drained = False
@@ -196,6 +199,10 @@ class Dispatch:
         mail = None
         try:
             envelope, content = compose(message, envelope, self.stamp)
+            if self.dkim:
+                from smtpbackend.delivery.dkim import signed
+
+                content = signed(content, self.dkim, self.stamp()[0])
             mail = _Mail(message, envelope, content)
             self.tell(MessageSending(message, envelope))
         except CancelSend as cancelled:

@@ -100,6 +100,12 @@ def _timeouts(name: str, value: Any) -> Timeouts:
 _DEFAULT_TIMEOUTS = Timeouts()._asdict().items()
 
 
+def _dkim(name: str, value: Any) -> Any:
+    from smtpbackend.delivery.dkim import signers
+
+    return signers(name, value)
+
+
 class Setting(NamedTuple):
     """One key: who it belongs to, how its value is read, and what it means."""
 
@@ -196,6 +202,15 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("max_connections", "mailer", _count, 4, "Open connections to one server."),
     Setting("max_idle", "mailer", _number, 60.0, "Seconds that an idle connection is kept."),
     Setting("max_messages", "mailer", _count, 100, "Messages sent over one connection."),
+    Setting(
+        "dkim",
+        "mailer",
+        _dkim,
+        (),
+        "Sign what leaves (DKIM): a mapping of `domain`, `selector`, `key` (an RSA or Ed25519 key: PEM, or the path of "
+        "a PEM file) and, if wanted, `headers` (names of the fields to sign, From always among them); several "
+        "signatures: a list of such mappings. Needs the extra `dkim`.",
+    ),
 )
 
 SERVER_KEYS = {setting.name: setting for setting in SETTINGS if setting.owner == "server"}

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
 from smtpbackend.errors import InvalidSetting
 from smtpbackend_django import EmailBackend, conf
 from tests.django.conftest import HAS_MAILERS, PATH, Start, email_settings, mail
+from tests.dkim_keys import pem
 from tests.servers.aiosmtpd_server import AiosmtpdServer
 
 # SMTPBACKEND
@@ -132,6 +135,21 @@ def test_files_are_opened_when_they_are_needed(option: dict[str, Any], fail_sile
         backend.open()
     with pytest.raises(conf.SettingsError):
         backend.send_messages([mail()])
+
+
+def test_a_key_for_dkim_is_read_at_construction(tmp_path: Path) -> None:
+    """The path, and the setting's name."""
+    setting = {"domain": "example.org", "selector": "s", "key": tmp_path / "none.pem"}
+    with (
+        override_settings(SMTPBACKEND={"HOST": "mail.example.com", "DKIM": setting}),
+        pytest.raises(ImproperlyConfigured, match=r"dkim key '.*none\.pem' cannot be read"),
+    ):
+        EmailBackend()
+    key = ed25519.Ed25519PrivateKey.generate()
+    with override_settings(SMTPBACKEND={"HOST": "mail.example.com", "DKIM": {**setting, "key": pem(key)}}):
+        backend = EmailBackend()
+    (signer,) = backend._mailer().configuration.dkim
+    assert repr(signer) == "<Signer s._domainkey.example.org ed25519-sha256>"
 
 
 # MAILERS

@@ -188,3 +188,10 @@ def test_debug_is_the_apps(config: dict[str, Any], debug: int) -> None:
     read_ = read_config(config, app_debug=True)
     assert read_.debug == debug
     assert read_.wants_transcript == (debug == 2)
+
+
+def test_a_key_for_dkim_is_read_at_start() -> None:
+    """SMTPBACKEND_DKIM, also as `from_prefixed_env` makes it of SMTPBACKEND_DKIM__key and the like."""
+    setting = {"domain": "example.org", "selector": "s", "key": "/none/key.pem"}
+    with pytest.raises(InvalidSetting, match=r"dkim key '/none/key\.pem' cannot be read"):
+        read_config({"SMTPBACKEND_HOST": "localhost", "SMTPBACKEND_DKIM": setting})

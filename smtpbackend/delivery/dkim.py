@@ -1,0 +1,211 @@
+"""DKIM (RFC 6376): the field that is put in front of a content, over the very octets that leave.
+
+The library (dkimpy) parses keys, makes the field and signs; the body is hashed here, in one pass over its chunks, so
+that a large content is never held in memory. Time is an argument.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from smtpbackend.content import Content, halves, relaxed_body
+from smtpbackend.delivery.settings import check_keys
+from smtpbackend.errors import InvalidInput, InvalidSetting, MissingExtra
+
+__all__ = ["Signer", "signed"]
+
+# RFC 6376 5.4.1, and what else would change what a reader sees
+HEADERS = (
+    *("From", "Sender", "Reply-To", "Subject", "Date", "Message-ID", "To", "Cc", "In-Reply-To", "References"),
+    *("MIME-Version", "Content-Type", "Content-Transfer-Encoding", "Content-ID", "Content-Description"),
+    *("Resent-Date", "Resent-From", "Resent-Sender", "Resent-To", "Resent-Cc", "Resent-Message-ID"),
+    *("List-Id", "List-Help", "List-Unsubscribe", "List-Unsubscribe-Post", "List-Subscribe", "List-Post"),
+    *("List-Owner", "List-Archive"),
+)
+# RFC 6376 5.4: removed or changed on the way
+_NEVER = frozenset(("return-path", "received", "comments", "keywords", "bcc", "dcc", "resent-bcc", "dkim-signature"))
+_field_name = re.compile(r"[!-9;-~]+").fullmatch
+_label = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_dns_name = re.compile(rf"{_label}(?:\.{_label})*")
+# RFC 8410 7: version, algorithm 1.3.101.112, and an OCTET STRING in an OCTET STRING, of 32 octets
+_ED25519 = re.compile(rb"\A0.\x02\x01[\x00\x01]0\x05\x06\x03\+ep\x04\x22\x04\x20(.{32})", re.DOTALL)
+_PEM = re.compile(r"-----BEGIN ([A-Z ]*)PRIVATE KEY-----(.+?)-----END \1PRIVATE KEY-----", re.DOTALL)
+
+
+class Signer:
+    """One domain with its selector and key, and the names of the fields that it signs. Raises `InvalidSetting`."""
+
+    def __init__(self, domain: Any, selector: Any, key: Any, headers: Any = None) -> None:
+        self.domain = _name("domain", domain)
+        self.selector = _name("selector", selector)
+        self.headers = _headers(headers)
+        self.algorithm, self._key = _private_key(key)
+
+    def __repr__(self) -> str:
+        return f"<Signer {self.selector}._domainkey.{self.domain} {self.algorithm}>"
+
+    def field(self, header_fields: Sequence[Sequence[bytes]], body_hash: bytes, date: datetime) -> bytes:
+        """The DKIM-Signature field for these fields, (name, value), and this SHA-256 of the body."""
+        import base64
+
+        dkim = _library()
+        present = [bytes(name).decode("ascii").lower() for name, _ in header_fields]
+        # each as often as it stands there; and From once more, so that none can be added (RFC 6376 8.15)
+        names = [name for name in self.headers for _ in range(present.count(name))] + ["from"]
+        signing = dkim.DKIM(signature_algorithm=self.algorithm.encode())
+        signing.headers = [list(pair) for pair in header_fields]
+        signing.hasher = dkim.HASH_ALGORITHMS[signing.signature_algorithm]
+        policy = dkim.CanonicalizationPolicy.from_c_value(b"relaxed/relaxed")
+        tags = [
+            (b"v", b"1"),
+            (b"a", signing.signature_algorithm),
+            (b"c", policy.to_c_value()),
+            (b"d", self.domain.encode()),
+            (b"q", b"dns/txt"),
+            (b"s", self.selector.encode()),
+            (b"t", str(int(date.timestamp())).encode()),
+            (b"h", b" : ".join(name.encode() for name in names)),
+            (b"bh", base64.b64encode(body_hash)),
+            (b"b", b"0" * 60),  # as long as a line, so that it gets a line of its own
+        ]
+        signed = tuple(name.encode() for name in names)
+        field: bytes = signing.gen_header(tags, signed, policy, b"DKIM-Signature", self._key)
+        return b"DKIM-Signature: " + field
+
+
+def signers(name: str, value: Any) -> tuple[Signer, ...]:
+    """The setting: a mapping of domain, selector, key and headers, or several of them (RFC 8463 3: RSA and Ed25519)."""
+    several = [value] if isinstance(value, Mapping) else value
+    if not isinstance(several, (list, tuple)) or not all(isinstance(one, Mapping) for one in several):
+        raise InvalidSetting(
+            f"{name} must be a mapping of domain, selector and key, or a list of such mappings", field=name
+        )
+    found = []
+    for one in several:
+        check_keys(one, ("domain", "selector", "key", "headers"), f"{name} key")
+        found.append(Signer(*(one.get(key) for key in ("domain", "selector", "key", "headers"))))
+    return tuple(found)
+
+
+def signed(content: Content, signers: Sequence[Signer], date: datetime) -> Content:
+    """``content`` with a DKIM-Signature field of each signer in front. Reads the content once, by chunks."""
+    import hashlib
+
+    head, body = halves(content)
+    header_fields = _library().rfc822_parse(head)[0]
+    if not any(name.lower() == b"from" for name, _ in header_fields):
+        raise InvalidInput("the content has no From field, which DKIM has to sign (RFC 6376 5.4)", field="dkim")
+    digest = hashlib.sha256()
+    for part in relaxed_body(body):
+        digest.update(part)
+    fields = b"".join(signer.field(header_fields, digest.digest(), date) for signer in signers)
+    return content.under(fields, lambda other: signed(other, signers, date))
+
+
+def _library() -> Any:
+    try:
+        import dkim
+    except ImportError as error:
+        raise MissingExtra('dkim needs the library dkimpy: pip install "smtpbackend[dkim]"') from error
+    return dkim
+
+
+def _name(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise InvalidSetting(f"dkim {name} is missing; it is a string", field="dkim")
+    text = value
+    if not text.isascii():
+        import idna
+
+        try:
+            text = idna.encode(text, uts46=True).decode("ascii")
+        except idna.IDNAError as error:
+            raise InvalidSetting(f"dkim {name} {value!r} is not a domain name: {error}", field="dkim") from error
+    if not _dns_name.fullmatch(text) or len(text) > 253:
+        raise InvalidSetting(f"dkim {name} {value!r} is not a domain name", field="dkim")
+    return text.lower()
+
+
+def _headers(value: Any) -> tuple[str, ...]:
+    """Lower-case names, From among them (RFC 6376 5.4)."""
+    if value is None:
+        return tuple(name.lower() for name in HEADERS)
+    if isinstance(value, str):
+        value = value.replace(",", " ").split()
+    if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) and _field_name(name) for name in value):
+        raise InvalidSetting(f"dkim headers must be a list of field names, not {value!r}", field="dkim")
+    names = [name.lower() for name in value]
+    if wrong := sorted(_NEVER.intersection(names)):
+        raise InvalidSetting(
+            f"dkim headers has {', '.join(wrong)}, which is changed or removed on the way (RFC 6376 5.4.1)",
+            field="dkim",
+        )
+    return tuple(dict.fromkeys(["from", *names]))
+
+
+# The key. What is in it stands in no error.
+
+
+def _private_key(key: Any) -> tuple[str, Any]:
+    """Algorithm and private key, from PEM or from the file at a path."""
+    import os
+
+    if isinstance(key, bytes):
+        key = key.decode("ascii", "replace")
+    if not isinstance(key, (str, os.PathLike)) or not os.fspath(key):
+        raise InvalidSetting("dkim key is missing; it is PEM, or the path of a PEM file", field="dkim")
+    if isinstance(key, str) and ("-----BEGIN" in key or "\n" in key.strip()):
+        where, text = "dkim key", key
+    else:
+        where = f"dkim key {os.fspath(key)!r}"
+        try:
+            with open(key, encoding="ascii", errors="replace") as file:
+                text = file.read()
+        except (OSError, ValueError) as error:
+            raise InvalidSetting(f"{where} cannot be read: {error}", field="dkim") from error
+    found = _parsed(text)
+    if isinstance(found, str):
+        raise InvalidSetting(f"{where} {found}", field="dkim")
+    return found
+
+
+def _parsed(text: str) -> tuple[str, Any] | str:
+    """Algorithm and key, or what is wrong."""
+    import binascii
+
+    pem = _PEM.search(text)
+    if "ENCRYPTED" in text:
+        return "is encrypted; give one without a passphrase, readable for this process alone"
+    try:
+        # dkimpy's own form of an Ed25519 key is the 32 octets in base64
+        octets = binascii.a2b_base64("".join((pem[2] if pem else text).split()), strict_mode=True)
+    except ValueError:
+        octets = b""
+    ed25519 = _ED25519.match(octets)
+    if ed25519 is not None or (pem is None and len(octets) == 32):
+        return "ed25519-sha256", _ed25519(ed25519[1] if ed25519 else octets)
+    if pem is None:
+        return "is not a private key in PEM (-----BEGIN PRIVATE KEY-----)"
+    _library()
+    from dkim.crypto import UnparsableKeyError, parse_pem_private_key
+
+    try:
+        rsa: Any = parse_pem_private_key(pem[0].encode("ascii"))
+        bits = rsa["modulus"].bit_length()
+    except (UnparsableKeyError, ValueError, TypeError, LookupError):
+        return "is neither an RSA nor an Ed25519 key"
+    if bits < 1024:  # RFC 8301 3.2
+        return f"has {bits} bits; verifiers ask for 1024 at least, and 2048 is usual (RFC 8301 3.2)"
+    return "rsa-sha256", rsa
+
+
+def _ed25519(seed: bytes) -> Any:
+    _library()
+    try:
+        from nacl.signing import SigningKey
+    except ImportError as error:
+        raise MissingExtra('an Ed25519 dkim key needs PyNaCl: pip install "smtpbackend[dkim]"') from error
+    return SigningKey(seed)
