@@ -7,13 +7,13 @@ that a large content is never held in memory. Time is an argument.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from smtpbackend.content import Content, halves, relaxed_body
 from smtpbackend.delivery.settings import check_keys
 from smtpbackend.errors import InvalidInput, InvalidSetting, MissingExtra
-from smtpbackend.mime import Content
 
 __all__ = ["Signer", "signed"]
 
@@ -94,8 +94,7 @@ def signed(content: Content, signers: Sequence[Signer], date: datetime) -> Conte
     """``content`` with a DKIM-Signature field of each signer in front. Reads the content once, by chunks."""
     import hashlib
 
-    chunks = content.chunks()
-    head, body = _split(chunks)
+    head, body = halves(content)
     header_fields = _library().rfc822_parse(head)[0]
     if not any(name.lower() == b"from" for name, _ in header_fields):
         raise InvalidInput("the content has no From field, which DKIM has to sign (RFC 6376 5.4)", field="dkim")
@@ -104,41 +103,6 @@ def signed(content: Content, signers: Sequence[Signer], date: datetime) -> Conte
         digest.update(part)
     fields = b"".join(signer.field(header_fields, digest.digest(), date) for signer in signers)
     return content.under(fields, lambda other: signed(other, signers, date))
-
-
-def _split(chunks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
-    """The header section, and the chunks of the body."""
-    head = b""
-    for chunk in chunks:
-        head += chunk
-        if head.startswith(b"\r\n"):
-            return b"", _chained(head[2:], chunks)
-        # the end may be cut in two by the chunks' border
-        end = head.find(b"\r\n\r\n", max(len(head) - len(chunk) - 3, 0))
-        if end >= 0:
-            return head[: end + 2], _chained(head[end + 4 :], chunks)
-    return head, iter(())
-
-
-def _chained(first: bytes, others: Iterator[bytes]) -> Iterator[bytes]:
-    yield first
-    yield from others
-
-
-def relaxed_body(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """A body as RFC 6376 3.4.4 wants it: blanks made one, none at line ends, no empty lines at the end."""
-    blanks = re.compile(rb"[ \t]+")
-    kept = b""  # an end that what follows decides about: blanks, line ends
-    is_empty = True
-    for chunk in chunks:
-        data = blanks.sub(b" ", kept + chunk).replace(b" \r\n", b"\r\n")
-        done = data.rstrip(b" \r\n")
-        kept = data[len(done) :]
-        if done:
-            is_empty = False
-            yield done
-    if not is_empty:
-        yield b"\r\n"
 
 
 def _library() -> Any:
