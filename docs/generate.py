@@ -37,6 +37,19 @@ accepted in `OPTIONS` and in `SMTPBACKEND` too. In Flask, what `SMTPBACKEND_*` l
 A server is a URL (`smtp://user:password@host:port`, `smtps://...` for TLS from the first byte; credentials
 percent-encoded), a host name, or a mapping of the settings below. Give `servers`, or `host` and `port` for one alone.
 
+- `smtp://mx.example.com`: SMTP; port 25, or 587 where TLS or a login is wanted.
+- `smtps://mx.example.com`: SMTP with TLS from the first byte; port 465.
+- `lmtp://mx.example.com:24`: LMTP, which has no default port. Each recipient is settled by a reply of its own;
+  `recipient_policy` must be `any`.
+- `smtp+unix:///run/mail.sock`, `lmtp+unix:///run/lmtp.sock`: a unix socket, which counts as loopback. Under TLS the
+  certificate must hold `host`.
+- `smtp+srv://example.com`: the servers that the SRV records of the domain name (RFC 6186, RFC 8314; extra `srv`).
+
+SRV records are looked up when mail is first sent and remembered for as long as they hold. `_submissions` (TLS from the
+first byte) comes before `_submission` (STARTTLS, required); `tls` may choose one of them. The certificate must hold the
+server's name where that lies in the domain, else the domain's own: a forged answer cannot lead a password away. For a
+provider who has no certificate for your domain, name its server instead. There is no look-up through a `proxy`.
+
 ## Of a server
 
 Each may be given for one server, in its URL or mapping, or beside `servers` as the default of all.
