@@ -63,6 +63,7 @@ class EmailBackend(smtp.EmailBackend):
         client_cert: str | None = None,
         client_key: str | None = None,
         min_tls: str | None = None,
+        token: Any = None,
         auth_mechanisms: Any = None,
         allow_cleartext_auth: bool | None = None,
         client_name: str | None = None,

@@ -10,9 +10,10 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from typing import Any
 
+from smtpbackend.aio.tokens import token
 from smtpbackend.aio.wire import Wire
 from smtpbackend.delivery.configuration import Limits
-from smtpbackend.delivery.dispatch import END, Give, Lease, Pull, Release, Talk
+from smtpbackend.delivery.dispatch import END, Give, Lease, Pull, Release, Talk, Token
 from smtpbackend.delivery.pooling import Connection, Shelf, new_session
 from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.tls import client_context
@@ -70,6 +71,8 @@ class Pool:
                     elif kind is Lease:
                         answer = held = await self.lease(*effect)
                         held.deadline = effect.deadline
+                    elif kind is Token:
+                        answer = await token(*effect)
                     elif kind is Release:
                         held = None
                         await self.release(effect.connection)

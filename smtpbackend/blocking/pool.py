@@ -12,9 +12,10 @@ import weakref
 from collections.abc import Generator, Iterator
 from typing import Any
 
+from smtpbackend.blocking.tokens import token
 from smtpbackend.blocking.wire import Wire
 from smtpbackend.delivery.configuration import Limits
-from smtpbackend.delivery.dispatch import END, Give, Lease, Pull, Release, Talk
+from smtpbackend.delivery.dispatch import END, Give, Lease, Pull, Release, Talk, Token
 from smtpbackend.delivery.pooling import Connection, Shelf, new_session
 from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.tls import client_context
@@ -73,6 +74,8 @@ class Pool:
                     elif kind is Lease:
                         answer = held = self.lease(*effect)
                         held.deadline = effect.deadline
+                    elif kind is Token:
+                        answer = token(*effect)
                     elif kind is Release:
                         held = None
                         self.release(effect.connection)
