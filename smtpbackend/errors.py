@@ -31,6 +31,8 @@ import smtplib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from smtpbackend.outcome import Receipt, Reply
 
 __all__ = [
@@ -172,12 +174,18 @@ class TLSFailed(DeliveryError):
 
 
 class AuthenticationFailed(DeliveryError, smtplib.SMTPAuthenticationError):
-    """The server refused the login, or offers no mechanism that may be used."""
+    """The server refused the login, or offers no mechanism that may be used.
+
+    ``details`` is what it said of a token, decoded (RFC 7628 3.2.2: status, scope, openid-configuration); else empty.
+    """
 
     _transient = False
 
-    def __init__(self, message: str, *, reply: Reply | None = None, **context: Any) -> None:
+    def __init__(
+        self, message: str, *, reply: Reply | None = None, details: Mapping[str, Any] | None = None, **context: Any
+    ) -> None:
         super().__init__(message, reply=reply, **context)
+        self.details = dict(details or {})
         self.smtp_code, self.smtp_error = _as_smtplib(reply)
 
 

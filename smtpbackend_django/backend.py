@@ -65,6 +65,7 @@ class EmailBackend(smtp.EmailBackend):
         client_key_password: str | None = None,
         pinned_sha256: Any = None,
         min_tls: str | None = None,
+        token: Any = None,
         auth_mechanisms: Any = None,
         allow_cleartext_auth: bool | None = None,
         client_name: str | None = None,

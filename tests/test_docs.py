@@ -142,8 +142,8 @@ def test_code_runs_and_prints_what_the_page_says(
         assert [said for said, wanted in zip(printed, expected, strict=True) if wanted is not None] == [
             wanted for wanted in expected if wanted is not None
         ]
-        assert server.arrived
-        if not plain:
+        assert server.arrived or not any("send" in source for source in shown)
+        if server.arrived and not plain:
             assert {(mail.login, mail.tls) for mail in server.arrived} == {("user", True)}
 
 

@@ -9,9 +9,10 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from typing import Any
 
+from smtpbackend.aio.tokens import token
 from smtpbackend.aio.wire import Wire
 from smtpbackend.delivery.configuration import Limits
-from smtpbackend.delivery.dispatch import END, Find, Give, Lease, Pull, Release, Talk
+from smtpbackend.delivery.dispatch import END, Find, Give, Lease, Pull, Release, Talk, Token
 from smtpbackend.delivery.pooling import Connection, Shelf, new_session
 from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.srv import Found
@@ -73,6 +74,8 @@ class Pool:
                         held.deadline = effect.deadline
                     elif kind is Find:
                         answer = await self.find(*effect)
+                    elif kind is Token:
+                        answer = await token(*effect)
                     elif kind is Release:
                         held = None
                         await self.release(effect.connection)

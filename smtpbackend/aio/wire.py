@@ -16,7 +16,7 @@ from typing import Any
 from smtpbackend.delivery.server import Server, shown, unreachable
 from smtpbackend.delivery.tls import Context, certificate_name, server_hostname
 from smtpbackend.errors import ProtocolViolation
-from smtpbackend.protocol.effects import Conversation, Ended, Read, StartTLS, Write
+from smtpbackend.protocol.effects import Channel, Conversation, Ended, Read, StartTLS, Write
 
 __all__ = ["Wire"]
 
@@ -104,7 +104,7 @@ class Wire(asyncio.Protocol):
             step = conversation.send(value)
             while True:
                 try:
-                    answer = None
+                    answer: Any = None
                     kind = type(step)
                     if kind is Read:
                         if step is not reading:
@@ -114,7 +114,7 @@ class Wire(asyncio.Protocol):
                     elif kind is Write:
                         await self._write(step.data, step.timeout, deadline)
                     elif kind is StartTLS:
-                        await self._start_tls(_earliest(now() + step.timeout, deadline))
+                        answer = await self._start_tls(_earliest(now() + step.timeout, deadline))
                     else:
                         return step
                 except OSError as error:
@@ -238,7 +238,7 @@ class Wire(asyncio.Protocol):
         if self._error is not None:
             raise self._error
 
-    async def _start_tls(self, until: float) -> None:
+    async def _start_tls(self, until: float) -> Channel:
         if not self.is_quiet():
             if not await self._read(until):
                 raise ConnectionError("the server closed the connection")
@@ -265,7 +265,7 @@ class Wire(asyncio.Protocol):
             else:
                 self._transport.write(self._to_server.read())
                 self._is_secured = True
-                return
+                return Channel.of(self._tls)
             if self._ended:
                 raise self._error or ConnectionError("the server closed the connection during the handshake")
             await self._wait(until)

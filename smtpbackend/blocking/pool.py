@@ -11,9 +11,10 @@ import weakref
 from collections.abc import Generator, Iterator
 from typing import Any
 
+from smtpbackend.blocking.tokens import token
 from smtpbackend.blocking.wire import Wire
 from smtpbackend.delivery.configuration import Limits
-from smtpbackend.delivery.dispatch import END, Find, Give, Lease, Pull, Release, Talk
+from smtpbackend.delivery.dispatch import END, Find, Give, Lease, Pull, Release, Talk, Token
 from smtpbackend.delivery.pooling import Connection, Shelf, new_session
 from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.srv import Found
@@ -76,6 +77,8 @@ class Pool:
                         held.deadline = effect.deadline
                     elif kind is Find:
                         answer = self.find(*effect)
+                    elif kind is Token:
+                        answer = token(*effect)
                     elif kind is Release:
                         held = None
                         self.release(effect.connection)

@@ -15,7 +15,7 @@ from typing import Any
 from smtpbackend.delivery.server import Server, shown, unreachable
 from smtpbackend.delivery.tls import Context, certificate_name, server_hostname
 from smtpbackend.errors import ProtocolViolation
-from smtpbackend.protocol.effects import Conversation, Ended, Read, StartTLS, Write
+from smtpbackend.protocol.effects import Channel, Conversation, Ended, Read, StartTLS, Write
 
 __all__ = ["Wire"]
 
@@ -94,7 +94,7 @@ class Wire:
             step = conversation.send(value)
             while True:
                 try:
-                    answer = None
+                    answer: Any = None
                     kind = type(step)
                     if kind is Read:
                         if step is not reading:
@@ -104,7 +104,7 @@ class Wire:
                     elif kind is Write:
                         self._write(step.data, step.timeout, deadline)
                     elif kind is StartTLS:
-                        self._start_tls(_earliest(time.monotonic() + step.timeout, deadline))
+                        answer = self._start_tls(_earliest(time.monotonic() + step.timeout, deadline))
                     else:
                         return step
                 except OSError as error:
@@ -183,7 +183,7 @@ class Wire:
                 f"{self._server.name} closed the connection" if not data else "the server does not stop talking"
             )
 
-    def _start_tls(self, until: float) -> None:
+    def _start_tls(self, until: float) -> Channel:
         if not self.is_quiet():
             if not self._read(until):
                 raise ConnectionError("the server closed the connection")
@@ -205,7 +205,7 @@ class Wire:
             try:
                 secured.do_handshake()
                 self._is_secured = True
-                return
+                return Channel.of(secured)
             except ssl.SSLWantReadError:
                 self._wait(select.POLLIN, until)
             except ssl.SSLWantWriteError:

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from smtpbackend import mime
+from smtpbackend.delivery.credentials import wants_fresh
 from smtpbackend.delivery.judgement import judge
 from smtpbackend.delivery.pooling import Connection
 from smtpbackend.delivery.receipts import failure, queue_id, report
@@ -25,10 +26,11 @@ from smtpbackend.events import MessageSending, ServerFailed
 from smtpbackend.outcome import Outcome, Receipt, Reply, Status
 from smtpbackend.protocol import command
 from smtpbackend.protocol.effects import LATER, Ended, Next, Settled
+from smtpbackend.protocol.sasl import Login
 from smtpbackend.protocol.session import Session
 from smtpbackend.protocol.transaction import Transaction, notes, objection
 
-__all__ = ["END", "Dispatch", "Find", "Give", "Lease", "Pull", "Release", "Talk"]
+__all__ = ["END", "Dispatch", "Find", "Give", "Lease", "Pull", "Release", "Talk", "Token"]
 
 
 class Pull(NamedTuple):
@@ -55,6 +57,14 @@ class Lease(NamedTuple):
 
     server: Server
     fresh: bool
+    deadline: float | None
+
+
+class Token(NamedTuple):
+    """Give me an access token for this server, other than the one that it ``refused``; ``deadline`` as for `Lease`."""
+
+    server: Server
+    refused: str | None
     deadline: float | None
 
 
@@ -289,19 +299,30 @@ class Dispatch:
             if connection.reused:
                 session.resume()
                 return connection
-            try:
-                yield Talk(connection, open_session(connection), None)
-            except SMTPError:
-                yield Release(connection)
-                if not session.may_go_on_in_clear:
-                    raise
+            tls = login = refused = None
+            has_source = server.token is not None and not isinstance(server.token, str)
+            while True:
+                try:
+                    if login is None:
+                        session.phase = "auth"
+                        login = yield from self._login(server, refused, deadline)
+                        session.phase = "connect"
+                    yield Talk(connection, open_session(connection, tls, login), None)
+                    break
+                except SMTPError as error:
+                    session.broken = True  # also where nothing was said because no token could be had
+                    yield Release(connection)
+                    if session.may_go_on_in_clear and tls is None:
+                        tls = "none"
+                    elif refused is None and login and has_source and wants_fresh(error):
+                        refused = login.token
+                        login = yield from self._login(server, refused, deadline)
+                        if login.token == refused:  # there is no other
+                            raise
+                    else:
+                        raise
                 connection = yield Lease(server, True, deadline)
                 session = connection.session
-                try:
-                    yield Talk(connection, open_session(connection, "none"), None)
-                except SMTPError:
-                    yield Release(connection)
-                    raise
         except SMTPError as error:  # InvalidSetting too: what a callable of the caller's answered, a file that is gone
             self._down[server] = error
             ours = session is None and isinstance(error, TimedOut)  # all our connections stayed in use
@@ -310,6 +331,14 @@ class Dispatch:
             return None
         self.route.worked(server)
         return connection
+
+    def _login(self, server: Server, refused: str | None, deadline: float | None) -> Effects:
+        """Name and secret for this server, with a token where it has a source of tokens; None: no login."""
+        login = server.login
+        if login is None or server.token is None:
+            return login
+        token = server.token if isinstance(server.token, str) else (yield Token(server, refused, deadline))
+        return login._replace(token=token)
 
     def verify(self, address: str) -> Effects:
         """VRFY. What cannot be asked is refused here and below before a connection is opened."""
@@ -523,14 +552,16 @@ class Dispatch:
         return receipt
 
 
-def open_session(connection: Connection[Any], tls: str | None = None) -> Generator[Any, Any, None]:
+def open_session(
+    connection: Connection[Any], tls: str | None = None, login: Login | None = None
+) -> Generator[Any, Any, None]:
     """The conversation that makes a new connection ready for mail, as its server's settings say."""
     from smtpbackend.delivery.tls import on_failure
 
     server, session = connection.server, connection.session
     return session.open(
         tls or server.tls,
-        server.login,
+        login or server.login,
         mechanisms=server.auth_mechanisms,
         allow_cleartext_auth=server.allow_cleartext_auth,
         on_tls_failure=on_failure(server, session.local_peer),

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from smtpbackend.delivery.settings import SERVER_KEYS, check_keys, read
 from smtpbackend.errors import ConnectFailed, InvalidSetting
 from smtpbackend.protocol.command import check_client_name
-from smtpbackend.protocol.sasl import Login
+from smtpbackend.protocol.sasl import Login, needs_nothing
 from smtpbackend.protocol.timeouts import Timeouts
 
 __all__ = ["Server", "from_url"]
@@ -42,6 +42,7 @@ class Server:
     min_tls: str = "1.2"
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+    token: Any = field(default=None, repr=False)
     auth_mechanisms: tuple[str, ...] | None = None
     allow_cleartext_auth: bool = False
     client_name: str | None = None
@@ -79,7 +80,10 @@ class Server:
         object.__setattr__(self, "host", host)
         if self.client_name is not None:
             check_client_name(self.client_name)
-        if self.username and self.password is None:
+        secretless = self.token is not None or needs_nothing(self.auth_mechanisms)
+        if self.token is not None and not self.username:
+            raise InvalidSetting(f"token is set for {host}, username is not", field="username")
+        if self.username and self.password is None and not secretless:
             raise InvalidSetting(f"username is set for {host}, password is not", field="password")
         for name in ("username", "password"):
             # NUL separates the parts of PLAIN (RFC 4616 2); the value itself never stands in an error
@@ -106,7 +110,7 @@ class Server:
             what = "LMTP is not spoken on port 25 (RFC 2033 5)" if self.port else "LMTP has no default port"
             raise InvalidSetting(f"{what}: give one, lmtp://{host}:24 or whatever the server listens on", field="port")
         if self.port is None:
-            secured = self.tls == "required" or self.username
+            secured = self.tls == "required" or self.login
             object.__setattr__(self, "port", 465 if self.tls == "implicit" else 587 if secured else 25)
 
     def _check_srv(self) -> None:
@@ -149,8 +153,11 @@ class Server:
 
     @property
     def login(self) -> Login | None:
-        """Name and password, or None where there is no login."""
-        return Login(self.username, self.password or "") if self.username else None
+        """Name and password or token, or None where there is no login."""
+        if not self.username and not needs_nothing(self.auth_mechanisms):
+            return None
+        token = self.token if isinstance(self.token, str) else ""
+        return Login(self.username or "", self.password or "", token, self.host, self.port)
 
 
 def _is_ipv6(host: str) -> bool:

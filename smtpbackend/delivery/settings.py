@@ -132,6 +132,12 @@ def _tls_decision(name: str, value: Any) -> Any:
     raise InvalidSetting(f"{name} must be 'secure', 'insecure' or a callable, not {value!r}", field=name)
 
 
+def _token(name: str, value: Any) -> Any:
+    from smtpbackend.delivery.credentials import resolve
+
+    return resolve(value)
+
+
 def _timeouts(name: str, value: Any) -> Timeouts:
     if isinstance(value, Timeouts):
         return value
@@ -205,11 +211,20 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("username", "server", _text, None, "Name to log in with. Empty: no login."),
     Setting("password", "server", _text, None, "Its password. Never shown in a repr, log, transcript or error."),
     Setting(
+        "token",
+        "server",
+        _token,
+        None,
+        "OAuth 2.0 access token to log in with: a provider of `smtpbackend.delivery.credentials`, a callable that "
+        "returns a token (for an AsyncMailer also an async one), the dotted path of either, or a token. Never shown.",
+    ),
+    Setting(
         "auth_mechanisms",
         "server",
         _names,
         None,
-        "SASL mechanisms to try, in this order. Default: all known, strongest first.",
+        "SASL mechanisms to try, in this order. Default: all known, strongest first, but for EXTERNAL and ANONYMOUS, "
+        "which are used only when they are named here.",
     ),
     Setting(
         "allow_cleartext_auth",

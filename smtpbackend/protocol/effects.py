@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 if TYPE_CHECKING:
     from smtpbackend.protocol.transaction import Transaction
 
-__all__ = ["LATER", "Conversation", "Ended", "Next", "Read", "Settled", "StartTLS", "Write"]
+__all__ = ["LATER", "Channel", "Conversation", "Ended", "Next", "Read", "Settled", "StartTLS", "Write"]
 
 T = TypeVar("T")
 
@@ -39,9 +39,40 @@ class Read(NamedTuple):
 
 
 class StartTLS(NamedTuple):
-    """Secure the connection, verifying the server. A byte unread at this moment is an error (RFC 3207 4.2)."""
+    """Secure the connection, verifying the server; answered with its `Channel`.
+
+    A byte unread at this moment is an error (RFC 3207 4.2).
+    """
 
     timeout: float
+
+
+class Channel(NamedTuple):
+    """What a login can be bound to (RFC 5056): the server's certificate (DER), and what TLS itself has to offer.
+
+    ``unique`` is tls-unique (RFC 5929 3), empty from TLS 1.3 on; ``exporter`` is tls-exporter (RFC 9266), empty where
+    Python's ssl does not have it.
+    """
+
+    certificate: bytes
+    unique: bytes = b""
+    exporter: bytes = b""
+
+    @classmethod
+    def of(cls, secured: Any) -> Channel:
+        """Of an ``SSLSocket`` or ``SSLObject`` after its handshake."""
+        return cls(
+            secured.getpeercert(True) or b"",
+            _binding(secured, "tls-unique") if secured.version() in ("TLSv1", "TLSv1.1", "TLSv1.2") else b"",
+            _binding(secured, "tls-exporter"),
+        )
+
+
+def _binding(secured: Any, kind: str) -> bytes:
+    try:
+        return secured.get_channel_binding(kind) or b""
+    except ValueError:  # a kind that this ssl does not know
+        return b""
 
 
 class Next(NamedTuple):

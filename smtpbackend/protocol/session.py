@@ -17,6 +17,7 @@ from smtpbackend.errors import (
     ConnectFailed,
     ConnectionLost,
     HelloRefused,
+    MissingExtra,
     ProtocolViolation,
     SMTPError,
     TLSFailed,
@@ -26,7 +27,7 @@ from smtpbackend.protocol import command, sasl
 from smtpbackend.protocol.capabilities import Capabilities
 from smtpbackend.protocol.delivering import Delivering
 from smtpbackend.protocol.dialogue import Transcript
-from smtpbackend.protocol.effects import Conversation, StartTLS
+from smtpbackend.protocol.effects import Channel, Conversation, StartTLS
 from smtpbackend.protocol.timeouts import Timeouts
 
 __all__ = ["Session"]
@@ -55,6 +56,8 @@ class Session(Delivering):
         self.greeting: Reply | None = None
         self.secure = False
         """Whether TLS is in force. All TLS here is verified, so this is what a secret asks for."""
+        self.channel: Channel | None = None
+        """What a login can be bound to, under TLS."""
         self.local_peer = local_peer
         self.may_go_on_in_clear = False
         """After a failed handshake: whether ``on_tls_failure`` allows a new connection without TLS."""
@@ -165,7 +168,7 @@ class Session(Delivering):
                 ProtocolViolation, f"{self.server} (or someone in between) sent data ahead of the TLS handshake"
             )
         try:
-            yield StartTLS(self.timeouts.connect)
+            self.channel = yield StartTLS(self.timeouts.connect)
         except OSError as error:
             self.broken = True
             if isinstance(error, SMTPError):
@@ -188,59 +191,113 @@ class Session(Delivering):
     ) -> Conversation[None]:
         """AUTH with each mechanism that may be used, strongest first, until one passes (RFC 4954)."""
         offered = self.capabilities.auth_mechanisms
-        clear_allowed = self.secure or self.local_peer or allow_cleartext_auth
-        candidates = sasl.choose(offered, mechanisms, clear_allowed)
+        credentials = credentials._replace(channel=self.channel, offered=tuple(offered))
+        verified = self.secure or self.local_peer
+        clear_allowed = verified or allow_cleartext_auth
+        candidates = sasl.choose(offered, mechanisms, clear_allowed, credentials)
         if not candidates:
-            raise self._failed(AuthenticationFailed, self._no_mechanism(offered, mechanisms, clear_allowed))
-        refused = []
+            raise self._failed(AuthenticationFailed, self._no_mechanism(credentials, mechanisms, clear_allowed))
+        refused: list[str] = []
+        details = None
+        reply: Reply | None = None
+        missing: MissingExtra | None = None
+        proven = True  # nobody has failed a challenge-response yet
         for mechanism in candidates:
-            reply = yield from self._authenticate(mechanism, credentials)
-            self._hidden = set()
-            if reply.is_positive:  # 235, and 250 from servers that know no better
+            if mechanism.in_clear and not (proven or verified):
+                continue  # who failed it may be an impostor that is after the password
+            try:
+                reply, refusal = yield from self._authenticate(mechanism, credentials)
+            except MissingExtra as error:
+                if mechanisms is not None:
+                    raise
+                missing = missing or error
+                continue
+            finally:
+                self._hidden = set()
+            if refusal is None and reply is not None and reply.is_positive:  # 235, or 250 from who knows no better
                 return
-            refused.append(f"{mechanism.name}: {reply}")
-            if not reply.is_permanent:
+            refused.append(f"{mechanism.name}: {'; '.join(str(why) for why in (refusal, reply) if why is not None)}")
+            proven = proven and mechanism.in_clear
+            if refusal is not None:
+                details = refusal.details or details
+                if refusal.impostor:
+                    break
+            if reply is not None and not reply.is_permanent and not reply.is_positive:
                 break  # 421, 454: the server, not the mechanism, is in trouble
         self.broken = True
+        if missing is not None and not refused:
+            raise missing
         raise AuthenticationFailed(
             f"{self.server} refused the login of {credentials.username!r} ({'; '.join(refused)}); "
-            "check username and password",
+            f"check username and {'token' if credentials.token else 'password'}",
             server=self.server,
-            reply=reply,
+            reply=None if reply is not None and reply.is_positive else reply,
+            details=details,
         )
 
-    def _no_mechanism(self, offered: Sequence[str], wanted: Sequence[str] | None, clear_allowed: bool) -> str:
+    def _no_mechanism(self, credentials: sasl.Login, wanted: Sequence[str] | None, clear_allowed: bool) -> str:
+        offered = credentials.offered
         if not offered:
             return f"{self.server} offers no login (AUTH); remove username and password, or check the port and tls"
-        if not clear_allowed and sasl.choose(offered, wanted, True):
+        if not clear_allowed and sasl.choose(offered, wanted, True, credentials):
+            secret = "token" if credentials.token else "password"
             return (
-                f"{self.server} would get the password in clear, over a connection that is not verified; "
+                f"{self.server} would get the {secret} in clear, over a connection that is not verified; "
                 "set tls='required' or 'implicit', or allow_cleartext_auth=True if the path is private"
             )
-        ours = ", ".join(wanted or [mechanism.name for mechanism in sasl.MECHANISMS])
+        usable = [known for known in sasl.choose(sasl.known(), None, True, credentials) if "-PLUS" not in known.name]
+        ours = ", ".join(wanted or [known.name for known in usable])
         return f"{self.server} offers {', '.join(offered)} to log in, and none of {ours}; see auth_mechanisms"
 
-    def _authenticate(self, mechanism: sasl.Mechanism, credentials: sasl.Login) -> Conversation[Reply]:
+    def _authenticate(
+        self, mechanism: sasl.Mechanism, credentials: sasl.Login
+    ) -> Conversation[tuple[Reply | None, sasl.Refused | None]]:
+        """One exchange: the reply that ended it, and why the mechanism did not go on, if it did not."""
         exchange = mechanism.exchange(credentials)
-        initial = next(exchange)
-        self._hidden = {credentials.password}
+        refusal: sasl.Refused | None = None
+        try:
+            initial = next(exchange)
+        except sasl.Refused as error:  # it cannot be used here; nothing has been said
+            return None, error
+        self._hidden = {credentials.password, credentials.token}
         # RFC 4954 4: an empty initial response is "="
         encoded = None if initial is None else _base64(initial) or "="
-        shown = f"AUTH {mechanism.name}" + (" ***" if encoded else "")
         self._hidden.add(encoded or "")
-        reply = yield from self._ask(command.auth(mechanism.name, encoded), shown)
+        line = command.auth(mechanism.name, encoded)
+        shown = f"AUTH {mechanism.name}" + (" ***" if encoded else "")
+        held = None  # an initial response that has to wait for its challenge
+        if len(line) > command.MAX_LINE:  # RFC 4954 4: the line of AUTH is bound as any other
+            line, shown, held = command.auth(mechanism.name), f"AUTH {mechanism.name}", initial
+        reply = yield from self._ask(line, shown)
         while reply.code == 334:
-            if shown == "*":
+            if shown == "*" or (refusal is not None and refusal.answer is None):
                 raise self._failed(ProtocolViolation, f"{self.server} goes on with a login that was cancelled")
+            shown = "***"
             try:
-                challenge = binascii.a2b_base64(reply.text.encode("ascii"), strict_mode=True)
-                answer = _base64(exchange.send(challenge) or b"")
-                shown = "***"
-                self._hidden.add(answer)
+                if refusal is not None:
+                    answer = shown = "*"  # it was told that this is the end
+                elif held is not None:
+                    answer, held = _base64(held), None
+                else:
+                    challenge = binascii.a2b_base64(reply.text.encode("ascii"), strict_mode=True)
+                    answer = _base64(exchange.send(challenge) or b"")
+            except sasl.Refused as error:
+                refusal = error
+                answer = "*" if error.answer is None else _base64(error.answer)
+                shown = answer if answer == "*" else shown
             except (StopIteration, ValueError):  # one challenge too many, or no base64
                 answer = shown = "*"  # RFC 4954 4: cancels, and is answered 501
+            self._hidden.add(answer if answer != "*" else "")
             reply = yield from self._ask(command.auth_response(answer), shown)
-        return reply
+        if reply.is_positive and refusal is None:
+            try:
+                exchange.send(None)
+            except StopIteration:
+                pass
+            except sasl.Refused as error:
+                refusal = error
+        exchange.close()
+        return reply, refusal
 
     # Asking ------------------------------------------------------------------------------------------------------
 

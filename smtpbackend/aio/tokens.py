@@ -1,0 +1,47 @@
+"""Access tokens for tasks: one fetches, the others wait for it. What blocks is done in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+import weakref
+
+from smtpbackend.delivery.credentials import PATIENCE, Provider, checked, failed, raised
+from smtpbackend.delivery.server import Server
+from smtpbackend.errors import SMTPError
+
+__all__ = ["token"]
+
+# a lock belongs to its loop
+_locks: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.WeakKeyDictionary[Provider, asyncio.Lock]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+async def token(server: Server, refused: str | None, deadline: float | None) -> str:
+    """A token for a server, not ``refused``. ``deadline`` is in seconds of the loop's clock. Raises `SMTPError`."""
+    source = server.token
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout_at(deadline):
+            if not isinstance(source, Provider):
+                is_async = inspect.iscoroutinefunction(source) or inspect.iscoroutinefunction(
+                    getattr(source, "__call__", None)  # noqa: B004 - not whether there is one, but which
+                )
+                found = source() if is_async else await asyncio.to_thread(source)
+                return checked(await found if inspect.isawaitable(found) else found, server.name)
+            patience = PATIENCE if deadline is None else min(PATIENCE, max(deadline - loop.time(), 0.001))
+            async with _locks.setdefault(loop, weakref.WeakKeyDictionary()).setdefault(source, asyncio.Lock()):
+                kept = source.current(time.monotonic(), refused)
+                if kept is None:
+                    grant = await asyncio.to_thread(source.fetch, patience)
+                    kept = checked(source.keep(grant, time.monotonic()), server.name)
+                return kept
+    except SMTPError as error:
+        error.server = error.server or server.name
+        raise
+    except Exception as error:
+        if isinstance(error, TimeoutError) and deadline is not None and loop.time() >= deadline:
+            raise failed(f"the token for {server.name} did not come in time; see deadline", True, server.name) from None
+        raise raised(error, server.name) from error

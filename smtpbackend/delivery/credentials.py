@@ -1,0 +1,305 @@
+"""Where an OAuth 2.0 access token comes from: the ready providers, how long one is kept, when a fresh one helps.
+
+The mailers perform the effect `Token` of a dispatch with what is here; the lock, the clock and the thread are theirs.
+A ``token`` setting may also be any callable that returns a token (for an AsyncMailer also a coroutine function): it is
+called for each login.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from smtpbackend.errors import AuthenticationFailed, InvalidSetting, MissingExtra
+
+__all__ = [
+    "ClientCredentials",
+    "Grant",
+    "Provider",
+    "RefreshToken",
+    "google",
+    "microsoft365",
+    "microsoft365_app",
+    "resolve",
+    "wants_fresh",
+]
+
+MARGIN = 60.0  # seconds before its end that a token is not used any more: a login, and clocks that differ
+PATIENCE = 15.0  # seconds for the token endpoint
+_PATH = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+", re.ASCII)
+
+
+class Grant(NamedTuple):
+    """What a token endpoint gave (RFC 6749 5.1). ``lifetime`` is in seconds, None where it did not say."""
+
+    token: str
+    lifetime: float | None = None
+
+    def __repr__(self) -> str:
+        return f"Grant(token='***', lifetime={self.lifetime!r})"
+
+
+class Provider:
+    """Keeps a token until shortly before its end. A subclass says how to `fetch` one.
+
+    ``margin`` is in seconds. One provider may serve many threads, tasks and mailers.
+    """
+
+    def __init__(self, margin: float = MARGIN) -> None:
+        self.margin = margin
+        self._token = ""
+        self._until = float("-inf")
+
+    def current(self, now: float, refused: str | None = None) -> str | None:
+        """The token that is kept, or None when another must be fetched. ``refused`` is one that a server refused."""
+        return self._token if self._token and self._token != refused and now < self._until else None
+
+    def keep(self, grant: Grant, now: float) -> str:
+        """Keep what was fetched; a token without a lifetime is kept for this once."""
+        lifetime = grant.lifetime or 0.0
+        # a token that lives for less than twice the margin is used for half its life
+        self._token, self._until = grant.token, now + max(lifetime - self.margin, lifetime / 2)
+        return grant.token
+
+    def fetch(self, timeout: float = PATIENCE) -> Grant:
+        """Ask for a token; blocks. Raises `AuthenticationFailed`."""
+        raise NotImplementedError
+
+
+class _Endpoint(Provider):
+    """An OAuth 2.0 token endpoint, by way of Authlib and requests."""
+
+    def __init__(
+        self,
+        token_url: str,
+        client_id: str,
+        client_secret: str | None,
+        scope: str | None,
+        *,
+        auth_method: str = "client_secret_post",
+        margin: float = MARGIN,
+        ca_file: str | None = None,
+    ) -> None:
+        super().__init__(margin)
+        if not re.match(r"https://|http://(?:127\.\d+\.\d+\.\d+|localhost|\[::1\])[:/]", token_url):
+            raise InvalidSetting("token_url must begin with https:// (http:// on this machine only)", field="token")
+        self.token_url = token_url
+        self.client_id = client_id
+        self.scope = scope
+        self._client_secret = client_secret
+        self._auth_method = auth_method if client_secret else "none"
+        self._verify: Any = ca_file or True
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.token_url} client_id={self.client_id!r}>"
+
+    def _request(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _granted(self, said: Mapping[str, Any]) -> None:
+        """See what else came with the token."""
+
+    def fetch(self, timeout: float = PATIENCE) -> Grant:
+        """Ask the endpoint; ``timeout`` is in seconds."""
+        try:
+            import requests
+            from authlib.integrations.base_client import OAuthError
+            from authlib.integrations.requests_client import OAuth2Session
+        except ImportError as error:
+            raise MissingExtra(
+                f'{type(self).__name__} needs Authlib and requests: pip install "smtpbackend[oauth2]"'
+            ) from error
+        client = OAuth2Session(
+            self.client_id,
+            self._client_secret,
+            scope=self.scope,
+            token_endpoint_auth_method=self._auth_method,
+        )
+        with client:
+            said: Any = None
+            why, transient = "", False
+            try:
+                said = client.fetch_token(
+                    self.token_url, timeout=timeout, verify=self._verify, allow_redirects=False, **self._request()
+                )
+            except OAuthError as error:  # RFC 6749 5.2
+                why = f"{error.error}: {error.description}" if error.description else str(error.error)
+            except requests.RequestException as error:
+                # these hold the request, and with it the secrets: nothing of them but the kind is told
+                status = getattr(getattr(error, "response", None), "status_code", None)
+                why, transient = f"{type(error).__name__}{f' {status}' if status else ''}", True
+            except ValueError as error:
+                why = f"its answer cannot be read ({type(error).__name__})"
+        token = said.get("access_token") if isinstance(said, Mapping) else None
+        if not why and (not isinstance(token, str) or not token):
+            why = "its answer has no access_token"
+        if why:
+            raise failed(
+                f"{self.token_url} gave no token ({self._hidden(why)}); check client_id and secrets", transient
+            )
+        self._granted(said)
+        try:
+            lifetime = float(said["expires_in"])
+        except (KeyError, TypeError, ValueError):
+            lifetime = None
+        return Grant(str(token), lifetime)
+
+    def _hidden(self, text: str) -> str:
+        for secret in self._secrets():
+            text = text.replace(secret, "***")
+        return text
+
+    def _secrets(self) -> list[str]:
+        return [secret for secret in (self._client_secret,) if secret]
+
+
+class ClientCredentials(_Endpoint):
+    """The client-credentials grant (RFC 6749 4.4): an application that is allowed to send by itself."""
+
+    def __init__(
+        self, token_url: str, client_id: str, client_secret: str, scope: str | None = None, **options: Any
+    ) -> None:
+        super().__init__(token_url, client_id, client_secret, scope, **options)
+
+    def _request(self) -> dict[str, Any]:
+        return {"grant_type": "client_credentials"}
+
+
+class RefreshToken(_Endpoint):
+    """The refresh-token grant (RFC 6749 6): a user has allowed the application to send in their name.
+
+    ``on_rotation`` is called with the new refresh token where the endpoint gives one; keep it for the next start.
+    """
+
+    def __init__(
+        self,
+        token_url: str,
+        client_id: str,
+        client_secret: str | None,
+        refresh_token: str,
+        scope: str | None = None,
+        *,
+        on_rotation: Callable[[str], object] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(token_url, client_id, client_secret, scope, **options)
+        self._refresh_token = refresh_token
+        self._on_rotation = on_rotation
+
+    def _request(self) -> dict[str, Any]:
+        scope = {"scope": self.scope} if self.scope else {}
+        return {"grant_type": "refresh_token", "refresh_token": self._refresh_token, **scope}
+
+    def _granted(self, said: Mapping[str, Any]) -> None:
+        new = said.get("refresh_token")
+        if isinstance(new, str) and new and new != self._refresh_token:
+            self._refresh_token = new
+            if self._on_rotation is not None:
+                self._on_rotation(new)
+
+    def _secrets(self) -> list[str]:
+        return [*super()._secrets(), self._refresh_token]
+
+
+def google(client_id: str, client_secret: str, refresh_token: str, **options: Any) -> RefreshToken:
+    """Gmail and Google Workspace (smtp.gmail.com): a user's refresh token."""
+    url = "https://oauth2.googleapis.com/token"
+    return RefreshToken(url, client_id, client_secret, refresh_token, "https://mail.google.com/", **options)
+
+
+def microsoft365(
+    tenant: str, client_id: str, client_secret: str | None, refresh_token: str, **options: Any
+) -> RefreshToken:
+    """Microsoft 365 (smtp.office365.com): a user's refresh token. ``tenant`` is its id or domain, or "common"."""
+    scope = "https://outlook.office.com/SMTP.Send offline_access"
+    return RefreshToken(_microsoft(tenant), client_id, client_secret, refresh_token, scope, **options)
+
+
+def microsoft365_app(tenant: str, client_id: str, client_secret: str, **options: Any) -> ClientCredentials:
+    """Microsoft 365 (smtp.office365.com): an application with the permission SMTP.SendAsApp."""
+    scope = "https://outlook.office365.com/.default"
+    return ClientCredentials(_microsoft(tenant), client_id, client_secret, scope, **options)
+
+
+def _microsoft(tenant: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9.-]+", tenant):
+        raise InvalidSetting(f"tenant {tenant!r} is neither an id nor a domain", field="token")
+    return f"https://login.microsoftonline.com/{tenant}/oauth2/v2.0/token"
+
+
+# The setting -----------------------------------------------------------------------------------------------------
+
+
+def resolve(value: Any) -> Any:
+    """What the setting ``token`` means: a callable or `Provider` as it is, a dotted path to one, or the token itself.
+
+    A string is a path when it is made of names with dots between and the first is a module that can be found. Raises
+    `InvalidSetting`, which never repeats what may be a token.
+    """
+    if isinstance(value, str) and _PATH.fullmatch(value) and len(value) <= 255 and _is_module(value.partition(".")[0]):
+        import importlib
+
+        module, _, name = value.rpartition(".")
+        try:
+            value = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise InvalidSetting(f"token {value!r} cannot be imported: {error}", field="token") from error
+    if isinstance(value, str):
+        if not value or not value.isascii() or not value.isprintable() or " " in value:  # RFC 6750 2.1
+            raise InvalidSetting("token is empty, or has characters that no token has", field="token")
+    elif not callable(value) and not isinstance(value, Provider):
+        raise InvalidSetting(
+            f"token must be a token, a callable that gives one, or the dotted path of one, not {type(value).__name__}",
+            field="token",
+        )
+    return value
+
+
+def _is_module(name: str) -> bool:
+    import importlib.util
+    import sys
+
+    try:
+        return name in sys.modules or importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+# For those who perform -------------------------------------------------------------------------------------------
+
+
+def failed(message: str, transient: bool = False, server: str | None = None) -> AuthenticationFailed:
+    """The error of a token that could not be had."""
+    error = AuthenticationFailed(message, server=server)
+    error._transient = transient
+    return error
+
+
+def raised(error: Exception, server: str) -> AuthenticationFailed:
+    """The error of a callable that raised: its own words may hold secrets, and stay in the cause."""
+    return failed(f"the token for {server} cannot be had: its callable raised {type(error).__name__}", True, server)
+
+
+def checked(token: Any, server: str) -> str:
+    """What a callable returned, if it is a token. Raises `InvalidSetting`."""
+    if inspect.isawaitable(token):
+        if inspect.iscoroutine(token):
+            token.close()
+        raise InvalidSetting(f"token for {server} is asynchronous: only an AsyncMailer can await it", field="token")
+    if isinstance(token, Grant):
+        token = token.token
+    if not isinstance(token, str):
+        raise InvalidSetting(f"token for {server} gave a {type(token).__name__}, and no token", field="token")
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise InvalidSetting(f"token for {server} gave what is empty or no token", field="token")
+    return token
+
+
+def wants_fresh(error: Exception) -> bool:
+    """Whether a refused login may pass with a fresh token: not where the server says that something else is wrong."""
+    if not isinstance(error, AuthenticationFailed) or error.reply is None or not error.reply.is_permanent:
+        return False
+    # RFC 7628 3.2.2; Google's XOAUTH2 has figures instead, others say nothing but 535
+    return str(error.details.get("status", "invalid_token")) in ("invalid_token", "400", "401")

@@ -1,0 +1,48 @@
+"""Logging in with an OAuth 2.0 access token: OAUTHBEARER (RFC 7628), and XOAUTH2, which Google and Microsoft had first.
+
+A server that refuses the token says why in JSON, in a challenge that is answered with a dummy (RFC 7628 3.2.3).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from smtpbackend.protocol.sasl import Exchange, Login, Refused
+
+__all__ = ["oauthbearer", "xoauth2"]
+
+
+def oauthbearer(credentials: Login) -> Exchange:
+    """RFC 7628 3.1: the GS2 header with the name, and key=value pairs that end in ^A."""
+    name = credentials.username.replace("=", "=3D").replace(",", "=2C")  # RFC 5801 4
+    pairs = (
+        f"n,{f'a={name}' if name else ''},",
+        f"host={credentials.host}",
+        f"port={credentials.port}",
+        f"auth=Bearer {credentials.token}",
+    )
+    challenge = yield "\x01".join((*pairs, "", "")).encode()
+    if challenge is not None:
+        raise _refused(challenge, b"\x01", credentials)
+
+
+def xoauth2(credentials: Login) -> Exchange:
+    """As OAUTHBEARER, without header, host and port; the dummy is empty."""
+    challenge = yield f"user={credentials.username}\x01auth=Bearer {credentials.token}\x01\x01".encode()
+    if challenge is not None:
+        raise _refused(challenge, b"", credentials)
+
+
+def _refused(challenge: bytes, dummy: bytes, credentials: Login) -> Refused:
+    details: dict[str, Any] = {}
+    text = challenge.decode("utf-8", "replace").replace(credentials.token, "***")
+    try:
+        said = json.loads(text)
+    except (ValueError, RecursionError):
+        said = None
+    if isinstance(said, dict):
+        details = said
+    shown = ", ".join(f"{key}: {value}" for key, value in details.items() if isinstance(value, (str, int)))
+    shown = "".join(c if c.isprintable() else "?" for c in shown)[:500]
+    return Refused(shown or "the token is refused", answer=dummy, details=details)

@@ -1,0 +1,93 @@
+"""SCRAM (RFC 5802, RFC 7677) by way of scramp, which has the arithmetic and SASLprep (RFC 4013)."""
+
+from __future__ import annotations
+
+from smtpbackend.errors import MissingExtra
+from smtpbackend.protocol.effects import Channel
+from smtpbackend.protocol.sasl import Exchange, Login, Refused
+
+__all__ = ["channel_binding", "scram"]
+
+
+def scram(mechanism: str, credentials: Login, nonce: str | None = None) -> Exchange:
+    """Client first, client final, and then the server's signature is checked: a login without it is none."""
+    try:
+        from scramp import ScramClient, ScramException
+    except ImportError as error:
+        raise MissingExtra(f'{mechanism} needs scramp: pip install "smtpbackend[scram]"') from error
+
+    plus = mechanism.endswith("-PLUS")
+    binding = channel_binding(credentials.channel) if credentials.channel is not None else None
+    if plus and binding is None:
+        raise Refused(f"{mechanism} has nothing to bind to in this channel")
+    # RFC 5802 6: without -PLUS "y" says that we could bind the channel and believe that the server cannot; where the
+    # server can, and -PLUS is not what is wanted, it would be taken for an attack
+    offers_plus = any(name.startswith("SCRAM-") and name.endswith("-PLUS") for name in credentials.offered)
+    if not plus and offers_plus:
+        binding = None
+    try:
+        client = ScramClient([mechanism], credentials.username, credentials.password, binding, nonce)
+        first = client.get_client_first().encode()
+    except ScramException as error:  # characters that SASLprep forbids; the error may quote them
+        raise Refused(f"username or password cannot be used for {mechanism} (RFC 4013)") from (
+            None if credentials.password in str(error) else error
+        )
+    challenge = yield first
+    try:
+        client.set_server_first(_text(challenge))
+        final = client.get_client_final().encode()
+    except ScramException as error:
+        raise Refused(f"the server's first message is refused: {error}") from None
+    challenge = yield final
+    try:
+        client.set_server_final(message := _text(challenge))
+    except ScramException as error:
+        said = "" if challenge is None else message
+        if said.startswith("e="):  # RFC 5802 7: it says itself that it does not accept
+            raise Refused(f"the server says {said[2:]}") from None
+        raise Refused("the server did not prove that it knows the password", impostor=True) from error
+    challenge = yield b""
+    if challenge is not None:
+        raise Refused("the server goes on after its last message", impostor=True)
+
+
+def _text(challenge: bytes | None) -> str:
+    if challenge is None:
+        raise Refused("the server accepts the login and did not prove that it knows the password", impostor=True)
+    try:
+        return challenge.decode()
+    except UnicodeDecodeError:
+        raise Refused("the server's message is not UTF-8") from None
+
+
+def channel_binding(channel: Channel) -> tuple[str, bytes] | None:
+    """The type of channel binding to use and its data, or None where there is none."""
+    from scramp.core import CbName
+
+    if channel.exporter and "tls-exporter" in CbName.SUPPORTED_TYPES:  # RFC 9266
+        return "tls-exporter", channel.exporter
+    if channel.unique:  # RFC 5929 3, below TLS 1.3
+        return "tls-unique", channel.unique
+    end_point = server_end_point(channel.certificate)
+    return None if end_point is None else ("tls-server-end-point", end_point)
+
+
+def server_end_point(certificate: bytes) -> bytes | None:
+    """RFC 5929 4.1: the certificate's hash, by the hash function of its signature, but MD5 and SHA-1 by SHA-256.
+
+    None where the signature uses no single hash function, such as Ed25519: then it is not defined.
+    """
+    import hashlib
+
+    from asn1crypto.x509 import Certificate
+
+    if not certificate:
+        return None
+    try:
+        signed = Certificate.load(certificate)["signature_algorithm"]
+        algorithm = signed.hash_algo
+    except ValueError:
+        return None
+    if signed.signature_algo in ("ed25519", "ed448"):
+        return None
+    return hashlib.new("sha256" if algorithm in ("md5", "sha1") else algorithm, certificate).digest()
