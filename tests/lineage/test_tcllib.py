@@ -12,6 +12,7 @@ from smtpbackend import AuthenticationFailed, Envelope, Mailer, Message, Recipie
 from smtpbackend.errors import TLSFailed
 from tests.lineage.conftest import MakeMailer, Scripted, Start, parsed, url
 from tests.servers.ports import free_ports
+from tests.servers.postfix import Postfix
 from tests.servers.scripted import ScriptedServer
 from tests.servers.speaker import CUT, Play
 from tests.servers.tls import Certificates
@@ -314,3 +315,17 @@ def test_bcc_and_dcc_are_stripped_and_all_get_the_same_message(new_mailer: MakeM
         assert not {"bcc", "dcc"} & {name.lower() for name in parsed(mail.content)}
         assert b"dcc@example.com" not in mail.content
         assert JOE.encode() not in mail.content
+
+
+def test_digest_md5_logs_in(new_mailer: MakeMailer, sasl_postfix: Postfix) -> None:
+    """-username, -password with DIGEST-MD5, at a real server."""
+    postfix = sasl_postfix
+    mailer = new_mailer(
+        f"smtp://{postfix.host}:{postfix.starttls_port}",
+        tls="required",
+        ca_file=str(postfix.ca_file),
+        username=postfix.user,
+        password=postfix.password,
+        auth_mechanisms=["DIGEST-MD5"],
+    )
+    assert mailer.send(note()).ok

@@ -225,7 +225,7 @@ class ScriptedServer:
 
     def _secure(self, speaker: Speaker, sock: socket.socket) -> socket.socket:
         assert self._context is not None, "the play wants TLS, and there is no context"
-        secured = sock
+        secured = sock  # it may have gone already
         try:
             secured = self._context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
             with self._lock:
