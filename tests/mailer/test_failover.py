@@ -240,7 +240,7 @@ class TestLostBeforeHandOver:
 
     def test_content_cut_in_the_middle_was_not_handed_over(self, twin: Twin, scripted: Scripted) -> None:
         bad, good = scripted(Play({"DATA": ("354 go", CUT)}, ("PIPELINING",))), scripted(Play(extensions=()))
-        receipt = twin(bad.url, good.url).send(hello(text="x" * 3_000_000))
+        receipt = twin(bad.url, good.url).send(hello(text="x" * 20_000_000))
         assert receipt.server == good.name
 
     @pytest.mark.parametrize("then", [SILENCE, DEAF, CUT], ids=["reads on", "reads no more", "closes"])

@@ -78,6 +78,18 @@ class TestReuse:
         assert 1 <= server.connections <= 2
         assert len(server.handed_over) == 12
 
+    def test_a_fresh_one_takes_the_place_of_an_idle_one(self, twin: Twin, scripted: Scripted) -> None:
+        server = scripted()
+        mailer = twin(server.url, max_connections=1)
+        mailer.connect()
+        connection = mailer.on_pool("lease", mailer.raw.configuration.servers[0], True, None)
+        assert not connection.reused
+        assert server.speakers[0].verbs[-1] == "QUIT"
+        connection.session.broken = True
+        mailer.on_pool("release", connection)
+        assert mailer.send(hello()).ok
+        assert server.connections == 3
+
     def test_two_mailers_share_nothing(self, twin: Twin, scripted: Scripted) -> None:
         server = scripted()
         for _ in range(2):

@@ -28,6 +28,7 @@ class Driven(Protocol):
     def stream(self, messages: Iterable[Any], **options: Any) -> Any: ...
     def send_at_once(self, messages: list[Any]) -> list[Receipt | BaseException]: ...
     def ask(self, method: str, *args: Any) -> Any: ...
+    def on_pool(self, method: str, *args: Any) -> Any: ...
 
     def send_many(self, messages: Iterable[Any], **options: Any) -> list[Receipt]:
         return list(self.stream(messages, **options))
@@ -73,6 +74,9 @@ class _Blocking(Driven):
 
     def ask(self, method: str, *args: Any) -> Any:
         return getattr(self.raw, method)(*args)
+
+    def on_pool(self, method: str, *args: Any) -> Any:
+        return getattr(self.raw._pool, method)(*args)
 
 
 class _Stream:
@@ -120,6 +124,12 @@ class _Asyncio(Driven):
 
     def ask(self, method: str, *args: Any) -> Any:
         return self._run(getattr(self.raw, method)(*args))
+
+    def on_pool(self, method: str, *args: Any) -> Any:
+        async def call() -> Any:
+            return await getattr(self.raw._pool(), method)(*args)
+
+        return self._run(call())
 
 
 class BlockingTwin:
