@@ -297,7 +297,8 @@ SETTINGS: tuple[Setting, ...] = (
         (),
         "Sign what leaves (DKIM): a mapping of `domain`, `selector`, `key` (an RSA or Ed25519 key: PEM, or the path of "
         "a PEM file) and, if wanted, `headers` (names of the fields to sign, From always among them); several "
-        "signatures: a list of such mappings. Needs the extra `dkim`.",
+        "signatures: a list of such mappings. Signing takes CPU where the message is sent, under asyncio on the event "
+        "loop. Needs the extra `dkim`.",
     ),
 )
 
