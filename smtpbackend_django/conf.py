@@ -73,9 +73,11 @@ def overridden(site: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     if not given.keys().isdisjoint(_TLS):
         replaced |= _TLS
     if "servers" in given:  # whose credentials are their own
-        replaced |= {"host", "port", "ports", "username", "password"}
+        replaced |= {"host", "port", "ports", "username", "password", "token"}
     elif "host" in given:
         replaced |= {"servers", "ports"}
+    if "password" in given:  # one login is overridden by another, not mixed with it
+        replaced.add("token")
     return {**{name: value for name, value in site.items() if name not in replaced}, **given}
 
 

@@ -39,6 +39,8 @@ def token(server: Server, refused: str | None, deadline: float | None) -> str:
     except SMTPError as error:
         error.server = error.server or server.name
         raise
+    except Exception as error:
+        raise raised(error, server.name) from error
     finally:
         lock.release()
 

@@ -249,6 +249,8 @@ class Dispatch:
             mail.servers = [server for server in mail.servers if server not in self._down]
             if not mail.servers or not mail.servers[0].srv:
                 return mail.servers[0] if mail.servers else None
+            if self._is_late(mail):
+                return None  # a look-up without time would say nothing against the server
             found = yield from self._find(mail.servers[0], mail.deadline)
             mail.servers[:1] = found
             mail.offered += max(len(found) - 1, 0)

@@ -13,7 +13,7 @@ from typing import Any
 
 from smtpbackend.content import Content, halves, relaxed_body
 from smtpbackend.delivery.settings import check_keys
-from smtpbackend.errors import InvalidInput, InvalidSetting, MissingExtra
+from smtpbackend.errors import InvalidInput, InvalidSetting, MissingExtra, SMTPError
 
 __all__ = ["Signer", "signed"]
 
@@ -91,7 +91,17 @@ def signers(name: str, value: Any) -> tuple[Signer, ...]:
 
 
 def signed(content: Content, signers: Sequence[Signer], date: datetime) -> Content:
-    """``content`` with a DKIM-Signature field of each signer in front. Reads the content once, by chunks."""
+    """``content`` with a DKIM-Signature field of each signer in front. Raises `InvalidInput`."""
+    try:
+        return _signed(content, signers, date)
+    except SMTPError:
+        raise
+    except Exception as error:  # dkimpy has its own words for malformed fields; a source may be unreadable
+        raise InvalidInput(f"the content cannot be signed: {type(error).__name__}: {error}", field="dkim") from error
+
+
+def _signed(content: Content, signers: Sequence[Signer], date: datetime) -> Content:
+    """Reads the content once, by chunks."""
     import hashlib
 
     head, body = halves(content)
@@ -149,6 +159,11 @@ def _headers(value: Any) -> tuple[str, ...]:
 # The key. What is in it stands in no error.
 
 
+def _is_bare(key: str) -> bool:
+    """Whether this is a key without PEM around it, which must not be taken for a path and be shown in an error."""
+    return bool(re.fullmatch(r"[A-Za-z0-9+/]{43}=|M[A-Za-z0-9+/]{60,}={0,2}", key.strip()))
+
+
 def _private_key(key: Any) -> tuple[str, Any]:
     """Algorithm and private key, from PEM or from the file at a path."""
     import os
@@ -157,7 +172,7 @@ def _private_key(key: Any) -> tuple[str, Any]:
         key = key.decode("ascii", "replace")
     if not isinstance(key, (str, os.PathLike)) or not os.fspath(key):
         raise InvalidSetting("dkim key is missing; it is PEM, or the path of a PEM file", field="dkim")
-    if isinstance(key, str) and ("-----BEGIN" in key or "\n" in key.strip()):
+    if isinstance(key, str) and ("-----BEGIN" in key or "\n" in key.strip() or _is_bare(key)):
         where, text = "dkim key", key
     else:
         where = f"dkim key {os.fspath(key)!r}"

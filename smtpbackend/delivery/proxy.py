@@ -32,6 +32,9 @@ class Proxy(NamedTuple):
     username: str | None
     password: str | None
 
+    def __repr__(self) -> str:
+        return f"<Proxy {self.name}>"
+
     @property
     def name(self) -> str:
         """How errors call it, never with its credentials."""

@@ -127,7 +127,9 @@ def _one_of(*choices: str) -> Callable[[str, Any], str]:
 
 
 def _tls_decision(name: str, value: Any) -> Any:
-    if callable(value) or value in ("secure", "insecure"):
+    if callable(value):
+        return _hashable(name, value)
+    if value in ("secure", "insecure"):
         return value
     raise InvalidSetting(f"{name} must be 'secure', 'insecure' or a callable, not {value!r}", field=name)
 
@@ -135,7 +137,15 @@ def _tls_decision(name: str, value: Any) -> Any:
 def _token(name: str, value: Any) -> Any:
     from smtpbackend.delivery.credentials import resolve
 
-    return resolve(value)
+    return _hashable(name, resolve(value))
+
+
+def _hashable(name: str, value: Any) -> Any:
+    try:
+        hash(value)
+    except TypeError:
+        raise InvalidSetting(f"{name} must be hashable: connections are kept by it", field=name) from None
+    return value
 
 
 def _timeouts(name: str, value: Any) -> Timeouts:

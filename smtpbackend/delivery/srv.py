@@ -69,10 +69,14 @@ def look_up(server: Server) -> Generator[str, Any, Found]:
     services = []
     lives = []
     declined = False
+    try:
+        domain = in_ascii(server.host)
+    except UnicodeError as error:
+        raise ConnectFailed(f"{server.host} is no domain name: {error}", server=server.name) from error
     for service, tls in SERVICES:
         if "tls" not in server._left_open and server.tls != tls:
             continue
-        name = f"{service}.{in_ascii(server.host)}."
+        name = f"{service}.{domain}."
         try:
             answer = yield name
         except (NXDOMAIN, NoAnswer):

@@ -317,3 +317,14 @@ def test_functions_may_stand_in_a_configuration() -> None:
     first = EmailBackend(host="localhost", on_tls_failure=decide)
     assert first._mailer() is EmailBackend(host="localhost", on_tls_failure=decide)._mailer()
     assert first._mailer() is not EmailBackend(host="localhost", on_tls_failure="secure")._mailer()
+
+
+def test_a_token_of_the_site_goes_to_no_other_server() -> None:
+    """Servers that are given bring their own logins."""
+    from smtpbackend_django.conf import overridden
+
+    site = {"host": "smtp.example.com", "username": "site", "token": "SITE-TOKEN"}
+    assert overridden(site, {"servers": ["smtps://u:p@other.example.net"]}) == {
+        "servers": ["smtps://u:p@other.example.net"]
+    }
+    assert "token" not in overridden(site, {"username": "u", "password": "p"})
