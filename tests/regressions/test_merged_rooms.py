@@ -12,7 +12,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from smtpbackend import Envelope, Mailer, Server
 from smtpbackend.delivery.credentials import Provider
+from smtpbackend.delivery.dispatch import Dispatch, Find, Give, Lease, Pull
 from smtpbackend.delivery.proxy import Proxy
+from smtpbackend.delivery.route import Route
+from smtpbackend.delivery.server import from_url
+from smtpbackend.delivery.stamp import stamp
 from smtpbackend.errors import AuthenticationFailed, ConnectFailed, InvalidInput, InvalidSetting
 from tests.mailer.twins import AsyncioTwin, BlockingTwin
 
@@ -83,3 +87,28 @@ class Unhashable:
 def test_an_unhashable_callable_is_told_by_its_setting(name: str) -> None:
     with pytest.raises(InvalidSetting, match=name):
         Server("localhost", username="ann", password="x", **{name: Unhashable()})
+
+
+def test_a_late_message_says_nothing_against_an_srv_domain() -> None:
+    """Its look-up had no time, failed, and took the domain out of the run for the messages behind it."""
+    first, domain = Server("a.example.com"), from_url("smtp+srv://example.com")
+    now = [0.0]
+    dispatch = Dispatch(
+        Route([first, domain]),
+        policy="any",
+        tell=lambda event: None,
+        clock=lambda: now[0],
+        stamp=stamp,
+        deadline=5.0,
+    ).run()
+    assert isinstance(next(dispatch), Pull)
+    assert isinstance(dispatch.send((b"Subject: 1\r\n\r\n", TO_ANN)), Lease)
+    now[0] = 5.0
+    given = dispatch.throw(ConnectFailed("no answer in time"))
+    assert isinstance(given, Give)
+    assert given.receipt.deferred
+    assert isinstance(next(dispatch), Pull)
+    asked = dispatch.send((b"Subject: 2\r\n\r\n", TO_ANN))
+    assert isinstance(asked, Find)
+    assert asked.server == domain
+    dispatch.close()
