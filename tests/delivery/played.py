@@ -14,7 +14,7 @@ from smtpbackend.errors import ConnectFailed, SMTPError, TimedOut
 from smtpbackend.events import telling
 from smtpbackend.protocol.effects import LATER, Ended, Read, StartTLS, Write
 from smtpbackend.protocol.session import Session
-from tests.servers.speaker import CUT, SILENCE, TLS, Play, Speaker
+from smtpbackend.testing import CUT, SILENCE, TLS, Play, Speaker
 
 REFUSED = "refused"
 """Instead of a Play: nobody listens there."""

@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
+from smtpbackend.testing import Play, ScriptedServer
 from tests.mailer.twins import AsyncioTwin, BlockingTwin, Driven
 from tests.servers.aiosmtpd_server import AiosmtpdServer
-from tests.servers.scripted import ScriptedServer
-from tests.servers.speaker import Play
 
 MakeMailer = Callable[..., Driven]
 Scripted = Callable[..., ScriptedServer]

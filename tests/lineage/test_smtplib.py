@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 
 from smtpbackend import Envelope, Message
+from smtpbackend.testing import CUT, Play, ScriptedServer
 from tests.lineage.conftest import MakeMailer, Scripted, Start, parsed, url
 from tests.protocol.script import Script, ehlo_reply, opened
 from tests.servers.ports import free_ports
-from tests.servers.scripted import ScriptedServer
-from tests.servers.speaker import CUT, Play
 from tests.servers.tls import Certificates
 
 ANN, BOB, JOE = "ann@example.org", "bob@example.com", "joe@example.net"

@@ -10,11 +10,10 @@ import pytest
 
 from smtpbackend import AuthenticationFailed, Envelope, Mailer, Message, RecipientsRefused, Reply, Server
 from smtpbackend.errors import TLSFailed
+from smtpbackend.testing import CUT, Play, ScriptedServer
 from tests.lineage.conftest import MakeMailer, Scripted, Start, parsed, url
 from tests.servers.ports import free_ports
 from tests.servers.postfix import Postfix
-from tests.servers.scripted import ScriptedServer
-from tests.servers.speaker import CUT, Play
 from tests.servers.tls import Certificates
 
 ANN, BOB, JOE = "ann@example.org", "bob@example.com", "joe@example.net"

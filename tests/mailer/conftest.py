@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
+from smtpbackend.testing import Play, ScriptedServer
 from tests.mailer.twins import AsyncioTwin, BlockingTwin, Twin
-from tests.servers.scripted import ScriptedServer
-from tests.servers.speaker import Play
 from tests.servers.tls import Certificates, Kind
 
 Scripted = Callable[..., ScriptedServer]

@@ -16,10 +16,10 @@ from smtpbackend.errors import (
     TimedOut,
     TLSFailed,
 )
+from smtpbackend.testing import SILENCE, Play
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import AsyncioTwin, Twin, hello
 from tests.servers.ports import free_ports
-from tests.servers.speaker import SILENCE, Play
 from tests.servers.tls import Certificates
 
 

@@ -12,10 +12,10 @@ import pytest
 
 from smtpbackend import AsyncMailer, Mailer, Message, Receipt
 from smtpbackend.errors import SMTPError
+from smtpbackend.testing import CUT, SILENCE, Play
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import Twin, hello
 from tests.servers.ports import wait_until
-from tests.servers.speaker import CUT, SILENCE, Play
 from tests.servers.tls import Certificates
 
 

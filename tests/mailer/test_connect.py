@@ -20,11 +20,10 @@ from smtpbackend.errors import (
     TimedOut,
     TLSFailed,
 )
+from smtpbackend.testing import CUT, DEAF, RESET, SILENCE, Play, drip, flood, when_heard
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import Twin, hello
 from tests.servers.ports import free_ports
-from tests.servers.scripted import DEAF, RESET, flood, when_heard
-from tests.servers.speaker import CUT, SILENCE, Play, drip
 
 SHORT = 0.15  # seconds
 LIMITLESS = ("PIPELINING", "8BITMIME")  # no SIZE

@@ -11,12 +11,12 @@ import pytest
 
 from smtpbackend import Attachment, Envelope
 from smtpbackend.errors import InvalidInput, InvalidSetting
+from smtpbackend.testing import Play
 from tests.dkim_keys import DkimKeys, verifies
 from tests.mailer.conftest import Scripted
 from tests.mailer.test_postfix import at
 from tests.mailer.twins import SENDER, Twin, hello
 from tests.servers.postfix import Postfix
-from tests.servers.speaker import Play
 
 TO = "bob@example.com"
 

@@ -9,11 +9,10 @@ import pytest
 
 from smtpbackend import Server
 from smtpbackend.errors import DeliveryError, InvalidSetting
+from smtpbackend.testing import CUT, Play, ScriptedServer, when_heard
 from tests.mailer.conftest import Scripted
 from tests.mailer.test_tls import PASSWORD, SECRETS
 from tests.mailer.twins import Twin, hello
-from tests.servers.scripted import ScriptedServer, when_heard
-from tests.servers.speaker import CUT, Play
 from tests.servers.tls import Certificates, Kind
 
 PAGE = Path(__file__).parents[2] / "docs" / "topics" / "tls.md"

@@ -10,13 +10,12 @@ import pytest
 
 from smtpbackend import Envelope, Recipient, Status
 from smtpbackend.errors import ContentRefused, DeliveryError, NotSupported
+from smtpbackend.testing import CUT, Play, ScriptedServer
 from tests.conftest import missing_server
 from tests.mailer.conftest import Scripted
 from tests.mailer.test_postfix import at
 from tests.mailer.twins import SENDER, Twin, hello
 from tests.servers.postfix import Postfix
-from tests.servers.scripted import ScriptedServer
-from tests.servers.speaker import CUT, Play
 from tests.servers.tls import Certificates
 
 TO = "bob@example.com"

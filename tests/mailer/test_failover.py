@@ -8,11 +8,10 @@ import pytest
 
 from smtpbackend import Envelope, Status
 from smtpbackend.errors import ContentRefused, DeliveryError, InDoubt, RecipientsRefused, SenderRefused
+from smtpbackend.testing import CUT, DEAF, HANG_UP, RESET, SILENCE, Play, ScriptedServer, when_heard
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import SENDER, Twin, hello
 from tests.servers.ports import free_ports
-from tests.servers.scripted import DEAF, HANG_UP, RESET, ScriptedServer, when_heard
-from tests.servers.speaker import CUT, SILENCE, Play
 
 LIMITLESS = ("PIPELINING",)  # no SIZE
 THREE = ("ada@example.com", "bob@example.com", "carl@example.com")

@@ -12,10 +12,10 @@ from aiosmtpd.lmtp import LMTP
 
 from smtpbackend import Server, Status
 from smtpbackend.errors import ContentRefused, InDoubt, InvalidSetting
+from smtpbackend.testing import CUT, SILENCE, Play
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import Twin, hello
 from tests.servers.ports import free_ports
-from tests.servers.speaker import CUT, SILENCE, Play
 
 TO = ("ann@example.com", "bob@example.com", "joe@example.com")
 

@@ -12,13 +12,12 @@ import pytest
 from smtpbackend import Server
 from smtpbackend.delivery.credentials import ClientCredentials
 from smtpbackend.errors import AuthenticationFailed, InvalidSetting
+from smtpbackend.testing import Play, ScriptedServer
 from tests.mailer.conftest import Scripted
 from tests.mailer.test_secrets import everything_about
 from tests.mailer.twins import AsyncioTwin, Twin, hello
 from tests.servers.oauth2 import CLIENT_SECRET, TokenEndpoint
 from tests.servers.postfix import Postfix
-from tests.servers.scripted import ScriptedServer
-from tests.servers.speaker import Play
 from tests.servers.tls import Certificates
 
 WRONG = "a-secret-that-is-wrong"

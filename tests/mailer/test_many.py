@@ -12,9 +12,9 @@ import pytest
 from smtpbackend import AsyncMailer, Envelope, Message, Status
 from smtpbackend.errors import CancelSend, InvalidInput, RecipientsRefused
 from smtpbackend.events import MessageSending
+from smtpbackend.testing import Play
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import SENDER, Twin, hello
-from tests.servers.speaker import Play
 
 
 class TestLazily:

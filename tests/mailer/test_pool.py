@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from smtpbackend.errors import ConnectionLost
+from smtpbackend.testing import CUT, SILENCE, Play
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import Twin, hello
-from tests.servers.speaker import CUT, SILENCE, Play
 from tests.servers.tls import Certificates
 
 

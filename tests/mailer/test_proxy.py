@@ -13,10 +13,10 @@ import pytest
 
 from smtpbackend import Server
 from smtpbackend.errors import AuthenticationFailed, ConnectFailed, InvalidSetting, TLSFailed
+from smtpbackend.testing import Play
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import Twin, hello
 from tests.servers.proxy import Proxy
-from tests.servers.speaker import Play
 from tests.servers.tls import Certificates
 
 SCHEMES = ("socks5", "socks5h", "socks4", "socks4a", "http")

@@ -16,9 +16,9 @@ from smtpbackend.delivery.dispatch import open_session
 from smtpbackend.delivery.pooling import Connection, new_session
 from smtpbackend.delivery.transcript import transcript
 from smtpbackend.errors import AuthenticationFailed, InvalidSetting, SMTPError
+from smtpbackend.testing import CUT, SILENCE, Play
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import Twin, hello
-from tests.servers.speaker import CUT, SILENCE, Play
 from tests.servers.tls import Certificates
 
 PASSWORD = "tr0ub4dor&3-geheim"

@@ -16,9 +16,9 @@ import pytest
 from smtpbackend import Attachment, Envelope, Recipient, Status
 from smtpbackend.errors import CancelSend, ContentRefused, InvalidInput, NotSupported, RecipientsRefused, SenderRefused
 from smtpbackend.events import MessageSending
+from smtpbackend.testing import Play
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import SENDER, Twin, hello
-from tests.servers.speaker import Play
 
 CONTENT = b"From: ann@example.org\r\nTo: bob@example.com\r\nSubject: raw\r\n\r\n.dot\r\nGood day\r\n"
 ENVELOPE = Envelope("", ["bob@example.com"])

@@ -19,12 +19,11 @@ from smtpbackend import Server
 from smtpbackend.delivery.server import from_url
 from smtpbackend.delivery.srv import Found, Record, order
 from smtpbackend.errors import ConnectFailed, TLSFailed
+from smtpbackend.testing import Play, ScriptedServer
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import Twin, hello
 from tests.servers.nameserver import Nameserver
 from tests.servers.ports import free_ports
-from tests.servers.scripted import ScriptedServer
-from tests.servers.speaker import Play
 from tests.servers.tls import Certificates
 
 DOMAIN = "localhost"  # whose servers, and whose certificate, there are here

@@ -22,10 +22,9 @@ from smtpbackend.errors import (
     ProtocolViolation,
     TLSFailed,
 )
+from smtpbackend.testing import CUT, DEAF, TLS, Play, ScriptedServer, when_heard
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import Twin, hello
-from tests.servers.scripted import DEAF, ScriptedServer, when_heard
-from tests.servers.speaker import CUT, TLS, Play
 from tests.servers.tls import Certificates, Kind
 
 PASSWORD = "tr0ub4dor&3"

@@ -9,9 +9,9 @@ import pytest
 
 from smtpbackend.delivery.server import from_url
 from smtpbackend.errors import ConnectFailed, TLSFailed
+from smtpbackend.testing import Play
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import Twin, hello
-from tests.servers.speaker import Play
 from tests.servers.tls import Certificates
 
 

@@ -14,10 +14,10 @@ import pytest
 
 from smtpbackend import AsyncMailer, Mailer
 from smtpbackend.errors import InvalidInput
+from smtpbackend.testing import SILENCE
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import Twin, hello
 from tests.servers.ports import wait_until
-from tests.servers.speaker import SILENCE
 
 
 def test_a_cancelled_goodbye_leaves_room_for_the_next(scripted: Scripted) -> None:
