@@ -132,7 +132,7 @@ class Bucket:
         """Take one, and 0; or the seconds until there is one."""
         self._tokens = min(self._most, self._tokens + (now - self._filled) * self.rate)
         self._filled = now
-        if self._tokens >= 1.0:
+        if self._tokens > 0.999_999:  # who waited as long as it was told must find one, however times are rounded
             self._tokens -= 1.0
             return 0.0
         return (1.0 - self._tokens) / self.rate

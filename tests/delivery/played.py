@@ -100,6 +100,7 @@ class Played:
             clock=lambda: self.now,
             stamp=lambda: (datetime(2026, 9, 1, 12, tzinfo=UTC), "token"),
             deadline=self.options.get("deadline"),
+            moved=self.options.get("moved", lambda: None),
         )
 
     def send(self, *items: Any) -> list[Receipt]:
