@@ -32,7 +32,7 @@ class ListWire:
         self.incoming: list[Any] = speaker.greet()
         self.closed = False
 
-    def talk(self, conversation: Generator[Any, Any, Any], value: Any) -> Any:
+    def talk(self, conversation: Generator[Any, Any, Any], value: Any, deadline: float | None = None) -> Any:
         """Perform network effects until something else is yielded or the conversation returns."""
         try:
             step = conversation.send(value)
@@ -42,7 +42,7 @@ class ListWire:
                     if type(step) is Write:
                         self.incoming += self.speaker.hear(bytes(step.data))
                     elif type(step) is Read:
-                        answer = self._read(step)
+                        answer = self._read(step, deadline)
                     elif type(step) is StartTLS:
                         assert self.incoming.pop(0) == TLS
                         self.speaker.secured = True
@@ -58,10 +58,10 @@ class ListWire:
             self.closed = True
             raise
 
-    def _read(self, read: Read) -> bytes:
+    def _read(self, read: Read, deadline: float | None) -> bytes:
         said = self.incoming.pop(0) if self.incoming else SILENCE
         if said == SILENCE:
-            self.world.now += read.timeout
+            self.world.now = min(self.world.now + read.timeout, deadline or float("inf"))
             raise TimeoutError
         if said == CUT:
             self.incoming.insert(0, CUT)
@@ -145,7 +145,7 @@ class Played:
                             answer = self._lease(server, fresh)
                             self.deadlines.append(deadline)
                         case Talk(connection, conversation, value):
-                            answer = connection.wire.talk(conversation, value)
+                            answer = connection.wire.talk(conversation, value, connection.deadline)
                         case Release(connection, crowded):
                             self.out.remove(connection)
                             session = connection.session
