@@ -7,6 +7,7 @@ is given as octets becomes `Content` here; what is authored, in ``mime.py``. Not
 from __future__ import annotations
 
 import binascii
+import functools
 import os
 import re
 import stat
@@ -349,17 +350,17 @@ class Content:
         self.message_id = message_id
         self.needs_smtputf8 = needs_smtputf8
 
-    @property
+    @functools.cached_property
     def size(self) -> int:
         """Octets, line ends included, before dots are stuffed."""
         return sum([len(piece) if isinstance(piece, bytes) else piece.size for piece in self._pieces])
 
-    @property
+    @functools.cached_property
     def is_8bit(self) -> bool:
         """Whether there are octets beyond ASCII."""
         return any(not piece.isascii() if isinstance(piece, bytes) else piece.is_8bit for piece in self._pieces)
 
-    @property
+    @functools.cached_property
     def longest_line(self) -> int:
         """Octets of the longest line, without its CRLF."""
         longest = 0
@@ -367,7 +368,7 @@ class Content:
             if not isinstance(piece, bytes):
                 longest = max(longest, piece.longest_line)
             elif len(piece) > longest:
-                longest = max(longest, *(len(line) for line in piece.split(b"\r\n")))
+                longest = max(longest, *map(len, piece.split(b"\r\n")))
         return longest
 
     def chunks(self) -> Iterator[bytes]:

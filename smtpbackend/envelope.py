@@ -6,6 +6,7 @@ the matter of ``protocol/command.py``.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -126,7 +127,7 @@ class Envelope:
         put(self, "hold_until", hold_until)
         put(self, "extra", _extra(extra) if extra else {})
 
-    @property
+    @functools.cached_property
     def needs_smtputf8(self) -> bool:
         """Whether an address can only go to a server with SMTPUTF8 (RFC 6531 3.2)."""
         if self.sender is not None and not self.sender.local_part.isascii():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -21,15 +21,12 @@ class Limits(NamedTuple):
     rcptdomainmax: int | None = None
 
 
-class Capabilities(Mapping[str, str]):
-    """Extension keywords in upper case, mapped to their parameters as one string.
+class Capabilities(dict[str, str]):
+    """Extension keywords in upper case, mapped to their parameters as one string. Nobody changes it.
 
     >>> Capabilities.from_reply(Reply(250, None, ("mx", "PIPELINING", "SIZE 1000")))["SIZE"]
     '1000'
     """
-
-    def __init__(self, keywords: Mapping[str, str] | None = None) -> None:
-        self._keywords = dict(keywords or {})
 
     @classmethod
     def from_reply(cls, reply: Reply, ignore: Iterable[str] = ()) -> Capabilities:
@@ -47,25 +44,13 @@ class Capabilities(Mapping[str, str]):
             keywords[keyword] = f"{before} {parameters.strip()}" if before else parameters.strip()
         return cls(keywords)
 
-    def __getitem__(self, keyword: str) -> str:
-        return self._keywords[keyword]
-
-    def __contains__(self, keyword: object) -> bool:
-        return keyword in self._keywords
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._keywords)
-
-    def __len__(self) -> int:
-        return len(self._keywords)
-
     def __repr__(self) -> str:
-        return f"Capabilities({self._keywords!r})"
+        return f"Capabilities({dict(self)!r})"
 
     @property
     def size_limit(self) -> int | None:
         """The largest content in octets (RFC 1870 4), None where unknown or without limit."""
-        first = self._keywords.get("SIZE", "").partition(" ")[0]
+        first = self.get("SIZE", "").partition(" ")[0]
         # isdecimal alone takes other scripts' digits; 20 digits are the most RFC 1870 4 allows
         return int(first) or None if first.isascii() and first.isdecimal() and len(first) <= 20 else None
 
@@ -73,7 +58,7 @@ class Capabilities(Mapping[str, str]):
     def limits(self) -> Limits:
         """What LIMITS says (RFC 9422); names that are not known and values that are none are passed over."""
         found: dict[str, int] = {}
-        for item in self._keywords.get("LIMITS", "").split():
+        for item in self.get("LIMITS", "").split():
             name, _, value = item.lower().partition("=")
             # RFC 9422 4: no leading zero, at most six digits
             if name in Limits._fields and value.isascii() and value.isdecimal() and 0 < int(value[:7]) <= 999_999:
@@ -83,7 +68,7 @@ class Capabilities(Mapping[str, str]):
     @property
     def hold_limits(self) -> tuple[int | None, datetime | None]:
         """The longest HOLDFOR in seconds and the latest HOLDUNTIL (RFC 4865 3), None where it is not said."""
-        seconds, _, latest = self._keywords.get("FUTURERELEASE", "").partition(" ")
+        seconds, _, latest = self.get("FUTURERELEASE", "").partition(" ")
         try:
             until = datetime.fromisoformat(latest.strip())
         except ValueError:
@@ -96,4 +81,4 @@ class Capabilities(Mapping[str, str]):
     @property
     def auth_mechanisms(self) -> tuple[str, ...]:
         """SASL mechanism names in upper case, as offered (RFC 4954 3)."""
-        return tuple(dict.fromkeys(self._keywords.get("AUTH", "").upper().split()))
+        return tuple(dict.fromkeys(self.get("AUTH", "").upper().split()))

@@ -92,7 +92,7 @@ class Delivering(Dialogue):
                     break
                 flight = flights[0]
                 if flight.wait is not None:
-                    reply = yield from self._reply(flight.wait)
+                    reply = (self._heard() if self._due else None) or (yield from self._reply(flight.wait))
                     if reply.code == 421:
                         raise _Closed(reply)
                     yield from self._step(flight, reply)

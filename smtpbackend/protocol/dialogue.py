@@ -49,10 +49,10 @@ class Dialogue:
         return self._replies.is_empty
 
     def _put(self, *lines: bytes) -> None:
-        for line in lines:
-            self._unsent += line
-            self._composed += 1
-            if self._transcript:
+        self._unsent += b"".join(lines)
+        self._composed += len(lines)
+        if self._transcript:
+            for line in lines:
                 self._transcript(">", line[:-2].decode("utf-8"))
 
     def _take(self) -> bytearray:
@@ -109,11 +109,10 @@ class Dialogue:
     def _reply(self, timeout: float) -> Conversation[Reply]:
         """The next reply, whatever it is. ``timeout`` (seconds) is for all of it."""
         read: Read | None = None
-        violation = ""
         if not self._due:  # the one that is awaited is to what was not sent yet
             yield from self._flush()
         try:
-            while (reply := self._replies.next()) is None:
+            while (reply := self._heard()) is None:
                 if self._unsent:
                     yield from self._flush()
                 read = read or Read(self._patience(timeout))
@@ -130,9 +129,6 @@ class Dialogue:
                 TimedOut,
                 f"{self.server} did not answer in time ({self.phase}, at most {seconds:g} s); see timeout and deadline",
             ) from error
-        except ProtocolViolation as error:
-            # during a login an echo of the secret could stand in it
-            violation = "what was said during the login is not an SMTP reply" if self._hidden else str(error)
         except OSError as error:
             if isinstance(error, SMTPError):
                 self.broken = True
@@ -140,10 +136,25 @@ class Dialogue:
             raise self._failed(
                 ConnectionLost, f"the connection to {self.server} was lost ({self.phase}): {error}"
             ) from error
-        if violation or reply is None:  # raised here: the error that quotes the line must not go along as its context
+        return reply
+
+    def _heard(self) -> Reply | None:
+        """The next reply of what was read already, or None."""
+        violation = ""
+        try:
+            reply = self._replies.next()
+        except ProtocolViolation as error:
+            # during a login an echo of the secret could stand in it
+            violation = "what was said during the login is not an SMTP reply" if self._hidden else str(error)
+        if violation:  # raised here: the error that quotes the line must not go along as its context
             raise self._failed(ProtocolViolation, f"{self.server}: {violation}")
+        if reply is None:
+            return None
         self._resumed = False
-        self._due -= 1 if self._due else 0
+        if self._due:
+            self._due -= 1
+        if not self._hidden and not self._transcript:
+            return reply
         shown = reply
         if self._hidden:
             shown = Reply(reply.code, reply.enhanced, tuple(self._without_secrets(line) for line in reply.lines))

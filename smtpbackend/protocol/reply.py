@@ -17,6 +17,11 @@ _LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])(.*))?", re.DOTALL)
 _ENHANCED = re.compile(r"([245])\.([0-9]{1,3})\.([0-9]{1,3})(?: +|$)")  # RFC 2034 4, RFC 3463 2
 
 
+_known: dict[bytes, Reply] = {}
+"""Replies of one line, by that line: most replies of a server were given before."""
+MAX_KNOWN = 256
+
+
 class ReplyReader:
     """Fed with what was read, gives the replies that are complete.
 
@@ -24,7 +29,8 @@ class ReplyReader:
     """
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._buffer = b""
+        self._at = 0  # what is before was understood
         self._code = 0
         self._lines: list[bytes] = []
         self._octets = 0
@@ -32,16 +38,18 @@ class ReplyReader:
     @property
     def is_empty(self) -> bool:
         """Whether nothing waits here, not even half a line."""
-        return not self._buffer and not self._lines
+        return self._at == len(self._buffer) and not self._lines
 
     @property
     def says_goodbye(self) -> bool:
         """Whether what waits begins as a 421 does, which may come unasked (RFC 5321 3.8)."""
-        return not self._lines and self._buffer.startswith(b"421"[: len(self._buffer)])
+        beginning = self._buffer[self._at : self._at + 3]
+        return not self._lines and b"421".startswith(beginning)
 
     def feed(self, data: bytes) -> None:
         """Take bytes as they came."""
-        self._buffer += data
+        self._buffer = self._buffer[self._at :] + data if self._at < len(self._buffer) else data
+        self._at = 0
 
     def clear(self) -> None:
         """Forget everything, as RFC 3207 4.2 asks after STARTTLS."""
@@ -49,28 +57,38 @@ class ReplyReader:
 
     def next(self) -> Reply | None:
         """The next complete reply, or None. Raises `ProtocolViolation` for what is no reply."""
-        buffer = self._buffer
         while True:
-            end = buffer.find(b"\n", 0, MAX_LINE)
+            at = self._at
+            end = self._buffer.find(b"\n", at, at + MAX_LINE)
             if end < 0:
-                if len(buffer) >= MAX_LINE:
+                if len(self._buffer) - at >= MAX_LINE:
                     raise ProtocolViolation(f"a reply line is longer than {MAX_LINE} octets")
                 return None
-            line = bytes(buffer[: end - 1] if end and buffer[end - 1] == 13 else buffer[:end])
-            del buffer[: end + 1]
-            match = _LINE.fullmatch(line)
+            line = self._buffer[at : end + 1]
+            self._at = end + 1
+            if not self._lines:
+                known = _known.get(line)
+                if known is not None:
+                    return known
+            bare = line[:-2] if line.endswith(b"\r\n") else line[:-1]
+            match = _LINE.fullmatch(bare)
             if match is None:
-                raise ProtocolViolation(f"{_shown(line[:80])!r} is not an SMTP reply")
+                raise ProtocolViolation(f"{_shown(bare[:80])!r} is not an SMTP reply")
             code, separator, text = match.groups()
             number = int(code)
             if self._lines and number != self._code:
                 raise ProtocolViolation(f"a reply began with code {self._code} and went on with {number}")
             self._code = number
             self._lines.append(text or b"")
-            self._octets += end + 1
+            self._octets += len(line)
             if separator != b"-":
                 lines, self._lines, self._octets = self._lines, [], 0
-                return _reply(number, lines)
+                reply = _reply(number, lines)
+                if len(lines) == 1:
+                    if len(_known) >= MAX_KNOWN:
+                        _known.clear()
+                    _known[line] = reply
+                return reply
             if len(self._lines) >= MAX_LINES or self._octets > MAX_OCTETS:
                 raise ProtocolViolation(f"a reply is longer than {MAX_LINES} lines or {MAX_OCTETS} octets")
 
