@@ -223,8 +223,9 @@ class TestWaiting:
         mailer = twin(server.url, max_connections=1, deadline=0.5)
         first, second = mailer.send_at_once([hello(), hello()])
         kinds = {type(first).__name__, type(second).__name__}
-        assert kinds == {"InDoubt", "TimedOut"}
-        assert server.connections == 1
+        assert "InDoubt" in kinds  # who had the connection; the other waited, or had the last moment of it
+        assert kinds <= {"InDoubt", "TimedOut"}
+        assert mailer.raw.stats().waiting == 0
 
 
 class TestGoodbye:
