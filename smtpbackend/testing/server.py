@@ -95,6 +95,11 @@ class ScriptedServer:
         return [transaction for speaker in list(self.speakers) for transaction in speaker.handed_over]
 
     @property
+    def taken(self) -> list[Transaction]:
+        """Every content that was not refused and so may have arrived, over all connections."""
+        return [transaction for speaker in list(self.speakers) for transaction in speaker.taken]
+
+    @property
     def commands(self) -> list[str]:
         """Every command, over all connections."""
         return [command for speaker in list(self.speakers) for command in speaker.commands]
