@@ -1,5 +1,3 @@
-"""The servers that every test may ask for. Nothing here knows Django or Flask."""
-
 from __future__ import annotations
 
 import os
@@ -14,6 +12,8 @@ from tests.servers.dovecot import Dovecot
 from tests.servers.exim import Exim
 from tests.servers.postfix import EVERY_MECHANISM, Postfix
 from tests.servers.tls import Certificates
+
+pytest_plugins = ["smtpbackend.testing"]  # gives smtp_server
 
 
 def missing_server(reason: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import selectors
 import socket
 import ssl
 import struct
@@ -94,6 +95,11 @@ class ScriptedServer:
         return [transaction for speaker in list(self.speakers) for transaction in speaker.handed_over]
 
     @property
+    def taken(self) -> list[Transaction]:
+        """Every content that was not refused and so may have arrived, over all connections."""
+        return [transaction for speaker in list(self.speakers) for transaction in speaker.taken]
+
+    @property
     def commands(self) -> list[str]:
         """Every command, over all connections."""
         return [command for speaker in list(self.speakers) for command in speaker.commands]
@@ -144,23 +150,41 @@ class ScriptedServer:
     def say(self, data: bytes) -> None:
         """Say something unasked on every open connection."""
         with self._lock:
-            for line in self._open:
+            lines = list(self._open)
+        for line in lines:
+            with contextlib.suppress(OSError):  # it may have gone
                 line.send(data)
 
     def cut(self) -> None:
         """Close every open connection without a word, and return when they are closed."""
-        with self._lock:
-            for line in self._open:
-                line.end()
-        self.wait_for_end()
+        self._wait_for_end(is_cut=True)
 
     def wait_for_end(self) -> None:
         """Wait until every connection is closed, by the client or by a deed; TimeoutError after 5 s."""
+        self._wait_for_end(is_cut=False)
+
+    def _wait_for_end(self, is_cut: bool) -> None:
         end = time.monotonic() + PATIENCE
-        while self._open:
+        while self._is_wanted():
+            if is_cut:
+                self._end_all()
             if time.monotonic() > end:
                 raise TimeoutError("a connection to the scripted server stayed open")
             time.sleep(0.005)
+
+    def _end_all(self) -> None:
+        with self._lock:
+            for line in self._open:
+                line.end()
+
+    def _is_wanted(self) -> bool:
+        """Whether a connection is open, or about to be accepted."""
+        with self._lock:
+            if self._open or self._stopping.is_set():
+                return bool(self._open)
+            with selectors.DefaultSelector() as selector:
+                selector.register(self._listening, selectors.EVENT_READ)
+                return bool(selector.select(0))
 
     def __enter__(self) -> Self:
         if self.path is not None:
@@ -171,23 +195,27 @@ class ScriptedServer:
             family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
             self._listening = socket.create_server((self.host, self.port), family=family, backlog=50)
             self.port = self._listening.getsockname()[1]
+        self._listening.setblocking(False)
+        self._wake, self._woken = socket.socketpair()
         self._start(self._accept)
         return self
 
     def __exit__(self, error: object, *_: object) -> None:
-        self._stopping.set()
-        with contextlib.suppress(OSError), socket.socket(self._listening.family) as waker:
-            waker.settimeout(PATIENCE)
-            waker.connect(self.path or (self.host, self.port))  # wakes the one who accepts
         with self._lock:
-            for line in self._open:
-                line.end()
-        for thread in list(self._threads):
+            self._stopping.set()
+        self._wake.close()
+        self._join(self._threads[:1])  # the one who accepts, and so starts the others
+        self._end_all()
+        self._join(self._threads)
+        if self._failures and error is None:
+            raise self._failures[0]
+
+    @staticmethod
+    def _join(threads: list[threading.Thread]) -> None:
+        for thread in threads:
             thread.join(PATIENCE)
             if thread.is_alive():
                 raise TimeoutError("the scripted server does not stop")
-        if self._failures and error is None:
-            raise self._failures[0]
 
     def _start(self, target: Callable[..., None], *args: Any) -> None:
         thread = threading.Thread(target=target, args=args, name="scripted", daemon=True)
@@ -195,21 +223,23 @@ class ScriptedServer:
         thread.start()
 
     def _accept(self) -> None:
-        with self._listening:
-            while True:
-                sock, peer = self._listening.accept()
-                if self._stopping.is_set():
-                    sock.close()
-                    return
-                play = self.plays[min(len(self.speakers), len(self.plays) - 1)]
-                if self.path is None:
-                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, not play.nagle)
-                    self.peers.append(peer[0])
-                line = _Line(sock, Speaker(play, lambda: next(self._numbers)), self.patience)
-                with self._lock:
-                    self.speakers.append(line.speaker)
-                    self._open.add(line)
-                self._start(self._serve, line)
+        with self._listening, self._woken, selectors.DefaultSelector() as selector:
+            selector.register(self._listening, selectors.EVENT_READ)
+            selector.register(self._woken, selectors.EVENT_READ)
+            while selector.select() and not self._stopping.is_set():
+                with self._lock, contextlib.suppress(OSError):  # who came may have gone again
+                    self._welcome(*self._listening.accept())
+
+    def _welcome(self, sock: socket.socket, peer: Any) -> None:
+        sock.setblocking(True)
+        play = self.plays[min(len(self.speakers), len(self.plays) - 1)]
+        if self.path is None:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, not play.nagle)
+            self.peers.append(peer[0])
+        line = _Line(sock, Speaker(play, lambda: next(self._numbers)), self.patience)
+        self.speakers.append(line.speaker)
+        self._open.add(line)
+        self._start(self._serve, line)
 
     def _serve(self, line: _Line) -> None:
         try:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
 from email import message_from_bytes, policy
 from email.message import EmailMessage
-from typing import Any
 
 import pytest
 
@@ -28,14 +26,9 @@ def new_mailer(request: pytest.FixtureRequest) -> Iterator[MakeMailer]:
 
 
 @pytest.fixture
-def scripted() -> Iterator[Scripted]:
+def scripted(smtp_server: Scripted) -> Scripted:
     """Start a server without extensions that answers as the test says: `scripted({"MAIL": "550 no"})`."""
-    with ExitStack() as servers:
-
-        def start(answers: Mapping[str, Any] = {}) -> ScriptedServer:
-            return servers.enter_context(ScriptedServer(Play(answers, extensions=())))
-
-        yield start
+    return lambda answers={}: smtp_server(Play(answers, extensions=()))
 
 
 def parsed(content: bytes) -> EmailMessage:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -16,16 +15,13 @@ Scripted = Callable[..., ScriptedServer]
 
 
 @pytest.fixture
-def scripted(ca: Certificates) -> Iterator[Scripted]:
+def scripted(ca: Certificates, smtp_server: Scripted) -> Scripted:
     """Start a scripted server, which stops with the test: `scripted(Play(...), certificate="server")`."""
-    with ExitStack() as servers:
 
-        def start(*plays: Play | dict[str, Any], certificate: Kind | None = None, **options: Any) -> ScriptedServer:
-            read = [play if isinstance(play, Play) else Play(play) for play in plays]
-            context = ca.server_context(certificate) if certificate else None
-            return servers.enter_context(ScriptedServer(*read, context=context, **options))
+    def start(*plays: Play | dict[str, Any], certificate: Kind | None = None, **options: Any) -> ScriptedServer:
+        return smtp_server(*plays, context=ca.server_context(certificate) if certificate else None, **options)
 
-        yield start
+    return start
 
 
 @pytest.fixture(params=[BlockingTwin, AsyncioTwin], ids=["blocking", "asyncio"])
