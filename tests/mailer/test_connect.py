@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -27,28 +26,6 @@ from tests.servers.ports import free_ports
 
 SHORT = 0.15  # seconds
 LIMITLESS = ("PIPELINING", "8BITMIME")  # no SIZE
-
-
-@pytest.fixture
-def unreachable() -> Iterator[int]:
-    """A port of 127.0.0.1 that neither accepts nor refuses: its backlog is full."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen(0)
-        port = listening.getsockname()[1]
-        callers = []
-        while True:
-            caller = socket.socket()
-            callers.append(caller)
-            caller.settimeout(0.2)
-            try:
-                caller.connect(("127.0.0.1", port))
-            except TimeoutError:
-                break
-            assert len(callers) < 20
-        yield port
-        for caller in callers:
-            caller.close()
 
 
 @pytest.fixture
