@@ -13,6 +13,7 @@ import ssl
 import struct
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Self
@@ -477,6 +478,10 @@ class ScriptedServer:
         except OSError as error:
             self.handshakes.append(error)
             secured.close()
+            for frame, _ in traceback.walk_tb(error.__traceback__):
+                half_made = frame.f_locals.get("self")
+                if isinstance(half_made, ssl.SSLSocket):  # wrap_socket leaves it open where the client has reset
+                    half_made.close()
             raise _Over from error
         self.handshakes.append(None)
         self.resumed.append(bool(secured.session_reused))

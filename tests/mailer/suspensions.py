@@ -6,18 +6,14 @@ import asyncio
 import contextlib
 import enum
 import gc
-import sys
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable
-from typing import Any
+from typing import Any, Self
 
 from smtpbackend import AsyncMailer
 from smtpbackend.testing import ScriptedServer
+from tests.mailer.leftovers import PATIENCE, Leftovers, taken
 from tests.mailer.twins import hello
-
-PATIENCE = 20.0  # seconds for what takes milliseconds; only a failing test waits so long
-
 
 class When(enum.Enum):
     """Where in a suspension the cancellation comes."""
@@ -82,47 +78,28 @@ def _where(awaitable: Any) -> str:
     return f"{' > '.join(found[-3:])}, line {line}"
 
 
-class Leftovers:
-    """What nobody waits for or closes in a running loop: tasks, sockets, warnings; `found` has what was reported."""
+class LoopLeftovers(Leftovers):
+    """What is left behind in a running loop: tasks and sockets that nobody waits for or closes."""
 
-    def __init__(self) -> None:
-        self.found: list[str] = []
+    def __enter__(self) -> Self:
         self._loop: Any = asyncio.get_running_loop()
-
-    def __enter__(self) -> Leftovers:
-        self._unraisable = sys.unraisablehook
-        gc.collect()
-        gc.freeze()  # what is there already need not be looked through at every point
-        sys.unraisablehook = lambda thrown: self.found.append(f"{thrown.err_msg} {thrown.object!r}: {thrown.exc_value!r}")
         self._loop.set_exception_handler(lambda _, context: self.found.append(str(context)))
-        return self
+        return super().__enter__()
 
-    def __exit__(self, *_: object) -> None:
-        sys.unraisablehook = self._unraisable
+    def __exit__(self, *exc_info: object) -> None:
+        super().__exit__(*exc_info)
         self._loop.set_exception_handler(None)
-        gc.unfreeze()
 
-    async def check(self, mailer: AsyncMailer, servers: Iterable[ScriptedServer], where: str) -> None:
+    async def check_loop(self, mailer: AsyncMailer, servers: Iterable[ScriptedServer], where: str) -> None:
         """Nothing but idle connections is left, and they are as many here, in the loop, and at the servers."""
         await eventually(lambda: not others(), f"{where}: tasks are left", lambda: list(map(repr, others())))
         for _ in range(3):
             await asyncio.sleep(0)  # a transport closes in the turn after
-        gc.collect()
         pool = mailer._pool()
-        counts = {server.name: (shelf.open, len(shelf.idle)) for server, shelf in pool._shelves.items()}
-        assert all(open_ == idle for open_, idle in counts.values()), f"{where}: open and idle are {counts}"
-        assert not pool._waiters, f"{where}: somebody still waits"
-        idle = sum(idle for _, idle in counts.values())
+        assert not any(not waiter.done() for waiter in pool._waiters), f"{where}: somebody still waits"
+        idle = self.check(pool, servers, where)
         registered = len(self._loop._selector.get_map()) - 1  # one is the loop's own
         assert registered == idle, f"{where}: {registered} sockets in the loop, {idle} idle connections"
-        for server in servers:
-            _, here = counts.get(server.name, (0, 0))
-            await eventually(
-                lambda server=server, here=here: server.open_connections == here,  # type: ignore[misc]
-                f"{where}: {here} connections to {server.name}",
-                lambda server=server: server.open_connections,  # type: ignore[misc]
-            )
-        assert not self.found, f"{where}: {self.found}"
 
 
 def others() -> set[asyncio.Task[Any]]:
@@ -157,7 +134,7 @@ async def at_every_point(
     """
     servers = list(servers)
     points: list[str] = []
-    with Leftovers() as leftovers:
+    with LoopLeftovers() as leftovers:
         while True:
             subject = f"<{len(points) + 1}>"
             if before is not None:
@@ -174,12 +151,12 @@ async def at_every_point(
             del task, done
             if after is not None:
                 await after()
-            await leftovers.check(mailer, servers, where)
+            await leftovers.check_loop(mailer, servers, where)
             await _send_next(mailer, servers, f"after {subject}")
             for name, count in taken(servers).items():
                 assert count == 1, f"{where}: {count} servers have {name}, or one has it so often"
             await mailer.close()
-            await leftovers.check(mailer, servers, f"{where}, closed")
+            await leftovers.check_loop(mailer, servers, f"{where}, closed")
             if not stepped.was_cancelled:
                 return points
             points.append(stepped.where)
@@ -198,21 +175,11 @@ async def _send_next(mailer: AsyncMailer, servers: list[ScriptedServer], subject
     assert receipt.queue_id == f"{len(server.handed_over):05}ABC"  # the reply to this message, and to no other
 
 
-def taken(servers: Iterable[ScriptedServer]) -> Counter[str]:
-    """How often each subject may have arrived, at whatever server."""
-    return Counter(
-        transaction.content.split(b"Subject: ", 1)[1].split(b"\r\n", 1)[0].decode()
-        for server in servers
-        for speaker in server.speakers
-        for transaction in speaker.taken
-    )
-
-
 @contextlib.asynccontextmanager
-async def leaving_nothing(mailer: AsyncMailer, *servers: ScriptedServer) -> AsyncIterator[Leftovers]:
+async def leaving_nothing(mailer: AsyncMailer, *servers: ScriptedServer) -> AsyncIterator[LoopLeftovers]:
     """At the end of the block only idle connections are left, and after a `close` not even these."""
-    with Leftovers() as leftovers:
+    with LoopLeftovers() as leftovers:
         yield leftovers
-        await leftovers.check(mailer, servers, "at the end")
+        await leftovers.check_loop(mailer, servers, "at the end")
         await mailer.close()
-        await leftovers.check(mailer, servers, "closed")
+        await leftovers.check_loop(mailer, servers, "closed")
