@@ -9,9 +9,8 @@ from collections.abc import Iterable
 from typing import Any, Self
 
 from smtpbackend.testing import ScriptedServer
+from tests.mailer.twins import PATIENCE
 from tests.servers.ports import wait_until
-
-PATIENCE = 20.0  # seconds for what takes milliseconds; only a failing test waits so long
 
 
 class Leftovers:

@@ -12,8 +12,8 @@ from typing import Any, Self
 
 from smtpbackend import AsyncMailer
 from smtpbackend.testing import ScriptedServer
-from tests.mailer.leftovers import PATIENCE, Leftovers, taken
-from tests.mailer.twins import hello
+from tests.mailer.leftovers import Leftovers, taken
+from tests.mailer.twins import PATIENCE, hello
 
 class When(enum.Enum):
     """Where in a suspension the cancellation comes."""

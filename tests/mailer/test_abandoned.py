@@ -15,9 +15,9 @@ from smtpbackend import Message
 from smtpbackend.errors import RecipientsRefused
 from smtpbackend.testing import EXTENSIONS, SILENCE, Play, ScriptedServer, drip
 from tests.mailer.conftest import Scripted
-from tests.mailer.leftovers import PATIENCE, Leftovers, taken
+from tests.mailer.leftovers import Leftovers, taken
 from tests.mailer.suspensions import eventually, others
-from tests.mailer.twins import AsyncioTwin, Driven, Twin, hello
+from tests.mailer.twins import PATIENCE, AsyncioTwin, Driven, Twin, hello
 from tests.servers.ports import wait_until
 
 SHORT = 0.3  # seconds
@@ -86,18 +86,11 @@ def let_go(twin: Twin) -> None:
         twin.runner.run(end())
 
 
-def pool_of(twin: Twin, mailer: Driven) -> Any:
-    async def pool() -> Any:
-        return mailer.raw._pool()
-
-    return twin.runner.run(pool()) if isinstance(twin, AsyncioTwin) else mailer.raw._pool
-
-
 def is_free(twin: Twin, mailer: Driven, *servers: ScriptedServer) -> None:
     """The one connection that may be open is not in use, and the next message goes out on it or on a fresh one."""
     with Leftovers() as leftovers:
         let_go(twin)
-        leftovers.check(pool_of(twin, mailer), servers, "the connection is not freed")
+        leftovers.check(mailer.pool(), servers, "the connection is not freed")
     receipt = mailer.send(hello(subject="the next"))
     assert receipt.ok
     [server] = [server for server in servers if server.name == receipt.server]

@@ -16,8 +16,8 @@ from smtpbackend import AsyncMailer, Message
 from smtpbackend.delivery.credentials import Grant, Provider
 from smtpbackend.testing import SILENCE, Play, ScriptedServer
 from tests.mailer.conftest import Scripted
-from tests.mailer.suspensions import PATIENCE, When, at_every_point, eventually, leaving_nothing
-from tests.mailer.twins import hello
+from tests.mailer.suspensions import When, at_every_point, eventually, leaving_nothing
+from tests.mailer.twins import PATIENCE, hello
 from tests.servers.nameserver import Nameserver
 from tests.servers.ports import free_ports
 from tests.servers.proxy import Proxy

@@ -16,8 +16,8 @@ import pytest
 from smtpbackend import Mailer, Message
 from smtpbackend.testing import DEAF, SILENCE, Play, ScriptedServer
 from tests.mailer.conftest import Scripted
-from tests.mailer.leftovers import PATIENCE, Leftovers, taken
-from tests.mailer.twins import hello
+from tests.mailer.leftovers import Leftovers, taken
+from tests.mailer.twins import PATIENCE, hello
 from tests.servers.ports import wait_until
 from tests.servers.tls import Certificates
 
