@@ -38,6 +38,7 @@ class Leftovers:
         gc.collect()
         counts = {server.name: (shelf.open, len(shelf.idle)) for server, shelf in pool._shelves.items()}
         assert all(opened == idle for opened, idle in counts.values()), f"{where}: open and idle are {counts}"
+        assert not any(shelf.waiting for shelf in pool._shelves.values()), f"{where}: somebody still waits"
         for server in servers:
             _, here = counts.get(server.name, (0, 0))
             there = wait_until(lambda server=server, here=here: server.open_connections == here, PATIENCE)  # type: ignore[misc]

@@ -14,7 +14,7 @@ import pytest
 
 from smtpbackend import AsyncMailer, Message
 from smtpbackend.delivery.credentials import Grant, Provider
-from smtpbackend.testing import SILENCE, Play, ScriptedServer
+from smtpbackend.testing import SILENCE, Play, ScriptedServer, delay
 from tests.mailer.conftest import Scripted
 from tests.mailer.suspensions import When, at_every_point, eventually, leaving_nothing
 from tests.mailer.twins import PATIENCE, hello
@@ -66,14 +66,8 @@ class TestASend:
 
     @whenever
     async def test_of_what_does_not_fit_the_buffers(self, scripted: Scripted, when: When) -> None:
-        """The server reads nothing until the write has stopped: the content waits for room."""
-        stopped = threading.Event()
-
-        def go_ahead(_: str) -> str:
-            stopped.wait(0.05)
-            return "354 go ahead"
-
-        server = scripted(Play({"DATA": go_ahead}, ("PIPELINING",)))
+        """The server reads nothing for a while: the content waits for room in between."""
+        server = scripted(Play({"DATA": ("354 go ahead", delay(0.03))}, ("PIPELINING",)))
         mailer = AsyncMailer(server.url)
         text = "x" * 70 + "\n"
 
@@ -149,7 +143,7 @@ class TestWaitingForAConnection:
         running: list[asyncio.Task[Any]] = []
 
         async def let_go() -> None:
-            await eventually(lambda: len(mailer._pool()._waiters) == 2)
+            await eventually(lambda: mailer.stats().waiting == 2)
             free.set()
 
         async def before() -> None:
