@@ -10,6 +10,7 @@ import ssl
 import struct
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
@@ -294,6 +295,10 @@ class ScriptedServer:
             is_resumed = line.secure(context)
         except OSError as error:
             self.handshakes.append(error)
+            for frame, _ in traceback.walk_tb(error.__traceback__):
+                half_made = frame.f_locals.get("self")
+                if isinstance(half_made, ssl.SSLSocket):  # wrap_socket leaves it open where the client has reset
+                    half_made.close()
             raise _Over from error
         self.handshakes.append(None)
         self.resumed.append(is_resumed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -30,3 +31,25 @@ def twin(request: pytest.FixtureRequest, scripted: Scripted) -> Iterator[Twin]:
     twin = request.param()
     yield twin
     twin.close()
+
+
+@pytest.fixture
+def unreachable() -> Iterator[int]:
+    """A port of 127.0.0.1 that neither accepts nor refuses: its backlog is full."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        port = listening.getsockname()[1]
+        callers = []
+        while True:
+            caller = socket.socket()
+            callers.append(caller)
+            caller.settimeout(0.2)
+            try:
+                caller.connect(("127.0.0.1", port))
+            except TimeoutError:
+                break
+            assert len(callers) < 20
+        yield port
+        for caller in callers:
+            caller.close()

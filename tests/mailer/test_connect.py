@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -27,28 +26,6 @@ from tests.servers.ports import free_ports
 
 SHORT = 0.15  # seconds
 LIMITLESS = ("PIPELINING", "8BITMIME")  # no SIZE
-
-
-@pytest.fixture
-def unreachable() -> Iterator[int]:
-    """A port of 127.0.0.1 that neither accepts nor refuses: its backlog is full."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen(0)
-        port = listening.getsockname()[1]
-        callers = []
-        while True:
-            caller = socket.socket()
-            callers.append(caller)
-            caller.settimeout(0.2)
-            try:
-                caller.connect(("127.0.0.1", port))
-            except TimeoutError:
-                break
-            assert len(callers) < 20
-        yield port
-        for caller in callers:
-            caller.close()
 
 
 @pytest.fixture
@@ -146,89 +123,6 @@ class TestAddresses:
         assert isinstance(caught.value, ConnectionError)
         assert caught.value.is_transient
         assert [outcome.status for outcome in caught.value.receipt.outcomes] == [Status.DEFERRED]
-
-
-class TestTimeouts:
-    def test_a_server_that_never_greets(self, twin: Twin, scripted: Scripted) -> None:
-        server = scripted({"": SILENCE})
-        with pytest.raises(TimedOut, match=r"did not answer in time .*greeting"):
-            twin(server.url, timeout=SHORT).send(hello())
-        server.wait_for_end()
-
-    def test_a_port_that_never_answers(self, twin: Twin, unreachable: int) -> None:
-        with pytest.raises(ConnectFailed, match="no answer in time"):
-            twin(f"smtp://127.0.0.1:{unreachable}", timeout=SHORT).send(hello())
-
-    @pytest.mark.parametrize("command", ["EHLO", "MAIL", "RCPT", "DATA"])
-    def test_a_server_that_falls_silent(self, twin: Twin, scripted: Scripted, command: str) -> None:
-        server = scripted(Play({command: SILENCE}, extensions=()))
-        with pytest.raises(TimedOut) as caught:
-            twin(server.url, timeout={"reply": SHORT}).send(hello())
-        assert [outcome.status for outcome in caught.value.receipt.outcomes] == [Status.DEFERRED]
-        server.wait_for_end()
-
-    @pytest.mark.parametrize("command", ["", "EHLO", "MAIL"])
-    def test_a_server_that_drips(self, twin: Twin, scripted: Scripted, command: str) -> None:
-        server = scripted({command: drip("250-")})
-        with pytest.raises(TimedOut):
-            twin(server.url, timeout={"reply": SHORT}).send(hello())
-
-    @pytest.mark.parametrize("how", ["starttls", "implicit"])
-    def test_a_server_that_never_shakes_hands(self, twin: Twin, scripted: Scripted, how: str) -> None:
-        if how == "implicit":
-            server = scripted({"": SILENCE})
-        else:
-            server = scripted(Play({"STARTTLS": ("220 go", SILENCE)}, extensions=("STARTTLS",)))
-        tls = "required" if how == "starttls" else "implicit"
-        with pytest.raises(DeliveryError) as caught:
-            twin(Server("127.0.0.1", server.port, tls=tls), timeout={"connect": SHORT}).send(hello())
-        assert isinstance(caught.value, TLSFailed)
-        assert caught.value.is_transient
-
-    def test_no_answer_to_the_content_leaves_it_in_doubt(self, twin: Twin, scripted: Scripted) -> None:
-        server = scripted({".": SILENCE})
-        with pytest.raises(InDoubt):
-            twin(server.url, timeout={"final": SHORT}).send(hello())
-
-    def test_a_server_that_stops_reading(self, twin: Twin, scripted: Scripted) -> None:
-        server, good = scripted(Play({"DATA": ("354 go", DEAF)}, LIMITLESS)), scripted(Play(extensions=LIMITLESS))
-        # nothing is read any more, and the content is larger than what the two kernels keep
-        content = b"x" * 996 + b"\r\n"
-        message = Message(subject="", from_="ann@example.org", to="bob@example.com", text=(content * 16000).decode())
-        deaf = {"host": server.host, "port": server.port, "tls": "none", "timeout": {"content": SHORT, "reply": SHORT}}
-        receipt = twin(deaf, good.url).send(message)
-        assert receipt.ok
-        assert server.handed_over == []
-        assert receipt.server == good.name
-
-    def test_the_deadline_bounds_a_server_that_answers_every_command_late(self, twin: Twin, scripted: Scripted) -> None:
-        server, other = scripted({"MAIL": SILENCE}), scripted()
-        mailer = twin(server.url, other.url, deadline=0.3)
-        with pytest.raises(TimedOut) as caught:
-            mailer.send(hello())
-        assert [outcome.status for outcome in caught.value.receipt.outcomes] == [Status.DEFERRED]
-        assert other.handed_over == []
-
-    def test_the_deadline_bounds_connecting(self, twin: Twin, unreachable: int) -> None:
-        with pytest.raises(DeliveryError) as caught:
-            twin(f"smtp://127.0.0.1:{unreachable}", deadline=SHORT).send(hello())
-        assert isinstance(caught.value, (ConnectFailed, TimedOut))
-        assert [outcome.status for outcome in caught.value.receipt.outcomes] == [Status.DEFERRED]
-
-    def test_the_deadline_is_for_each_message(self, twin: Twin, scripted: Scripted) -> None:
-        server = scripted({"MAIL": [SILENCE]}, {})
-        receipts = twin(server.url, deadline=0.4).send_many([hello(), hello()])
-        assert [receipt.ok for receipt in receipts] == [False, True]
-
-    def test_a_send_that_waits_for_a_connection_has_its_limit(self, twin: Twin, scripted: Scripted) -> None:
-        server = scripted()
-        mailer = twin(server.url, max_connections=1, deadline=0.2)
-        stream = mailer.stream([hello(), hello()])
-        assert next(stream).ok  # and keeps its connection
-        with pytest.raises(TimedOut, match="max_connections"):
-            mailer.send(hello())
-        stream.close()
-        assert mailer.send(hello()).ok
 
 
 class TestBadServers:

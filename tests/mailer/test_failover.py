@@ -308,20 +308,6 @@ class TestOrder:
 
 
 class TestEverythingDown:
-    def test_a_batch_is_deferred_after_one_round(self, twin: Twin, scripted: Scripted) -> None:
-        servers: list[ScriptedServer] = [
-            scripted({"": "554 5.3.2 no"}),
-            scripted(Play({"AUTH": "535 5.7.8 no"}, ("AUTH PLAIN",))),
-        ]
-        mailer = twin(*(server.url for server in servers), username="ann", password="secret")
-        receipts = mailer.send_many(hello(subject=str(n)) for n in range(20))
-        assert len(receipts) == 20
-        for receipt in receipts:
-            assert [outcome.status for outcome in receipt.outcomes] == [Status.DEFERRED]
-            assert receipt.error is not None
-            assert receipt.error.receipt is receipt
-        assert [server.connections for server in servers] == [1, 1]
-
     def test_the_next_call_tries_again(self, twin: Twin, scripted: Scripted) -> None:
         server = scripted({"": "554 no"}, {})
         mailer = twin(server.url)

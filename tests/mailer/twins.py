@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from smtpbackend import AsyncMailer, Envelope, Mailer, Message, Receipt, Reply
+from tests.servers.ports import wait_until
 
 SENDER = "ann@example.org"
+PATIENCE = 20.0  # seconds for what takes milliseconds; only a failing test waits so long
 
 
 def hello(*to: str, **fields: Any) -> Message:
@@ -27,8 +30,10 @@ class Driven(Protocol):
     def send(self, message: Any, envelope: Envelope | None = None, **options: Any) -> Receipt: ...
     def stream(self, messages: Iterable[Any], **options: Any) -> Any: ...
     def send_at_once(self, messages: list[Any]) -> list[Receipt | BaseException]: ...
+    def begin(self, messages: list[Any]) -> Begun: ...
     def ask(self, method: str, *args: Any) -> Any: ...
     def on_pool(self, method: str, *args: Any) -> Any: ...
+    def pool(self) -> Any: ...
 
     def send_many(self, messages: Iterable[Any], **options: Any) -> list[Receipt]:
         return list(self.stream(messages, **options))
@@ -44,6 +49,78 @@ class Driven(Protocol):
 
     def close(self) -> None:
         self.ask("close")
+
+
+class Begun(Protocol):
+    """Sends that go on meanwhile. ``results`` has those that have ended, in that order."""
+
+    results: list[Receipt | BaseException]
+
+    def wait_until(self, condition: Callable[[], object]) -> bool:
+        """Let them go on until it is so, or for a long time; whether it is so."""
+        ...
+
+    def wait(self) -> bool:
+        """Let them go on until all have ended; whether they have."""
+        ...
+
+
+class _BegunThreads(Begun):
+    def __init__(self, mailer: Mailer, messages: list[Any]) -> None:
+        self.results = []
+        self._threads = [threading.Thread(target=self._send, args=(mailer, message)) for message in messages]
+        for thread in self._threads:
+            thread.start()
+
+    def _send(self, mailer: Mailer, message: Any) -> None:
+        try:
+            self.results.append(mailer.send(message))
+        except BaseException as error:
+            self.results.append(error)
+
+    def wait_until(self, condition: Callable[[], object]) -> bool:
+        return wait_until(lambda: bool(condition()), PATIENCE)
+
+    def wait(self) -> bool:
+        end = time.monotonic() + PATIENCE
+        for thread in self._threads:
+            thread.join(max(end - time.monotonic(), 0))
+        return not any(thread.is_alive() for thread in self._threads)
+
+
+class _BegunTasks(Begun):
+    def __init__(self, mailer: AsyncMailer, messages: list[Any], run: Callable[[Any], Any]) -> None:
+        self.results = []
+        self._run = run
+
+        async def start() -> list[asyncio.Task[None]]:
+            return [asyncio.create_task(self._send(mailer, message)) for message in messages]
+
+        self._tasks = run(start())
+
+    async def _send(self, mailer: AsyncMailer, message: Any) -> None:
+        try:
+            self.results.append(await mailer.send(message))
+        except BaseException as error:
+            self.results.append(error)
+
+    def wait_until(self, condition: Callable[[], object]) -> bool:
+        async def until() -> bool:
+            end = time.monotonic() + PATIENCE
+            while not condition():
+                if time.monotonic() > end:
+                    return False
+                await asyncio.sleep(0.005)
+            return True
+
+        return self._run(until())
+
+    def wait(self) -> bool:
+        async def wait() -> bool:
+            _, left = await asyncio.wait(self._tasks, timeout=PATIENCE)
+            return not left
+
+        return self._run(wait())
 
 
 class _Blocking(Driven):
@@ -72,11 +149,17 @@ class _Blocking(Driven):
             thread.join(30)
         return results
 
+    def begin(self, messages: list[Any]) -> Begun:
+        return _BegunThreads(self.raw, messages)
+
     def ask(self, method: str, *args: Any) -> Any:
         return getattr(self.raw, method)(*args)
 
     def on_pool(self, method: str, *args: Any) -> Any:
         return getattr(self.raw._pool, method)(*args)
+
+    def pool(self) -> Any:
+        return self.raw._pool
 
 
 class _Stream:
@@ -122,6 +205,9 @@ class _Asyncio(Driven):
 
         return self._run(gather())
 
+    def begin(self, messages: list[Any]) -> Begun:
+        return _BegunTasks(self.raw, messages, self._run)
+
     def ask(self, method: str, *args: Any) -> Any:
         return self._run(getattr(self.raw, method)(*args))
 
@@ -130,6 +216,12 @@ class _Asyncio(Driven):
             return await getattr(self.raw._pool(), method)(*args)
 
         return self._run(call())
+
+    def pool(self) -> Any:
+        async def pool() -> Any:
+            return self.raw._pool()
+
+        return self._run(pool())
 
 
 class BlockingTwin:
