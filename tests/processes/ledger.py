@@ -1,0 +1,39 @@
+"""What is said of each message beside what the servers have of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+
+from smtpbackend import Receipt, Status
+from smtpbackend.errors import SMTPError
+
+# How many times a message may be there, by what is said of it (DESIGN 4.3)
+_TIMES = {Status.ACCEPTED: {1}, Status.IN_DOUBT: {0, 1}, Status.DEFERRED: {0}, Status.REJECTED: {0}}
+
+
+def status(said: Receipt | BaseException) -> Status:
+    """What a receipt, or an error that carries one, says of a message to one recipient; any other error is raised."""
+    receipt = said.receipt if isinstance(said, SMTPError) else said
+    if not isinstance(receipt, Receipt):
+        raise AssertionError(f"{said!r} has no receipt") from (said if isinstance(said, BaseException) else None)
+    (outcome,) = receipt.outcomes
+    return outcome.status
+
+
+def disagreements(said: Mapping[str, Status], taken: Mapping[str, Collection[str]]) -> list[str]:
+    """Every message of which the servers have more or less copies than was said, and those that nobody sent.
+
+    ``taken`` has the different copies of each message.
+    """
+    found = [
+        f"{name}: {said[name].name}, and there {len(taken.get(name, ()))} times: {taken.get(name, ())}"
+        for name in said
+        if len(taken.get(name, ())) not in _TIMES[said[name]]
+    ]
+    return found + [f"{name}: there, and nothing was said of it" for name in taken if name not in said]
+
+
+def counted(said: Mapping[str, Status]) -> str:
+    """How many there are of each, for an assertion to tell."""
+    return ", ".join(f"{number} {status.name}" for status, number in Counter(said.values()).items())
