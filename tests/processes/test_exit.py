@@ -100,8 +100,7 @@ def test_whatever_is_said_to_quit_is_not_told(scripted: Scripted, tmp_path: Path
     server.wait_for_end()
 
 
-@pytest.mark.parametrize("kind", SEND)
-def test_a_server_that_is_gone_at_the_end_is_not_told(scripted: Scripted, tmp_path: Path, kind: str) -> None:
+def test_a_server_that_is_gone_at_the_end_is_not_told(scripted: Scripted, tmp_path: Path) -> None:
     server = scripted()
     source = SEND["blocking"] + "\n        print('sent')\n        sys.stdin.readline()\n"
     with running(tmp_path, source, server.url) as script:
