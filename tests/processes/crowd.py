@@ -12,13 +12,16 @@ from smtpbackend.errors import SMTPError
 
 Said = dict[str, Any]
 """By subject: the receipt, or the error that ``send`` raised."""
+Work = Sequence[Message | Sequence[Message]]
+Works = Sequence[Work]
+
+PATIENCE = 100.0  # seconds for all of it
 
 
-def in_threads(mailer: Mailer, works: Sequence[Sequence[Message | Sequence[Message]]], patience: float = 100.0) -> Said:
+def in_threads(mailer: Mailer, works: Works, said: Said) -> None:
     """Each work by a thread of its own: a message by ``send``, several by ``send_many``."""
-    said: Said = {}
 
-    def work(items: Sequence[Message | Sequence[Message]]) -> None:
+    def work(items: Work) -> None:
         for item in items:
             if isinstance(item, Message):
                 try:
@@ -29,17 +32,13 @@ def in_threads(mailer: Mailer, works: Sequence[Sequence[Message | Sequence[Messa
                 for message, receipt in zip(item, mailer.send_many(item), strict=True):
                     said[message.subject] = receipt
 
-    _all_through(work, works, patience)
-    return said
+    _all_through(work, works)
 
 
-def in_tasks(
-    mailer: AsyncMailer, works: Sequence[Sequence[Message | Sequence[Message]]], patience: float = 100.0
-) -> Said:
+def in_tasks(mailer: AsyncMailer, works: Works, said: Said) -> None:
     """The same by tasks of one event loop."""
-    said: Said = {}
 
-    async def work(items: Sequence[Message | Sequence[Message]]) -> None:
+    async def work(items: Work) -> None:
         for item in items:
             if isinstance(item, Message):
                 try:
@@ -52,16 +51,15 @@ def in_tasks(
                     said[next(messages).subject] = receipt
 
     async def run() -> None:
-        async with asyncio.timeout(patience), mailer, asyncio.TaskGroup() as group:
+        async with asyncio.timeout(PATIENCE), mailer, asyncio.TaskGroup() as group:
             for items in works:
                 group.create_task(work(items))
         await asyncio.sleep(0)  # transports close in the turn after
 
     asyncio.run(run())
-    return said
 
 
-def _all_through(work: Callable[[Any], None], works: Sequence[Any], patience: float) -> None:
+def _all_through(work: Callable[[Any], None], works: Works) -> None:
     """Each work in a thread; raises what one of them raised."""
     errors: list[BaseException] = []
 
@@ -75,7 +73,7 @@ def _all_through(work: Callable[[Any], None], works: Sequence[Any], patience: fl
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(patience)
+        thread.join(PATIENCE)
         assert not thread.is_alive(), "a thread hangs"
     if errors:
         raise errors[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 
@@ -19,6 +20,13 @@ def status(said: Receipt | BaseException) -> Status:
         raise AssertionError(f"{said!r} has no receipt") from (said if isinstance(said, BaseException) else None)
     (outcome,) = receipt.outcomes
     return outcome.status
+
+
+def subject_of(content: bytes) -> str:
+    """The subject of a message as it left: what tells these from each other."""
+    found = re.search(rb"(?m)^Subject: (.*)\r$", content)
+    assert found is not None
+    return found[1].decode()
 
 
 def disagreements(said: Mapping[str, Status], taken: Mapping[str, Collection[str]]) -> list[str]:

@@ -213,6 +213,8 @@ class Postfix:
 
     def start(self) -> None:
         """Start it, again too: with what is on its queue and in its mailbox."""
+        if self._master is not None:
+            return
         # What a killed cleanup(8) leaves: only a file that is executable was answered 250
         for path in (self._folder / "queue" / "incoming").iterdir():
             if not path.stat().st_mode & stat.S_IXUSR:
