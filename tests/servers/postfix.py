@@ -305,6 +305,12 @@ class Postfix:
         return path.read_text(errors="replace") if path.exists() else ""
 
     @property
+    def cut_connections(self) -> int:
+        """How many connections so far it did not see the end of, because it was stopped or killed."""
+        log = self.log
+        return log.count(": connect from") - log.count(": disconnect from")
+
+    @property
     def _inbox(self) -> Path:
         return self._folder / "mail" / "inbox" / "new"
 
