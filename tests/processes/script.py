@@ -58,7 +58,7 @@ def running(folder: Path, source: str, *arguments: object) -> Iterator[Script]:
     path = folder / "script.py"
     path.write_text(BEGINNING + textwrap.dedent(source))
     with subprocess.Popen(
-        [sys.executable, path, *map(str, arguments)],
+        [sys.executable, "-u", path, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from smtpbackend import AsyncMailer, Mailer, Status
+from smtpbackend import AsyncMailer, Mailer
 from smtpbackend.testing import CUT, EXTENSIONS, RESET, Play
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import hello

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import re
+import os
+import signal
+import socket
 import threading
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
 from smtpbackend.testing import Play, ScriptedServer, Speaker
 from tests.mailer.conftest import Scripted
+from tests.processes.ledger import subject_of
 from tests.processes.script import run, running
 from tests.processes.sockets import held, towards
 from tests.servers.ports import wait_until
@@ -62,12 +67,7 @@ def url_of(server: ScriptedServer, tls: str, ca: Certificates) -> str:
 
 
 def subjects(speaker: Speaker) -> list[str]:
-    found = []
-    for transaction in speaker.handed_over:
-        subject = re.search(rb"(?m)^Subject: (.*)\r$", transaction.content)
-        assert subject is not None
-        found.append(subject[1].decode())
-    return found
+    return [subject_of(transaction.content) for transaction in speaker.handed_over]
 
 
 @pytest.mark.parametrize("tls", TLS)
@@ -190,7 +190,7 @@ class TestTheChildEnds:
 class TestWhileItDelivers:
     """A fork while another thread is in the middle of a delivery."""
 
-    SOURCE = """
+    SOURCE = dedent("""
         mailer = new_mailer(sys.argv[1])
         receipts = []
         sending = threading.Thread(target=lambda: receipts.append(send(mailer, hello("of the parent"))))
@@ -206,7 +206,7 @@ class TestWhileItDelivers:
             signal.alarm(25)
             sys.stdin.readline()
             os._exit(0 if send(mailer, hello("of the child")).ok else 1)
-        """
+        """)
 
     @pytest.mark.parametrize("kind", MAILERS)
     @pytest.mark.parametrize(
@@ -237,8 +237,7 @@ class TestWhileItDelivers:
         stopping = Play({point: stop_here}, extensions=("PIPELINING", "STARTTLS"))
         server = scripted(stopping, Play(extensions=("PIPELINING", "STARTTLS")), certificate="server")
         try:
-            source = MAILERS[kind] + self.SOURCE.replace("\n        ", "\n")
-            with running(tmp_path, source, url_of(server, tls, ca)) as script:
+            with running(tmp_path, MAILERS[kind] + self.SOURCE, url_of(server, tls, ca)) as script:
                 assert reached.wait(20)
                 script.write()
                 child = int(script.read())
@@ -254,6 +253,60 @@ class TestWhileItDelivers:
         finally:
             go_on.set()
         assert [subjects(speaker) for speaker in server.speakers] == [["of the parent"], ["of the child"]]
+
+    @pytest.mark.parametrize("kind", MAILERS)
+    def test_nor_of_one_that_is_being_connected(self, tmp_path: Path, kind: str) -> None:
+        """To a server that has no room for one more in its backlog."""
+        with socket.create_server(("127.0.0.1", 0), backlog=0) as full, closing(socket.socket()) as ahead:
+            port = full.getsockname()[1]
+            ahead.connect(("127.0.0.1", port))
+            with running(tmp_path, MAILERS[kind] + self.SOURCE, f"smtp://127.0.0.1:{port}?tls=none") as script:
+                assert wait_until(lambda: bool(towards(port) & held(script.pid)), 10)
+                script.write()
+                child = int(script.read())
+                try:
+                    connection = towards(port) & held(script.pid)
+                    assert len(connection) == 1
+                    assert not connection & held(child)
+                finally:
+                    os.kill(child, signal.SIGKILL)
+
+    @pytest.mark.parametrize("kind", MAILERS)
+    def test_a_token_that_is_being_fetched_is_not_waited_for(
+        self, scripted: Scripted, tmp_path: Path, kind: str
+    ) -> None:
+        """One thread fetches and all others wait for it; in the child that thread is no more."""
+        server = scripted(Play(extensions=("PIPELINING", "AUTH XOAUTH2")))
+        source = """
+from smtpbackend.delivery.credentials import Grant, Provider
+
+parent = os.getpid()
+go_on = threading.Event()
+
+class Tokens(Provider):
+    def fetch(self, timeout=20.0):
+        if os.getpid() == parent:
+            print("fetching")
+            assert go_on.wait(20)
+        return Grant(f"of-{os.getpid()}", 3600)
+
+def new_mailer(url):
+    return {kind}(url, username="ann", token=Tokens(), timeout=20)
+"""
+        source = MAILERS[kind] + source.replace("{kind}", "Mailer" if kind == "blocking" else "AsyncMailer")
+        source += self.SOURCE.replace("sending.join()", "go_on.set(); sending.join()")
+        with running(tmp_path, source, server.url) as script:
+            assert script.read() == "fetching"
+            script.write()
+            script.read()  # whom it has forked
+            script.write()
+            assert script.read() == "0", "the child could not send"
+            assert script.read() == "True"
+            assert script.end() == ""
+        assert sorted(subject for speaker in server.speakers for subject in subjects(speaker)) == [
+            "of the child",
+            "of the parent",
+        ]
 
     @pytest.mark.parametrize("tls", TLS)
     def test_again_and_again_among_many_threads(
