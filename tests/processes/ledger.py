@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping
+from typing import Any
 
 from smtpbackend import Receipt, Status
 from smtpbackend.errors import SMTPError
@@ -29,17 +30,17 @@ def subject_of(content: bytes) -> str:
     return found[1].decode()
 
 
-def disagreements(said: Mapping[str, Status], taken: Mapping[str, Collection[str]]) -> list[str]:
+def disagreements(said: Mapping[str, Status], there: Mapping[str, Collection[Any]]) -> list[str]:
     """Every message of which the servers have more or less copies than was said, and those that nobody sent.
 
-    ``taken`` has the different copies of each message.
+    ``there`` has the copies of each message, whatever tells them from each other.
     """
-    found = [
-        f"{name}: {said[name].name}, and there {len(taken.get(name, ()))} times: {taken.get(name, ())}"
-        for name in said
-        if len(taken.get(name, ())) not in _TIMES[said[name]]
-    ]
-    return found + [f"{name}: there, and nothing was said of it" for name in taken if name not in said]
+    found = [f"{name}: there, and nothing was said of it" for name in there if name not in said]
+    for name, what in said.items():
+        copies = there.get(name, ())
+        if len(copies) not in _TIMES[what]:
+            found.append(f"{name}: {what.name}, and there {len(copies)} times {list(copies)}")
+    return found
 
 
 def counted(said: Mapping[str, Status]) -> str:

@@ -43,22 +43,22 @@ def send(mailer, message):
 """,
 }
 
-CROWD_AND_POOL = """
-mailer = Mailer(sys.argv[1], timeout=20)
+POOL = """
+mailer = new_mailer(sys.argv[1])
 
-def send(number):
-    return mailer.send(hello(f"{os.getpid()} {number}."))
+def send_one(number):
+    return send(mailer, hello(f"{os.getpid()} {number}."))
 
 if __name__ == "__main__":
-    send(0)  # opens a connection
+    send_one(0)  # opens a connection
     with multiprocessing.get_context(sys.argv[2]).Pool(4) as pool:
-        sent = pool.map_async(send, range(1, 101), chunksize=5)
+        sent = pool.map_async(send_one, range(1, 101), chunksize=5)
         for number in range(1, 101):
-            assert send(number).ok
+            assert send_one(number).ok
         assert all(receipt.ok for receipt in sent.get(30))
         pool.close()
         pool.join()
-    assert send(101).ok
+    assert send_one(101).ok
 """
 
 
@@ -70,12 +70,14 @@ def subjects(speaker: Speaker) -> list[str]:
     return [subject_of(transaction.content) for transaction in speaker.handed_over]
 
 
-@pytest.mark.parametrize("tls", TLS)
+@pytest.mark.parametrize(("kind", "tls"), [("blocking", "none"), ("blocking", "required"), ("asyncio", "none")])
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
-def test_multiprocessing(scripted: Scripted, ca: Certificates, tmp_path: Path, method: str, tls: str) -> None:
+def test_multiprocessing(
+    scripted: Scripted, ca: Certificates, tmp_path: Path, method: str, kind: str, tls: str
+) -> None:
     """Parent and four children send at once; the receipts of the children reach the parent."""
     server = scripted(Play(extensions=("PIPELINING", "STARTTLS")), certificate="server")
-    assert run(tmp_path, CROWD_AND_POOL, url_of(server, tls, ca), method) == ""
+    assert run(tmp_path, MAILERS[kind] + POOL, url_of(server, tls, ca), method) == ""
     server.wait_for_end()
     sent = Counter(subject for speaker in server.speakers for subject in subjects(speaker))
     assert set(sent.values()) == {1}

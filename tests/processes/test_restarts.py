@@ -43,6 +43,16 @@ def kill_in_turn(servers: Two, sent: Callable[[], int], over: threading.Event) -
         server.start()
 
 
+def test_a_killed_server_has_kept_what_it_accepted(mortal_postfixes: Two) -> None:
+    """So that what is missing below is missing because of us."""
+    server, _ = mortal_postfixes
+    with Mailer(f"smtp://{server.host}:{server.plain_port}?tls=none") as mailer:
+        queue_ids = {receipt.queue_id for receipt in mailer.send_many(hello() for _ in range(100))}
+        server.kill()
+    server.start()
+    assert {mail.queue_id for mail in server.mail()} == queue_ids
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [Mailer, AsyncMailer])
 def test_the_receipts_agree_with_the_mailboxes(kind: Any, mortal_postfixes: Two) -> None:

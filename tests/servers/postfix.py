@@ -318,7 +318,8 @@ class Postfix:
         # In the order in which a message goes through them: it cannot slip by
         queue = self._folder / "queue"
         return not any(
-            any(not path.is_dir() for path in (queue / name).rglob("*")) for name in ("incoming", "active", "deferred")
+            any(not path.is_dir() for path in (queue / name).rglob("*"))
+            for name in ("deferred", "incoming", "active", "deferred")
         )
 
     def _arrived(self) -> list[Path]:
