@@ -315,7 +315,7 @@ class Postfix:
         return self._folder / "mail" / "inbox" / "new"
 
     def _queue_is_empty(self) -> bool:
-        # In the order in which a message goes through them: it cannot slip by
+        # In the order in which a message goes through them, whether it is delivered or deferred: it cannot slip by
         queue = self._folder / "queue"
         return not any(
             any(not path.is_dir() for path in (queue / name).rglob("*"))
