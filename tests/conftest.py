@@ -105,7 +105,7 @@ def aiosmtpd(ca: Certificates) -> Iterator[Callable[..., AiosmtpdServer]]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    real = {"running_postfix", "running_sasl_postfix", "running_dovecot", "running_exim"}
+    real = {"running_postfix", "running_sasl_postfix", "running_dovecot", "running_exim", "running_mortal_postfixes"}
     for item in items:
         if real.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.servers)

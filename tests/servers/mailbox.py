@@ -55,6 +55,12 @@ class ArrivedMail:
         """
         return self._field("Received")
 
+    @property
+    def queue_id(self) -> str:
+        """What the server that the client spoke to called it."""
+        found = re.search(r"\bid (\w+)", self.received)
+        return found[1] if found else ""
+
     def _field(self, name: str) -> str:
         found = re.findall(rf"(?im)^{name}:[ \t]*([^\n]*(?:\n[ \t][^\n]*)*)", self.trace.decode())
         return " ".join(found[-1].split()) if found else ""

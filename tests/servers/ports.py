@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 
 def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
@@ -15,6 +18,21 @@ def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
     finally:
         for listening in sockets:
             listening.close()
+
+
+def kept_ports(count: int, host: str = "127.0.0.1") -> list[int]:
+    """Return free ports of `host` that the kernel gives to no client, so that they stay free while a server is away.
+
+    A client that tries again and again to reach a port may else be given that very port, and reach itself.
+    """
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(10000, first)
+        with socket.socket() as listening, suppress(OSError):
+            listening.bind((host, port))
+            found += [port] if port not in found else []
+    return found
 
 
 def wait_until(condition: Callable[[], bool], timeout: float) -> bool:

@@ -6,6 +6,10 @@ same as `starttls_port` on a unix socket.
 rejected@example.com is answered 550 5.1.1, later@example.com 450 4.2.0. Mail for example.com, example.org and
 exämple.com arrives in one Maildir (`Delivered-To` tells whose it is), octet for octet as it came; mail for any other
 domain is accepted and thrown away.
+
+It can be stopped or killed, and started again with the same ports, queue and mailbox. What was killed between writing
+a mail to the mailbox and taking it off its queue writes it again when it comes back: two mails of one `queue_id` are
+Postfix's doing, not the client's.
 """
 
 from __future__ import annotations
@@ -13,6 +17,8 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
+import stat
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -20,7 +26,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.servers.mailbox import ArrivedMail, oldest_first
-from tests.servers.ports import answers, free_ports, wait_until
+from tests.servers.ports import answers, kept_ports, wait_until
 from tests.servers.process import LONGEST_RUN, NOBODY
 from tests.servers.tls import Certificates
 
@@ -54,6 +60,11 @@ smtpd_peername_lookup = no
 smtpd_client_connection_count_limit = 0
 default_process_limit = 50
 disable_dns_lookups = yes
+# What was under way when it was killed is not left lying
+queue_run_delay = 1s
+minimal_backoff_time = 1s
+maximal_backoff_time = 1s
+transport_retry_time = 1s
 
 # What arrives is what was sent: nothing added, rewritten or dropped but the trace fields
 local_header_rewrite_clients =
@@ -165,24 +176,54 @@ class Postfix:
         self._folder = Path(tempfile.mkdtemp(prefix="smtpbackend-postfix-"))
         try:
             self._prepare()
-            self._start()
+            self.start()
         except BaseException:
             self.__exit__()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._master is not None:
-            self._master.terminate()  # master tells its children
-            try:
-                self._master.wait(10)
-            except subprocess.TimeoutExpired:
-                self._master.kill()
-                self._master.wait()
-            self._master = None
+        self.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    def stop(self) -> None:
+        """End it as `postfix stop` does: whatever it was doing, connections are cut."""
+        if self._master is None:
+            return
+        self._master.terminate()  # master tells its children
+        try:
+            self._master.wait(10)
+        except subprocess.TimeoutExpired:
+            return self.kill()
+        self._gone()
+
+    def kill(self) -> None:
+        """Kill master and all its children with SIGKILL."""
+        if self._master is None:
+            return
+        os.killpg(self._master.pid, signal.SIGKILL)  # it has made itself the leader of one
+        self._master.wait()
+        self._gone()
+
+    def _gone(self) -> None:
+        """Nobody listens any more: children may outlive their master by a moment."""
+        self._master = None
+        if not wait_until(lambda: not any(answers(self.host, port) for port in self._ports), 10):
+            raise RuntimeError(f"postfix does not end\n{self.log}")
+
+    def start(self) -> None:
+        """Start it, again too: with what is on its queue and in its mailbox."""
+        if self._master is not None:
+            return
+        # What a killed cleanup(8) leaves: only a file that is executable was answered 250
+        for path in (self._folder / "queue" / "incoming").iterdir():
+            if not path.stat().st_mode & stat.S_IXUSR:
+                path.unlink()
+        self._start()
+
     def _prepare(self) -> None:
+        self._ports = kept_ports(4, self.host)
+        self.starttls_port, self.tls_port, self.plain_port, self.basic_port = self._ports
         folder, postfix = self._folder, pwd.getpwnam("postfix")
         folder.chmod(0o755)
         for name in ("queue", "queue/pid", "sasl", "mail"):
@@ -231,14 +272,12 @@ class Postfix:
         main = MAIN_CF.format(folder=folder, size_limit=self.size_limit, nobody=NOBODY)
         main += "".join(f"{name} = {value}\n" for name, value in self._settings.items())
         (folder / "main.cf").write_text(main, encoding="utf-8")
+        self.socket = folder / "queue" / "public" / "smtpd"
+        names = ("starttls", "tls", "plain", "basic")
+        master = MASTER_CF.format(**dict(zip(names, self._ports, strict=True)))
+        (folder / "master.cf").write_text(master)
 
     def _start(self) -> None:
-        ports = free_ports(4, self.host)
-        self.starttls_port, self.tls_port, self.plain_port, self.basic_port = ports
-        self.socket = self._folder / "queue" / "public" / "smtpd"
-        names = ("starttls", "tls", "plain", "basic")
-        master = MASTER_CF.format(**dict(zip(names, ports, strict=True)))
-        (self._folder / "master.cf").write_text(master)
         # In the foreground, so that it is our child. It makes a process group of its own, and ends it
         self._master = subprocess.Popen(
             [MASTER, "-c", self._folder, "-s", "-e", str(LONGEST_RUN)],
@@ -249,7 +288,7 @@ class Postfix:
         running = self._master
 
         def up() -> bool:
-            return running.poll() is not None or all(answers(self.host, port) for port in ports)
+            return running.poll() is not None or all(answers(self.host, port) for port in self._ports)
 
         if not wait_until(up, 20) or running.poll() is not None:
             running.kill()
@@ -266,12 +305,22 @@ class Postfix:
         return path.read_text(errors="replace") if path.exists() else ""
 
     @property
+    def cut_connections(self) -> int:
+        """How many connections so far it did not see the end of, because it was stopped or killed."""
+        log = self.log
+        return log.count(": connect from") - log.count(": disconnect from")
+
+    @property
     def _inbox(self) -> Path:
         return self._folder / "mail" / "inbox" / "new"
 
     def _queue_is_empty(self) -> bool:
-        # In the order in which a message goes through them: it cannot slip by
-        return not any(any((self._folder / "queue" / name).iterdir()) for name in ("incoming", "active"))
+        # In the order in which a message goes through them, whether it is delivered or deferred: it cannot slip by
+        queue = self._folder / "queue"
+        return not any(
+            any(not path.is_dir() for path in (queue / name).rglob("*"))
+            for name in ("deferred", "incoming", "active", "deferred")
+        )
 
     def _arrived(self) -> list[Path]:
         return oldest_first(self._inbox.glob("*"))

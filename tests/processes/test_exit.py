@@ -1,0 +1,132 @@
+"""The end of a program: connections are closed with QUIT, and nobody waits long for it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from smtpbackend.testing import CUT, SILENCE
+from tests.mailer.conftest import Scripted
+from tests.processes.script import run, running
+
+SEND = {
+    "blocking": """
+        mailer = Mailer(sys.argv[1])
+        mailer.send(hello())
+        """,
+    "asyncio": """
+        mailer = AsyncMailer(sys.argv[1])
+
+        async def main():
+            await mailer.send(hello())
+
+        asyncio.run(main())
+        """,
+}
+
+FOUR_AT_ONCE = """
+    mailers = [Mailer(url, timeout=20) for url in sys.argv[1:]]
+    everybody = threading.Barrier(4 * len(mailers))
+
+    def send(mailer):
+        def messages():
+            yield hello()
+            everybody.wait()  # so that each has a connection of its own
+        for receipt in mailer.send_many(messages()):
+            assert receipt.ok
+
+    threads = [threading.Thread(target=send, args=(mailer,)) for mailer in mailers for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    print("sent")
+    """
+
+
+@pytest.mark.parametrize("kind", SEND)
+def test_a_script_that_ends_says_quit(scripted: Scripted, tmp_path: Path, kind: str) -> None:
+    """Nobody has closed the mailer."""
+    server = scripted()
+    assert run(tmp_path, SEND[kind], server.url) == ""
+    server.wait_for_end()
+    assert server.speakers[0].verbs[-2:] == ["DATA", "QUIT"]
+
+
+@pytest.mark.parametrize(("ending", "code"), [("raise SystemExit(3)", 3), ("1 / 0", 1)])
+def test_a_script_that_fails_says_quit(scripted: Scripted, tmp_path: Path, ending: str, code: int) -> None:
+    server = scripted()
+    run(tmp_path, f"mailer = Mailer(sys.argv[1])\nmailer.send(hello())\n{ending}", server.url, code=code)
+    server.wait_for_end()
+    assert server.speakers[0].verbs[-1] == "QUIT"
+
+
+def test_a_mailer_that_is_forgotten_says_quit(scripted: Scripted, tmp_path: Path) -> None:
+    """Also one that nobody can reach any more, and before the end of the program."""
+    server = scripted()
+    source = "Mailer(sys.argv[1]).send(hello())\ngc.collect()\nprint('forgotten')\nsys.stdin.readline()"
+    with running(tmp_path, source, server.url) as script:
+        assert script.read() == "forgotten"
+        server.wait_for_end()
+        assert server.speakers[0].verbs[-1] == "QUIT"
+        script.write()
+        assert script.end() == ""
+
+
+@pytest.mark.parametrize("closing", ["", "for mailer in mailers: mailer.close()"], ids=["exit", "close"])
+def test_servers_that_do_not_answer_quit_are_not_waited_for_one_by_one(
+    scripted: Scripted, tmp_path: Path, closing: str
+) -> None:
+    """Four connections to each of two servers: about one second for each mailer, and not for each connection."""
+    servers = [scripted({"QUIT": SILENCE}) for _ in range(2)]
+    source = f"{FOUR_AT_ONCE}\n    {closing}\n"
+    with running(tmp_path, source, *(server.url for server in servers)) as script:
+        assert script.read() == "sent"
+        start = time.monotonic()
+        assert script.end() == ""
+        assert time.monotonic() - start < 5
+    for server in servers:
+        server.wait_for_end()
+        assert [speaker.verbs[-1] for speaker in server.speakers] == ["QUIT"] * 4
+
+
+@pytest.mark.parametrize("answer", [CUT, "421 4.3.2 not now", b"\xff\xfe\n", ("221 bye", b"and more\r\n")])
+@pytest.mark.parametrize("kind", SEND)
+def test_whatever_is_said_to_quit_is_not_told(scripted: Scripted, tmp_path: Path, kind: str, answer: object) -> None:
+    server = scripted({"QUIT": answer})
+    assert run(tmp_path, SEND[kind], server.url) == ""
+    server.wait_for_end()
+
+
+def test_a_server_that_is_gone_at_the_end_is_not_told(scripted: Scripted, tmp_path: Path) -> None:
+    server = scripted()
+    source = SEND["blocking"] + "\n        print('sent')\n        sys.stdin.readline()\n"
+    with running(tmp_path, source, server.url) as script:
+        assert script.read() == "sent"
+        server.cut()
+        script.write()
+        assert script.end() == ""
+
+
+def test_a_delivery_that_hangs_in_a_daemon_thread_does_not_keep_the_program(scripted: Scripted, tmp_path: Path) -> None:
+    """The thread ends with the program, in the middle of its wait; the idle connection still gets its QUIT."""
+    server = scripted({}, {".": SILENCE})
+    source = """
+        mailer = Mailer(sys.argv[1])
+        stream = mailer.send_many([hello(), hello()])
+        next(stream)                                        # holds the first connection
+        threading.Thread(target=mailer.send, args=(hello(),), daemon=True).start()
+        sys.stdin.readline()
+        for receipt in stream:
+            assert receipt.ok
+        """
+    with running(tmp_path, source, server.url) as script:
+        while len(server.handed_over) < 2:
+            time.sleep(0.01)
+        script.write()
+        assert script.end() == ""
+    server.wait_for_end()
+    assert server.speakers[0].verbs[-1] == "QUIT"
+    assert "QUIT" not in server.speakers[1].verbs
