@@ -1,0 +1,104 @@
+"""Three messages through two servers: the connection is cut after every octet, and every reply stays away once.
+
+What holds then stands in ``invariants.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, Literal
+
+import pytest
+
+from tests.faults.conftest import Crew
+from tests.faults.deliveries import QUIT, Extent
+from tests.faults.plan import Case, Cut, Silence
+
+Measure = Callable[[Case], Extent]
+
+twins = pytest.mark.parametrize("twin", ["blocking", "asyncio"])
+ways = pytest.mark.parametrize("way", ["send", "send_many"])
+security = pytest.mark.parametrize("tls", ["none", "required"])
+dialogues = pytest.mark.parametrize(
+    "extensions",
+    [(), ("PIPELINING",), ("CHUNKING",), ("PIPELINING", "CHUNKING")],
+    ids=["DATA", "DATA-grouped", "BDAT", "BDAT-grouped"],
+)
+
+
+def cuts(case: Case, extent: Extent, **how: Any) -> Iterator[Case]:
+    """The case, cut after each octet; those of QUIT are said when the mailer is closed."""
+    for of, octets, quit_ in (("heard", extent.heard, QUIT.heard), ("said", extent.said, QUIT.said)):
+        for at in range(octets + 1):
+            yield replace(case, fault=Cut(of, at, **how), closing=at > octets - quit_)
+
+
+@twins
+@ways
+@security
+@dialogues
+def test_a_cut_after_any_octet(
+    carry_out: Crew, measure: Measure, twin: Any, way: Any, tls: Any, extensions: tuple[str, ...]
+) -> None:
+    """Nobody is missing, invented, sent to twice or needlessly in doubt; and the mailer goes on."""
+    case = Case(twin, extensions, tls, way)
+    carry_out(list(cuts(case, measure(case))))
+
+
+@twins
+@ways
+@dialogues
+def test_a_cut_by_rst(carry_out: Crew, measure: Measure, twin: Any, way: Any, extensions: tuple[str, ...]) -> None:
+    """The same where the connection ends in both directions at once, and writes fail."""
+    case = Case(twin, extensions, way=way)
+    carry_out(list(cuts(case, measure(case), by="rst")))
+
+
+@twins
+@ways
+@dialogues
+def test_a_cut_of_every_connection(
+    carry_out: Crew, measure: Measure, twin: Any, way: Any, extensions: tuple[str, ...]
+) -> None:
+    """The same where no connection to the first server gets any further."""
+    case = Case(twin, extensions, way=way)
+    carry_out(list(cuts(case, measure(case), every=True)))
+
+
+@twins
+def test_a_cut_after_any_octet_of_tls(carry_out: Crew, measure: Measure, twin: Any) -> None:
+    """The same where the cut falls into the handshake or a record: TLS has no say in what became of a message."""
+    case = Case(twin, ("PIPELINING",), "implicit")
+    extent = measure(case)
+    points: tuple[tuple[Literal["heard", "said"], int], ...] = (("heard", extent.raw_heard), ("said", extent.raw_said))
+    carry_out(
+        [
+            replace(case, fault=Cut(of, at, raw=True), closing=True)
+            # signatures differ in length by a few octets
+            for of, octets in points
+            for at in range(octets - 10)
+        ]
+    )
+
+
+TIME_OUT = 1.0  # seconds that a reply may take: many times what any takes that comes
+
+
+@twins
+@dialogues
+def test_silence_in_place_of_any_reply(
+    carry_out: Crew, measure: Measure, twin: Any, extensions: tuple[str, ...]
+) -> None:
+    """The same where a reply does not come, and a time-out ends the wait for it."""
+    cases = []
+    for tls in ("none", "required"):
+        for way in ("send", "send_many"):
+            case = Case(twin, extensions, tls, way)  # type: ignore[arg-type]
+            replies = measure(case).replies
+            for every in (False, True):
+                cases += [
+                    replace(case, fault=Silence(reply, every), closing=reply == replies - 1)
+                    for reply in range(replies)
+                ]
+    carry_out(cases, timeout=TIME_OUT, at_once=40)
