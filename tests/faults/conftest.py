@@ -15,6 +15,7 @@ from tests.faults.plan import Case
 from tests.servers.tls import Certificates
 
 Crew = Callable[..., Counter[str]]
+Measure = Callable[[Case], deliveries.Extent]
 
 _counted: dict[str, Counter[str]] = {}
 
@@ -31,7 +32,7 @@ def _processes(ca: Certificates) -> Iterator[ProcessPoolExecutor]:
 
 
 @pytest.fixture
-def measure(_processes: ProcessPoolExecutor) -> Callable[[Case], deliveries.Extent]:
+def measure(_processes: ProcessPoolExecutor) -> Measure:
     """How long the dialogue of a case is."""
     return lambda case: _processes.submit(deliveries.measure, case).result()
 

@@ -13,6 +13,7 @@ import ssl
 import sys
 import threading
 import time
+import tracemalloc
 import warnings
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
@@ -81,7 +82,7 @@ def settings(case: Case, ports: dict[str, int], timeout: float) -> dict[str, Any
     """What the mailer of a case is made of."""
     scheme = "smtps" if case.tls == "implicit" else "smtp"
     return {
-        "servers": [f"{scheme}://127.0.0.1:{ports[name]}?tls={case.tls}" for name in ("first", "second")],
+        "servers": [f"{scheme}://127.0.0.1:{ports[name]}?tls={case.tls}" for name in ports][: 1 if case.alone else 2],
         "client_name": "c",
         "timeout": timeout,
         **({} if case.fault and case.fault.every else {"rest": 0}),
@@ -159,21 +160,30 @@ def prepare(ca_file: str, server_file: str) -> None:
     _servers = _stack.enter_context(Servers(context))
 
 
-def run(cases: list[Case], timeout: float = 20.0, at_once: int = 1, look: Examination | None = None) -> Report:
-    """Carry out cases of one twin, ``at_once`` of them side by side."""
+def run(
+    cases: list[Case], timeout: float = 20.0, at_once: int = 1, look: Examination | None = None, memory: int = 0
+) -> Report:
+    """Carry out cases of one twin, ``at_once`` of them side by side.
+
+    ``timeout`` is what the mailer gets, ``look`` finds what is wrong afterwards, and ``memory`` is how many octets more
+    than at its start a case may hold at any time.
+    """
     unraisable: list[str] = []
     before = sys.unraisablehook
     sys.unraisablehook = lambda what: unraisable.append(f"{what.err_msg or 'not raised'}: {what.exc_value!r}")
     try:
-        report = _run(cases, timeout, at_once, look or examine)
+        if memory:
+            tracemalloc.start()
+        report = _run(cases, timeout, at_once, look or examine, memory)
         gc.collect()
     finally:
+        tracemalloc.stop()
         sys.unraisablehook = before
     report.wrong.extend(unraisable)
     return report
 
 
-def _run(cases: list[Case], timeout: float, at_once: int, look: Examination) -> Report:
+def _run(cases: list[Case], timeout: float, at_once: int, look: Examination, memory: int) -> Report:
     assert _servers is not None
     while len(_pairs) < at_once:
         _pairs.append(Pair(_servers))
@@ -184,15 +194,24 @@ def _run(cases: list[Case], timeout: float, at_once: int, look: Examination) -> 
         if at_once > 1:  # not all in the same instant: each would wait for the others' turns
             await pause(0.01 * place)
         for case in waiting:
+            if memory:
+                tracemalloc.reset_peak()
+                start, _ = tracemalloc.get_traced_memory()
             end, wrong = await carry_out(case, _pairs[place], timeout, look)
             report.ends[end] += 1
             report.wrong.extend(wrong)
+            if memory and (peak := tracemalloc.get_traced_memory()[1] - start) > memory:
+                report.wrong.append(f"{case}: it took {peak} octets of memory")
 
     if cases[0].twin == "asyncio":
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep
 
         async def everybody() -> None:
+            assert _servers is not None
+            loop = asyncio.get_running_loop()
+            loop.add_reader(_servers.selector.fileno(), _servers.serve)  # type: ignore[attr-defined]
             await asyncio.gather(*(work(place) for place in range(at_once)))
+            loop.remove_reader(_servers.selector.fileno())  # type: ignore[attr-defined]
 
         asyncio.run(everybody())
         return report
@@ -202,10 +221,12 @@ def _run(cases: list[Case], timeout: float, at_once: int, look: Examination) -> 
 
     waiting = _Shared(waiting)
     threads = [threading.Thread(target=at_end, args=(work(place),)) for place in range(at_once)]
+    _servers.start()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    _servers.stop()
     return report
 
 
@@ -241,6 +262,7 @@ class Extent(NamedTuple):
     raw_heard: int
     raw_said: int
     replies: int
+    points: frozenset[str] = frozenset()
 
 
 QUIT = Extent(len("QUIT\r\n"), len("221\r\n"), 0, 0, 1)
@@ -253,7 +275,8 @@ def measure(case: Case) -> Extent:
     def look(receipts: list[Receipt], ledger: Ledger, ports: dict[str, int]) -> Iterable[str]:
         yield from broken_rules(receipts, ledger, ports)
         first = ledger.connections["first"][0]
-        found.append(Extent(first.heard, first.said, first.raw_heard, first.raw_said, first.replies))
+        points = frozenset(first.points)
+        found.append(Extent(first.heard, first.said, first.raw_heard, first.raw_said, first.replies, points))
 
     report = run([replace(case, fault=None, closing=True)], look=look)
     assert not report.wrong, report.wrong

@@ -46,16 +46,18 @@ class Silence:
 
 @dataclass(frozen=True)
 class Odd:
-    """At one point of the dialogue, when it is reached the ``turn``-th time, something else is said.
+    """At one point of the dialogue, for the first time with this message, something else is said.
 
-    With ``extra`` it is said behind the good reply, in one write with it. ``times`` makes a flood of it.
+    With ``extra`` it is said behind the good reply, in one write with it. ``times`` makes a flood of it. With
+    ``unclean`` all recipients of the first message are refused, so that the second one needs RSET.
     """
 
     point: str
     octets: bytes
-    turn: int = 1
+    message: int = 0
     times: int = 1
     extra: bool = False
+    unclean: bool = False
     every: bool = False
 
 
@@ -71,6 +73,8 @@ class Case:
     tls: Literal["none", "required", "implicit"] = "none"
     way: Literal["send", "send_many"] = "send"
     fault: Fault | None = None
+    alone: bool = False
+    """Without the second server."""
     closing: bool = False
     """Close the mailer before the last message."""
     settings: tuple[tuple[str, Any], ...] = ()

@@ -13,7 +13,7 @@ import ssl
 import struct
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Self
 
 from tests.faults.plan import RECIPIENTS, Case, Cut, Odd, Silence
@@ -27,6 +27,7 @@ class Handed(NamedTuple):
     """A message as a server got it."""
 
     server: str
+    connection: int
     sender: str
     recipients: tuple[str, ...]
     content: bytes
@@ -38,7 +39,7 @@ class Ledger:
     def __init__(self, case: Case) -> None:
         self.case = case
         self.handed: list[Handed] = []
-        """Content that came to its end, before a cut or behind it: there is no more that a client could hand over."""
+        """Content that came to its end, before a cut or behind it, and was not refused."""
         self.accepted: list[Handed] = []
         """What a server took, whether or not its answer got out."""
         self.free: set[str] = set()
@@ -68,14 +69,19 @@ class Receiver:
     def __init__(self, ledger: Ledger, server: str, odd: Odd | None = None) -> None:
         self.ledger = ledger
         self.server = server
+        self.connection = len(ledger.connections[server])
         self.odd = odd
         self.is_cut = False
         """Nothing is done any more: it is only seen what came."""
+        self.is_over = False
+        """It said so (421): nothing is done any more, and nobody is in doubt about it."""
         self.secured = ledger.case.tls == "implicit"
         self.end = 0
         self.sender = ""
         self.recipients: list[str] = []
-        self._turns: dict[str, int] = {}
+        self._number = 0  # of the message at hand, or of the one to come
+        self._next = 0
+        self._has_been_odd = False
         self._buffer = bytearray()
         self._content = False
         self._chunk = -1
@@ -122,11 +128,19 @@ class Receiver:
 
     def _command(self, line: str) -> Said | None:
         if self._login:
+            if line == "*":
+                self._login = []
+                return self._say("AUTH cancelled", b"501\r\n")
             point = self._login.pop(0)
-            return self._say(point, b"334 eA==\r\n" if self._login else b"235 k\r\n")
+            said = self._say(point, b"334 eA==\r\n" if self._login else b"235 k\r\n")
+            if said.octets[:3] != b"334":
+                self._login = []
+            return said
         verb, _, rest = line.partition(" ")
         verb = verb.upper()
         if verb == "EHLO":
+            if self.odd and self.odd.point == "HELO":
+                return self._say("EHLO refused", b"502\r\n")
             offers = self.ledger.case.extensions
             if self.ledger.case.tls == "required" and not self.secured:
                 offers = ("STARTTLS",)
@@ -145,14 +159,18 @@ class Receiver:
                 self._login = []
             return said
         if verb == "MAIL":
+            self._number = int(rest[rest.index("<") + 1 : rest.index("@")])
+            self._next = self._number + 1
             said = self._say(verb, b"250\r\n")
             if said.is_done:
-                self.sender, self.recipients = rest[rest.index("<") + 1 : rest.index("@")], []
+                self.sender, self.recipients = str(self._number), []
             return said
         if verb == "RCPT":
             if not self.sender:
                 return self._say("RCPT out of order", b"503\r\n")
             address = rest[rest.index("<") + 1 : rest.index(">")]
+            if self.odd and self.odd.unclean and self._number == 0:
+                return self._say("RCPT refused", b"550\r\n")
             said = self._say(f"RCPT {RECIPIENTS.index(address) + 1}", b"250\r\n")
             if said.is_done:
                 self.recipients.append(address)
@@ -170,6 +188,7 @@ class Receiver:
         if verb == "RSET":
             self.sender, self.recipients = "", []
             self._chunks.clear()
+            self._number = self._next
             return self._say(verb, b"250\r\n")
         if verb == "NOOP":
             return self._say(verb, b"250\r\n")
@@ -189,33 +208,33 @@ class Receiver:
         return self._content_end("BDAT LAST", content)
 
     def _content_end(self, point: str, content: bytes) -> Said:
-        handed = Handed(self.server, self.sender, tuple(self.recipients), content)
+        handed = Handed(self.server, self.connection, self.sender, tuple(self.recipients), content)
         self.sender, self.recipients = "", []
+        was_over = self.is_over
         said = self._say(point, b"250 k\r\n")
-        self.ledger.handed.append(handed)
-        if said.is_done and not self.is_cut:
-            self.ledger.accepted.append(handed)
+        if said.is_done and not was_over:
+            self.ledger.handed.append(handed)
+            if not self.is_cut:
+                self.ledger.accepted.append(handed)
         return said
 
     def _say(self, point: str, good: bytes, then: str = "") -> Said:
-        turn = self._turns[point] = self._turns.get(point, 0) + 1
         odd = self.odd
-        if odd is None or (odd.point, odd.turn) != (point, turn):
+        if odd is None or self._has_been_odd or (odd.point, odd.message) != (point, self._number):
             return Said(self.end, point, good, then)
-        if not self.is_cut:
-            self.ledger.struck += 1
-        if odd.octets[:3] == b"421":
-            then = "close"
-        elif then == "tls" and not odd.extra and odd.octets[:3] != b"220":
+        self._has_been_odd = True
+        self.ledger.struck += 1
+        octets = odd.octets
+        if octets[:3] == b"421":
+            then, self.is_over = "close", True
+        elif then == "tls" and not odd.extra and octets[:3] != b"220":
             then = ""
-        if odd.extra:
-            if odd.times > 1:
-                return Said(self.end, point, good, then, flood=odd)
-            return Said(self.end, point, good + odd.octets, then)
-        is_refused = odd.octets[:1] in (b"4", b"5") and not odd.octets[3:4].isdigit()
+        refusals = (b"4", b"5", b"3") if point.startswith(("MAIL", "RCPT")) else (b"4", b"5")
+        is_refused = octets[:1] in refusals and not octets[3:4].isdigit() and not odd.extra
+        said = good + octets if odd.extra else octets
         if odd.times > 1:
-            return Said(self.end, point, b"", then, not is_refused, odd)
-        return Said(self.end, point, odd.octets, then, not is_refused)
+            return Said(self.end, point, good if odd.extra else b"", then, not is_refused, odd)
+        return Said(self.end, point, said, then, not is_refused)
 
 
 class _Connection:
@@ -226,6 +245,8 @@ class _Connection:
         """Octets in clear."""
         self.raw_heard = self.raw_said = 0
         self.replies = 0
+        self.points: set[str] = set()
+        """Where in the dialogue something was said."""
         fault = ledger.case.fault
         is_hit = fault is not None and name == "first" and (fault.every or not ledger.connections[name])
         self._fault = fault if is_hit else None
@@ -348,6 +369,7 @@ class _Connection:
             self._mute = True
             return
         self.replies += 1
+        self.points.add(said.point)
         cut = self._cut
         octets = said.octets
         if cut and cut.of == "said" and len(octets) >= cut.at - self.said:
@@ -489,52 +511,69 @@ class Pair:
 
 
 class Servers:
-    """The thread that serves them all, as a context manager."""
+    """All of them, as a context manager: served by a thread, or by whoever calls `serve` when ``selector`` is ready."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context
-        self._selector = selectors.DefaultSelector()
-        self._listening: list[socket.socket] = []
+        self.selector = selectors.DefaultSelector()
         self._waker, self._woken = socket.socketpair()
-        self._thread = threading.Thread(target=self._run, name="faulty servers", daemon=True)
+        self._is_stopping = False
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        self._selector.register(self._woken, selectors.EVENT_READ, None)
-        self._thread.start()
+        self.selector.register(self._woken, selectors.EVENT_READ, None)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._waker.send(b"x")
-        self._thread.join(5)
-        for key in list(self._selector.get_map().values()):
+        self.stop()
+        for key in list(self.selector.get_map().values()):
             key.fileobj.close()  # type: ignore[union-attr]
-        self._selector.close()
+        self.selector.close()
         self._waker.close()
+
+    def start(self) -> None:
+        """Serve in a thread."""
+        self._is_stopping = False
+        self._thread = threading.Thread(target=self._run, name="faulty servers", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread, if there is one."""
+        if self._thread is not None:
+            self._is_stopping = True
+            self._waker.send(b"x")
+            self._thread.join(5)
+            assert not self._thread.is_alive(), "the servers hang"
+            self._thread = None
 
     def listen(self, listening: socket.socket, pair: Pair, name: str) -> None:
         """Serve one more port."""
-        self._selector.register(listening, selectors.EVENT_READ, (listening, pair, name))
+        self.selector.register(listening, selectors.EVENT_READ, (listening, pair, name))
 
     def wants(self, sock: socket.socket, connection: _Connection, to_write: bool) -> None:
         """Whether a connection waits for its socket to take more."""
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if to_write else 0)
-        if sock.fileno() >= 0 and self._selector.get_key(sock).events != events:
-            self._selector.modify(sock, events, connection)
+        if sock.fileno() >= 0 and self.selector.get_key(sock).events != events:
+            self.selector.modify(sock, events, connection)
 
     def forget(self, sock: socket.socket) -> None:
         """A socket is going to be closed."""
-        self._selector.unregister(sock)
+        self.selector.unregister(sock)
+
+    def serve(self, timeout: float | None = 0) -> None:
+        """Do what is to be done now."""
+        for key, events in self.selector.select(timeout):
+            what = key.data
+            if what is None:
+                self._woken.recv(1)
+            elif type(what) is _Connection:
+                self._guarded(what, what.ready, events)
+            else:
+                self._accept(*what)
 
     def _run(self) -> None:
-        while True:
-            for key, events in self._selector.select():
-                what = key.data
-                if what is None:
-                    return
-                if type(what) is not _Connection:
-                    self._accept(*what)
-                    continue
-                self._guarded(what, lambda: what.ready(events))  # noqa: B023 - called at once
+        while not self._is_stopping:
+            self.serve(None)
 
     def _accept(self, listening: socket.socket, pair: Pair, name: str) -> None:
         try:
@@ -545,13 +584,13 @@ class Servers:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = _Connection(self, sock, pair.ledger, name, self._context)
-        self._selector.register(sock, selectors.EVENT_READ, connection)
+        self.selector.register(sock, selectors.EVENT_READ, connection)
         self._guarded(connection, connection.start)
 
     @staticmethod
-    def _guarded(connection: _Connection, call: Any) -> None:
+    def _guarded(connection: _Connection, call: Callable[..., None], *args: Any) -> None:
         try:
-            call()
+            call(*args)
         except Exception:
             connection._ledger.trouble.append(traceback.format_exc())
             connection.close()

@@ -5,17 +5,15 @@ What holds then stands in ``invariants.py``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
 
-from tests.faults.conftest import Crew
+from tests.faults.conftest import Crew, Measure
 from tests.faults.deliveries import QUIT, Extent
 from tests.faults.plan import Case, Cut, Silence
-
-Measure = Callable[[Case], Extent]
 
 twins = pytest.mark.parametrize("twin", ["blocking", "asyncio"])
 ways = pytest.mark.parametrize("way", ["send", "send_many"])
