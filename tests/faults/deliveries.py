@@ -157,6 +157,7 @@ def prepare(ca_file: str, server_file: str) -> None:
     warnings.simplefilter("error")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(server_file)
+    context.num_tickets = 1  # two would be twice the octets to cut after
     _servers = _stack.enter_context(Servers(context))
 
 

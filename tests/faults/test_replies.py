@@ -81,7 +81,8 @@ def test_any_reply_of_the_only_server(carry_out: Crew, measure: Measure, twin: A
     for extensions in ((), ("PIPELINING",), ("CHUNKING",), ("PIPELINING", "CHUNKING")):
         case = Case(twin, extensions, alone=True)
         cases += speaking_of_mail(case, measure(replace(case, alone=False)).points, SAID)
-    carry_out(cases, look=examine)
+    # one reply too many in a group is taken for the next one's: its class says nothing
+    carry_out([case for case in cases if not (case.fault.extra and "PIPELINING" in case.extensions)], look=examine)
 
 
 @twins
