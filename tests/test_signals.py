@@ -70,11 +70,12 @@ def test_a_listener_sends_the_fields_of_an_event() -> None:
     listen(MessageSending("m", ENVELOPE))
     listen(MessageSent("m", ENVELOPE, receipt))
     error = CancelSend()
-    listen(ServerFailed("smtp.example.com:25", "connect", error))
+    listen(ServerFailed("smtp.example.com:25", "connect", error, "backup.example.com:25"))
+    failed = {"server": "smtp.example.com:25", "phase": "connect", "error": error, "next": "backup.example.com:25"}
     assert heard.calls == [
         ("message_sending", sender, {"message": "m", "envelope": ENVELOPE}),
         ("message_sent", sender, {"message": "m", "envelope": ENVELOPE, "receipt": receipt}),
-        ("server_failed", sender, {"server": "smtp.example.com:25", "phase": "connect", "error": error}),
+        ("server_failed", sender, failed),
     ]
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "RSET",
     "STARTTLS",
     "auth",
+    "bdat",
     "ehlo",
     "expn",
     "helo",
@@ -119,6 +120,11 @@ def auth(mechanism: str, initial: str | None = None) -> bytes:
 def auth_response(response: str) -> bytes:
     """The answer to a challenge, in base64, or ``*`` to give up (RFC 4954 4)."""
     return _line(response, "credentials", MAX_AUTH)
+
+
+def bdat(size: int, last: bool) -> bytes:
+    """The command ahead of a chunk of ``size`` octets (RFC 3030 2)."""
+    return b"BDAT %d LAST\r\n" % size if last else b"BDAT %d\r\n" % size
 
 
 def vrfy(argument: str, utf8: bool = False) -> bytes:

@@ -33,6 +33,8 @@ class Dialogue:
         self._hidden: set[str] = set()  # secrets on their way: a server may echo them
         self._replies = ReplyReader()
         self._unsent = bytearray()
+        self._composed = 0  # replies that what is in _unsent will be answered with
+        self._due = 1  # replies that what was sent will be answered with; the greeting comes unasked
         self._ending: list[Transaction] = []  # their last octets are in _unsent
         self._resumed = False
         self._unwritable: OSError | None = None
@@ -49,24 +51,33 @@ class Dialogue:
     def _put(self, *lines: bytes) -> None:
         for line in lines:
             self._unsent += line
+            self._composed += 1
             if self._transcript:
                 self._transcript(">", line[:-2].decode("utf-8"))
+
+    def _take(self) -> bytearray:
+        """What is composed, to be given to the wire now. What ends a content is handed over by that (DESIGN 4.3)."""
+        if not self._due:  # what is composed comes after every reply to what was sent before it
+            self._check_quiet()
+        if self._unwritable is not None:
+            raise self._lost(self._unwritable)
+        data, self._unsent = self._unsent, bytearray()
+        self._due += self._composed
+        self._composed = 0
+        for transaction in self._ending:
+            transaction.handed_over = True
+        self._ending.clear()
+        return data
 
     def _flush(self) -> Conversation[None]:
         """Send what is composed, in one write: a write ends at a command's end, and a flight is one write (Nagle)."""
         if not self._unsent:
             return
-        # What is composed comes after every reply to what was sent before it.
-        self._check_quiet()
-        if self._unwritable is not None:
-            raise self._failed(ConnectionLost, f"{self.server} could not be written to: {self._unwritable}")
-        data, self._unsent = self._unsent, bytearray()
-        for transaction in self._ending:
-            transaction.handed_over = True
-        self._ending.clear()
         try:
-            yield Write(data, self.timeouts.content)
+            yield Write(self._take(), self.timeouts.content)
         except OSError as error:
+            if isinstance(error, DeliveryError):
+                raise
             # Not the end yet: a server that hangs up has often said why (DESIGN 4.3).
             self._unwritable = error
             self.broken = True
@@ -79,12 +90,13 @@ class Dialogue:
         self._check_quiet()
         if self._transcript:
             self._transcript(">", shown or line[:-2].decode("utf-8"))
+        self._due += 1
         try:
             yield Write(line, self.timeouts.reply)
         except OSError as error:
             self._unwritable = error
             self.broken = True
-        reply = yield from self._reply(self._patience(self.timeouts.reply))
+        reply = yield from self._reply(self.timeouts.reply)
         if reply.code == 421:
             self.broken = True
         return reply
@@ -98,9 +110,13 @@ class Dialogue:
         """The next reply, whatever it is. ``timeout`` (seconds) is for all of it."""
         read: Read | None = None
         violation = ""
+        if not self._due:  # the one that is awaited is to what was not sent yet
+            yield from self._flush()
         try:
             while (reply := self._replies.next()) is None:
-                read = read or Read(timeout)
+                if self._unsent:
+                    yield from self._flush()
+                read = read or Read(self._patience(timeout))
                 data = yield read
                 if not data:
                     raise self._failed(ConnectionLost, f"{self.server} closed the connection ({self.phase})")
@@ -109,9 +125,10 @@ class Dialogue:
             if isinstance(error, SMTPError):
                 self.broken = True
                 raise
+            seconds = self._patience(timeout)
             raise self._failed(
                 TimedOut,
-                f"{self.server} did not answer in time ({self.phase}, at most {timeout:g} s); see timeout and deadline",
+                f"{self.server} did not answer in time ({self.phase}, at most {seconds:g} s); see timeout and deadline",
             ) from error
         except ProtocolViolation as error:
             # during a login an echo of the secret could stand in it
@@ -126,6 +143,7 @@ class Dialogue:
         if violation or reply is None:  # raised here: the error that quotes the line must not go along as its context
             raise self._failed(ProtocolViolation, f"{self.server}: {violation}")
         self._resumed = False
+        self._due -= 1 if self._due else 0
         shown = reply
         if self._hidden:
             shown = Reply(reply.code, reply.enhanced, tuple(self._without_secrets(line) for line in reply.lines))
@@ -137,6 +155,9 @@ class Dialogue:
         for secret in filter(None, self._hidden):
             line = line.replace(secret, "***")
         return line
+
+    def _lost(self, error: OSError) -> DeliveryError:
+        return self._failed(ConnectionLost, f"{self.server} could not be written to: {error}")
 
     def _failed(self, kind: type[DeliveryError], message: str, reply: Reply | None = None) -> DeliveryError:
         self.broken = True

@@ -34,6 +34,11 @@ class ReplyReader:
         """Whether nothing waits here, not even half a line."""
         return not self._buffer and not self._lines
 
+    @property
+    def says_goodbye(self) -> bool:
+        """Whether what waits begins as a 421 does, which may come unasked (RFC 5321 3.8)."""
+        return not self._lines and self._buffer.startswith(b"421"[: len(self._buffer)])
+
     def feed(self, data: bytes) -> None:
         """Take bytes as they came."""
         self._buffer += data

@@ -19,12 +19,18 @@ LONGEST_LINE = 998  # RFC 5322 2.1.1; RFC 5321 4.5.3.1.6 counts 1000 with CRLF
 
 
 class Transaction:
-    """A sender, some recipients and a content, with the replies to each."""
+    """A sender, some recipients and a content, with the replies to each.
 
-    def __init__(self, envelope: Envelope, recipients: tuple[Recipient, ...], content: Content) -> None:
+    ``is_awake``: whether the server was heard on this connection lately, so that content may leave ahead of replies.
+    """
+
+    def __init__(
+        self, envelope: Envelope, recipients: tuple[Recipient, ...], content: Content, is_awake: bool = True
+    ) -> None:
         self.envelope = envelope
         self.recipients = recipients
         self.content = content
+        self.is_awake = is_awake
         self.mail: Reply | None = None
         self.rcpt: list[Reply | None] = [None] * len(recipients)
         self.final: Reply | None = None
@@ -61,6 +67,11 @@ class Transaction:
         self.was_closed = True
         if self.finals is not None and self.handed_over and (place := self.next_final) is not None:
             self.finals[place] = reply
+
+    @property
+    def accepted(self) -> int:
+        """How many recipients the server took."""
+        return sum(reply is not None and reply.is_positive for reply in self.rcpt)
 
     @property
     def has_recipients(self) -> bool:

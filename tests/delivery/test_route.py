@@ -50,3 +50,37 @@ def test_one_server_is_always_tried() -> None:
     route = Route([A], "round_robin")
     route.failed(A, 0)
     assert route.order(1) == [A]
+
+
+def test_one_message_tries_a_server_whose_rest_is_over() -> None:
+    """For all others it rests on, until that one has said how it went."""
+    first, second = Server("a"), Server("b")
+    route = Route([first, second], rest=30)
+    route.failed(first, 0)
+    assert route.order(29) == [second, first]
+    assert route.order(31) == [first, second]
+    assert route.order(32) == [second, first]
+    route.worked(first)
+    assert route.order(33) == [first, second]
+    assert route.order(34) == [first, second]
+
+
+def test_a_trial_that_fails_or_is_never_heard_of_means_another_rest() -> None:
+    first, second = Server("a"), Server("b")
+    route = Route([first, second], rest=30)
+    route.failed(first, 0)
+    assert route.order(31) == [first, second]
+    assert route.order(60) == [second, first]
+    assert route.order(62) == [first, second]
+    route.failed(first, 63)
+    assert route.order(92) == [second, first]
+    assert route.order(94) == [first, second]
+
+
+def test_distrust_is_about_one_server_and_one_proof() -> None:
+    first, second = Server("a"), Server("b")
+    route = Route([first, second])
+    route.distrust(first, "window")
+    assert not route.trusts(first, "window")
+    assert route.trusts(first, "chunk_in_flight")
+    assert route.trusts(second, "window")

@@ -87,7 +87,7 @@ def test_server_failed(fired: Fired) -> None:
     backend = EmailBackend(host="127.0.0.1", port=1, fail_silently=True)
     backend.send_messages([mail()])
     told = dict(fired)
-    assert set(told["server_failed"]) == {"sender", "signal", "server", "phase", "error", "alias"}
+    assert set(told["server_failed"]) == {"sender", "signal", "server", "phase", "error", "next", "alias"}
     assert told["server_failed"]["server"] == "127.0.0.1:1"
     assert told["server_failed"]["phase"] == "connect"
     assert told["message_failed"]["receipt"].deferred

@@ -93,6 +93,13 @@ def opened(*extensions: str, **options: Any) -> Session:
     return session
 
 
+def proven(*extensions: str, **options: Any) -> Session:
+    """The same, on a connection that has proven what a window and content in flight ask for (DESIGN 5.1, 5.2)."""
+    session = opened(*extensions, **options)
+    session.overlaps = session.discards = True
+    return session
+
+
 def transaction(
     *recipients: str | Recipient,
     sender: str = "ann@example.org",
@@ -118,4 +125,4 @@ def deliver(
     return script
 
 
-__all__ = ["CONTENT", "LATER", "Answer", "Script", "deliver", "ehlo_reply", "opened", "transaction"]
+__all__ = ["CONTENT", "LATER", "Answer", "Script", "deliver", "ehlo_reply", "opened", "proven", "transaction"]

@@ -16,7 +16,7 @@ from smtpbackend.errors import ConnectionLost, InvalidInput, ProtocolViolation, 
 from smtpbackend.protocol.delivering import MAX_UNANSWERED
 from smtpbackend.protocol.timeouts import Timeouts
 from smtpbackend.protocol.transaction import Transaction
-from tests.protocol.script import CONTENT, LATER, Answer, Script, deliver, opened, transaction
+from tests.protocol.script import CONTENT, LATER, Answer, Script, deliver, opened, proven, transaction
 
 MAIL = b"MAIL FROM:<ann@example.org>\r\n"
 BOB = b"RCPT TO:<bob@example.com>\r\n"
@@ -340,7 +340,7 @@ class TestParameters:
         assert not session.broken
 
     def test_a_line_over_the_limit_in_an_open_window_settles_its_transaction_alone(self) -> None:
-        session, long, good = opened("PIPELINING", "XLONG"), transaction(extra={"XLONG": "x" * 2000}), transaction()
+        session, long, good = proven("PIPELINING", "XLONG"), transaction(extra={"XLONG": "x" * 2000}), transaction()
         first = transaction()
         script = deliver(session, [first, long, good], OK * 2 + GO, QUEUED, OK * 3 + GO, QUEUED, window=2)
         assert script.settled == [first, long, good]
@@ -440,7 +440,7 @@ class TestWindow:
     """Two transactions in flight: DESIGN 5.2."""
 
     def test_the_end_of_content_and_the_next_group_leave_in_one_write(self) -> None:
-        session = opened("PIPELINING")
+        session = proven("PIPELINING")
         one, other = two(), transaction("carl@example.com", content=b"Subject: 2\r\n\r\n.second\r\n")
         script = deliver(session, [one, other], OK * 3 + GO, QUEUED + OK * 3 + GO, QUEUED, window=2)
         assert script.sent == [
@@ -456,13 +456,13 @@ class TestWindow:
         assert not session.broken
 
     def test_a_window_of_one_waits_for_the_final_reply(self) -> None:
-        session = opened("PIPELINING")
+        session = proven("PIPELINING")
         script = deliver(session, [transaction(), transaction()], OK * 2 + GO, QUEUED, OK * 3 + GO, QUEUED)
         assert script.order == "WRWRWRWR"
         assert script.asked == [False] * 3
 
     def test_replies_belong_to_the_oldest_transaction_first(self) -> None:
-        session = opened("PIPELINING")
+        session = proven("PIPELINING")
         three = [transaction(), two(), transaction("carl@example.com")]
         script = deliver(
             session,
@@ -481,27 +481,27 @@ class TestWindow:
         assert not session.broken
 
     def test_all_in_a_window_sends_the_end_of_content_with_the_next_envelope(self) -> None:
-        session = opened("PIPELINING")
+        session = proven("PIPELINING")
         script = deliver(
             session, [transaction(), transaction()], OK * 2, GO, QUEUED + OK * 3, GO, QUEUED, policy="all", window=2
         )
         assert script.sent == [MAIL + BOB, DATA, CONTENT + DOT + RSET + MAIL + BOB, DATA, CONTENT + DOT]
 
     def test_a_refused_content_does_not_disturb_the_next_transaction(self) -> None:
-        session, one, other = opened("PIPELINING"), transaction(), transaction()
+        session, one, other = proven("PIPELINING"), transaction(), transaction()
         deliver(session, [one, other], OK * 2 + GO, b"452 4.3.1 full\r\n" + OK * 3 + GO, QUEUED, window=2)
         assert codes(one) == (250, [250], 452)
         assert codes(other) == (250, [250], 250)
 
     def test_later_sends_what_is_composed_before_it_asks_again(self) -> None:
-        session, one, other = opened("PIPELINING"), transaction(), transaction()
+        session, one, other = proven("PIPELINING"), transaction(), transaction()
         script = deliver(session, [one, LATER, other], OK * 2 + GO, QUEUED + OK * 3 + GO, QUEUED, window=2)
         assert script.sent == [MAIL + BOB + DATA, CONTENT + DOT, RSET + MAIL + BOB + DATA, CONTENT + DOT]
         assert script.asked[:3] == [False, True, False]
         assert script.settled == [one, other]
 
     def test_nothing_new_is_begun_before_the_content_of_the_last_is_composed(self) -> None:
-        session = opened("PIPELINING")
+        session = proven("PIPELINING")
         script = deliver(
             session, [transaction(), transaction()], OK, OK, GO, QUEUED + OK, OK, OK + GO, QUEUED, window=2
         )
@@ -509,13 +509,13 @@ class TestWindow:
         assert script.asked == [False, True, True]
 
     def test_a_transaction_that_is_refused_leaves_its_place_to_the_next(self) -> None:
-        session, one, other = opened("PIPELINING"), transaction(), transaction()
+        session, one, other = proven("PIPELINING"), transaction(), transaction()
         script = deliver(session, [one, other], NO + b"503 no\r\n" * 2, OK * 3 + GO, QUEUED, window=2)
         assert script.sent == [MAIL + BOB + DATA, RSET + MAIL + BOB + DATA, CONTENT + DOT]
         assert codes(one) == (550, [503], None)
 
     def test_a_connection_lost_settles_each_by_what_was_handed_over(self) -> None:
-        session, one, other, third = opened("PIPELINING"), transaction(), transaction(), transaction()
+        session, one, other, third = proven("PIPELINING"), transaction(), transaction(), transaction()
         script = deliver(session, [one, other, third], OK * 2 + GO, b"", window=2)
         assert script.settled == [one, other]
         assert one.handed_over
@@ -525,7 +525,7 @@ class TestWindow:
         assert session.broken
 
     def test_a_connection_lost_after_the_first_was_answered(self) -> None:
-        session, one, other = opened("PIPELINING"), transaction(), transaction()
+        session, one, other = proven("PIPELINING"), transaction(), transaction()
         deliver(session, [one, other], OK * 2 + GO, QUEUED + OK, b"", window=2)
         assert codes(one) == (250, [250], 250)
         assert one.error is None
@@ -533,7 +533,7 @@ class TestWindow:
         assert not other.handed_over
 
     def test_421_closes_all_that_are_in_flight(self) -> None:
-        session, one, other = opened("PIPELINING"), transaction(), transaction()
+        session, one, other = proven("PIPELINING"), transaction(), transaction()
         deliver(session, [one, other], OK * 2 + GO, b"421 4.3.2 shutting down\r\n", window=2)
         for each in (one, other):
             assert each.was_closed
@@ -544,7 +544,7 @@ class TestWindow:
         assert session.broken
 
     def test_421_behind_a_positive_reply_leaves_that_one_accepted(self) -> None:
-        session, one, other = opened("PIPELINING"), transaction(), transaction()
+        session, one, other = proven("PIPELINING"), transaction(), transaction()
         deliver(session, [one, other], OK * 2 + GO, QUEUED + b"421 4.3.2 shutting down\r\n", window=2)
         assert codes(one) == (250, [250], 250)
         assert not one.was_closed
@@ -552,7 +552,7 @@ class TestWindow:
         assert not other.handed_over
 
     def test_a_write_that_fails_takes_no_further_transaction(self) -> None:
-        session, one, other = opened("PIPELINING"), transaction(), transaction()
+        session, one, other = proven("PIPELINING"), transaction(), transaction()
         script = deliver(
             session,
             [one, LATER, other],
@@ -567,7 +567,7 @@ class TestWindow:
         assert session.broken
 
     def test_the_window_is_bounded_by_unanswered_commands(self) -> None:
-        session = opened("PIPELINING")
+        session = proven("PIPELINING")
         many = [transaction(*(f"r{number}@example.com" for number in range(253))) for _ in range(2)]
         script = deliver(session, many, OK * 254 + GO, QUEUED, OK * 255 + GO, QUEUED, window=9)
         assert script.settled == many
