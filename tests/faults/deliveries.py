@@ -90,7 +90,7 @@ def settings(case: Case, ports: dict[str, int], timeout: float) -> dict[str, Any
     }
 
 
-async def deliver(mailer: Any, case: Case) -> list[Receipt]:
+async def deliver(mailer: Any, case: Case, ledger: Ledger) -> list[Receipt]:
     """Three messages and one more. What is no `SMTPError` escapes."""
     receipts = []
     if case.way == "send":
@@ -102,6 +102,7 @@ async def deliver(mailer: Any, case: Case) -> list[Receipt]:
             receipts.append(receipt)
     if case.closing:
         await mailer.close()
+    ledger.struck_before = ledger.struck
     receipts.append(await _sent(mailer, MESSAGES))
     return receipts
 
@@ -125,7 +126,7 @@ async def carry_out(
     mailer: Any = (_Blocking if case.twin == "blocking" else _Asyncio)(raw)
     try:
         try:
-            receipts = await deliver(mailer, case)
+            receipts = await deliver(mailer, case, ledger)
         finally:
             await mailer.close()
     except Exception as error:

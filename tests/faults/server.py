@@ -45,7 +45,8 @@ class Ledger:
         self.free: set[str] = set()
         """Senders whose content the client was free to send: behind an RST nobody sees whether it did."""
         self.struck = 0
-        """How many connections the fault hit."""
+        """How many connections the fault hit, and how many of them before the last message."""
+        self.struck_before = 0
         self.connections: dict[str, list[_Connection]] = {"first": [], "second": []}
         self.open = 0
         self.trouble: list[str] = []

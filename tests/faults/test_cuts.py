@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from typing import Any, Literal
 
 import pytest
@@ -15,14 +16,22 @@ from tests.faults.conftest import Crew, Measure
 from tests.faults.deliveries import QUIT, Extent
 from tests.faults.plan import Case, Cut, Silence
 
+Security = Literal["none", "required"]
+Way = Literal["send", "send_many"]
+
+SECURITY: tuple[Security, ...] = ("none", "required")
+WAYS: tuple[Way, ...] = ("send", "send_many")
+DIALOGUES: dict[str, tuple[str, ...]] = {
+    "DATA": (),
+    "DATA-grouped": ("PIPELINING",),
+    "BDAT": ("CHUNKING",),
+    "BDAT-grouped": ("PIPELINING", "CHUNKING"),
+}
+
 twins = pytest.mark.parametrize("twin", ["blocking", "asyncio"])
-ways = pytest.mark.parametrize("way", ["send", "send_many"])
-security = pytest.mark.parametrize("tls", ["none", "required"])
-dialogues = pytest.mark.parametrize(
-    "extensions",
-    [(), ("PIPELINING",), ("CHUNKING",), ("PIPELINING", "CHUNKING")],
-    ids=["DATA", "DATA-grouped", "BDAT", "BDAT-grouped"],
-)
+ways = pytest.mark.parametrize("way", WAYS)
+security = pytest.mark.parametrize("tls", SECURITY)
+dialogues = pytest.mark.parametrize("extensions", DIALOGUES.values(), ids=DIALOGUES)
 
 
 def cuts(case: Case, extent: Extent, **how: Any) -> Iterator[Case]:
@@ -62,7 +71,7 @@ def test_a_cut_of_every_connection(carry_out: Crew, measure: Measure, twin: Any,
         carry_out(list(cuts(case, measure(case), every=True)))
 
 
-def ways_that_differ(extensions: tuple[str, ...]) -> tuple[Literal["send", "send_many"], ...]:
+def ways_that_differ(extensions: tuple[str, ...]) -> tuple[Way, ...]:
     """One by one and as a stream the same is said, where nothing leaves before it is asked for."""
     return ("send", "send_many") if "PIPELINING" in extensions else ("send",)
 
@@ -87,19 +96,13 @@ TIME_OUT = 1.0  # seconds that a reply may take: many times what any takes that 
 
 
 @twins
-@dialogues
-def test_silence_in_place_of_any_reply(
-    carry_out: Crew, measure: Measure, twin: Any, extensions: tuple[str, ...]
-) -> None:
+def test_silence_in_place_of_any_reply(carry_out: Crew, measure: Measure, twin: Any) -> None:
     """The same where a reply does not come, and a time-out ends the wait for it."""
-    cases = []
-    for tls in ("none", "required"):
-        for way in ("send", "send_many"):
-            case = Case(twin, extensions, tls, way)  # type: ignore[arg-type]
-            replies = measure(case).replies
-            for every in (False, True):
-                cases += [
-                    replace(case, fault=Silence(reply, every), closing=reply == replies - 1)
-                    for reply in range(replies)
-                ]
-    carry_out(cases, timeout=TIME_OUT, at_once=40)
+    cases: list[Case] = []
+    for extensions, tls, way, every in product(DIALOGUES.values(), SECURITY, WAYS, (False, True)):
+        case = Case(twin, extensions, tls, way)
+        replies = measure(case).replies
+        cases += (
+            replace(case, fault=Silence(reply, every), closing=reply == replies - 1) for reply in range(replies)
+        )
+    carry_out(cases, timeout=TIME_OUT, at_once=60)
