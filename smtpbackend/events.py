@@ -88,12 +88,16 @@ class RecipientDeferred(Event):
 
 @dataclass(frozen=True)
 class ServerFailed:
-    """A server could not be used. ``phase``: connect, greeting, hello, tls, auth, mail, rcpt, data, or idle."""
+    """A server could not be used. ``phase``: connect, greeting, hello, tls, auth, mail, rcpt, data, or idle.
+
+    ``next`` names the server that is tried now; None: there is no other, and what is not handed over is deferred.
+    """
 
     name: ClassVar[str] = "server_failed"
     server: str
     phase: str
     error: SMTPError
+    next: str | None = None
 
 
 Listener = Callable[[Any], object]

@@ -2,8 +2,9 @@
 
 Every Mailer sends them with itself as the sender; ``smtpbackend_flask`` has signals of the same names, whose sender is
 the app. A receiver gets the fields of the event as keyword arguments: ``message`` and ``envelope``, and ``receipt``,
-``outcome`` or ``error``; ``server_failed`` has ``server``, ``phase`` and ``error``. A receiver that raises is logged on
-logger ``smtpbackend`` and breaks nothing; only a receiver of ``message_sending`` may say `CancelSend`.
+``outcome`` or ``error``; ``server_failed`` has ``server``, ``phase``, ``error`` and ``next``, the server that is tried
+now, or None. A receiver that raises is logged on logger ``smtpbackend`` and breaks nothing; only a receiver of
+``message_sending`` may say `CancelSend`.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ message_failed: NamedSignal = namespace.signal(
 message_in_doubt: NamedSignal = namespace.signal(
     "message_in_doubt", "At least one recipient is in doubt: message, envelope, receipt, error."
 )
-server_failed: NamedSignal = namespace.signal("server_failed", "A server could not be used: server, phase, error.")
+server_failed: NamedSignal = namespace.signal(
+    "server_failed", "A server could not be used: server, phase, error, next."
+)
 
 
 class SignalListener:

@@ -12,7 +12,7 @@ signal                   keyword arguments                                   whe
 ``recipient_deferred``   ``message, envelope, outcome, alias``               one recipient was not handed over
 ``message_failed``       ``message, envelope, receipt, error, alias``        nobody was accepted, nobody is in doubt
 ``message_in_doubt``     ``message, envelope, receipt, error, alias``        handed over, and the answer did not come
-``server_failed``        ``server, phase, error, alias``                     a server could not be used
+``server_failed``        ``server, phase, error, next, alias``               a server could not be used; who is next
 =======================  ==================================================  ===========================================
 
 ``message`` is Django's EmailMessage. A receiver that raises is logged by Django (``django.dispatch``) and breaks

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from flask import Flask, current_app
 from flask.logging import default_handler, has_level_handler
 
-from smtpbackend.delivery.dispatch import compose as render
+from smtpbackend.delivery.mail import compose as render
 from smtpbackend.delivery.stamp import stamp
 from smtpbackend.errors import CancelSend, SMTPError
 from smtpbackend.events import MessageSending, MessageSent, telling

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from smtpbackend.delivery.dispatch import Dispatch
     from smtpbackend.delivery.route import Route
     from smtpbackend.delivery.server import Server
+    from smtpbackend.delivery.statistics import Statistics
     from smtpbackend.envelope import Envelope
     from smtpbackend.events import Listener
     from smtpbackend.outcome import Receipt, Reply
@@ -116,6 +117,12 @@ class AsyncMailer:
                 found.append((server.name, None))
         return found
 
+    def stats(self) -> Statistics:
+        """How many connections are open and idle, and what was done with them, over all event loops."""
+        from smtpbackend.delivery.statistics import Statistics
+
+        return sum((pool.statistics() for pool in list(self._pools.values())), Statistics())
+
     async def close(self) -> None:
         """Close the connections. The AsyncMailer may be used again, and opens new ones then."""
         pool = self._pools.get(asyncio.get_running_loop())
@@ -135,11 +142,12 @@ class AsyncMailer:
         return Dispatch(
             route or self._route,
             policy=self.configuration.recipient_policy,
-            tell=telling((*listeners, *self._listeners, SignalListener(self))),
+            tell=telling((*listeners, *self._listeners, SignalListener(self), self._pool().count)),
             clock=asyncio.get_running_loop().time,
             stamp=stamp,
             deadline=self.configuration.deadline,
             dkim=self.configuration.dkim,
+            moved=self._pool().count_move,
         )
 
     async def _perform(self, dispatch: Generator[Any, Any, None], source: Any) -> Any:

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import operator
 import socket
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from typing import Any
 
 from smtpbackend.aio.tokens import token
 from smtpbackend.aio.wire import Wire
+from smtpbackend.delivery.asks import END, GONE, Find, Give, Lease, Pace, Pull, Release, Talk, Token
 from smtpbackend.delivery.configuration import Limits
-from smtpbackend.delivery.dispatch import END, Find, Give, Lease, Pull, Release, Talk, Token
-from smtpbackend.delivery.pooling import Connection, Shelf, new_session
+from smtpbackend.delivery.pooling import GOODBYE, Bucket, Connection, Shelf, new_session
 from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.srv import Found
+from smtpbackend.delivery.statistics import Statistics, Tally
 from smtpbackend.delivery.tls import Context, client_context
 from smtpbackend.delivery.transcript import transcript
 from smtpbackend.errors import SMTPError, TimedOut
+from smtpbackend.protocol.effects import LATER
 
 __all__ = ["Pool"]
-
-GOODBYE = 1.0  # seconds for QUIT and its reply
 
 
 class Pool:
@@ -34,7 +34,8 @@ class Pool:
         self._loop = asyncio.get_running_loop()
         self._shelves: dict[Server, Shelf[Wire]] = {}
         self._found: dict[Server, tuple[Found, float]] = {}
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._buckets: dict[Server, Bucket] = {}
+        self._tally = Tally()
         self._keeper: AsyncGenerator[None, None] | None = None
 
     def context(self, server: Server) -> Context:
@@ -50,6 +51,7 @@ class Pool:
             await anext(self._keeper)
         held = None
         failed: Exception | None = None
+        gone = False
         answer: Any = None
         try:
             effect = next(dispatch)
@@ -61,14 +63,23 @@ class Pool:
                         connection = effect.connection
                         answer = await connection.wire.talk(effect.conversation, effect.value, connection.deadline)
                     elif kind is Give:
-                        yield effect[0]
+                        if not gone:
+                            try:
+                                yield effect[0]
+                            except GeneratorExit:  # nobody takes receipts any more: what is in flight is still ended
+                                gone = True
+                        answer = GONE if gone else None
                     elif kind is Pull:
-                        try:
-                            answer = (
-                                await anext(source, END) if isinstance(source, AsyncIterator) else next(source, END)
-                            )
-                        except Exception as error:
-                            answer, failed = END, error
+                        # what may make us wait for its next item does not say how many there are
+                        if effect.unsent and operator.length_hint(source, -1) < 0:
+                            answer = LATER
+                        else:
+                            try:
+                                answer = (
+                                    await anext(source, END) if isinstance(source, AsyncIterator) else next(source, END)
+                                )
+                            except Exception as error:
+                                answer, failed = END, error
                     elif kind is Lease:
                         answer = held = await self.lease(*effect)
                         held.deadline = effect.deadline
@@ -76,9 +87,11 @@ class Pool:
                         answer = await self.find(*effect)
                     elif kind is Token:
                         answer = await token(*effect)
+                    elif kind is Pace:
+                        answer = await self.pace(*effect)
                     elif kind is Release:
                         held = None
-                        await self.release(effect.connection)
+                        answer = await self.release(*effect)
                 except SMTPError as error:
                     effect = dispatch.throw(error)
                 else:
@@ -105,10 +118,24 @@ class Pool:
             known = self._found[server] = found, self._loop.time() + found.ttl
         return known[0].servers(random)
 
+    async def pace(self, server: Server, patient: bool, deadline: float | None) -> bool:
+        """Wait until the ``rate`` of a server allows one more message, if patient; False where it does not."""
+        while True:
+            now = self._loop.time()
+            if server not in self._buckets:
+                assert server.rate is not None
+                self._buckets[server] = Bucket(server.rate, now)
+            wait = self._buckets[server].take(now)
+            if not wait:
+                return True
+            if not patient or (deadline is not None and now + wait > deadline):
+                return False
+            await asyncio.sleep(wait)
+
     async def lease(self, server: Server, fresh: bool, deadline: float | None) -> Connection[Wire]:
         """An idle connection that is alive, unless ``fresh``; else a new one, on which nothing has been said.
 
-        Waits for one where ``max_connections`` are in use. Raises `ConnectFailed` and `TimedOut`.
+        Waits for its turn where ``max_connections`` are in use. Raises `ConnectFailed` and `TimedOut`.
         """
         while True:
             connection, gone = await self._find(server, fresh, deadline)
@@ -117,7 +144,6 @@ class Pool:
                 if connection is None:
                     return await self._open(server, deadline)
                 if connection.wire.is_quiet():
-                    connection.reused = True
                     return connection
             except BaseException:
                 if connection is not None:
@@ -133,32 +159,36 @@ class Pool:
         """An idle connection, or None when one may be opened, which is then counted; and those to say goodbye to."""
         end = self._loop.time() + server.timeout.connect if deadline is None else deadline
         gone: list[Connection[Wire]] = []
-        while True:
-            shelf = self._shelves.setdefault(server, Shelf(self.limits))
-            expired = shelf.expired(self._loop.time())
-            if fresh and not expired and not shelf.may_open() and shelf.idle:
-                expired = [shelf.idle.pop(0)]
-            gone += expired
-            shelf.open -= len(expired)
-            connection = None if fresh else shelf.take()
-            if connection is not None:
-                return connection, gone
-            if shelf.may_open():
-                shelf.open += 1
-                return None, gone
-            waiter = self._loop.create_future()
-            self._waiters.append(waiter)
-            try:
-                async with asyncio.timeout_at(end):
-                    await waiter
-            except TimeoutError:
-                raise TimedOut(
-                    f"all {self.limits.max_connections} connections to {server} stayed in use; see max_connections",
-                    server=server.name,
-                ) from None
-            finally:
-                if waiter in self._waiters:
-                    self._waiters.remove(waiter)
+        turn: asyncio.Event | None = None
+        shelf = self._shelves.setdefault(server, Shelf(self.limits))
+        try:
+            while True:
+                if not shelf.waiting or shelf.waiting[0] is turn:
+                    connection, expired, may_open = shelf.serve(fresh, self._loop.time())
+                    gone += expired
+                    if connection is not None or may_open:
+                        return connection, gone
+                if turn is None:
+                    turn = asyncio.Event()
+                    shelf.waiting.append(turn)
+                turn.clear()
+                try:
+                    async with asyncio.timeout_at(end):
+                        await turn.wait()
+                except TimeoutError:
+                    raise TimedOut(
+                        f"all {shelf.open} connections to {server} stayed in use; see max_connections",
+                        server=server.name,
+                    ) from None
+        finally:
+            if turn is not None:
+                shelf.waiting.remove(turn)
+                self._call_next(shelf)
+
+    def _call_next(self, shelf: Shelf[Wire]) -> None:
+        """Have whoever waits the longest look again."""
+        if shelf.waiting:
+            shelf.waiting[0].set()
 
     async def _open(self, server: Server, deadline: float | None) -> Connection[Wire]:
         generation = self._shelves[server].generation
@@ -170,21 +200,47 @@ class Pool:
             raise
         return Connection(server, wire, session, self.limits.max_messages, generation)
 
-    async def release(self, connection: Connection[Wire]) -> None:
-        """Take a connection back; what cannot be used again is closed."""
+    async def release(self, connection: Connection[Wire], crowded: bool = False) -> bool:
+        """Take a connection back; what cannot be used again is closed. Whether others to its server are open."""
         connection.deadline = None
+        now = self._loop.time()
         shelf = self._shelves.get(connection.server)
-        kept = shelf is not None and shelf.put(connection, self._loop.time())
-        if shelf is not None and not kept:
-            shelf.open -= 1
-        self._notify()
+        kept = shelf is not None and shelf.put(connection, now)
+        others = False
+        if shelf is not None:
+            if not kept:
+                shelf.open -= 1
+            others = shelf.crowd(now) if crowded else shelf.open > 0
+            self._call_next(shelf)
         if not kept:
             await self._say_goodbye(connection)
+        return others
+
+    def statistics(self) -> Statistics:
+        """The counts of this loop."""
+        shelves, tally = self._shelves.values(), self._tally
+        return Statistics(
+            sum(shelf.open for shelf in shelves),
+            sum(len(shelf.idle) for shelf in shelves),
+            sum(len(shelf.waiting) for shelf in shelves),
+            tally.sent,
+            tally.refused,
+            tally.failed_over,
+        )
+
+    def count(self, event: Any) -> None:
+        """A Listener: for the statistics."""
+        self._tally.count(event)
+
+    def count_move(self) -> None:
+        """A message went on from one server to the next."""
+        self._tally.failed_over += 1
 
     async def close(self) -> None:
         """Close what is idle; what is in use is closed when it comes back."""
         gone = [connection for shelf in self._shelves.values() for connection in shelf.empty()]
-        self._notify()
+        for shelf in self._shelves.values():
+            self._call_next(shelf)
         await self._say_goodbye(*gone)
 
     async def _closing(self) -> AsyncGenerator[None, None]:
@@ -195,22 +251,18 @@ class Pool:
             await self.close()
 
     async def _say_goodbye(self, *connections: Connection[Wire]) -> None:
+        """QUIT, within one time for all of them."""
+        end = self._loop.time() + GOODBYE
         try:
             for connection in connections:
                 if not connection.session.broken:
                     with contextlib.suppress(SMTPError):
-                        await connection.wire.talk(connection.session.quit(), None, self._loop.time() + GOODBYE)
+                        await connection.wire.talk(connection.session.quit(), None, end)
         finally:
             for connection in connections:
                 connection.wire.close()
 
     def _count_out(self, server: Server) -> None:
-        if server in self._shelves:
-            self._shelves[server].open -= 1
-        self._notify()
-
-    def _notify(self) -> None:
-        # all of them look again, in the order they came: who waits for another server must not swallow the call
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        if (shelf := self._shelves.get(server)) is not None:
+            shelf.open -= 1
+            self._call_next(shelf)

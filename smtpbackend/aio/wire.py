@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import select
 import socket
 import ssl
+import weakref
 from typing import Any
 
 from smtpbackend.delivery.server import Server, shown, unreachable
@@ -21,7 +23,7 @@ from smtpbackend.protocol.effects import Channel, Conversation, Ended, Read, Sta
 __all__ = ["Wire"]
 
 READ_SIZE = 65536
-MAX_AHEAD = 1 << 20  # octets read while writing: 256 unanswered commands have far shorter replies
+MAX_AHEAD = 1 << 18  # octets read while writing: 256 unanswered commands have far shorter replies
 
 
 class Wire(asyncio.Protocol):
@@ -67,6 +69,7 @@ class Wire(asyncio.Protocol):
         for number, (family, kind, protocol, _, address) in enumerate(found):
             try:
                 sock = socket.socket(family, kind, protocol)
+                _sockets.add(sock)
             except OSError as error:  # a kernel without IPv6 has no such sockets
                 causes.append((shown(address), error))
                 continue
@@ -294,3 +297,17 @@ async def _pass_proxy(server: Server, sock: socket.socket, end: float) -> None:
             await Proxy(**proxy.arguments(Connected())).connect(server_hostname(server.host), server.port)
     except Exception as error:
         raise failed(proxy, error) from None
+
+
+_sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """A connection that a child holds too would not end when its parent closes it, and both might speak on it."""
+    for sock in list(_sockets):
+        sock.close()
+    _sockets.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -14,6 +14,7 @@ from smtpbackend.errors import DeliveryError, SMTPError
 if TYPE_CHECKING:
     from smtpbackend.delivery.dispatch import Dispatch
     from smtpbackend.delivery.route import Route
+    from smtpbackend.delivery.statistics import Statistics
     from smtpbackend.envelope import Envelope
     from smtpbackend.events import Listener
     from smtpbackend.outcome import Receipt, Reply
@@ -47,7 +48,8 @@ class Mailer:
             if server.ca_file or server.client_cert:
                 self._pool.context(server)  # a wrong path is found now, not at the first mail
         self._listeners = tuple(listeners)
-        self._closing = weakref.finalize(self, self._pool.close)
+        # with the process all pools are closed together
+        weakref.finalize(self, self._pool.close).atexit = False
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], listeners: Sequence[Listener] = ()) -> Mailer:
@@ -113,6 +115,10 @@ class Mailer:
                 found.append((server.name, None))
         return found
 
+    def stats(self) -> Statistics:
+        """How many connections are open and idle, and what was done with them."""
+        return self._pool.statistics()
+
     def close(self) -> None:
         """Close the connections. The Mailer may be used again, and opens new ones then."""
         self._pool.close()
@@ -130,11 +136,12 @@ class Mailer:
         return Dispatch(
             route or self._route,
             policy=self.configuration.recipient_policy,
-            tell=telling((*listeners, *self._listeners, SignalListener(self))),
+            tell=telling((*listeners, *self._listeners, SignalListener(self), self._pool.count)),
             clock=time.monotonic,
             stamp=stamp,
             deadline=self.configuration.deadline,
             dkim=self.configuration.dkim,
+            moved=self._pool.count_move,
         )
 
     def _perform(self, dispatch: Generator[Any, Any, None], source: Iterator[Any]) -> Any:

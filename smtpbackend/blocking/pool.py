@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import operator
 import os
 import socket
 import threading
@@ -13,18 +15,18 @@ from typing import Any
 
 from smtpbackend.blocking.tokens import token
 from smtpbackend.blocking.wire import Wire
+from smtpbackend.delivery.asks import END, GONE, Find, Give, Lease, Pace, Pull, Release, Talk, Token
 from smtpbackend.delivery.configuration import Limits
-from smtpbackend.delivery.dispatch import END, Find, Give, Lease, Pull, Release, Talk, Token
-from smtpbackend.delivery.pooling import Connection, Shelf, new_session
+from smtpbackend.delivery.pooling import GOODBYE, Bucket, Connection, Shelf, new_session
 from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.srv import Found
+from smtpbackend.delivery.statistics import Statistics, Tally
 from smtpbackend.delivery.tls import Context, client_context
 from smtpbackend.delivery.transcript import transcript
 from smtpbackend.errors import SMTPError, TimedOut
+from smtpbackend.protocol.effects import LATER
 
 __all__ = ["Pool"]
-
-GOODBYE = 1.0  # seconds for QUIT and its reply
 
 
 class Pool:
@@ -37,13 +39,12 @@ class Pool:
         _pools.add(self)
 
     def _forget(self) -> None:
-        """Start anew, as a forked child must: its parent's sockets and locks are not its own."""
-        for shelf in getattr(self, "_shelves", {}).values():
-            for connection in shelf.idle:
-                connection.wire.close()
+        """Start anew, as a forked child must: its parent's connections and locks are not its own."""
         self._shelves: dict[Server, Shelf[Wire]] = {}
         self._found: dict[Server, tuple[Found, float]] = {}
-        self._changed = threading.Condition()
+        self._buckets: dict[Server, Bucket] = {}
+        self._tally = Tally()
+        self._lock = threading.Lock()
 
     def context(self, server: Server) -> Context:
         """The TLS context of a server, made once. Raises `InvalidSetting` for a file that cannot be used."""
@@ -55,6 +56,7 @@ class Pool:
         """Perform what a dispatch decides; yields what it gives."""
         held = None
         failed: Exception | None = None
+        gone = False
         answer: Any = None
         try:
             effect = next(dispatch)
@@ -66,12 +68,21 @@ class Pool:
                         connection = effect.connection
                         answer = connection.wire.talk(effect.conversation, effect.value, connection.deadline)
                     elif kind is Give:
-                        yield effect[0]
+                        if not gone:
+                            try:
+                                yield effect[0]
+                            except GeneratorExit:  # nobody takes receipts any more: what is in flight is still ended
+                                gone = True
+                        answer = GONE if gone else None
                     elif kind is Pull:
-                        try:
-                            answer = next(source, END)
-                        except Exception as error:
-                            answer, failed = END, error
+                        # what may make us wait for its next item does not say how many there are
+                        if effect.unsent and operator.length_hint(source, -1) < 0:
+                            answer = LATER
+                        else:
+                            try:
+                                answer = next(source, END)
+                            except Exception as error:
+                                answer, failed = END, error
                     elif kind is Lease:
                         answer = held = self.lease(*effect)
                         held.deadline = effect.deadline
@@ -79,9 +90,11 @@ class Pool:
                         answer = self.find(*effect)
                     elif kind is Token:
                         answer = token(*effect)
+                    elif kind is Pace:
+                        answer = self.pace(*effect)
                     elif kind is Release:
                         held = None
-                        self.release(effect.connection)
+                        answer = self.release(*effect)
                 except SMTPError as error:
                     effect = dispatch.throw(error)
                 else:
@@ -108,10 +121,25 @@ class Pool:
             known = self._found[server] = found, time.monotonic() + found.ttl
         return known[0].servers(random)
 
+    def pace(self, server: Server, patient: bool, deadline: float | None) -> bool:
+        """Wait until the ``rate`` of a server allows one more message, if patient; False where it does not."""
+        while True:
+            with self._lock:
+                now = time.monotonic()
+                if server not in self._buckets:
+                    assert server.rate is not None
+                    self._buckets[server] = Bucket(server.rate, now)
+                wait = self._buckets[server].take(now)
+            if not wait:
+                return True
+            if not patient or (deadline is not None and now + wait > deadline):
+                return False
+            time.sleep(wait)
+
     def lease(self, server: Server, fresh: bool, deadline: float | None) -> Connection[Wire]:
         """An idle connection that is alive, unless ``fresh``; else a new one, on which nothing has been said.
 
-        Waits for one where ``max_connections`` are in use. Raises `ConnectFailed` and `TimedOut`.
+        Waits for its turn where ``max_connections`` are in use. Raises `ConnectFailed` and `TimedOut`.
         """
         while True:
             connection, gone = self._find(server, fresh, deadline)
@@ -120,7 +148,6 @@ class Pool:
                 if connection is None:
                     return self._open(server, deadline)
                 if connection.wire.is_quiet():
-                    connection.reused = True
                     return connection
             except BaseException:
                 if connection is not None:
@@ -135,26 +162,34 @@ class Pool:
     ) -> tuple[Connection[Wire] | None, list[Connection[Wire]]]:
         """An idle connection, or None when one may be opened, which is then counted; and those to say goodbye to."""
         end = time.monotonic() + server.timeout.connect if deadline is None else deadline
-        with self._changed:
-            gone: list[Connection[Wire]] = []
-            while True:
-                shelf = self._shelves.setdefault(server, Shelf(self.limits))
-                expired = shelf.expired(time.monotonic())
-                if fresh and not expired and not shelf.may_open() and shelf.idle:
-                    expired = [shelf.idle.pop(0)]
-                gone += expired
-                shelf.open -= len(expired)
-                connection = None if fresh else shelf.take()
-                if connection is not None:
-                    return connection, gone
-                if shelf.may_open():
-                    shelf.open += 1
-                    return None, gone
-                if not self._changed.wait(end - time.monotonic()):
-                    raise TimedOut(
-                        f"all {self.limits.max_connections} connections to {server} stayed in use; see max_connections",
-                        server=server.name,
-                    )
+        gone: list[Connection[Wire]] = []
+        turn: threading.Condition | None = None
+        with self._lock:
+            shelf = self._shelves.setdefault(server, Shelf(self.limits))
+            try:
+                while True:
+                    if not shelf.waiting or shelf.waiting[0] is turn:
+                        connection, expired, may_open = shelf.serve(fresh, time.monotonic())
+                        gone += expired
+                        if connection is not None or may_open:
+                            return connection, gone
+                    if turn is None:
+                        turn = threading.Condition(self._lock)
+                        shelf.waiting.append(turn)
+                    if not turn.wait(end - time.monotonic()):
+                        raise TimedOut(
+                            f"all {shelf.open} connections to {server} stayed in use; see max_connections",
+                            server=server.name,
+                        )
+            finally:
+                if turn is not None:
+                    shelf.waiting.remove(turn)
+                    self._call_next(shelf)
+
+    def _call_next(self, shelf: Shelf[Wire]) -> None:
+        """Have whoever waits the longest look again."""
+        if shelf.waiting:
+            shelf.waiting[0].notify()
 
     def _open(self, server: Server, deadline: float | None) -> Connection[Wire]:
         generation = self._shelves[server].generation
@@ -166,40 +201,72 @@ class Pool:
             raise
         return Connection(server, wire, session, self.limits.max_messages, generation)
 
-    def release(self, connection: Connection[Wire]) -> None:
-        """Take a connection back; what cannot be used again is closed."""
+    def release(self, connection: Connection[Wire], crowded: bool = False) -> bool:
+        """Take a connection back; what cannot be used again is closed. Whether others to its server are open."""
         connection.deadline = None
-        with self._changed:
+        with self._lock:
+            now = time.monotonic()
             shelf = self._shelves.get(connection.server)
-            kept = shelf is not None and shelf.put(connection, time.monotonic())
-            if shelf is not None and not kept:
-                shelf.open -= 1
-            self._changed.notify_all()  # who waits for another server must not swallow the call
+            kept = shelf is not None and shelf.put(connection, now)
+            others = False
+            if shelf is not None:
+                if not kept:
+                    shelf.open -= 1
+                others = shelf.crowd(now) if crowded else shelf.open > 0
+                self._call_next(shelf)
         if not kept:
             self._say_goodbye(connection)
+        return others
 
-    def close(self) -> None:
-        """Close what is idle; what is in use is closed when it comes back."""
-        with self._changed:
+    def statistics(self) -> Statistics:
+        """The counts of this process."""
+        with self._lock:
+            shelves, tally = self._shelves.values(), self._tally
+            return Statistics(
+                sum(shelf.open for shelf in shelves),
+                sum(len(shelf.idle) for shelf in shelves),
+                sum(len(shelf.waiting) for shelf in shelves),
+                tally.sent,
+                tally.refused,
+                tally.failed_over,
+            )
+
+    def count(self, event: Any) -> None:
+        """A Listener: for the statistics."""
+        with self._lock:
+            self._tally.count(event)
+
+    def count_move(self) -> None:
+        """A message went on from one server to the next."""
+        with self._lock:
+            self._tally.failed_over += 1
+
+    def close(self, end: float | None = None) -> None:
+        """Close what is idle; what is in use is closed when it comes back. ``end``: of all QUITs, on the clock."""
+        with self._lock:
             gone = [connection for shelf in self._shelves.values() for connection in shelf.empty()]
-            self._changed.notify_all()
-        self._say_goodbye(*gone)
+            for shelf in self._shelves.values():
+                self._call_next(shelf)
+        self._say_goodbye(*gone, end=end)
 
-    def _say_goodbye(self, *connections: Connection[Wire]) -> None:
+    def _say_goodbye(self, *connections: Connection[Wire], end: float | None = None) -> None:
+        """QUIT, within one time for all of them."""
+        if end is None:
+            end = time.monotonic() + GOODBYE
         try:
             for connection in connections:
                 if not connection.session.broken:
                     with contextlib.suppress(SMTPError):
-                        connection.wire.talk(connection.session.quit(), None, time.monotonic() + GOODBYE)
+                        connection.wire.talk(connection.session.quit(), None, end)
         finally:
             for connection in connections:
                 connection.wire.close()
 
     def _count_out(self, server: Server) -> None:
-        with self._changed:
-            if server in self._shelves:
-                self._shelves[server].open -= 1
-            self._changed.notify_all()
+        with self._lock:
+            if (shelf := self._shelves.get(server)) is not None:
+                shelf.open -= 1
+                self._call_next(shelf)
 
 
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
@@ -210,5 +277,12 @@ def _after_fork() -> None:
         pool._forget()
 
 
+def _at_exit() -> None:
+    end = time.monotonic() + GOODBYE
+    for pool in list(_pools):
+        pool.close(end)
+
+
+atexit.register(_at_exit)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)

@@ -6,13 +6,16 @@ side can deadlock, and every wait has its end.
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import ssl
+import threading
 import time
+import weakref
 from typing import Any
 
-from smtpbackend.delivery.server import Server, shown, unreachable
+from smtpbackend.delivery.server import Server, is_address, shown, unreachable
 from smtpbackend.delivery.tls import Context, certificate_name, server_hostname
 from smtpbackend.errors import ProtocolViolation
 from smtpbackend.protocol.effects import Channel, Conversation, Ended, Read, StartTLS, Write
@@ -21,7 +24,7 @@ __all__ = ["Wire"]
 
 READ_SIZE = 65536
 MAX_POLL = 1e6  # seconds: poll takes no more milliseconds than an int holds
-MAX_AHEAD = 1 << 20  # octets read while writing: 256 unanswered commands have far shorter replies
+MAX_AHEAD = 1 << 18  # octets read while writing: 256 unanswered commands have far shorter replies
 
 
 class Wire:
@@ -42,11 +45,7 @@ class Wire:
 
     @classmethod
     def connect(cls, server: Server, context: Context, deadline: float | None) -> Wire:
-        """Connect by name or address, each address within one budget. Raises `ConnectFailed`.
-
-        The look-up of the name comes before it and takes what the system's resolver takes: it cannot be bounded from
-        here. Give an address where that matters.
-        """
+        """Connect by name or address, look-up and each address within one budget. Raises `ConnectFailed`."""
         end = _earliest(time.monotonic() + server.timeout.connect, deadline)
         causes: list[tuple[str, OSError]] = []
         host, port = server.next_hop
@@ -54,12 +53,13 @@ class Wire:
             if server.path is not None:
                 found: list[Any] = [(socket.AF_UNIX, socket.SOCK_STREAM, 0, "", server.path)]
             else:
-                found = socket.getaddrinfo(server_hostname(host), port, type=socket.SOCK_STREAM)
+                found = _look_up(server_hostname(host), port, end)
         except (OSError, UnicodeError) as error:
             raise unreachable(server, [("", error if isinstance(error, OSError) else OSError(str(error)))]) from error
         for number, (family, kind, protocol, _, address) in enumerate(found):
             try:
                 sock = socket.socket(family, kind, protocol)
+                _sockets.add(sock)
             except OSError as error:  # a kernel without IPv6 has no such sockets
                 causes.append((shown(address), error))
                 continue
@@ -201,6 +201,7 @@ class Wire:
             do_handshake_on_connect=False,
         )
         self._socket = secured
+        _sockets.add(secured)
         while True:
             try:
                 secured.do_handshake()
@@ -226,6 +227,28 @@ def _earliest(time_out: float, deadline: float | None) -> float:
     return time_out if deadline is None else min(time_out, deadline)
 
 
+def _look_up(host: str, port: int, end: float) -> list[Any]:
+    """The addresses of a host. The system's resolver cannot be told how long it may take, so we do not wait for it."""
+    if is_address(host):
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    found: list[Any] = []
+
+    def ask() -> None:
+        try:
+            found.append(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except (OSError, UnicodeError) as error:
+            found.append(error)
+
+    thread = threading.Thread(target=ask, name="smtpbackend-look-up", daemon=True)
+    thread.start()
+    thread.join(max(end - time.monotonic(), 0.0))
+    if not found:
+        raise TimeoutError(f"the look-up of {host} took too long")
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return list(found[0])
+
+
 def _pass_proxy(server: Server, sock: socket.socket, end: float) -> None:
     """Have a proxy, just connected to, connect to the server."""
     from python_socks.sync import Proxy
@@ -244,3 +267,17 @@ def _pass_proxy(server: Server, sock: socket.socket, end: float) -> None:
         Proxy(**proxy.arguments(Connected())).connect(server_hostname(server.host), server.port)
     except Exception as error:
         raise failed(proxy, error) from None
+
+
+_sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """A connection that a child holds too would not end when its parent closes it, and both might speak on it."""
+    for sock in list(_sockets):
+        sock.close()
+    _sockets.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -38,8 +38,11 @@ def judge(transaction: Transaction, policy: str, server: str) -> Judgement:
         not_from = SenderRefused(
             f"{server} refused the sender <{sender}>: {t.mail}", sender=sender, server=server, reply=t.mail
         )
-        for recipient in t.recipients:
-            if t.mail.is_permanent:
+        for recipient, reply in zip(t.recipients, t.rcpt, strict=True):
+            if t.final is not None and t.final.is_positive and reply is not None and reply.is_positive:
+                # content was in flight, and the server took it although it had refused the sender
+                settle((recipient, Status.IN_DOUBT, t.final, in_doubt(t.error or not_from, server)))
+            elif t.mail.is_permanent:
                 settle((recipient, Status.REJECTED, t.mail, not_from))
             else:
                 wait((recipient, t.mail, not_from))

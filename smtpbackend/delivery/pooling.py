@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
@@ -10,16 +11,20 @@ from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.tls import is_local
 from smtpbackend.protocol.session import Session
 
-__all__ = ["Connection", "Shelf"]
+__all__ = ["GOODBYE", "Bucket", "Connection", "Shelf"]
 
 W = TypeVar("W")
+
+CROWDED = 30.0  # seconds in which no more connections are opened than a server, which said "too many", had taken
+GOODBYE = 1.0  # seconds for QUIT and the replies to it, however many connections are closed together
 
 
 class Connection(Generic[W]):
     """A wire and the session on it.
 
-    ``reused`` tells that the lease at hand is not its first; ``deadline`` (seconds of the clock) bounds whatever is
-    said on it now.
+    ``reused`` tells that the lease at hand is not its first, ``has_worked`` that it carried a message, or did before
+    this lease, and ``has_failed`` that its server was blamed for its end. ``deadline`` (seconds of the clock) bounds
+    whatever is said on it now; ``heard`` is when the server last answered.
     """
 
     def __init__(self, server: Server, wire: W, session: Session, max_messages: int = 100, generation: int = 0) -> None:
@@ -28,7 +33,8 @@ class Connection(Generic[W]):
         self.wire = wire
         self.session = session
         self.max_messages = max_messages
-        self.reused = False
+        self.reused = self.has_worked = self.has_failed = False
+        self.heard = 0.0
         self.idle_since = 0.0
         self.deadline: float | None = None
 
@@ -40,21 +46,49 @@ class Connection(Generic[W]):
 
 
 class Shelf(Generic[W]):
-    """The connections to one server: those idle, and how many there are."""
+    """The connections to one server: those idle, how many there are, and who waits for one.
+
+    ``waiting`` has what a pool makes somebody wait on, in the order in which they came: only the first may be served.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.idle: list[Connection[W]] = []
+        self.waiting: deque[Any] = deque()
         self.open = 0
         self.generation = 0  # what was opened before the last `empty` is not kept
+        self._most = limits.max_connections
+        self._crowded_until = 0.0
 
-    def take(self) -> Connection[W] | None:
-        """The connection that was idle for the shortest time: it is the likeliest to live."""
-        return self.idle.pop() if self.idle else None
+    def serve(self, fresh: bool, now: float) -> tuple[Connection[W] | None, list[Connection[W]], bool]:
+        """What whoever is first may have: a connection; those to say goodbye to; whether a new one, which is counted.
 
-    def may_open(self) -> bool:
-        """Whether one more may be opened. Whoever is told so counts it in ``open``."""
-        return self.open < self.limits.max_connections
+        With ``fresh`` an idle one is no good, and has to make room where there is no other.
+        """
+        gone = self._expired(now)
+        if fresh and not gone and not self.may_open(now) and self.idle:
+            gone = [self.idle.pop(0)]
+        self.open -= len(gone)
+        if not fresh and self.idle:
+            # the one that was idle for the shortest time is the likeliest to live
+            connection = self.idle.pop()
+            connection.reused = connection.has_worked = True
+            connection.heard = connection.idle_since
+            return connection, gone, False
+        if self.may_open(now):
+            self.open += 1
+            return None, gone, True
+        return None, gone, False
+
+    def crowd(self, now: float) -> bool:
+        """The server has too many connections: open no more than there are. Whether there are any."""
+        if self.open:
+            self._most, self._crowded_until = self.open, now + CROWDED
+        return self.open > 0
+
+    def may_open(self, now: float) -> bool:
+        """Whether one more may be opened."""
+        return self.open < (self._most if now < self._crowded_until else self.limits.max_connections)
 
     def put(self, connection: Connection[W], now: float) -> bool:
         """Keep a connection for its next use; False when it must be closed instead."""
@@ -78,12 +112,30 @@ class Shelf(Generic[W]):
         """Whether an idle connection may still be used, as far as can be known without looking at its socket."""
         return now - connection.idle_since <= self.limits.max_idle and connection.session.is_quiet
 
-    def expired(self, now: float) -> list[Connection[W]]:
+    def _expired(self, now: float) -> list[Connection[W]]:
         """Those idle for too long, taken out to be closed."""
         fit = [connection for connection in self.idle if self.is_fit(connection, now)]
         gone = [connection for connection in self.idle if connection not in fit]
         self.idle = fit
         return gone
+
+
+class Bucket:
+    """The messages that the ``rate`` of a server (messages a second) allows: a token bucket of one second's worth."""
+
+    def __init__(self, rate: float, now: float) -> None:
+        self.rate = rate
+        self._tokens = self._most = max(rate, 1.0)
+        self._filled = now
+
+    def take(self, now: float) -> float:
+        """Take one, and 0; or the seconds until there is one."""
+        self._tokens = min(self._most, self._tokens + (now - self._filled) * self.rate)
+        self._filled = now
+        if self._tokens > 0.999_999:  # who waited as long as it was told must find one, however times are rounded
+            self._tokens -= 1.0
+            return 0.0
+        return (1.0 - self._tokens) / self.rate
 
 
 def new_session(

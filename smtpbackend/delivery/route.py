@@ -20,21 +20,28 @@ class Route:
         self.strategy = strategy
         self.rest = rest
         self._resting: dict[Server, float] = {}
+        self._distrusted: set[tuple[Server, str]] = set()
         self._turn = 0
 
     def order(self, now: float) -> list[Server]:
-        """All servers, in the order to try them for one message. ``now`` is in seconds, of any monotonic clock."""
+        """All servers, in the order to try them for one message. ``now`` is in seconds, of any monotonic clock.
+
+        A server whose rest is over is tried by one message; for the others it rests on until that has gone well.
+        """
         servers = list(self.servers)
         if self.strategy == "round_robin" and len(servers) > 1:
             turn = self._turn % len(servers)
             self._turn = turn + 1
             servers = servers[turn:] + servers[:turn]
-        if self._resting:
-            servers.sort(key=lambda server: self.is_resting(server, now))  # stable
+        if self._resting and len(servers) > 1:
+            resting = {server for server in servers if self.is_resting(server, now)}
+            servers.sort(key=resting.__contains__)  # stable
+            if servers[0] in self._resting and servers[0] not in resting:
+                self._resting[servers[0]] = now + self.rest  # half open
         return servers
 
     def is_resting(self, server: Server, now: float) -> bool:
-        """Whether a server failed lately."""
+        """Whether a server failed lately, or is on trial."""
         return self._resting.get(server, 0.0) > now
 
     def failed(self, server: Server, now: float) -> None:
@@ -44,3 +51,11 @@ class Route:
     def worked(self, server: Server) -> None:
         """End a server's rest."""
         self._resting.pop(server, None)
+
+    def trusts(self, server: Server, what: str) -> bool:
+        """Whether new connections to a server are asked for the proof that ``window`` or ``chunk_in_flight`` needs."""
+        return (server, what) not in self._distrusted
+
+    def distrust(self, server: Server, what: str) -> None:
+        """A connection did not survive being asked for that proof (DESIGN 5.1, 5.2): ask no other."""
+        self._distrusted.add((server, what))

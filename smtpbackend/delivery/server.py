@@ -48,6 +48,9 @@ class Server:
     client_name: str | None = None
     timeout: Timeouts = Timeouts()  # noqa: RUF009 - immutable
     ignore_extensions: tuple[str, ...] = ()
+    window: int = 32
+    chunk_in_flight: str = "probe"
+    rate: float | None = None
     queue: bool = False
     source_address: str | None = None
     proxy: str | None = field(default=None, repr=False)  # it may hold a password
@@ -161,12 +164,18 @@ class Server:
 
 
 def _is_ipv6(host: str) -> bool:
+    return ":" in host and is_address(host)
+
+
+def is_address(host: str) -> bool:
+    """Whether a host is an IP address, and needs no look-up."""
     import ipaddress
 
     try:
-        return ipaddress.ip_address(host).version == 6
+        ipaddress.ip_address(host)
     except ValueError:
         return False
+    return True
 
 
 def is_loopback(host: str) -> bool:

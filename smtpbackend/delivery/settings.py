@@ -41,7 +41,7 @@ def _number(name: str, value: Any) -> float:
     except (TypeError, ValueError):
         number = -1.0
     if isinstance(value, bool) or not 0 < number < float("inf"):
-        raise InvalidSetting(f"{name} must be a number of seconds above 0, not {value!r}", field=name)
+        raise InvalidSetting(f"{name} must be a number above 0, not {value!r}", field=name)
     return number
 
 
@@ -260,6 +260,29 @@ SETTINGS: tuple[Setting, ...] = (
         "kept connection).",
     ),
     Setting("ignore_extensions", "server", _names, (), "EHLO keywords that the server wrongly offers."),
+    Setting(
+        "window",
+        "server",
+        _count,
+        32,
+        "Messages in flight on one connection in `send_many`, once it has proven that it takes that. 1: each waits for "
+        "the reply to the one before.",
+    ),
+    Setting(
+        "chunk_in_flight",
+        "server",
+        _one_of("probe", "always", "never"),
+        "probe",
+        "Where the server offers CHUNKING and PIPELINING, when content may leave together with its recipients: `probe` "
+        "(where the connection has shown that it discards what it refuses), `always` or `never`.",
+    ),
+    Setting(
+        "rate",
+        "server",
+        _number,
+        None,
+        "Messages a second at most, for each process (an AsyncMailer: each event loop). Default: no limit.",
+    ),
     Setting("queue", "server", _flag, False, "Say `QUED` to a server that offers `XQUE`, whatever it answers."),
     Setting(
         "source_address",

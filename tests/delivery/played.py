@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from smtpbackend import Receipt, Server
-from smtpbackend.delivery.dispatch import END, Dispatch, Give, Lease, Pull, Release, Talk
-from smtpbackend.delivery.pooling import Connection
+from smtpbackend.delivery.asks import END, GONE, Give, Lease, Pace, Pull, Release, Talk
+from smtpbackend.delivery.dispatch import Dispatch
+from smtpbackend.delivery.pooling import Bucket, Connection
 from smtpbackend.delivery.route import Route
 from smtpbackend.errors import ConnectFailed, SMTPError, TimedOut
 from smtpbackend.events import telling
@@ -31,7 +32,7 @@ class ListWire:
         self.incoming: list[Any] = speaker.greet()
         self.closed = False
 
-    def talk(self, conversation: Generator[Any, Any, Any], value: Any) -> Any:
+    def talk(self, conversation: Generator[Any, Any, Any], value: Any, deadline: float | None = None) -> Any:
         """Perform network effects until something else is yielded or the conversation returns."""
         try:
             step = conversation.send(value)
@@ -41,7 +42,7 @@ class ListWire:
                     if type(step) is Write:
                         self.incoming += self.speaker.hear(bytes(step.data))
                     elif type(step) is Read:
-                        answer = self._read(step)
+                        answer = self._read(step, deadline)
                     elif type(step) is StartTLS:
                         assert self.incoming.pop(0) == TLS
                         self.speaker.secured = True
@@ -57,10 +58,10 @@ class ListWire:
             self.closed = True
             raise
 
-    def _read(self, read: Read) -> bytes:
+    def _read(self, read: Read, deadline: float | None) -> bytes:
         said = self.incoming.pop(0) if self.incoming else SILENCE
         if said == SILENCE:
-            self.world.now += read.timeout
+            self.world.now = min(self.world.now + read.timeout, deadline or float("inf"))
             raise TimeoutError
         if said == CUT:
             self.incoming.insert(0, CUT)
@@ -74,7 +75,8 @@ class Played:
 
     def __init__(self, servers: dict[str, list[Any]], **options: Any) -> None:
         self.now = 1000.0
-        self.servers = {Server(host, tls="none"): plays for host, plays in servers.items()}
+        keys = {key: options.pop(key) for key in ("window", "chunk_in_flight", "rate") if key in options}
+        self.servers = {Server(host, tls="none", **{"window": 1, **keys}): plays for host, plays in servers.items()}
         self.route = Route(list(self.servers), options.pop("strategy", "failover"), options.pop("rest", 30.0))
         self.options = options
         self.speakers: dict[str, list[Speaker]] = {host: [] for host in servers}
@@ -86,6 +88,8 @@ class Played:
         self.pulled = 0
         self.events: list[Any] = []
         self.max_messages = 100
+        self.buckets: dict[Server, Bucket] = {}
+        self.paused = 0.0
 
     def dispatch(self) -> Dispatch:
         """One for these servers."""
@@ -95,8 +99,8 @@ class Played:
             tell=telling([self.events.append, *self.options.get("listeners", ())]),
             clock=lambda: self.now,
             stamp=lambda: (datetime(2026, 9, 1, 12, tzinfo=UTC), "token"),
-            window=self.options.get("window", 1),
             deadline=self.options.get("deadline"),
+            moved=self.options.get("moved", lambda: None),
         )
 
     def send(self, *items: Any) -> list[Receipt]:
@@ -115,6 +119,7 @@ class Played:
     def perform(self, dispatch: Generator[Any, Any, None], items: Iterable[Any]) -> Generator[Any, None, None]:
         """Perform the effects of a dispatch."""
         source = iter(items)
+        gone = False
         try:
             effect = next(dispatch)
             while True:
@@ -125,20 +130,29 @@ class Played:
                             if effect.unsent and self.options.get("hesitant"):
                                 effect = dispatch.send(LATER)
                                 continue
-                            answer = next(source, END)
+                            answer = END if gone else next(source, END)
                             self.pulled += answer is not END
                         case Give(given):
-                            yield given
+                            if not gone:
+                                try:
+                                    yield given
+                                except GeneratorExit:
+                                    gone = True
+                            answer = GONE if gone else None
+                        case Pace(server, patient, deadline):
+                            answer = self._pace(server, patient, deadline)
                         case Lease(server, fresh, deadline):
                             answer = self._lease(server, fresh)
                             self.deadlines.append(deadline)
                         case Talk(connection, conversation, value):
-                            answer = connection.wire.talk(conversation, value)
-                        case Release(connection):
+                            answer = connection.wire.talk(conversation, value, connection.deadline)
+                        case Release(connection, crowded):
                             self.out.remove(connection)
                             session = connection.session
                             if not session.broken and not connection.is_used_up:
+                                connection.idle_since = self.now
                                 self.idle.append(connection)
+                            answer = crowded and any(other.server == connection.server for other in self.out)
                         case _:
                             raise AssertionError(f"{effect!r} is no effect")
                 except SMTPError as error:
@@ -148,6 +162,16 @@ class Played:
         except StopIteration:
             assert not self.out, "a connection was not given back"
 
+    def _pace(self, server: Server, patient: bool, deadline: float | None) -> bool:
+        assert server.rate is not None
+        bucket = self.buckets.setdefault(server, Bucket(server.rate, self.now))
+        while wait := bucket.take(self.now):
+            if not patient or (deadline is not None and self.now + wait > deadline):
+                return False
+            self.now += wait
+            self.paused += wait
+        return True
+
     def _lease(self, server: Server, fresh: bool) -> Connection[ListWire]:
         self.leases.append((server.host, fresh))
         if not fresh:
@@ -155,7 +179,8 @@ class Played:
                 if connection.server == server:
                     self.idle.remove(connection)
                     self.out.append(connection)
-                    connection.reused = True
+                    connection.reused = connection.has_worked = True
+                    connection.heard = connection.idle_since
                     return connection
         plays = self.servers[server]
         play = plays[min(len(self.speakers[server.host]), len(plays) - 1)]

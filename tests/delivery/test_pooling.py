@@ -6,7 +6,7 @@ import pytest
 
 from smtpbackend import Server
 from smtpbackend.delivery.configuration import Limits
-from smtpbackend.delivery.pooling import Connection, Shelf, client_name, new_session
+from smtpbackend.delivery.pooling import CROWDED, Bucket, Connection, Shelf, client_name, new_session
 from smtpbackend.protocol.session import Session
 
 SERVER = Server("mx.example.com", client_name="app.example.org")
@@ -22,21 +22,57 @@ def connection(shelf: Shelf[None] | None = None, transactions: int = 0) -> Conne
 
 
 def test_the_one_idle_for_the_shortest_time_is_taken() -> None:
-    shelf: Shelf[None] = Shelf(Limits())
+    shelf: Shelf[None] = Shelf(Limits(max_connections=2))
     first, second = connection(shelf), connection(shelf)
-    assert shelf.take() is None
+    assert shelf.serve(False, 2) == (None, [], False)
     assert shelf.put(first, 1)
     assert shelf.put(second, 2)
-    assert shelf.take() is second
-    assert shelf.take() is first
-    assert shelf.take() is None
+    assert shelf.serve(False, 2) == (second, [], False)
+    assert (second.reused, second.heard) == (True, 2)
+    assert shelf.serve(False, 2) == (first, [], False)
+    assert shelf.serve(False, 2) == (None, [], False)
 
 
 def test_no_more_than_max_connections_are_opened() -> None:
     shelf: Shelf[None] = Shelf(Limits(max_connections=2))
-    assert shelf.may_open()
+    assert [shelf.serve(False, 0) for _ in range(3)] == [(None, [], True), (None, [], True), (None, [], False)]
+    assert shelf.open == 2
+
+
+def test_an_idle_one_makes_room_for_a_fresh_one() -> None:
+    shelf: Shelf[None] = Shelf(Limits(max_connections=2))
+    idle, used = connection(shelf), connection(shelf)
+    shelf.put(idle, 0)
+    assert shelf.serve(True, 0) == (None, [idle], True)
+    assert shelf.serve(True, 0) == (None, [], False)
+    assert shelf.open == 2
+    assert not used.reused
+
+
+def test_a_server_that_has_too_many_gets_no_more_for_a_while() -> None:
+    """DESIGN 4.4: "too many connections" waits for one of ours."""
+    shelf: Shelf[None] = Shelf(Limits(max_connections=4))
     connection(shelf), connection(shelf)
-    assert not shelf.may_open()
+    assert shelf.crowd(100)
+    assert shelf.serve(False, 101) == (None, [], False)
+    assert shelf.serve(False, 100 + CROWDED) == (None, [], True)
+
+
+def test_without_any_of_ours_there_is_nothing_to_wait_for() -> None:
+    shelf: Shelf[None] = Shelf(Limits())
+    assert not shelf.crowd(100)
+    assert shelf.serve(False, 101) == (None, [], True)
+
+
+@pytest.mark.parametrize(("rate", "at_once"), [(0.5, 1), (1, 1), (10, 10)])
+def test_a_bucket_gives_a_second_s_worth_at_once_and_then_its_rate(rate: float, at_once: int) -> None:
+    bucket = Bucket(rate, 0)
+    assert [bucket.take(0) for _ in range(at_once)] == [0] * at_once
+    assert bucket.take(0) == pytest.approx(1 / rate)
+    assert bucket.take(0.4 / rate) == pytest.approx(0.6 / rate)
+    assert bucket.take(1 / rate) == 0
+    taken = sum(not bucket.take(now / 1000) for now in range(2000, 102_000))
+    assert taken == pytest.approx(rate * 100 + at_once, abs=2)
 
 
 def test_a_broken_or_a_used_up_one_is_not_kept() -> None:
@@ -53,9 +89,8 @@ def test_those_idle_for_too_long_are_given_up() -> None:
     old, young = connection(shelf), connection(shelf)
     shelf.put(old, 0)
     shelf.put(young, 30)
-    assert shelf.expired(60) == []
-    assert shelf.expired(61) == [old]
-    assert shelf.idle == [young]
+    assert shelf.serve(False, 61) == (young, [old], False)
+    assert shelf.open == 1
 
 
 def test_and_those_with_something_unread() -> None:
@@ -63,7 +98,7 @@ def test_and_those_with_something_unread() -> None:
     told = connection(shelf)
     told.session._replies.feed(b"421 ")
     shelf.put(told, 0)
-    assert shelf.expired(0) == [told]
+    assert shelf.serve(False, 0) == (None, [told], True)
 
 
 def test_emptying_takes_the_idle_and_disowns_those_in_use() -> None:

@@ -79,7 +79,7 @@ class TestFork:
             held, free = threading.Event(), threading.Event()
 
             def hold() -> None:
-                with mailer._pool._changed:
+                with mailer._pool._lock:
                     held.set()
                     free.wait(10)
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from typing import Any
+
 import pytest
 
-from smtpbackend.errors import ConnectionLost
+from smtpbackend.delivery.statistics import Statistics
+from smtpbackend.errors import ConnectionLost, TimedOut
 from smtpbackend.testing import CUT, SILENCE, Play
 from tests.mailer.conftest import Scripted
-from tests.mailer.twins import Twin, hello
+from tests.mailer.twins import Driven, Twin, hello
+from tests.servers.ports import wait_until
 from tests.servers.tls import Certificates
 
 
@@ -179,3 +185,117 @@ class TestLostWhileReused:
         with pytest.raises(ConnectionLost):
             twin(server.url).verify("bob")
         assert server.connections == 1
+
+
+class TestWaiting:
+    def test_those_who_wait_are_served_in_the_order_in_which_they_came(self, twin: Twin, scripted: Scripted) -> None:
+        """One connection, held by a message whose reply is late."""
+        go_on = threading.Event()
+
+        def late(_: str) -> str:
+            go_on.wait(20)
+            return "250 ok"
+
+        server = scripted({".": [late, "250 ok"]})
+        mailer = twin(server.url, max_connections=1, timeout=30)
+        results: list[object] = []
+
+        def send_all() -> None:
+            results.extend(mailer.send_at_once([hello(subject=f"nr {number}.") for number in range(6)]))
+
+        waiting = threading.Thread(target=send_all)
+        waiting.start()
+        assert wait_until(lambda: mailer.raw.stats().waiting == 5, 10)
+        shelf = next(iter(pool_of(mailer)._shelves.values()))
+        assert (shelf.open, len(shelf.idle)) == (1, 0)
+        go_on.set()
+        waiting.join(30)
+        assert all(result.ok for result in results)  # type: ignore[attr-defined]
+        if twin.name == "asyncio":  # threads do not come in the order in which they are started
+            subjects = [
+                transaction.content.split(b"Subject: ")[1].split(b"\r\n")[0] for transaction in server.handed_over
+            ]
+            assert subjects == [b"nr %d." % number for number in range(6)]
+        assert server.connections == 1
+
+    def test_no_longer_than_the_deadline(self, twin: Twin, scripted: Scripted) -> None:
+        server = scripted({".": SILENCE})
+        mailer = twin(server.url, max_connections=1, deadline=0.5)
+        first, second = mailer.send_at_once([hello(), hello()])
+        kinds = {type(first).__name__, type(second).__name__}
+        assert kinds == {"InDoubt", "TimedOut"}
+        assert server.connections == 1
+
+
+class TestGoodbye:
+    def test_however_many_are_closed_it_takes_a_second(self, twin: Twin, scripted: Scripted) -> None:
+        """A server that does not answer QUIT; one second each would be half a minute."""
+        server = scripted({"QUIT": SILENCE, ".": delayed})
+        mailer = twin(server.url, max_connections=30)
+        assert all(result.ok for result in mailer.send_at_once([hello()] * 30))  # type: ignore[union-attr]
+        connections = mailer.raw.stats().idle
+        assert connections > 10
+        begun = time.monotonic()
+        mailer.close()
+        assert time.monotonic() - begun < connections / 2
+        server.wait_for_end()
+        assert [speaker.verbs.count("QUIT") for speaker in server.speakers] == [1] * connections
+        assert mailer.raw.stats().open == 0
+
+
+class TestStatistics:
+    def test_connections_and_what_was_done_are_counted(self, twin: Twin, scripted: Scripted) -> None:
+        first, second = scripted({"RCPT TO:<later@": "450 later", "RCPT TO:<no@": "550 no"}), scripted()
+        mailer = twin(first.url, second.url)
+        assert mailer.raw.stats() == Statistics()
+        mailer.send(hello())
+        mailer.send(hello("later@example.com", "no@example.com", "bob@example.com"))
+        assert mailer.raw.stats() == Statistics(open=2, idle=2, waiting=0, sent=2, refused=1, failed_over=1)
+        mailer.close()
+        assert mailer.raw.stats() == Statistics(open=0, idle=0, waiting=0, sent=2, refused=1, failed_over=1)
+
+    def test_a_server_that_is_down_is_a_move(self, twin: Twin, scripted: Scripted) -> None:
+        mailer = twin(scripted({"": "554 no"}).url, scripted().url)
+        mailer.send(hello())
+        assert mailer.raw.stats().failed_over == 1
+
+
+class TestRate:
+    def test_it_is_shared_by_all_who_send(self, twin: Twin, scripted: Scripted) -> None:
+        """Two at once may go, the rest waits for its turn, and gives up at its deadline."""
+        server = scripted()
+        mailer = twin(server.url + "&rate=2", deadline=0.2, max_connections=8)
+        results = mailer.send_at_once([hello() for _ in range(8)])
+        sent = [result for result in results if not isinstance(result, BaseException)]
+        assert 2 <= len(sent) < 8
+        assert len(server.handed_over) == len(sent)
+        for result in results:
+            if isinstance(result, BaseException):
+                assert isinstance(result, TimedOut)
+                assert "rate (2 a second)" in str(result)
+
+
+class TestCrowd:
+    def test_a_server_that_has_too_many_connections_gets_no_more(self, twin: Twin, scripted: Scripted) -> None:
+        """DESIGN 4.4: one of ours will be free; the server is well and does not rest."""
+        crowd = Play({"": "421 4.7.0 mx.example.com Error: too many connections from 127.0.0.1"})
+        welcome = Play({".": delayed})
+        server, other = scripted(welcome, welcome, crowd), scripted()
+        events: list[str] = []
+        mailer = twin(server.url, other.url, max_connections=8, listeners=[lambda event: events.append(event.name)])
+        results = mailer.send_at_once([hello() for _ in range(8)])
+        assert [result.server for result in results] == [server.name] * 8  # type: ignore[union-attr]
+        assert "server_failed" not in events
+        assert other.connections == 0
+
+
+def delayed(_: str) -> str:
+    """Answers so late that others have come meanwhile."""
+    time.sleep(0.05)
+    return "250 ok"
+
+
+def pool_of(mailer: Driven) -> Any:
+    """Its pool; of an AsyncMailer that of the one loop."""
+    raw = mailer.raw
+    return raw._pool if hasattr(raw._pool, "statistics") else next(iter(raw._pools.values()))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from smtpbackend import Server
-from smtpbackend.delivery.dispatch import open_session
+from smtpbackend.delivery.connecting import open_session
 from smtpbackend.delivery.pooling import Connection, new_session
 from smtpbackend.delivery.transcript import transcript
 from smtpbackend.errors import AuthenticationFailed, InvalidSetting, SMTPError

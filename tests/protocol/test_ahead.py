@@ -1,4 +1,4 @@
-"""What leaves ahead of its replies, and what a connection has to prove for it: BDAT and the window (DESIGN 5.1, 5.2)."""
+"""What leaves ahead of its replies, and what a connection has to prove for it: BDAT, the window (DESIGN 5.1, 5.2)."""
 
 from __future__ import annotations
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from smtpbackend import Envelope, Server
-from smtpbackend.delivery.dispatch import Dispatch, Give, Lease, Pull
+from smtpbackend.delivery.asks import Give, Lease, Pull
+from smtpbackend.delivery.dispatch import Dispatch
 from smtpbackend.delivery.route import Route
 from smtpbackend.delivery.stamp import stamp
 from smtpbackend.errors import ConnectFailed, InvalidInput, RecipientsRefused, TimedOut

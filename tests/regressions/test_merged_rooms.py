@@ -11,8 +11,9 @@ from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from smtpbackend import Envelope, Mailer, Server
+from smtpbackend.delivery.asks import Find, Give, Lease, Pull
 from smtpbackend.delivery.credentials import Provider
-from smtpbackend.delivery.dispatch import Dispatch, Find, Give, Lease, Pull
+from smtpbackend.delivery.dispatch import Dispatch
 from smtpbackend.delivery.proxy import Proxy
 from smtpbackend.delivery.route import Route
 from smtpbackend.delivery.server import from_url

@@ -1,0 +1,85 @@
+"""What a dispatch asks of the mailer that performs it. Nothing here does anything.
+
+Times and deadlines are in seconds of the dispatch's clock; a deadline may be None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any, Final, NamedTuple
+
+from smtpbackend.delivery.pooling import Connection
+from smtpbackend.delivery.server import Server
+from smtpbackend.outcome import Receipt
+
+__all__ = ["END", "GONE", "Effects", "Find", "Give", "Lease", "Pace", "Pull", "Release", "Talk", "Token"]
+
+Effects = Generator[Any, Any, Any]
+
+
+class Pull(NamedTuple):
+    """Give me the next item of the source, or `END`. With ``unsent``, answer `LATER` rather than wait for it."""
+
+    unsent: bool
+
+
+class Find(NamedTuple):
+    """Give me the servers that the SRV records of this one name, in the order to try them."""
+
+    server: Server
+    deadline: float | None
+
+
+class Lease(NamedTuple):
+    """Give me a connection to this server: an idle one (``fresh`` forbids that), else a new one, not yet spoken on."""
+
+    server: Server
+    fresh: bool
+    deadline: float | None
+
+
+class Token(NamedTuple):
+    """Give me an access token for this server, other than the one that it ``refused``."""
+
+    server: Server
+    refused: str | None
+    deadline: float | None
+
+
+class Pace(NamedTuple):
+    """Take one message of what the ``rate`` of this server allows: answered True, or False where it is too early.
+
+    A ``patient`` one waits for it, unless the deadline would pass.
+    """
+
+    server: Server
+    patient: bool
+    deadline: float | None
+
+
+class Talk(NamedTuple):
+    """Carry this conversation on with ``value``: answered with `Next`, `Settled` or `Ended`."""
+
+    connection: Connection[Any]
+    conversation: Generator[Any, Any, Any]
+    value: Any
+
+
+class Release(NamedTuple):
+    """Take this connection back; a broken one is closed.
+
+    ``crowded``: the server said that it has too many. Answered with whether others of ours to it are open.
+    """
+
+    connection: Connection[Any]
+    crowded: bool = False
+
+
+class Give(NamedTuple):
+    """A receipt, for the caller. Answered `GONE` where nobody takes receipts any more."""
+
+    receipt: Receipt
+
+
+END: Final = object()
+GONE: Final = object()

@@ -1,0 +1,91 @@
+"""One message on its way: who is still pending, what became of the others, which servers were tried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from smtpbackend import mime
+from smtpbackend.delivery.server import Server
+from smtpbackend.envelope import Envelope, Recipient
+from smtpbackend.errors import InvalidInput, SMTPError
+from smtpbackend.outcome import Outcome, Reply, Status
+
+__all__ = ["Mail", "compose"]
+
+
+class Mail:
+    """What the caller gave, and all that is known of it. ``number`` is its place in the stream."""
+
+    def __init__(self, number: int, message: Any, envelope: Envelope | None, content: mime.Content | None) -> None:
+        self.number = number
+        self.message = message
+        self.envelope = envelope
+        self.content = content
+        recipients = envelope.recipients if envelope else ()
+        self.outcomes: dict[Recipient, Outcome] = {}
+        self.attempts = dict.fromkeys(recipients, 0)
+        self.heard: dict[Recipient, tuple[Reply | None, str | None, SMTPError | None]] = {}
+        self.pending: tuple[Recipient, ...] = recipients
+        self.aside: tuple[Recipient, ...] = ()  # for the next server, when this one is through with those pending
+        self.deadline: float | None = None
+        self.servers: list[Server] | None = None
+        self.offered = 0  # how many servers there are, and how many of them
+        self.objections = 0  # cannot be given this message
+        self.renewed: set[Server] = set()  # had their one fresh connection
+        self.fresh = False
+        self.reply: Reply | None = None
+        self.server: str | None = None
+        self.error: SMTPError | None = None
+        self.notes: tuple[str, ...] = ()
+
+    def settle(
+        self, recipient: Recipient, status: Status, reply: Reply | None, server: str | None, error: SMTPError | None
+    ) -> None:
+        """Write down what became of a recipient."""
+        self.outcomes[recipient] = Outcome(recipient.address, status, reply, server, error, self.attempts[recipient])
+        self.pending = tuple(other for other in self.pending if other is not recipient)
+
+    def rejoin(self) -> None:
+        """Those set aside are pending again."""
+        self.pending, self.aside = self.pending + self.aside, ()
+
+    def settle_all(self, status: Status, error: SMTPError, server: str | None = None) -> None:
+        """Write down what became of all that are pending."""
+        for recipient in self.pending:
+            reply, heard_from, last_error = self.heard.get(recipient, (None, None, None))
+            if reply is None:
+                self.settle(recipient, status, None, server or heard_from, error)
+            else:  # the last word is that server's
+                self.settle(recipient, status, reply, heard_from, last_error)
+
+
+def compose(
+    message: Any, envelope: Envelope | None, stamp: Callable[[], tuple[datetime, str]]
+) -> tuple[Envelope, mime.Content]:
+    """What leaves for ``message``: a Message, an ``email.message.Message``; with an envelope also ready content."""
+    from email.message import Message as EmailMessage
+
+    from smtpbackend.message import Message
+
+    if envelope is not None and not isinstance(envelope, Envelope):
+        raise InvalidInput(f"envelope must be an Envelope, not {type(envelope).__name__}", field="envelope")
+    try:
+        if isinstance(message, (Message, EmailMessage)):
+            date, token = stamp()
+            envelope = envelope or Envelope.from_headers(message)
+            return envelope, mime.render(message, date=date, token=token)
+        if envelope is None:
+            raise InvalidInput(
+                f"a {type(message).__name__} has no originator and recipients that could be read: give an envelope",
+                field="envelope",
+            )
+        return envelope, mime.given(message)
+    except SMTPError:
+        raise
+    except Exception as error:
+        # the email package has its own words for what it cannot render; a file may be missing, a source may raise
+        raise InvalidInput(
+            f"the message cannot be rendered: {type(error).__name__}: {error}", field="message"
+        ) from error

@@ -1,0 +1,49 @@
+"""What a mailer has done and holds, in numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from smtpbackend.events import MessageSent, RecipientRejected
+
+__all__ = ["Statistics", "Tally"]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """``open`` and ``idle`` connections and who is ``waiting`` for one, now; and since the mailer was made:
+
+    messages ``sent`` (to at least one recipient), recipients ``refused`` for good, and how often a message ``failed
+    over`` from one server to the next. Each process has its own counts.
+    """
+
+    open: int = 0
+    idle: int = 0
+    waiting: int = 0
+    sent: int = 0
+    refused: int = 0
+    failed_over: int = 0
+
+    def __add__(self, other: Statistics) -> Statistics:
+        return Statistics(*(mine + theirs for mine, theirs in zip(_values(self), _values(other), strict=True)))
+
+
+def _values(statistics: Statistics) -> tuple[int, ...]:
+    s = statistics
+    return s.open, s.idle, s.waiting, s.sent, s.refused, s.failed_over
+
+
+class Tally:
+    """Counts what is told of messages. Whoever shares it among threads guards it."""
+
+    def __init__(self) -> None:
+        self.sent = self.refused = self.failed_over = 0
+
+    def count(self, event: Any) -> None:
+        """Take one event."""
+        kind = type(event)
+        if kind is MessageSent:
+            self.sent += 1
+        elif kind is RecipientRejected:
+            self.refused += 1
