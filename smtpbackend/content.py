@@ -7,7 +7,6 @@ is given as octets becomes `Content` here; what is authored, in ``mime.py``. Not
 from __future__ import annotations
 
 import binascii
-import functools
 import os
 import re
 import stat
@@ -347,29 +346,46 @@ class Content:
     ) -> None:
         self._pieces = pieces
         self._seven_bit = seven_bit
+        self._size: int | None = None
+        self._is_8bit: bool | None = None
+        self._longest_line: int | None = None
         self.message_id = message_id
         self.needs_smtputf8 = needs_smtputf8
 
-    @functools.cached_property
+    @property
     def size(self) -> int:
         """Octets, line ends included, before dots are stuffed."""
-        return sum([len(piece) if isinstance(piece, bytes) else piece.size for piece in self._pieces])
+        if self._size is None:
+            self._size = sum([len(piece) if isinstance(piece, bytes) else piece.size for piece in self._pieces])
+        return self._size
 
-    @functools.cached_property
+    @property
     def is_8bit(self) -> bool:
         """Whether there are octets beyond ASCII."""
-        return any(not piece.isascii() if isinstance(piece, bytes) else piece.is_8bit for piece in self._pieces)
+        if self._is_8bit is None:
+            self._is_8bit = any(
+                not piece.isascii() if isinstance(piece, bytes) else piece.is_8bit for piece in self._pieces
+            )
+        return self._is_8bit
 
-    @functools.cached_property
+    @property
     def longest_line(self) -> int:
         """Octets of the longest line, without its CRLF."""
-        longest = 0
-        for piece in self._pieces:
-            if not isinstance(piece, bytes):
-                longest = max(longest, piece.longest_line)
-            elif len(piece) > longest:
-                longest = max(longest, *map(len, piece.split(b"\r\n")))
-        return longest
+        if self._longest_line is None:
+            longest = 0
+            for piece in self._pieces:
+                if not isinstance(piece, bytes):
+                    longest = max(longest, piece.longest_line)
+                elif len(piece) > longest:
+                    longest = max(longest, *map(len, piece.split(b"\r\n")))
+            self._longest_line = longest
+        return self._longest_line
+
+    @property
+    def whole(self) -> bytes | None:
+        """All octets, where they lie in memory as one small piece."""
+        piece = self._pieces[0]
+        return piece if len(self._pieces) == 1 and isinstance(piece, bytes) and len(piece) <= CHUNK else None
 
     def chunks(self) -> Iterator[bytes]:
         """The octets, at most 64 KiB at a time; each call begins anew."""

@@ -6,7 +6,6 @@ the matter of ``protocol/command.py``.
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -61,6 +60,9 @@ class Recipient:
         object.__setattr__(self, "notify", _notify(notify) if notify else ())
         object.__setattr__(self, "orcpt", _orcpt(orcpt) if orcpt is not None else None)
 
+    def __hash__(self) -> int:
+        return hash(self.address.local_part)  # equal recipients have equal ones; asked for several times a message
+
 
 def _notify(notify: str | Iterable[str]) -> tuple[str, ...]:
     """RFC 3461 4.1."""
@@ -102,6 +104,8 @@ class Envelope:
     hold_for: int | None
     hold_until: datetime | None
     extra: Mapping[str, str | None] = field(hash=False)
+    is_plain: bool = field(compare=False, repr=False)
+    """Whether it asks for nothing but the way from sender to recipients."""
 
     def __init__(
         self,
@@ -126,13 +130,18 @@ class Envelope:
         put(self, "hold_for", hold_for)
         put(self, "hold_until", hold_until)
         put(self, "extra", _extra(extra) if extra else {})
+        is_plain = not (require_tls or hold_for is not None or hold_until is not None or dsn_return or envid or extra)
+        put(self, "is_plain", is_plain and not any(one.notify or one.orcpt for one in self.recipients))
 
-    @functools.cached_property
+    @property
     def needs_smtputf8(self) -> bool:
         """Whether an address can only go to a server with SMTPUTF8 (RFC 6531 3.2)."""
         if self.sender is not None and not self.sender.local_part.isascii():
             return True
-        return any(not recipient.address.local_part.isascii() for recipient in self.recipients)
+        for recipient in self.recipients:  # noqa: SIM110 - asked for each message: a generator would double its cost
+            if not recipient.address.local_part.isascii():
+                return True
+        return False
 
     @classmethod
     def from_headers(cls, message: Message | email.message.Message) -> Envelope:

@@ -123,7 +123,10 @@ class Receipt:
     @property
     def ok(self) -> bool:
         """True when everybody was accepted."""
-        return bool(self.outcomes) and all(outcome.status is Status.ACCEPTED for outcome in self.outcomes)
+        for outcome in self.outcomes:
+            if outcome.status is not Status.ACCEPTED:
+                return False
+        return bool(self.outcomes)
 
     def raise_for_failure(self) -> None:
         """Raise unless everybody was accepted; the error carries this receipt.

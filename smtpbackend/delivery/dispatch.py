@@ -292,7 +292,9 @@ class Dispatch(Connecting):
             if server is None or self._is_late(mail):
                 self._give_up(mail)
                 yield from self._give()
-            elif server == connection.server and not (mail.fresh and connection.reused):
+            elif (server is connection.server or server == connection.server) and not (
+                mail.fresh and connection.reused
+            ):
                 return mail
             else:
                 self._wait(mail)
@@ -338,6 +340,12 @@ class Dispatch(Connecting):
         """Write down what a transaction says of each recipient. True: another one on this connection follows."""
         server, session = connection.server, connection.session
         name = server.name
+        if transaction.is_accepted and len(transaction.recipients) == len(mail.pending) and not mail.aside:
+            connection.has_worked = True
+            mail.reply, mail.server, mail.error = transaction.final, name, None
+            for recipient in transaction.recipients:
+                mail.settle(recipient, Status.ACCEPTED, transaction.final, name, None)
+            return False
         judgement = judge(transaction, self.policy, name)
         follow = judgement.again
         if len(transaction.recipients) < len(mail.pending) and may_follow(transaction):

@@ -45,7 +45,10 @@ class Mail:
     ) -> None:
         """Write down what became of a recipient."""
         self.outcomes[recipient] = Outcome(recipient.address, status, reply, server, error, self.attempts[recipient])
-        self.pending = tuple(other for other in self.pending if other is not recipient)
+        if len(self.pending) == 1 and self.pending[0] is recipient:
+            self.pending = ()
+        else:
+            self.pending = tuple([other for other in self.pending if other is not recipient])
 
     def rejoin(self) -> None:
         """Those set aside are pending again."""

@@ -29,7 +29,7 @@ __all__ = ["failure", "queue_id", "report"]
 def failure(receipt: Receipt, last: SMTPError | None) -> SMTPError | None:
     """What a receipt in which nobody was accepted raises; None where somebody was."""
     outcomes = receipt.outcomes
-    if receipt.accepted:
+    if receipt.ok or receipt.accepted:
         return None
     if receipt.in_doubt:
         return own(receipt.in_doubt[0].error or last)
@@ -59,6 +59,12 @@ def own(error: SMTPError | None) -> SMTPError:
 
 def report(message: Any, envelope: Envelope, receipt: Receipt) -> Iterable[Event]:
     """The events that tell a receipt."""
+    if receipt.ok:
+        return (MessageSent(message, envelope, receipt),)
+    return _events(message, envelope, receipt)
+
+
+def _events(message: Any, envelope: Envelope, receipt: Receipt) -> Iterable[Event]:
     for outcome in receipt.rejected:
         yield RecipientRejected(message, envelope, outcome)
     for outcome in receipt.deferred:

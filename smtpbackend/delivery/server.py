@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -132,7 +133,7 @@ class Server:
                 field="proxy",
             )
 
-    @property
+    @functools.cached_property
     def name(self) -> str:
         """How errors and logs call it: host and port, or the path of its socket."""
         if self.path is not None:

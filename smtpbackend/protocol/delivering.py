@@ -91,11 +91,23 @@ class Delivering(Dialogue):
                 if last is None:
                     break
                 flight = flights[0]
-                if flight.wait is not None:
-                    reply = (self._heard() if self._due else None) or (yield from self._reply(flight.wait))
+                was_free = flight.line_free
+                while flight.wait is not None and flight.line_free is was_free:
+                    reply = self._heard() if self._due else None
+                    if reply is None:
+                        reply = yield from self._reply(flight.wait)
                     if reply.code == 421:
                         raise _Closed(reply)
-                    yield from self._step(flight, reply)
+                    try:
+                        step = flight.steps.send(reply)
+                    except StopIteration:
+                        flight.wait = None
+                        flight.line_free = True
+                    else:
+                        if type(step) is Write:
+                            yield from self._write_on(flight, step)
+                        else:
+                            flight.wait = step
                 if flight.wait is None:
                     flights.popleft()
                     if flight.transaction is not None:
@@ -164,20 +176,30 @@ class Delivering(Dialogue):
             return
         flight.steps = self._transact(flight, flight.transaction, policy, chunk_in_flight)
         try:
-            yield from self._step(flight, None)
+            yield from self._start(flight)
         except InvalidInput as error:  # by the write gate or the source, before anything of it was composed
             flight.transaction.error = error
             flight.line_free = True
 
-    def _step(self, flight: _Flight, reply: Reply | None) -> Conversation[None]:
-        """Let a transaction go on until it waits for its next reply, or is over (``wait`` is None)."""
+    def _start(self, flight: _Flight) -> Conversation[None]:
+        """Let a transaction go on until it waits for its first reply, or is over (``wait`` is None)."""
+        try:
+            step = next(flight.steps)
+        except StopIteration:
+            flight.line_free = True
+        else:
+            if type(step) is Write:
+                yield from self._write_on(flight, step)
+            else:
+                flight.wait = step
+
+    def _write_on(self, flight: _Flight, step: Any) -> Conversation[None]:
+        """Let a transaction write pieces of a large content, until it waits for a reply, or is over."""
         steps = flight.steps
         try:
-            step = steps.send(reply)
             while type(step) is Write:
-                # A piece of a large content; what was composed before it goes first.
                 try:
-                    yield from self._flush()
+                    yield from self._flush()  # what was composed before it goes first
                     if self._unwritable is not None:
                         raise self._unwritable
                     yield step
@@ -356,8 +378,9 @@ class Delivering(Dialogue):
 
     def _put_content(self, transaction: Transaction) -> Generator[Write, None, None]:
         """Stuffed content and the final dot; a large one leaves piece by piece, up to the end that hands it over."""
+        whole = transaction.content.whole
         size = 0
-        content = iter(command.stuffed(transaction.content.chunks()))
+        content = command.stuffed((whole,) if whole is not None else transaction.content.chunks())
         while True:
             try:
                 chunk = next(content, None)
@@ -416,6 +439,8 @@ class Delivering(Dialogue):
 
     def _whole(self, transaction: Transaction) -> bytes:
         """A content that leaves beside its recipients. A source that fails has harmed nothing yet."""
+        if transaction.content.whole is not None:
+            return transaction.content.whole
         try:
             return b"".join(transaction.content.chunks())
         except Exception as error:

@@ -57,6 +57,16 @@ class ReplyReader:
 
     def next(self) -> Reply | None:
         """The next complete reply, or None. Raises `ProtocolViolation` for what is no reply."""
+        at = self._at
+        end = self._buffer.find(b"\n", at) + 1
+        if end and not self._lines:
+            known = _known.get(self._buffer[at:end])
+            if known is not None:
+                self._at = end
+                return known
+        return self._parse()
+
+    def _parse(self) -> Reply | None:
         while True:
             at = self._at
             end = self._buffer.find(b"\n", at, at + MAX_LINE)
@@ -66,10 +76,6 @@ class ReplyReader:
                 return None
             line = self._buffer[at : end + 1]
             self._at = end + 1
-            if not self._lines:
-                known = _known.get(line)
-                if known is not None:
-                    return known
             bare = line[:-2] if line.endswith(b"\r\n") else line[:-1]
             match = _LINE.fullmatch(bare)
             if match is None:

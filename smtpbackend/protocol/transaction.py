@@ -76,17 +76,35 @@ class Transaction:
     @property
     def has_recipients(self) -> bool:
         """Whether the server took the sender and at least one recipient."""
-        return bool(self.mail and self.mail.is_positive) and any(reply and reply.is_positive for reply in self.rcpt)
+        if self.mail is None or not self.mail.is_positive:
+            return False
+        for reply in self.rcpt:  # noqa: SIM110
+            if reply is not None and 200 <= reply.code < 300:
+                return True
+        return False
 
     @property
     def everybody_accepted(self) -> bool:
         """Whether the server took the sender and every recipient."""
-        return bool(self.mail and self.mail.is_positive) and all(reply and reply.is_positive for reply in self.rcpt)
+        if self.mail is None or not self.mail.is_positive:
+            return False
+        for reply in self.rcpt:  # noqa: SIM110 - once a message: a generator would double its cost
+            if reply is None or not 200 <= reply.code < 300:
+                return False
+        return True
 
     @property
     def needs_smtputf8(self) -> bool:
         """Whether an address or a header can only travel as UTF-8 (RFC 6531)."""
-        return self.envelope.needs_smtputf8 or self.content.needs_smtputf8
+        return self.content.needs_smtputf8 or self.envelope.needs_smtputf8
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether the server took everything: the sender, every recipient and the content, for all at once."""
+        final = self.final
+        if final is None or final.code >= 300 or self.error is not None or self.finals is not None:
+            return False
+        return self.everybody_accepted
 
     def mail_parameters(self, offered: Capabilities) -> dict[str, str | None]:
         """What stands behind MAIL FROM, as far as the server offers it."""
@@ -98,6 +116,8 @@ class Transaction:
         if self.needs_smtputf8:  # RFC 6531 3.4
             values["SMTPUTF8"] = None
         envelope = self.envelope
+        if envelope.is_plain:
+            return values
         if "DSN" in offered:  # RFC 3461 4.3, 4.4
             if envelope.dsn_return:
                 values["RET"] = envelope.dsn_return
@@ -154,6 +174,8 @@ def objection(
 
     ``secure``: whether the channel is verified TLS, without which REQUIRETLS means nothing (RFC 8689 4.1).
     """
+    if envelope.is_plain:
+        return _objection_to_content(envelope, content, offered, server)
     if envelope.require_tls and not (secure and "REQUIRETLS" in offered):
         why = "offers no REQUIRETLS" if secure else "is not connected by TLS"
         return NotSupported(f"the envelope says require_tls, and {server} {why}", server=server)
@@ -174,7 +196,13 @@ def objection(
             "at the latest (FUTURERELEASE)",
             server=server,
         )
-    if (envelope.needs_smtputf8 or content.needs_smtputf8) and "SMTPUTF8" not in offered:
+    return _objection_to_content(envelope, content, offered, server)
+
+
+def _objection_to_content(
+    envelope: Envelope, content: Content, offered: Capabilities, server: str
+) -> NotSupported | None:
+    if (content.needs_smtputf8 or envelope.needs_smtputf8) and "SMTPUTF8" not in offered:
         return NotSupported(
             f"an address of the message or its envelope has a local part outside ASCII, and {server} "
             "offers no SMTPUTF8; use another server, or an ASCII address",
@@ -202,6 +230,8 @@ def objection(
 
 def notes(envelope: Envelope, offered: Capabilities) -> tuple[str, ...]:
     """What the envelope asks for and the server does not offer, where the mail goes out all the same."""
+    if envelope.is_plain:
+        return ()
     missing = [keyword for keyword in envelope.extra if _extension(keyword) not in offered]
     wants_dsn = envelope.dsn_return or envelope.envid or any(r.notify or r.orcpt for r in envelope.recipients)
     if wants_dsn and "DSN" not in offered:
