@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
+    AsyncIterator,
     Generator,
     Iterable,
     Mapping,
@@ -81,11 +82,30 @@ class AsyncMailer:
         return receipt
 
     def send_many(
-        self, messages: Iterable[Any] | AsyncIterable[Any], *, listeners: Sequence[Listener] = ()
+        self,
+        messages: Iterable[Any] | AsyncIterable[Any],
+        *,
+        connections: int = 1,
+        listeners: Sequence[Listener] = (),
     ) -> AsyncGenerator[Receipt, None]:
-        """Send each of a stream of messages, which may be asynchronous. See `smtpbackend.Mailer.send_many`."""
+        """Send each of a stream of messages, which may be asynchronous. See `smtpbackend.Mailer.send_many`.
+
+        With ``connections`` as many tasks share the stream.
+        """
         source = aiter(messages) if isinstance(messages, AsyncIterable) else iter(messages)
-        return self._pool().perform(self._dispatch(listeners).run(), source)
+        if connections == 1:
+            return self._pool().perform(self._dispatch(listeners).run(), source)
+        from smtpbackend.aio.spread import spread
+        from smtpbackend.delivery.spreading import check_connections
+
+        check_connections(connections, self.configuration)
+        down: dict[Server, SMTPError] = {}
+        most = connections * max(server.window for server in self.configuration.servers)
+
+        def send(share: AsyncIterator[Any]) -> AsyncGenerator[Receipt, None]:
+            return self._pool().perform(self._dispatch(listeners, down=down).run(), share)
+
+        return spread(source, connections, most, send)
 
     async def verify(self, address: str) -> Reply:
         """Ask the first server that answers about a mailbox (VRFY): 250, 251, 252 or 550 (RFC 5321 3.5)."""
@@ -133,7 +153,12 @@ class AsyncMailer:
         reply: Reply = await self._perform(question, iter(()))
         return reply
 
-    def _dispatch(self, listeners: Sequence[Listener], route: Route | None = None) -> Dispatch:
+    def _dispatch(
+        self,
+        listeners: Sequence[Listener],
+        route: Route | None = None,
+        down: dict[Server, SMTPError] | None = None,
+    ) -> Dispatch:
         from smtpbackend.delivery.dispatch import Dispatch
         from smtpbackend.delivery.stamp import stamp
         from smtpbackend.events import telling
@@ -148,6 +173,7 @@ class AsyncMailer:
             deadline=self.configuration.deadline,
             dkim=self.configuration.dkim,
             moved=self._pool().count_move,
+            down=down,
         )
 
     async def _perform(self, dispatch: Generator[Any, Any, None], source: Any) -> Any:

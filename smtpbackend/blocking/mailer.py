@@ -14,6 +14,7 @@ from smtpbackend.errors import DeliveryError, SMTPError
 if TYPE_CHECKING:
     from smtpbackend.delivery.dispatch import Dispatch
     from smtpbackend.delivery.route import Route
+    from smtpbackend.delivery.server import Server
     from smtpbackend.delivery.statistics import Statistics
     from smtpbackend.envelope import Envelope
     from smtpbackend.events import Listener
@@ -77,13 +78,29 @@ class Mailer:
             raise receipt.error
         return receipt
 
-    def send_many(self, messages: Iterable[Any], *, listeners: Sequence[Listener] = ()) -> Iterator[Receipt]:
+    def send_many(
+        self, messages: Iterable[Any], *, connections: int = 1, listeners: Sequence[Listener] = ()
+    ) -> Iterator[Receipt]:
         """Send each of a stream of messages; gives receipts lazily and in order, and never raises for one message.
 
         Items are as for `send`, or pairs of content and envelope. An exception of the iterable itself is raised after
-        the receipts of what was taken from it.
+        the receipts of what was taken from it. With ``connections`` (up to ``max_connections``) as many threads share
+        the stream: then Listeners, and the iterable, are called by them.
         """
-        return self._pool.perform(self._dispatch(listeners).run(), iter(messages))
+        if connections == 1:
+            return self._pool.perform(self._dispatch(listeners).run(), iter(messages))
+        from smtpbackend.blocking.spread import spread
+        from smtpbackend.delivery.spreading import check_connections
+
+        check_connections(connections, self.configuration)
+        down: dict[Server, SMTPError] = {}
+        most = connections * max(server.window for server in self.configuration.servers)
+
+        def send(share: Iterator[Any]) -> Iterator[Receipt]:
+            return self._pool.perform(self._dispatch(listeners, down=down).run(), share)
+
+        receipts: Iterator[Receipt] = spread(iter(messages), connections, most, send)
+        return receipts
 
     def verify(self, address: str) -> Reply:
         """Ask the first server that answers about a mailbox (VRFY): 250, 251, 252 or 550 (RFC 5321 3.5)."""
@@ -127,7 +144,12 @@ class Mailer:
         reply: Reply = self._perform(question, iter(()))
         return reply
 
-    def _dispatch(self, listeners: Sequence[Listener], route: Route | None = None) -> Dispatch:
+    def _dispatch(
+        self,
+        listeners: Sequence[Listener],
+        route: Route | None = None,
+        down: dict[Server, SMTPError] | None = None,
+    ) -> Dispatch:
         from smtpbackend.delivery.dispatch import Dispatch
         from smtpbackend.delivery.stamp import stamp
         from smtpbackend.events import telling
@@ -142,6 +164,7 @@ class Mailer:
             deadline=self.configuration.deadline,
             dkim=self.configuration.dkim,
             moved=self._pool.count_move,
+            down=down,
         )
 
     def _perform(self, dispatch: Generator[Any, Any, None], source: Iterator[Any]) -> Any:

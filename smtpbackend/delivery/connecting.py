@@ -28,7 +28,7 @@ _crowd = re.compile(r"too many\b.*\b(?:connection|session)|maximum number\b.*\bc
 
 
 class Connecting:
-    """The servers of one run: those that cannot be used are ``_down``, and are not tried again in it."""
+    """The servers of one run: those that cannot be used are ``down``, and are not tried again in it."""
 
     def __init__(
         self,
@@ -37,12 +37,13 @@ class Connecting:
         tell: Callable[[Any], object],
         clock: Callable[[], float],
         deadline: float | None = None,
+        down: dict[Server, SMTPError] | None = None,
     ) -> None:
         self.route = route
         self.tell = tell
         self.clock = clock
         self.deadline = deadline
-        self._down: dict[Server, SMTPError] = {}
+        self._down = {} if down is None else down
         self._found: dict[Server, list[Server]] = {}  # by SRV records
 
     def _find(self, server: Server, deadline: float | None, others: Sequence[Server]) -> Effects:

@@ -49,7 +49,8 @@ class Dispatch(Connecting):
 
     ``tell`` takes each event; ``clock`` gives seconds of a monotonic clock; ``stamp`` the date and the unique part of
     the Message-ID for a message that lacks them; ``deadline`` is in seconds, for each message; ``dkim`` has the
-    signers of what leaves; ``moved`` is called when a message goes on from one server to the next.
+    signers of what leaves; ``moved`` is called when a message goes on from one server to the next;
+    runs that share ``down`` do not try again what another of them could not reach.
     """
 
     def __init__(
@@ -63,8 +64,9 @@ class Dispatch(Connecting):
         deadline: float | None = None,
         dkim: Sequence[Any] = (),
         moved: Callable[[], object] = lambda: None,
+        down: dict[Server, SMTPError] | None = None,
     ) -> None:
-        super().__init__(route, tell=tell, clock=clock, deadline=deadline)
+        super().__init__(route, tell=tell, clock=clock, deadline=deadline, down=down)
         self.policy = policy
         self.stamp = stamp
         self.dkim = dkim
@@ -102,7 +104,7 @@ class Dispatch(Connecting):
                     hurried = mail.error is not None and self._is_late(mail)
                     mail.error = self._down[server]
                     if hurried:  # it had what time others had left: nothing against it for the messages to come
-                        del self._down[server]
+                        self._down.pop(server, None)
                     else:
                         yield from self._count_move(mail)
                 yield from self._give()

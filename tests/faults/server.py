@@ -150,7 +150,9 @@ class Receiver:
             text = "".join(f"250{' ' if offer is lines[-1] else '-'}{offer}\r\n" for offer in lines)
             return self._say(point, text.encode())
         if verb == "HELO":
-            return self._say("HELO again" if self.secured and self.ledger.case.tls == "required" else "HELO", b"250\r\n")
+            return self._say(
+                "HELO again" if self.secured and self.ledger.case.tls == "required" else "HELO", b"250\r\n"
+            )
         if verb == "STARTTLS":
             return self._say(verb, b"220\r\n", "tls")
         if verb == "AUTH":

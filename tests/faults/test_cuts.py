@@ -102,7 +102,5 @@ def test_silence_in_place_of_any_reply(carry_out: Crew, measure: Measure, twin: 
     for extensions, tls, way, every in product(DIALOGUES.values(), SECURITY, WAYS, (False, True)):
         case = Case(twin, extensions, tls, way)
         replies = measure(case).replies
-        cases += (
-            replace(case, fault=Silence(reply, every), closing=reply == replies - 1) for reply in range(replies)
-        )
+        cases += (replace(case, fault=Silence(reply, every), closing=reply == replies - 1) for reply in range(replies))
     carry_out(cases, timeout=TIME_OUT, at_once=60)

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import pytest
-
 from tests.faults.conftest import Crew, Measure
 from tests.faults.outcomes import examine, kind_of
 from tests.faults.plan import Case, Odd
@@ -63,9 +61,7 @@ def test_any_reply_while_a_connection_is_opened(carry_out: Crew, twin: Any, way:
 @twins
 @ways
 @dialogues
-def test_any_reply_to_mail(
-    carry_out: Crew, measure: Measure, twin: Any, way: Any, extensions: tuple[str, ...]
-) -> None:
+def test_any_reply_to_mail(carry_out: Crew, measure: Measure, twin: Any, way: Any, extensions: tuple[str, ...]) -> None:
     """A recipient is accepted, refused, sent to elsewhere or in doubt, as the reply to each command says."""
     case = Case(twin, extensions, way=way)
     points = measure(case).points

@@ -34,7 +34,7 @@ class Leftovers:
         self.found.append(f"{thrown.err_msg} {thrown.object!r}: {thrown.exc_value!r}")
 
     def check(self, pool: Any, servers: Iterable[ScriptedServer], where: str) -> int:
-        """Nothing but idle connections is left, and they are as many in the pool as at the servers. Returns how many."""
+        """Nothing but idle connections is left, and they are as many in the pool as at the servers. Gives how many."""
         gc.collect()
         counts = {server.name: (shelf.open, len(shelf.idle)) for server, shelf in pool._shelves.items()}
         assert all(opened == idle for opened, idle in counts.values()), f"{where}: open and idle are {counts}"

@@ -15,6 +15,7 @@ from smtpbackend.testing import ScriptedServer
 from tests.mailer.leftovers import Leftovers, taken
 from tests.mailer.twins import PATIENCE, hello
 
+
 class When(enum.Enum):
     """Where in a suspension the cancellation comes."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -306,8 +305,7 @@ class TestInterrupted:
 
         stream = mailer.stream(of_kind(source()))
         with pytest.raises(type(stop)) as caught:
-            for _ in range(position + 1):
-                assert next(stream).ok
+            assert all(next(stream).ok for _ in range(position + 1))
         assert caught.value is stop
         del stream
         heard.check(server)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from typing import Any
 
@@ -372,9 +372,7 @@ class TestTheRest:
 
     @whenever
     @pytest.mark.parametrize("answer", ["221 bye", SILENCE], ids=["QUIT is answered", "QUIT is not answered"])
-    async def test_close(
-        self, scripted: Scripted, answer: Any, when: When, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_close(self, scripted: Scripted, answer: Any, when: When, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("smtpbackend.aio.pool.GOODBYE", 0.05)
         servers = [scripted({"QUIT": answer}), scripted({"QUIT": answer})]
         mailer = AsyncMailer(*(server.url for server in servers))

@@ -7,19 +7,17 @@ from typing import Any
 
 import pytest
 
-from smtpbackend import Message, Server, Status
+from smtpbackend import Server, Status
 from smtpbackend.errors import (
     ConnectFailed,
     ConnectionLost,
     DeliveryError,
     HelloRefused,
-    InDoubt,
     ProtocolViolation,
     RecipientsRefused,
-    TimedOut,
     TLSFailed,
 )
-from smtpbackend.testing import CUT, DEAF, RESET, SILENCE, Play, drip, flood, when_heard
+from smtpbackend.testing import CUT, DEAF, RESET, Play, flood, when_heard
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import Twin, hello
 from tests.servers.ports import free_ports

@@ -8,7 +8,7 @@ import pytest
 
 from smtpbackend import Envelope, Status
 from smtpbackend.errors import ContentRefused, DeliveryError, InDoubt, RecipientsRefused, SenderRefused
-from smtpbackend.testing import CUT, DEAF, HANG_UP, RESET, SILENCE, Play, ScriptedServer, when_heard
+from smtpbackend.testing import CUT, DEAF, HANG_UP, RESET, SILENCE, Play, when_heard
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import SENDER, Twin, hello
 from tests.servers.ports import free_ports

@@ -68,7 +68,7 @@ def when_in(function: str, interrupt: Interrupt) -> threading.Thread:
 
 
 def look_after(mailer: Mailer, servers: list[ScriptedServer], leftovers: Leftovers, where: str) -> None:
-    """Nothing is left, nothing went out twice, and the next message goes out on a connection that is at its beginning."""
+    """Nothing is left, nothing went out twice, and the next message finds a connection at its beginning."""
     leftovers.check(mailer._pool, servers, where)
     receipt = mailer.send(hello(subject=f"after {where}"))
     [server] = [server for server in servers if server.name == receipt.server]

@@ -1,4 +1,4 @@
-"""Whatever a server does or leaves undone, every send has its end, and nobody waits for what is not his (DESIGN 4.10)."""
+"""Whatever a server does or leaves undone, every send has its end, and nobody waits for another's (DESIGN 4.10)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -314,7 +314,7 @@ class TestAKeptConnection:
 class TestFiftyAtOnce:
     """A mailer with two servers, of which the first is stuck; fifty send at once."""
 
-    STUCK = {"says nothing": {"": SILENCE}, "drips": {"EHLO": drip("250-")}, "reads nothing": {"EHLO": DEAF}}
+    STUCK: ClassVar = {"says nothing": {"": SILENCE}, "drips": {"EHLO": drip("250-")}, "reads nothing": {"EHLO": DEAF}}
 
     @pytest.mark.parametrize("how", [*STUCK, "takes no connections", "only its kernel accepts", "in doubt"])
     def test_all_of_them_end(
@@ -415,9 +415,7 @@ class TestANameThatIsNotFound:
         assert mailer.send(hello()).server == good.name
         assert hanging == ["hangs.example.com"]
 
-    def test_look_ups_that_pile_up_are_in_nobodys_way(
-        self, twin: Twin, scripted: Scripted, hanging: list[str]
-    ) -> None:
+    def test_look_ups_that_pile_up_are_in_nobodys_way(self, twin: Twin, scripted: Scripted, hanging: list[str]) -> None:
         """The server with an address is reached as ever, however many threads hang in the resolver."""
         good = scripted()
         names = [f"hangs{number}.example.com" for number in range(10)]

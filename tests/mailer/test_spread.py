@@ -1,0 +1,124 @@
+"""`send_many(..., connections=N)`: several connections share one stream, and receipts keep its order."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from smtpbackend import Message
+from smtpbackend.errors import InvalidInput
+from smtpbackend.testing import CUT, EXTENSIONS, Play
+from tests.mailer.conftest import Scripted
+from tests.mailer.twins import Twin, hello
+from tests.servers.ports import free_ports, wait_until
+
+
+def numbered(count: int) -> list[Message]:
+    return [hello(f"u{number}@example.com", subject=f"nr {number}.") for number in range(count)]
+
+
+def recipients(receipts: Any) -> list[str]:
+    return [str(receipt.outcomes[0].address).partition("@")[0] for receipt in receipts]
+
+
+@pytest.mark.parametrize("extensions", [EXTENSIONS, (*EXTENSIONS, "CHUNKING"), ()])
+@pytest.mark.parametrize("as_generator", [True, False])
+def test_receipts_keep_the_order_of_the_messages(
+    twin: Twin, scripted: Scripted, extensions: tuple[str, ...], as_generator: bool
+) -> None:
+    chance = random.Random(1)
+
+    def late(_: str) -> str:
+        time.sleep(chance.random() / 200)
+        return "250 ok"
+
+    server = scripted(Play({"RCPT": late}, extensions))
+    mailer = twin(server.url)
+    messages: Any = iter(numbered(200)) if as_generator else numbered(200)
+    receipts = mailer.send_many(messages, connections=4)
+    assert recipients(receipts) == [f"u{number}" for number in range(200)]
+    assert all(receipt.ok for receipt in receipts)
+    assert 1 < server.connections <= 4
+    assert sorted(line.recipients[0] for line in server.handed_over) == sorted(
+        f"RCPT TO:<u{number}@example.com>" for number in range(200)
+    )
+
+
+def test_one_that_dies_harms_nobody_else(twin: Twin, scripted: Scripted) -> None:
+    dying = Play({"MAIL": ["250 ok"] * 5 + [CUT]})
+    server = scripted(dying, dying, Play())
+    receipts = twin(server.url).send_many(numbered(100), connections=3)
+    assert recipients(receipts) == [f"u{number}" for number in range(100)]
+    assert all(receipt.ok for receipt in receipts)
+    assert len(server.handed_over) == 100
+
+
+def test_a_server_that_is_down_is_tried_by_each_at_most_once(twin: Twin, scripted: Scripted) -> None:
+    [closed] = free_ports(1)
+    events: list[str] = []
+    mailer = twin(f"smtp://127.0.0.1:{closed}", listeners=[lambda event: events.append(event.name)])
+    receipts = mailer.send_many(numbered(500), connections=4)
+    assert all(receipt.deferred for receipt in receipts)
+    assert len(receipts) == 500
+    assert 1 <= events.count("server_failed") <= 4
+
+
+def test_an_exception_of_the_source_comes_after_the_receipts(twin: Twin, scripted: Scripted) -> None:
+    def source() -> Iterator[Message]:
+        yield from numbered(20)
+        raise LookupError("no more")
+
+    server = scripted()
+    stream = twin(server.url).stream(source(), connections=3)
+    receipts: list[Any] = []
+    with pytest.raises(LookupError):
+        receipts.extend(stream)
+    assert len(receipts) == len(server.handed_over) == 20
+
+
+def test_who_stops_taking_receipts_frees_the_connections(twin: Twin, scripted: Scripted) -> None:
+    server = scripted(Play(extensions=(*EXTENSIONS, "CHUNKING")))
+    mailer = twin(server.url)
+    told: list[str] = []
+    stream = mailer.stream(
+        (hello() for _ in range(10_000)), connections=4, listeners=[lambda event: told.append(event.name)]
+    )
+    assert next(stream).ok
+    stream.close()
+    stats = mailer.raw.stats()
+    assert stats.open == stats.idle
+    assert told.count("message_sent") == len(server.handed_over)
+    assert mailer.send(hello()).ok
+
+
+def test_no_more_is_taken_than_windows_hold(twin: Twin, scripted: Scripted) -> None:
+    """Memory does not grow with the source where one message holds the others' receipts up."""
+    taken = 0
+
+    def source() -> Iterator[Message]:
+        nonlocal taken
+        for message in numbered(400):
+            taken += 1
+            yield message
+
+    def late(_: str) -> str:
+        assert wait_until(lambda: taken >= 12, 10)
+        time.sleep(0.3)
+        return "250 ok"
+
+    server = scripted(Play({"RCPT TO:<u0@": late}))
+    receipts = iter(twin(server.url, window=4).stream(source(), connections=3))
+    next(receipts)
+    assert taken <= 3 * 4 + 3
+    assert len(list(receipts)) == 399
+
+
+def test_it_may_be_no_more_than_the_pool_has(twin: Twin, scripted: Scripted) -> None:
+    mailer = twin(scripted().url, max_connections=2)
+    for wrong in (0, 3, "2", 1.5):
+        with pytest.raises(InvalidInput, match="max_connections, which is 2"):
+            mailer.send_many([], connections=wrong)
