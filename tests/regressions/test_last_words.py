@@ -60,7 +60,7 @@ def test_a_source_that_fails_does_not_blame_the_server(
     mailer.send(hello())
     monkeypatch.setattr(Content, "chunks", chunks)
     with pytest.raises(InvalidInput, match="the disk is gone"):
-        mailer.send(hello(), Envelope("ann@example.org", ["bob@example.com"]))
+        mailer.send(path, Envelope("ann@example.org", ["bob@example.com"]))
     assert "server_failed" not in [event.name for event in told]
     assert not mailer.raw._route._resting
 
