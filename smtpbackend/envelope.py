@@ -106,6 +106,8 @@ class Envelope:
     extra: Mapping[str, str | None] = field(hash=False)
     is_plain: bool = field(init=False, compare=False, repr=False)
     """Whether it asks for nothing but the way from sender to recipients."""
+    needs_smtputf8: bool = field(init=False, compare=False, repr=False)
+    """Whether an address can only go to a server with SMTPUTF8 (RFC 6531 3.2)."""
 
     def __init__(
         self,
@@ -131,17 +133,12 @@ class Envelope:
         put(self, "hold_until", hold_until)
         put(self, "extra", _extra(extra) if extra else {})
         is_plain = not (require_tls or hold_for is not None or hold_until is not None or dsn_return or envid or extra)
-        put(self, "is_plain", is_plain and not any(one.notify or one.orcpt for one in self.recipients))
-
-    @property
-    def needs_smtputf8(self) -> bool:
-        """Whether an address can only go to a server with SMTPUTF8 (RFC 6531 3.2)."""
-        if self.sender is not None and not self.sender.local_part.isascii():
-            return True
-        for recipient in self.recipients:  # noqa: SIM110 - asked for each message: a generator would double its cost
-            if not recipient.address.local_part.isascii():
-                return True
-        return False
+        utf8 = self.sender is not None and self.sender.needs_smtputf8
+        for recipient in self.recipients:
+            is_plain = is_plain and not recipient.notify and not recipient.orcpt
+            utf8 = utf8 or recipient.address.needs_smtputf8
+        put(self, "is_plain", is_plain)
+        put(self, "needs_smtputf8", utf8)
 
     @classmethod
     def from_headers(cls, message: Message | email.message.Message) -> Envelope:

@@ -54,6 +54,8 @@ _VALUE = re.compile(r"[\x21-\x3c\x3e-\x7e]+")  # esmtp-value
 
 def _line(text: str, field: str, limit: int = MAX_LINE, utf8: bool = False) -> bytes:
     """``text`` as one command line. Raises `InvalidInput` that names ``field``."""
+    if text.isascii() and text.isprintable() and len(text) + 2 <= limit:  # no control character is printable
+        return text.encode("ascii") + b"\r\n"
     if _FORBIDDEN.search(text):
         raise InvalidInput(f"{field} has a control character: {text!r}", field=field)
     if not utf8 and not text.isascii():
@@ -102,12 +104,13 @@ def parameters(values: Mapping[str, str | None]) -> str:
 def mail(sender: Address | None, values: Mapping[str, str | None], utf8: bool = False) -> bytes:
     """MAIL with its parameters (RFC 5321 4.1.1.2); None is the null reverse-path."""
     path = "" if sender is None else sender.addr_spec
-    return _line(f"MAIL FROM:<{path}>{parameters(values)}", "sender", MAX_MAIL, utf8)
+    return _line(f"MAIL FROM:<{path}>{parameters(values) if values else ''}", "sender", MAX_MAIL, utf8)
 
 
 def rcpt(recipient: Recipient, values: Mapping[str, str | None], utf8: bool = False) -> bytes:
     """RCPT with its parameters (RFC 5321 4.1.1.3)."""
-    return _line(f"RCPT TO:<{recipient.address.addr_spec}>{parameters(values)}", "recipients", MAX_RCPT, utf8)
+    path = recipient.address.addr_spec
+    return _line(f"RCPT TO:<{path}>{parameters(values) if values else ''}", "recipients", MAX_RCPT, utf8)
 
 
 def auth(mechanism: str, initial: str | None = None) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 
 from smtpbackend.errors import ProtocolViolation
 from smtpbackend.outcome import Reply
@@ -18,8 +19,9 @@ _ENHANCED = re.compile(r"([245])\.([0-9]{1,3})\.([0-9]{1,3})(?: +|$)")  # RFC 20
 
 
 _known: dict[bytes, Reply] = {}
-"""Replies of one line, by that line: most replies of a server were given before."""
+"""Replies of one line, by that line without its LF: most replies of a server were given before."""
 MAX_KNOWN = 256
+MAX_KNOWN_LINE = 200
 
 
 class ReplyReader:
@@ -29,7 +31,9 @@ class ReplyReader:
     """
 
     def __init__(self) -> None:
-        self._buffer = b""
+        self.ready: deque[Reply] = deque()
+        """The next ones, where they were understood already."""
+        self._buffer = b""  # what comes behind them
         self._at = 0  # what is before was understood
         self._code = 0
         self._lines: list[bytes] = []
@@ -38,11 +42,13 @@ class ReplyReader:
     @property
     def is_empty(self) -> bool:
         """Whether nothing waits here, not even half a line."""
-        return self._at == len(self._buffer) and not self._lines
+        return not self.ready and self._at == len(self._buffer) and not self._lines
 
     @property
     def says_goodbye(self) -> bool:
         """Whether what waits begins as a 421 does, which may come unasked (RFC 5321 3.8)."""
+        if self.ready:
+            return self.ready[0].code == 421
         beginning = self._buffer[self._at : self._at + 3]
         return not self._lines and b"421".startswith(beginning)
 
@@ -50,6 +56,8 @@ class ReplyReader:
         """Take bytes as they came."""
         self._buffer = self._buffer[self._at :] + data if self._at < len(self._buffer) else data
         self._at = 0
+        if not self._lines:
+            self._recognise()
 
     def clear(self) -> None:
         """Forget everything, as RFC 3207 4.2 asks after STARTTLS."""
@@ -57,14 +65,24 @@ class ReplyReader:
 
     def next(self) -> Reply | None:
         """The next complete reply, or None. Raises `ProtocolViolation` for what is no reply."""
-        at = self._at
-        end = self._buffer.find(b"\n", at) + 1
-        if end and not self._lines:
-            known = _known.get(self._buffer[at:end])
-            if known is not None:
-                self._at = end
-                return known
-        return self._parse()
+        if self.ready:
+            return self.ready.popleft()
+        if self._at == len(self._buffer):
+            return None
+        reply = self._parse()
+        if reply is not None and self._at < len(self._buffer):
+            self._recognise()
+        return reply
+
+    def _recognise(self) -> None:
+        """Take what was said before, up to the first line that was not: all at once, without a look at each."""
+        *lines, rest = self._buffer[self._at :].split(b"\n")
+        found = [*map(_known.get, lines)]
+        known = found.index(None) if None in found else len(found)
+        if known:
+            self.ready.extend(found[:known])  # type: ignore[arg-type]
+            self._buffer = b"\n".join((*lines[known:], rest)) if known < len(found) else rest
+            self._at = 0
 
     def _parse(self) -> Reply | None:
         while True:
@@ -90,10 +108,10 @@ class ReplyReader:
             if separator != b"-":
                 lines, self._lines, self._octets = self._lines, [], 0
                 reply = _reply(number, lines)
-                if len(lines) == 1:
+                if len(lines) == 1 and len(line) <= MAX_KNOWN_LINE:
                     if len(_known) >= MAX_KNOWN:
                         _known.clear()
-                    _known[line] = reply
+                    _known[line[:-1]] = reply
                 return reply
             if len(self._lines) >= MAX_LINES or self._octets > MAX_OCTETS:
                 raise ProtocolViolation(f"a reply is longer than {MAX_LINES} lines or {MAX_OCTETS} octets")
