@@ -29,7 +29,7 @@ from typing import Any
 from django.dispatch import Signal
 
 from smtpbackend.errors import CancelSend
-from smtpbackend.events import Listener, MessageSending
+from smtpbackend.events import MessageSending
 
 __all__ = [
     "SIGNALS",

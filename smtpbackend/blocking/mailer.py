@@ -36,6 +36,12 @@ class Mailer:
     """
 
     def __init__(self, *servers: Any, listeners: Sequence[Listener] = (), **settings: Any) -> None:
+        # Whatever a first delivery needs is loaded now: who is forked while a thread loads it can never load it.
+        import encodings.idna  # noqa: F401
+
+        import smtpbackend.delivery.dispatch
+        import smtpbackend.delivery.stamp
+        import smtpbackend.signals  # noqa: F401
         from smtpbackend.blocking.pool import Pool
         from smtpbackend.delivery.route import Route
 
