@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from smtpbackend.envelope import Envelope
 from smtpbackend.errors import ProtocolViolation
 from smtpbackend.protocol.delivering import CHUNK
+from smtpbackend.testing import Play
+from tests.delivery.played import Played
 from tests.protocol.script import CONTENT, LATER, Script, deliver, opened, proven, transaction
 
 OK = b"250 2.0.0 ok\r\n"
@@ -47,3 +50,14 @@ def test_a_reply_too_many_is_not_taken_for_that_to_what_is_sent_after_it() -> No
     assert session.broken
     assert script.sent[0].count(CONTENT) == 2
     assert len(script.sent) == 1
+
+
+def test_two_messages_in_flight_that_need_another_transaction_each() -> None:
+    """The second took the place of the first, which got no receipt, nor did any behind it."""
+    played = Played(
+        {"one": [Play({"RSET": ["451 4.3.0 later", "250 2.0.0 ok"]}, ("PIPELINING", "LIMITS RCPTMAX=1"))]}, window=2
+    )
+    envelope = Envelope("ann@example.org", ["bob@example.com", "carl@example.com"])
+    receipts = played.send((CONTENT, envelope), (CONTENT, envelope))
+    assert [receipt.ok for receipt in receipts] == [True, True]
+    assert played.handed_over("one") == [("bob",), ("bob",), ("carl",), ("carl",)]
