@@ -259,7 +259,10 @@ class Dispatch(Connecting):
                 mail, transaction = self._flying.popleft()
                 connection.heard = self.clock()
                 if (yield from self._record(mail, transaction, connection)):
-                    ready = mail
+                    if ready is None:
+                        ready = mail
+                    else:  # another one goes on first
+                        self._wait(mail)
                 elif mail.pending:
                     following = yield from self._server_for(mail)
                     if following is None or self._is_late(mail):

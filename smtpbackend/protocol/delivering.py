@@ -85,7 +85,7 @@ class Delivering(Dialogue):
                     if transaction is not LATER:
                         flights.append(_Flight(transaction))
                         continue
-                    if self._unsent:
+                    if self._unsent and self._replies.is_empty:
                         yield from self._flush()
                         continue
                 if last is None:
@@ -141,6 +141,8 @@ class Delivering(Dialogue):
         """Whether another transaction may be asked for while these are in flight."""
         if not flights[-1].line_free or len(flights) >= window:
             return False
+        if len(self._unsent) > MAX_UNSENT and not self._replies.is_empty:
+            return False  # what was read is heard first: one reply too many would be taken for that to what leaves now
         return self.overlaps is not False
 
     def _fits(self, flight: _Flight) -> bool:
@@ -481,6 +483,7 @@ class Delivering(Dialogue):
         So no RSET can follow a chunk that is not the last, which crashes Exim (DESIGN 5.2).
         """
         ahead = 0
+        most = CHUNKS_AHEAD if "PIPELINING" in self.capabilities else 1  # RFC 3030 2, RFC 2920 3.1
         if self.lmtp:
             transaction.finals = [None] * len(transaction.rcpt)
         chunks = _chunks(transaction.content.chunks())
@@ -490,7 +493,8 @@ class Delivering(Dialogue):
                     chunk, last = next(chunks)
                 except Exception as error:
                     raise self._source_failed(transaction, error) from error
-                while ahead and (last or ahead >= CHUNKS_AHEAD):
+                # RFC 3030 2: none after a refusal, be it only read and not yet heard
+                while ahead and (last or ahead >= most or not self._replies.is_empty):
                     refusal = self._at_hand() or (yield self.timeouts.final)
                     ahead -= 1
                     if not refusal.is_positive:
