@@ -6,6 +6,7 @@ side can deadlock, and every wait has its end.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -39,7 +40,9 @@ class Wire:
         self._ahead = bytearray()
         self._ended = False
         self._is_secured = False
+        self._has_heard = False  # since we wrote last
         is_unix = sock.family == socket.AF_UNIX
+        self._may_hurry = not is_unix and hasattr(socket, "TCP_QUICKACK")
         self.peer: str | None = None if is_unix else sock.getpeername()[0]
         self.local: str | None = None if is_unix else sock.getsockname()[0]
 
@@ -136,6 +139,9 @@ class Wire:
         self._socket.close()
 
     def _read(self, until: float) -> bytes:
+        if self._has_heard and self._may_hurry:
+            self._acknowledge()
+        self._has_heard = True
         if self._ahead:
             data, self._ahead = bytes(self._ahead), bytearray()
             return data
@@ -153,7 +159,16 @@ class Wire:
             except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
                 return b""
 
+    def _acknowledge(self) -> None:
+        """Acknowledge at once: what was read was not all, and a server may be holding the rest back for that (Nagle).
+
+        Linux acknowledges late on a connection where commands and replies take turns, and has to be told each time.
+        """
+        with contextlib.suppress(OSError):  # what is wrong with it, reading tells
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
     def _write(self, data: bytes | bytearray, timeout: float, deadline: float | None) -> None:
+        self._has_heard = False
         left = memoryview(data)
         until: float | None = None
         while left:
