@@ -1,7 +1,7 @@
 """The network for one blocking connection: performs a conversation's effects on a socket, and owns its buffer.
 
-The socket itself does not block: a write that cannot go on reads what the server has to say meanwhile, so that neither
-side can deadlock, and every wait has its end.
+A write never waits: where it cannot go on it reads what the server has to say meanwhile, so that neither side can
+deadlock, and every wait has its end.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import select
 import socket
 import ssl
+import struct
 import threading
 import time
 import weakref
@@ -24,6 +25,7 @@ from smtpbackend.protocol.effects import Channel, Conversation, Ended, Read, Sta
 __all__ = ["Wire"]
 
 READ_SIZE = 65536
+IN_RECV = 0.25  # seconds that recv waits by itself: a reply that comes sooner takes one system call and not two
 MAX_POLL = 1e6  # seconds: poll takes no more milliseconds than an int holds
 MAX_AHEAD = 1 << 18  # octets read while writing: 256 unanswered commands have far shorter replies
 
@@ -32,7 +34,8 @@ class Wire:
     """One connected socket. ``peer`` and ``local`` are its addresses, None on a unix socket."""
 
     def __init__(self, server: Server, context: Context, sock: socket.socket) -> None:
-        sock.setblocking(False)
+        self._is_patient = _is_patient(sock)
+        self._flags: int = socket.MSG_DONTWAIT  # of what must not wait
         self._server = server
         self._context = context
         self._socket: socket.socket = sock
@@ -147,8 +150,8 @@ class Wire:
             return data
         if self._ended:
             return b""
-        if not isinstance(self._socket, ssl.SSLSocket):
-            self._wait(select.POLLIN, until)  # a reply is never there yet: waiting first saves a call
+        if self._flags and not (self._is_patient and until - time.monotonic() > IN_RECV):
+            self._wait(select.POLLIN, until)  # a reply is never there yet
         while True:
             try:
                 return self._socket.recv(READ_SIZE)
@@ -173,7 +176,7 @@ class Wire:
         until: float | None = None
         while left:
             try:
-                left = left[self._socket.send(left) :]
+                left = left[self._socket.send(left, self._flags) :]
                 until = None
                 continue
             except (BlockingIOError, ssl.SSLWantWriteError):
@@ -188,7 +191,7 @@ class Wire:
     def _read_ahead(self) -> None:
         """Take what the server says while we write."""
         try:
-            data = self._socket.recv(READ_SIZE)
+            data = self._socket.recv(READ_SIZE, self._flags)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return
         self._ahead += data
@@ -209,6 +212,8 @@ class Wire:
                 server=self._server.name,
             )
         self._poll.unregister(self._socket)
+        self._socket.setblocking(False)
+        self._flags = 0  # TLS knows none
         secured = self._context.wrap_socket(
             self._socket,
             server_hostname=certificate_name(self._server.identity or self._server.host),
@@ -236,6 +241,18 @@ class Wire:
             raise TimeoutError("timed out")
         # an error or hang-up is for the next call to find
         return wanted if events[0][1] & ~(select.POLLIN | select.POLLOUT) else events[0][1]
+
+
+def _is_patient(sock: socket.socket) -> bool:
+    """Have ``recv`` of a socket wait by itself for `IN_RECV`; False where that cannot be had: then it never waits."""
+    seconds, rest = divmod(IN_RECV, 1)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", int(seconds), int(rest * 1e6)))
+    except OSError:  # another struct timeval
+        sock.setblocking(False)
+        return False
+    sock.setblocking(True)
+    return True
 
 
 def _earliest(time_out: float, deadline: float | None) -> float:

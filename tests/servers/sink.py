@@ -66,6 +66,7 @@ class _Speaker:
         self.said = bytearray(b"220 sink.example.com ESMTP\r\n")
         self.is_content = False
         self.chunk: tuple[int, bool] | None = None
+        self.has_mail = False
         self.is_over = False
         self._begin()
 
@@ -110,6 +111,7 @@ class _Speaker:
             self.said += b"250 2.0.0 ok\r\n"
             self.is_over = words[0] == "QUIT"
             if words[0] in ("RSET", "MAIL"):
+                self.has_mail = words[0] == "MAIL"
                 self._begin()
         return True
 
@@ -122,7 +124,9 @@ class _Speaker:
         if left > len(taken):
             return False
         self.chunk = None
-        if is_last:
+        if not self.has_mail:
+            self.said += b"503 5.5.1 MAIL first\r\n"  # and the chunk is thrown away, as RFC 3030 2 wants
+        elif is_last:
             self._end()
         else:
             self.said += b"250 2.0.0 chunk\r\n"
@@ -142,6 +146,7 @@ class _Speaker:
         return True
 
     def _end(self) -> None:
+        self.has_mail = False
         self.said += f"250 2.0.0 {self.hash.hexdigest()} {self.octets}\r\n".encode()
 
 
