@@ -8,6 +8,7 @@ import socket
 import threading
 from typing import Self
 
+
 class Turns:
     """A relay to ``port`` for one connection after the other, as a context manager.
 
