@@ -104,7 +104,7 @@ class Envelope:
     hold_for: int | None
     hold_until: datetime | None
     extra: Mapping[str, str | None] = field(hash=False)
-    is_plain: bool = field(compare=False, repr=False)
+    is_plain: bool = field(init=False, compare=False, repr=False)
     """Whether it asks for nothing but the way from sender to recipients."""
 
     def __init__(

@@ -24,7 +24,7 @@ __all__ = [
     "RecipientDeferred",
     "RecipientRejected",
     "ServerFailed",
-    "telling",
+    "Telling",
 ]
 
 
@@ -103,11 +103,28 @@ class ServerFailed:
 Listener = Callable[[Any], object]
 
 
-def telling(listeners: Sequence[Listener]) -> Listener:
-    """One Listener that tells all of them. One that raises is logged; only `CancelSend` before a message passes."""
+class Telling:
+    """Tells all of some listeners. One that raises is logged; only `CancelSend` before a message passes.
 
-    def tell(event: Any) -> None:
-        for listener in listeners:
+    A Listener may have a method ``wants(name)``, which says whether it takes events of that name at all.
+    """
+
+    def __init__(self, listeners: Sequence[Listener]) -> None:
+        self._listeners = listeners
+        choosy = [getattr(listener, "wants", None) for listener in listeners]
+        self._choosy = [wants for wants in choosy if wants is not None] if None not in choosy else None
+
+    def wants(self, name: str) -> bool:
+        """Whether somebody takes events of that name: else none needs to be made."""
+        if self._choosy is None:
+            return True
+        for wants in self._choosy:  # noqa: SIM110 - asked several times a message
+            if wants(name):
+                return True
+        return False
+
+    def __call__(self, event: Any) -> None:
+        for listener in self._listeners:
             try:
                 listener(event)
             except Exception as error:
@@ -116,5 +133,3 @@ def telling(listeners: Sequence[Listener]) -> Listener:
                 import logging
 
                 logging.getLogger("smtpbackend").exception("smtpbackend.listener_failed", extra={"event": event.name})
-
-    return tell

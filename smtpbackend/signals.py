@@ -69,6 +69,11 @@ class SignalListener:
         self.namespace = namespace
         self.message = message
 
+    def wants(self, name: str) -> bool:
+        """Whether the signal of that name has receivers."""
+        signal = self.namespace.get(name)
+        return signal is not None and bool(signal.receivers)
+
     def __call__(self, event: Any) -> None:
         signal = self.namespace.get(event.name)
         if signal is None or not signal.receivers:

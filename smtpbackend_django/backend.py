@@ -24,7 +24,7 @@ from smtpbackend_django.conf import (
     site_options,
 )
 from smtpbackend_django.message import content_of, envelope_of
-from smtpbackend_django.signals import signalling
+from smtpbackend_django.signals import Signalling
 
 __all__ = ["EmailBackend"]
 
@@ -244,7 +244,7 @@ class EmailBackend(smtp.EmailBackend):
                 yield content, envelope
 
         sent = 0
-        listener = signalling(type(self), self.alias, lambda envelope: handed[id(envelope)][1])
+        listener = Signalling(type(self), self.alias, lambda envelope: handed[id(envelope)][1])
         receipts: Any = mailer.send_many(items(), listeners=[listener])
         with contextlib.closing(receipts):
             for receipt in receipts:

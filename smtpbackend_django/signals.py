@@ -71,20 +71,28 @@ SIGNALS: dict[str, Signal] = {
 }
 
 
-def signalling(sender: type, alias: str | None, message_of: Callable[[Any], Any]) -> Listener:
+class Signalling:
     """A Listener for one call of `send_messages`. ``message_of`` finds Django's message of an envelope."""
 
-    def tell(event: Any) -> None:
+    def __init__(self, sender: type, alias: str | None, message_of: Callable[[Any], Any]) -> None:
+        self.sender = sender
+        self.alias = alias
+        self.message_of = message_of
+
+    def wants(self, name: str) -> bool:
+        """Whether the signal of that name has receivers."""
+        signal = SIGNALS.get(name)
+        return signal is not None and bool(signal.receivers)
+
+    def __call__(self, event: Any) -> None:
         signal = SIGNALS.get(event.name)
-        if signal is None or not signal.has_listeners(sender):
+        if signal is None or not signal.has_listeners(self.sender):
             return
         values = {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
         if "envelope" in values:
-            values["message"] = message_of(event.envelope)
-        answers = signal.send_robust(sender, **values, alias=alias)
+            values["message"] = self.message_of(event.envelope)
+        answers = signal.send_robust(self.sender, **values, alias=self.alias)
         if isinstance(event, MessageSending):
             for _, answer in answers:
                 if isinstance(answer, CancelSend):
                     raise answer
-
-    return tell

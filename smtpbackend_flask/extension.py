@@ -21,7 +21,7 @@ from flask.logging import default_handler, has_level_handler
 from smtpbackend.delivery.mail import compose as render
 from smtpbackend.delivery.stamp import stamp
 from smtpbackend.errors import CancelSend, SMTPError
-from smtpbackend.events import MessageSending, MessageSent, telling
+from smtpbackend.events import MessageSending, MessageSent, Telling
 from smtpbackend.outcome import Outcome, Receipt, Status
 from smtpbackend.signals import SignalListener, emit
 from smtpbackend_flask.config import Config, read_config
@@ -155,7 +155,7 @@ class State(_Sending):
             content, envelope, notes = compose(message, self.default_sender, envelope_from, envelope)
         listener = SignalListener(app, signals, message=message)
         if self.suppress:
-            receipt = _pretend(message, content, envelope, telling((listener,)))
+            receipt = _pretend(message, content, envelope, Telling((listener,)))
         else:
             receipt = self.mailer.send(content, envelope, listeners=(listener,))
         if notes:

@@ -18,16 +18,21 @@ async def find(server: Server, deadline: float | None) -> Found:
     end = now() + server.timeout.connect
     end = end if deadline is None else min(end, deadline)
     conversation = look_up(server)
+    task = asyncio.current_task()
+    cancelled = task.cancelling() if task else 0
     try:
         name = next(conversation)
         while True:
+            failed: Exception | None = None
             try:
                 left = max(end - now(), 0.001)
                 answer = await asyncresolver.resolve(name, "SRV", lifetime=left, search=False)
             except Exception as error:
-                name = conversation.throw(error)
-            else:
-                name = conversation.send(answer)
+                failed = error
+            if task and task.cancelling() > cancelled:
+                # dnspython waits by wait_for, which up to Python 3.11 loses a cancellation that comes with the answer
+                raise asyncio.CancelledError
+            name = conversation.send(answer) if failed is None else conversation.throw(failed)
     except StopIteration as stop:
         found: Found = stop.value
         return found

@@ -161,18 +161,19 @@ class AsyncMailer:
     ) -> Dispatch:
         from smtpbackend.delivery.dispatch import Dispatch
         from smtpbackend.delivery.stamp import stamp
-        from smtpbackend.events import telling
+        from smtpbackend.events import Telling
         from smtpbackend.signals import SignalListener
 
         return Dispatch(
             route or self._route,
             policy=self.configuration.recipient_policy,
-            tell=telling((*listeners, *self._listeners, SignalListener(self), self._pool().count)),
+            tell=Telling((*listeners, *self._listeners, SignalListener(self))),
             clock=asyncio.get_running_loop().time,
             stamp=stamp,
             deadline=self.configuration.deadline,
             dkim=self.configuration.dkim,
             moved=self._pool().count_move,
+            ended=self._pool().count,
             down=down,
         )
 

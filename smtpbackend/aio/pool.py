@@ -20,6 +20,7 @@ from smtpbackend.delivery.statistics import Statistics, Tally
 from smtpbackend.delivery.tls import Context, client_context
 from smtpbackend.delivery.transcript import transcript
 from smtpbackend.errors import SMTPError, TimedOut
+from smtpbackend.outcome import Receipt
 from smtpbackend.protocol.effects import LATER
 
 __all__ = ["Pool"]
@@ -228,9 +229,9 @@ class Pool:
             tally.failed_over,
         )
 
-    def count(self, event: Any) -> None:
-        """A Listener: for the statistics."""
-        self._tally.count(event)
+    def count(self, receipt: Receipt) -> None:
+        """For the statistics."""
+        self._tally.count(receipt)
 
     def count_move(self) -> None:
         """A message went on from one server to the next."""

@@ -12,10 +12,11 @@ import os
 import select
 import socket
 import ssl
+import threading
 import weakref
 from typing import Any
 
-from smtpbackend.delivery.server import Server, shown, unreachable
+from smtpbackend.delivery.server import Server, is_address, shown, unreachable
 from smtpbackend.delivery.tls import Context, certificate_name, server_hostname
 from smtpbackend.errors import ProtocolViolation
 from smtpbackend.protocol.effects import Channel, Conversation, Ended, Read, StartTLS, Write
@@ -65,7 +66,7 @@ class Wire(asyncio.Protocol):
                 if server.path is not None:
                     found: list[Any] = [(socket.AF_UNIX, socket.SOCK_STREAM, 0, "", server.path)]
                 else:
-                    found = await loop.getaddrinfo(server_hostname(host), port, type=socket.SOCK_STREAM)
+                    found = await _look_up(server_hostname(host), port)
         except (OSError, UnicodeError) as error:
             raise unreachable(server, [("", error if isinstance(error, OSError) else OSError(str(error)))]) from error
         for number, (family, kind, protocol, _, address) in enumerate(found):
@@ -290,6 +291,35 @@ class Wire(asyncio.Protocol):
 
 def _earliest(time_out: float, deadline: float | None) -> float:
     return time_out if deadline is None else min(time_out, deadline)
+
+
+async def _look_up(host: str, port: int) -> list[Any]:
+    """The addresses of a host. The loop has few threads for look-ups: one that hangs would hold up all that follow."""
+    if is_address(host):
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[list[Any]] = loop.create_future()
+
+    def settle(addresses: list[Any], error: Exception | None) -> None:
+        if found.done():  # nobody waits for it any more
+            return
+        if error is not None:
+            found.set_exception(error)
+        else:
+            found.set_result(addresses)
+
+    def ask() -> None:
+        addresses: list[Any] = []
+        failed: Exception | None = None
+        try:
+            addresses = list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except (OSError, UnicodeError) as error:
+            failed = error
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(settle, addresses, failed)
+
+    threading.Thread(target=ask, name="smtpbackend-look-up", daemon=True).start()
+    return await found
 
 
 async def _pass_proxy(server: Server, sock: socket.socket, end: float) -> None:

@@ -152,18 +152,19 @@ class Mailer:
     ) -> Dispatch:
         from smtpbackend.delivery.dispatch import Dispatch
         from smtpbackend.delivery.stamp import stamp
-        from smtpbackend.events import telling
+        from smtpbackend.events import Telling
         from smtpbackend.signals import SignalListener
 
         return Dispatch(
             route or self._route,
             policy=self.configuration.recipient_policy,
-            tell=telling((*listeners, *self._listeners, SignalListener(self), self._pool.count)),
+            tell=Telling((*listeners, *self._listeners, SignalListener(self))),
             clock=time.monotonic,
             stamp=stamp,
             deadline=self.configuration.deadline,
             dkim=self.configuration.dkim,
             moved=self._pool.count_move,
+            ended=self._pool.count,
             down=down,
         )
 

@@ -15,7 +15,7 @@ from smtpbackend.delivery.pooling import Connection
 from smtpbackend.delivery.route import Route
 from smtpbackend.delivery.server import Server
 from smtpbackend.errors import DeliveryError, SMTPError, TimedOut
-from smtpbackend.events import ServerFailed
+from smtpbackend.events import ServerFailed, Telling
 from smtpbackend.protocol import command
 from smtpbackend.protocol.sasl import Login
 from smtpbackend.protocol.session import Session
@@ -34,7 +34,7 @@ class Connecting:
         self,
         route: Route,
         *,
-        tell: Callable[[Any], object],
+        tell: Telling,
         clock: Callable[[], float],
         deadline: float | None = None,
         down: dict[Server, SMTPError] | None = None,

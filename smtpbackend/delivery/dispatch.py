@@ -32,7 +32,7 @@ from smtpbackend.errors import (
     SMTPError,
     TimedOut,
 )
-from smtpbackend.events import MessageSending
+from smtpbackend.events import MessageSending, MessageSent, Telling
 from smtpbackend.outcome import Receipt, Status
 from smtpbackend.protocol.effects import LATER, Ended, Next, Settled
 from smtpbackend.protocol.transaction import Transaction, notes, objection
@@ -49,8 +49,8 @@ class Dispatch(Connecting):
 
     ``tell`` takes each event; ``clock`` gives seconds of a monotonic clock; ``stamp`` the date and the unique part of
     the Message-ID for a message that lacks them; ``deadline`` is in seconds, for each message; ``dkim`` has the
-    signers of what leaves; ``moved`` is called when a message goes on from one server to the next;
-    runs that share ``down`` do not try again what another of them could not reach.
+    signers of what leaves; ``moved`` is called when a message goes on from one server to the next, and
+    ``ended`` with each receipt; runs that share ``down`` do not try again what another of them could not reach.
     """
 
     def __init__(
@@ -58,12 +58,13 @@ class Dispatch(Connecting):
         route: Route,
         *,
         policy: str,
-        tell: Callable[[Any], object],
+        tell: Telling,
         clock: Callable[[], float],
         stamp: Callable[[], tuple[datetime, str]],
         deadline: float | None = None,
         dkim: Sequence[Any] = (),
         moved: Callable[[], object] = lambda: None,
+        ended: Callable[[Receipt], object] = lambda _: None,
         down: dict[Server, SMTPError] | None = None,
     ) -> None:
         super().__init__(route, tell=tell, clock=clock, deadline=deadline, down=down)
@@ -71,6 +72,7 @@ class Dispatch(Connecting):
         self.stamp = stamp
         self.dkim = dkim
         self.moved = moved
+        self.ended = ended
         self._taken = 0  # of the source
         self._drained = False
         self._is_slow = False  # the source made us wait for its last item
@@ -144,7 +146,8 @@ class Dispatch(Connecting):
 
                 content = signed(content, self.dkim, self.stamp()[0])
             mail = Mail(number, message, envelope, content)
-            self.tell(MessageSending(message, envelope))
+            if self.tell.wants("message_sending"):
+                self.tell(MessageSending(message, envelope))
         except CancelSend as cancelled:
             mail = mail or Mail(number, message, envelope, content)
             mail.error = cancelled
@@ -331,8 +334,6 @@ class Dispatch(Connecting):
             self._wait(mail)
             return None
         mail.notes = notes(mail.envelope, offered)
-        for recipient in group:
-            mail.attempts[recipient] += 1
         is_awake = self.clock() - connection.heard <= AWAKE
         transaction = Transaction(mail.envelope, group, content, is_awake)
         self._flying.append((mail, transaction))
@@ -342,12 +343,17 @@ class Dispatch(Connecting):
         """Write down what a transaction says of each recipient. True: another one on this connection follows."""
         server, session = connection.server, connection.session
         name = server.name
-        if transaction.is_accepted and len(transaction.recipients) == len(mail.pending) and not mail.aside:
+        final = transaction.final
+        if (
+            final is not None
+            and transaction.is_accepted
+            and len(transaction.recipients) == len(mail.pending)
+            and not mail.aside
+        ):
             connection.has_worked = True
-            mail.reply, mail.server, mail.error = transaction.final, name, None
-            for recipient in transaction.recipients:
-                mail.settle(recipient, Status.ACCEPTED, transaction.final, name, None)
+            mail.accept(final, name)
             return False
+        mail.count_attempt(transaction.recipients)
         judgement = judge(transaction, self.policy, name)
         follow = judgement.again
         if len(transaction.recipients) < len(mail.pending) and may_follow(transaction):
@@ -369,7 +375,7 @@ class Dispatch(Connecting):
             connection.has_worked = True
         ended = transaction.error is not None or judgement.renew
         if mail.pending and ended and proven and server not in mail.renewed:
-            mail.renewed.add(server)
+            mail.renewed |= {server}
             mail.fresh = True
             session.broken = True
             return False
@@ -400,26 +406,34 @@ class Dispatch(Connecting):
                 self._drained = True
 
     def _receipt(self, mail: Mail) -> Receipt:
-        recipients = mail.envelope.recipients if mail.envelope else ()
+        message, envelope, content = mail.message, mail.envelope, mail.content
+        outcomes = mail.settled
+        if outcomes is None:
+            outcomes = tuple([mail.outcomes[recipient] for recipient in (envelope.recipients if envelope else ())])
         receipt = Receipt(
-            mail.content.message_id if mail.content else None,
-            tuple(mail.outcomes[recipient] for recipient in recipients),
+            content.message_id if content else None,
+            outcomes,
             mail.reply,
             mail.server,
             queue_id(mail.reply),
             None,
             mail.notes,
         )
-        error = failure(receipt, mail.error)
-        if error is not None:
-            # frozen, and the error has to carry the receipt it stands in
-            object.__setattr__(receipt, "error", error)
-            error.receipt = receipt
-        if mail.envelope is not None and not isinstance(mail.error, CancelSend):
-            for event in report(mail.message, mail.envelope, receipt):
-                self.tell(event)
-        if mail.content is not None:
-            mail.content.close()
+        if mail.settled is not None:
+            if self.tell.wants("message_sent"):
+                self.tell(MessageSent(message, envelope, receipt))
+        else:
+            error = failure(receipt, mail.error)
+            if error is not None:
+                # frozen, and the error has to carry the receipt it stands in
+                object.__setattr__(receipt, "error", error)
+                error.receipt = receipt
+            if envelope is not None and not isinstance(mail.error, CancelSend):
+                for event in report(message, envelope, receipt):
+                    self.tell(event)
+        self.ended(receipt)
+        if content is not None:
+            content.close()
         return receipt
 
     def _break_off(self) -> None:
@@ -428,6 +442,7 @@ class Dispatch(Connecting):
         for mail, transaction in self._flying:
             transaction.error = transaction.error or ConnectionLost(why)
             name = mail.servers[0].name if mail.servers else ""
+            mail.count_attempt(transaction.recipients)
             for recipient, status, reply, error in judge(transaction, self.policy, name).settled:
                 mail.settle(recipient, status, reply, name, error)
             mail.error = transaction.error

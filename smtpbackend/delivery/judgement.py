@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from smtpbackend.envelope import Recipient
-from smtpbackend.errors import ContentRefused, InDoubt, InvalidInput, RecipientsRefused, SenderRefused, SMTPError
+from smtpbackend.errors import (
+    ContentRefused,
+    InDoubt,
+    InvalidInput,
+    ProtocolViolation,
+    RecipientsRefused,
+    SenderRefused,
+    SMTPError,
+)
 from smtpbackend.outcome import Reply, Status
 from smtpbackend.protocol.transaction import Transaction
 
@@ -32,6 +40,12 @@ def judge(transaction: Transaction, policy: str, server: str) -> Judgement:
     t = transaction
     judgement = Judgement([], [])
     settle, wait = judgement.settled.append, judgement.pending.append
+
+    if t.is_confused:  # none of the replies can be trusted, and the server has the content
+        doubt = in_doubt(t.error or ProtocolViolation("the replies cannot be told apart"), server)
+        for recipient in t.recipients:
+            settle((recipient, Status.IN_DOUBT, None, doubt))
+        return judgement
 
     if t.mail is not None and not t.mail.is_positive:
         sender = t.envelope.sender.addr_spec if t.envelope.sender else ""

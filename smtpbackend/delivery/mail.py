@@ -23,28 +23,50 @@ class Mail:
         self.message = message
         self.envelope = envelope
         self.content = content
-        recipients = envelope.recipients if envelope else ()
+        self.pending: tuple[Recipient, ...] = envelope.recipients if envelope else ()
         self.outcomes: dict[Recipient, Outcome] = {}
-        self.attempts = dict.fromkeys(recipients, 0)
+        self.attempts: dict[Recipient, int] = {}  # of those whose first one did not settle everybody
         self.heard: dict[Recipient, tuple[Reply | None, str | None, SMTPError | None]] = {}
-        self.pending: tuple[Recipient, ...] = recipients
-        self.aside: tuple[Recipient, ...] = ()  # for the next server, when this one is through with those pending
-        self.deadline: float | None = None
-        self.servers: list[Server] | None = None
-        self.offered = 0  # how many servers there are, and how many of them
-        self.objections = 0  # cannot be given this message
-        self.renewed: set[Server] = set()  # had their one fresh connection
-        self.fresh = False
-        self.reply: Reply | None = None
-        self.server: str | None = None
-        self.error: SMTPError | None = None
-        self.notes: tuple[str, ...] = ()
+
+    # most messages never have another value
+    aside: tuple[Recipient, ...] = ()  # for the next server, when this one is through with those pending
+    deadline: float | None = None
+    servers: list[Server] | None = None
+    offered = 0  # how many servers there are, and how many of them
+    objections = 0  # cannot be given this message
+    renewed: frozenset[Server] = frozenset()  # had their one fresh connection
+    fresh = False
+    reply: Reply | None = None
+    server: str | None = None
+    error: SMTPError | None = None
+    notes: tuple[str, ...] = ()
+    settled: tuple[Outcome, ...] | None = None
+    """What became of all recipients at once: a server took the message for all of them in one transaction."""
+
+    def accept(self, reply: Reply, server: str) -> None:
+        """A server took the message for all that are pending."""
+        self.reply, self.server, self.error = reply, server, None
+        if self.outcomes or self.attempts:
+            self.count_attempt(self.pending)
+            for recipient in self.pending:
+                self.settle(recipient, Status.ACCEPTED, reply, server, None)
+        else:
+            self.settled = tuple(
+                [Outcome(recipient.address, Status.ACCEPTED, reply, server, None, 1) for recipient in self.pending]
+            )
+            self.pending = ()
+
+    def count_attempt(self, recipients: tuple[Recipient, ...]) -> None:
+        """They were named in a transaction."""
+        for recipient in recipients:
+            self.attempts[recipient] = self.attempts.get(recipient, 0) + 1
 
     def settle(
         self, recipient: Recipient, status: Status, reply: Reply | None, server: str | None, error: SMTPError | None
     ) -> None:
         """Write down what became of a recipient."""
-        self.outcomes[recipient] = Outcome(recipient.address, status, reply, server, error, self.attempts[recipient])
+        attempts = self.attempts.get(recipient, 0)
+        self.outcomes[recipient] = Outcome(recipient.address, status, reply, server, error, attempts)
         if len(self.pending) == 1 and self.pending[0] is recipient:
             self.pending = ()
         else:

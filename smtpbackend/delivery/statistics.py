@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from smtpbackend.events import MessageSent, RecipientRejected
+from smtpbackend.outcome import Receipt
 
 __all__ = ["Statistics", "Tally"]
 
@@ -35,15 +34,15 @@ def _values(statistics: Statistics) -> tuple[int, ...]:
 
 
 class Tally:
-    """Counts what is told of messages. Whoever shares it among threads guards it."""
+    """Counts what became of messages. Whoever shares it among threads guards it."""
 
     def __init__(self) -> None:
         self.sent = self.refused = self.failed_over = 0
 
-    def count(self, event: Any) -> None:
-        """Take one event."""
-        kind = type(event)
-        if kind is MessageSent:
+    def count(self, receipt: Receipt) -> None:
+        """Take one receipt."""
+        if receipt.ok:
             self.sent += 1
-        elif kind is RecipientRejected:
-            self.refused += 1
+            return
+        self.sent += bool(receipt.accepted)
+        self.refused += len(receipt.rejected)

@@ -93,11 +93,11 @@ class Delivering(Dialogue):
                 flight = flights[0]
                 was_free = flight.line_free
                 while flight.wait is not None and flight.line_free is was_free:
-                    reply = self._heard() if self._due else None
+                    reply = self._at_hand()
                     if reply is None:
                         reply = yield from self._reply(flight.wait)
-                    if reply.code == 421:
-                        raise _Closed(reply)
+                        if reply.code == 421:
+                            raise _Closed(reply)
                     try:
                         step = flight.steps.send(reply)
                     except StopIteration:
@@ -122,6 +122,8 @@ class Delivering(Dialogue):
                 yield Settled(transaction)
         except DeliveryError as error:
             self.broken = True
+            if self._unsent:  # what was composed and has not left has asked nothing
+                self.probing = self.overlapping = False
             for transaction in _unsettled(flights):
                 transaction.error = transaction.error or error
                 yield Settled(transaction)
@@ -163,6 +165,15 @@ class Delivering(Dialogue):
         reply = yield min(self.timeouts.reply, OVERLAP_PATIENCE)
         self.overlapping = False
         self._is_new = self.overlaps = reply.is_positive
+
+    def _at_hand(self) -> Reply | None:
+        """The next reply, where it is awaited and was read already: most come together."""
+        if not self._due:
+            return None
+        reply = self._heard()
+        if reply is not None and reply.code == 421:
+            raise _Closed(reply)
+        return reply
 
     def _begin(self, flight: _Flight, policy: str, chunk_in_flight: str) -> Conversation[None]:
         """Let a transaction begin, or end where it cannot."""
@@ -218,7 +229,10 @@ class Delivering(Dialogue):
     def _transact(
         self, flight: _Flight, transaction: Transaction, policy: str, chunk_in_flight: str
     ) -> Generator[Any, Any, None]:
-        """One transaction as a straight dialogue: composes commands, yields the time-out of each reply it needs."""
+        """One transaction as a straight dialogue: composes commands, yields the time-out of each reply it needs.
+
+        It is given its first reply when it is its turn; from then on it may take what is at hand.
+        """
         timeouts = self.timeouts
         offered = self.capabilities
         grouped = "PIPELINING" in offered
@@ -260,10 +274,10 @@ class Delivering(Dialogue):
             elif reset:
                 self._reset_answered((yield timeouts.reply), was_clean)
             self.phase = "mail"
-            transaction.mail = yield timeouts.reply
+            transaction.mail = (self._at_hand() if probes or reset else None) or (yield timeouts.reply)
             self.phase = "rcpt"
             for place in range(len(group)):
-                transaction.rcpt[place] = yield timeouts.reply
+                transaction.rcpt[place] = self._at_hand() or (yield timeouts.reply)
             done = len(group)
             while rest and transaction.mail.is_positive:
                 group, rest = rest[: MAX_UNANSWERED - 1], rest[MAX_UNANSWERED - 1 :]
@@ -271,7 +285,7 @@ class Delivering(Dialogue):
                 if not rest:
                     self._put_end_of_group(transaction, flight, with_data, together)
                 for place in range(done, done + len(group)):
-                    transaction.rcpt[place] = yield timeouts.reply
+                    transaction.rcpt[place] = self._at_hand() or (yield timeouts.reply)
                 done += len(group)
             if rest:
                 return  # MAIL was refused, and neither DATA nor content has been sent
@@ -287,7 +301,7 @@ class Delivering(Dialogue):
                 return
             for place, line in enumerate(rcpts):
                 self._put(line)
-                transaction.rcpt[place] = yield timeouts.reply
+                transaction.rcpt[place] = self._at_hand() or (yield timeouts.reply)
 
         self.phase = "data"
         wanted = transaction.everybody_accepted if policy == "all" else transaction.has_recipients
@@ -323,7 +337,7 @@ class Delivering(Dialogue):
     def _await_finals(self, transaction: Transaction) -> Generator[float, Reply, None]:
         """What the server says to the content: once, or in LMTP once for each recipient that it accepted."""
         while (due := transaction.next_final) is not None:
-            final = yield self.timeouts.final
+            final = self._at_hand() or (yield self.timeouts.final)
             if 300 <= final.code < 400:
                 raise self._failed(ProtocolViolation, f"{self.server} answered the end of content with {final}")
             if transaction.finals is None:
@@ -348,7 +362,7 @@ class Delivering(Dialogue):
         """DATA and the content (RFC 5321 4.1.1.4); False where it did not come to its end."""
         if not with_data:
             self._put(command.DATA)
-        data = yield self.timeouts.reply
+        data = self._at_hand() or (yield self.timeouts.reply)
         if not 300 <= data.code < 400:
             if data.is_positive:
                 raise self._failed(ProtocolViolation, f"{self.server} answered DATA with {data}")
@@ -362,7 +376,7 @@ class Delivering(Dialogue):
             if self.lmtp:  # RFC 2033 4.2: it must not, and how many replies would follow?
                 raise self._failed(ProtocolViolation, f"{self.server} wants content for nobody")
             self._put(command.END)  # RFC 2920 3.1
-            yield self.timeouts.final
+            self._at_hand() or (yield self.timeouts.final)
             return False
         if self.lmtp:
             transaction.finals = [None] * len(transaction.rcpt)
@@ -402,7 +416,7 @@ class Delivering(Dialogue):
 
     def _last_words(self, transaction: Transaction) -> Generator[float, Reply, None]:
         """The content could not be written. DESIGN 4.3: what did the server have to say (421, 552)?"""
-        final = yield self.timeouts.reply
+        final = self._at_hand() or (yield self.timeouts.reply)
         if final.is_positive:
             raise self._failed(ProtocolViolation, f"{self.server} accepted content that was not sent in full") from None
         transaction.final = final
@@ -424,7 +438,7 @@ class Delivering(Dialogue):
         """The two replies to the probe: a refusal, and to RSET a success where the octet was discarded."""
         patience = min(self.timeouts.reply, self.timeouts.reused)
         refusal = yield patience
-        reset = yield patience
+        reset = self._at_hand() or (yield patience)
         self.probing = False
         self.discards = refusal.code >= 400 and reset.is_positive
         self._reset_answered(reset, was_clean)
@@ -448,11 +462,12 @@ class Delivering(Dialogue):
 
     def _await_chunk(self, transaction: Transaction, wanted: bool) -> Generator[float, Reply, None]:
         """The reply to a content that left beside its recipients."""
-        final = yield self.timeouts.final
+        final = self._at_hand() or (yield self.timeouts.final)
         if 300 <= final.code < 400:
             raise self._failed(ProtocolViolation, f"{self.server} answered the end of content with {final}")
         if not self._due and not self._replies.is_empty and not self._replies.says_goodbye:
-            # one reply too many, and nobody knows which: this one may be a recipient's
+            # one reply too many, and nobody knows which: any of these may be another's
+            transaction.is_confused = True
             raise self._failed(ProtocolViolation, f"{self.server} gave more replies than there were commands")
         if wanted:
             transaction.final = final
@@ -476,7 +491,7 @@ class Delivering(Dialogue):
                 except Exception as error:
                     raise self._source_failed(transaction, error) from error
                 while ahead and (last or ahead >= CHUNKS_AHEAD):
-                    refusal = yield self.timeouts.final
+                    refusal = self._at_hand() or (yield self.timeouts.final)
                     ahead -= 1
                     if not refusal.is_positive:
                         transaction.final = refusal
@@ -491,7 +506,7 @@ class Delivering(Dialogue):
             raise
         except OSError as error:
             while ahead:  # DESIGN 4.3: what did the server have to say (421, 552)?
-                refusal = yield self.timeouts.reply
+                refusal = self._at_hand() or (yield self.timeouts.reply)
                 ahead -= 1
                 if not refusal.is_positive:
                     transaction.final = refusal

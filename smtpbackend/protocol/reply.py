@@ -76,7 +76,7 @@ class ReplyReader:
                 return None
             line = self._buffer[at : end + 1]
             self._at = end + 1
-            bare = line[:-2] if line.endswith(b"\r\n") else line[:-1]
+            bare = line.removesuffix(b"\n").removesuffix(b"\r")
             match = _LINE.fullmatch(bare)
             if match is None:
                 raise ProtocolViolation(f"{_shown(bare[:80])!r} is not an SMTP reply")

@@ -12,7 +12,7 @@ from smtpbackend.delivery.dispatch import Dispatch
 from smtpbackend.delivery.pooling import Bucket, Connection
 from smtpbackend.delivery.route import Route
 from smtpbackend.errors import ConnectFailed, SMTPError, TimedOut
-from smtpbackend.events import telling
+from smtpbackend.events import Telling
 from smtpbackend.protocol.effects import LATER, Ended, Read, StartTLS, Write
 from smtpbackend.protocol.session import Session
 from smtpbackend.testing import CUT, SILENCE, TLS, Play, Speaker
@@ -96,7 +96,7 @@ class Played:
         return Dispatch(
             self.route,
             policy=self.options.get("policy", "any"),
-            tell=telling([self.events.append, *self.options.get("listeners", ())]),
+            tell=Telling([self.events.append, *self.options.get("listeners", ())]),
             clock=lambda: self.now,
             stamp=lambda: (datetime(2026, 9, 1, 12, tzinfo=UTC), "token"),
             deadline=self.options.get("deadline"),

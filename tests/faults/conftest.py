@@ -51,7 +51,7 @@ def carry_out(request: pytest.FixtureRequest, _processes: ProcessPoolExecutor) -
             wrong += report.wrong
         _counted.setdefault(request.function.__name__, Counter()).update(ends)
         assert ends.total() == len(cases)
-        assert not wrong, f"{len(wrong)} of {len(cases)}:\n" + "\n".join(wrong[:20])
+        assert not wrong, f"{len(wrong)} of {len(cases)}:\n" + "\n".join(wrong)
         return ends
 
     return carry_out

@@ -81,6 +81,11 @@ class Case:
     """Of the mailer, beside those that every case has."""
 
     @property
+    def has_window(self) -> bool:
+        """Whether several messages may be in flight."""
+        return self.way == "send_many" and "PIPELINING" in self.extensions
+
+    @property
     def flies(self) -> bool:
         """Whether content may leave before anything of its transaction is answered."""
         return {"PIPELINING", "CHUNKING"} <= set(self.extensions)

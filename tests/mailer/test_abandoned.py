@@ -40,12 +40,15 @@ class Heard:
             self.ended.setdefault(event.message.subject, []).append(event.name)
 
     def check(self, *servers: ScriptedServer) -> None:
-        """Each message that was begun has one end; what a server has is sent or in doubt; nothing was sent twice."""
+        """Each message that was begun has one end, which agrees with the servers; nothing was sent twice.
+
+        What is in doubt may not have been read.
+        """
         assert {subject: len(ends) for subject, ends in self.ended.items()} == dict.fromkeys(self.begun, 1)
         arrived = taken(servers)
         assert max(arrived.values(), default=1) == 1
         for subject, [end] in self.ended.items():
-            assert (end == "message_failed") == (subject not in arrived), f"{subject}: {end}"
+            assert end == "message_in_doubt" or (end == "message_sent") == (subject in arrived), f"{subject}: {end}"
 
 
 def numbered(count: int = 1_000_000, asked: list[int] | None = None) -> Iterator[Message]:
@@ -173,26 +176,27 @@ class TestClosed:
         is_free(twin, mailer, server)
 
 
-@windows
-@ways
+@pytest.mark.parametrize("extensions", [EXTENSIONS, (*EXTENSIONS, "CHUNKING")], ids=["DATA", "BDAT"])
 class TestRepliesInFlight:
-    """The server has what was sent, and its replies have not come when the stream is closed."""
+    """The server has what was sent, and its replies have not come when the stream is closed.
+
+    The first message goes out alone; behind the second the window is open.
+    """
 
     @pytest.mark.parametrize("how", ["closed", "left"])
-    def test_are_awaited_and_told(
-        self, twin: Twin, scripted: Scripted, window: dict[str, int], extensions: tuple[str, ...], how: str
-    ) -> None:
+    def test_are_awaited_and_told(self, twin: Twin, scripted: Scripted, extensions: tuple[str, ...], how: str) -> None:
         """The reply comes after the close has begun: the message counts as sent."""
         heard, closing = Heard(), threading.Event()
 
         def answer(_: str) -> str:
-            if len(server.handed_over) > 1:
+            if len(server.handed_over) > 2:
                 closing.wait(PATIENCE)
             return f"250 2.0.0 Ok: queued as {len(server.handed_over):05}ABC"
 
         server = scripted(Play({".": answer}, extensions))
-        mailer = twin(server.url, max_connections=1, listeners=[heard], **window)
+        mailer = twin(server.url, max_connections=1, listeners=[heard])
         stream = mailer.stream(numbered())
+        assert next(stream).ok
         assert next(stream).ok
         timer = threading.Timer(SHORT, closing.set)
         timer.start()
@@ -206,15 +210,14 @@ class TestRepliesInFlight:
         is_free(twin, mailer, server)
 
     @pytest.mark.parametrize("never", [SILENCE, drip("250 ok"), "421 4.3.2 shutting down", b"nonsense\r\n"], ids=str)
-    def test_that_never_come(
-        self, twin: Twin, scripted: Scripted, window: dict[str, int], extensions: tuple[str, ...], never: Any
-    ) -> None:
+    def test_that_never_come(self, twin: Twin, scripted: Scripted, extensions: tuple[str, ...], never: Any) -> None:
         """The wait has its end, by the time-outs at the latest; what was handed over is in doubt."""
         heard = Heard()
-        first = Play({".": ["250 2.0.0 Ok: queued as 00001ABC", never]}, extensions)
+        first = Play({".": ["250 ok", "250 ok", never]}, extensions)
         server = scripted(first, Play(extensions=extensions))
-        mailer = twin(server.url, max_connections=1, listeners=[heard], timeout=SHORT, **window)
+        mailer = twin(server.url, max_connections=1, listeners=[heard], timeout=SHORT)
         stream = mailer.stream(numbered())
+        assert next(stream).ok
         assert next(stream).ok
         stream.close()
         heard.check(server)
@@ -225,16 +228,16 @@ class TestRepliesInFlight:
         twin: Twin,
         scripted: Scripted,
         monkeypatch: pytest.MonkeyPatch,
-        window: dict[str, int],
         extensions: tuple[str, ...],
     ) -> None:
         """A final reply has five minutes: nobody who breaks a loop off waits for that."""
         monkeypatch.setattr("smtpbackend.delivery.dispatch.LEAVING", SHORT)
         heard = Heard()
-        first = Play({".": ["250 2.0.0 Ok: queued as 00001ABC", SILENCE]}, extensions)
+        first = Play({".": ["250 ok", "250 ok", SILENCE]}, extensions)
         server = scripted(first, Play(extensions=extensions))
-        mailer = twin(server.url, max_connections=1, listeners=[heard], timeout=300, **window)
+        mailer = twin(server.url, max_connections=1, listeners=[heard], timeout=300)
         stream = mailer.stream(numbered())
+        assert next(stream).ok
         assert next(stream).ok
         stream.close()
         heard.check(server)
@@ -245,30 +248,29 @@ class TestRepliesInFlight:
         self,
         twin: Twin,
         scripted: Scripted,
-        window: dict[str, int],
         extensions: tuple[str, ...],
         command: str,
     ) -> None:
         """The server falls silent in the envelope of the next message."""
         heard = Heard()
-        answers: dict[str, Any] = {command: SILENCE if command == "RSET" else ["250 ok", SILENCE]}
+        answers: dict[str, Any] = {command: ["250 ok", "250 ok", SILENCE]}
         server = scripted(Play(answers, extensions), Play(extensions=extensions))
-        mailer = twin(server.url, max_connections=1, listeners=[heard], timeout=SHORT, **window)
+        mailer = twin(server.url, max_connections=1, listeners=[heard], timeout=SHORT)
         stream = mailer.stream(numbered())
+        assert next(stream).ok
         assert next(stream).ok
         stream.close()
         heard.check(server)
         is_free(twin, mailer, server)
 
-    def test_that_are_refusals(
-        self, twin: Twin, scripted: Scripted, window: dict[str, int], extensions: tuple[str, ...]
-    ) -> None:
+    def test_that_are_refusals(self, twin: Twin, scripted: Scripted, extensions: tuple[str, ...]) -> None:
         """Nobody is in doubt; a 4xx would mean the next server, to which nobody goes any more."""
         heard = Heard()
-        answers = {"RCPT": ["250 ok", "550 5.1.1 nobody", "450 4.2.1 later"]}
+        answers = {"RCPT": ["250 ok", "250 ok", "550 5.1.1 nobody", "450 4.2.1 later"]}
         server, other = scripted(Play(answers, extensions)), scripted(Play(extensions=extensions))
-        mailer = twin(server.url, other.url, max_connections=1, listeners=[heard], rest=0, **window)
+        mailer = twin(server.url, other.url, max_connections=1, listeners=[heard], rest=0)
         stream = mailer.stream(numbered())
+        assert next(stream).ok
         assert next(stream).ok
         stream.close()
         heard.check(server, other)

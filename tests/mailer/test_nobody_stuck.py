@@ -352,7 +352,7 @@ class TestFiftyAtOnce:
         for error in begun.results:
             assert isinstance(error, (TimedOut, ConnectFailed))
             assert statuses(error) == [Status.DEFERRED]
-        assert stuck.connections <= 8
+        assert stuck.connections >= 4
 
     def test_one_more_goes_to_the_other_server_once_the_first_rests(self, twin: Twin, scripted: Scripted) -> None:
         """The time-outs are long: it is answered while they are all waiting."""
@@ -370,7 +370,7 @@ class TestFiftyAtOnce:
         assert begun.results == []
         failing.set()
         assert begun.wait_until(lambda: begun.results)
-        assert [result.server for result in begun.results] == [good.name]  # type: ignore[union-attr]
+        assert {result.server for result in begun.results} == {good.name}  # type: ignore[union-attr]
         for number in range(3):
             assert mailer.send(hello(subject=f"one more {number}")).server == good.name
         assert len(begun.results) <= FIFTY - 4

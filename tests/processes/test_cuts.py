@@ -72,5 +72,5 @@ def test_every_message_is_where_its_receipt_says(kind: Any, work: Any, scripted:
 
     cut = [speaker for server in servers for speaker in server.speakers if speaker.verbs[-1:] != ["QUIT"]]
     in_doubt = [subject for subject, status in statuses.items() if status is Status.IN_DOUBT]
-    assert len(in_doubt) <= len(cut) * (1 if work is alone else mailer.configuration.window), told
+    assert len(in_doubt) <= len(cut) * (1 if work is alone else 32), told
     assert len([status for status in statuses.values() if status is Status.ACCEPTED]) > CROWD * EACH * 0.9, told

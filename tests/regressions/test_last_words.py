@@ -14,6 +14,7 @@ from smtpbackend.delivery.dispatch import Dispatch
 from smtpbackend.delivery.route import Route
 from smtpbackend.delivery.stamp import stamp
 from smtpbackend.errors import ConnectFailed, InvalidInput, RecipientsRefused, TimedOut
+from smtpbackend.events import Telling
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import Twin, hello
 
@@ -59,7 +60,7 @@ def test_a_source_that_fails_does_not_blame_the_server(
     mailer.send(hello())
     monkeypatch.setattr(Content, "chunks", chunks)
     with pytest.raises(InvalidInput, match="the disk is gone"):
-        mailer.send(hello(), Envelope("ann@example.org", ["bob@example.com"]))
+        mailer.send(path, Envelope("ann@example.org", ["bob@example.com"]))
     assert "server_failed" not in [event.name for event in told]
     assert not mailer.raw._route._resting
 
@@ -69,7 +70,7 @@ def test_a_server_that_had_only_what_time_was_left_is_tried_for_the_next_message
     now = 0.0
     first, second = Server("first.example.com"), Server("second.example.com")
     dispatch = Dispatch(
-        Route([first, second]), policy="any", tell=lambda _: None, clock=lambda: now, stamp=stamp, deadline=10
+        Route([first, second]), policy="any", tell=Telling(()), clock=lambda: now, stamp=stamp, deadline=10
     ).run()
     assert isinstance(next(dispatch), Pull)
     assert dispatch.send(hello()).server is first

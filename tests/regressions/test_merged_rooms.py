@@ -19,6 +19,7 @@ from smtpbackend.delivery.route import Route
 from smtpbackend.delivery.server import from_url
 from smtpbackend.delivery.stamp import stamp
 from smtpbackend.errors import AuthenticationFailed, ConnectFailed, InvalidInput, InvalidSetting
+from smtpbackend.events import Telling
 from tests.mailer.twins import AsyncioTwin, BlockingTwin
 
 TO_ANN = Envelope("from@example.com", "ann@example.org")
@@ -97,7 +98,7 @@ def test_a_late_message_says_nothing_against_an_srv_domain() -> None:
     dispatch = Dispatch(
         Route([first, domain]),
         policy="any",
-        tell=lambda event: None,
+        tell=Telling(()),
         clock=lambda: now[0],
         stamp=stamp,
         deadline=5.0,
