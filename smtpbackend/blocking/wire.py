@@ -246,13 +246,14 @@ class Wire:
 def _is_patient(sock: socket.socket) -> bool:
     """Have ``recv`` of a socket wait by itself for `IN_RECV`; False where that cannot be had: then it never waits."""
     seconds, rest = divmod(IN_RECV, 1)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", int(seconds), int(rest * 1e6)))
-    except OSError:  # another struct timeval
-        sock.setblocking(False)
-        return False
     sock.setblocking(True)
-    return True
+    # gevent's sockets never block the kernel's way, and wait without an end
+    if os.get_blocking(sock.fileno()):
+        with contextlib.suppress(OSError):  # another struct timeval
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", int(seconds), int(rest * 1e6)))
+            return True
+    sock.setblocking(False)
+    return False
 
 
 def _earliest(time_out: float, deadline: float | None) -> float:
