@@ -8,7 +8,7 @@ ARGS   ?=
 SESSIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all fuzz style format types docs interop bench clean
+.PHONY: help demo test test-all fuzz style format types docs interop guards bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ docs: $(STAMP) ## write docs/reference/settings.md anew from the code, then chec
 
 interop: $(STAMP) ## every server, TLS mode and login; write docs/interoperability.md anew from what is found
 	SMTPBACKEND_REQUIRE_SERVERS=1 SMTPBACKEND_WRITE_INTEROPERABILITY=1 $(BIN)/python -m pytest tests/interoperability
+
+guards: $(STAMP) ## write tests/guards/kept.json anew, for each Python that is installed
+	for python in $(BIN)/python .nox/*/bin/python; do test ! -x $$python || $$python -m tests.guards.figures; done
 
 bench: $(STAMP) ## the measurements
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -112,8 +112,13 @@ class Source:
     def _read(self, file: Any, size: int) -> Iterator[bytes]:
         position, end = self._start, self._start + self.size
         while position < end:
-            file.seek(position)  # another reader may have been here since
-            block = _read_full(file, min(size, end - position), self._field)
+            try:
+                file.seek(position)  # another reader may have been here since
+                block = _read_full(file, min(size, end - position), self._field)
+            except (OSError, ValueError) as error:  # ValueError: it was closed
+                if isinstance(error, InvalidInput):
+                    raise
+                raise InvalidInput(f"{self._field}: the file cannot be read: {error}", field=self._field) from error
             if not block:
                 # What was announced (SIZE, BDAT) can no longer be kept.
                 raise InvalidInput(f"{self._field}: the file became shorter while it was sent", field=self._field)
@@ -179,6 +184,10 @@ class _Scanned:
 
     def chunks(self) -> Iterator[bytes]:
         raise NotImplementedError
+
+    def measure(self) -> None:
+        """Read all of it, unless that has been done."""
+        self._scan()
 
     def _scan(self) -> tuple[int, bool, int, bytes]:
         if self._scanned is None:
@@ -486,6 +495,7 @@ def given(source: bytes | os.PathLike[str] | IO[bytes] | Iterable[bytes]) -> Con
     else:
         piece = Given(Source(source, "message", position_of(source)))
         head = piece.head()
+        piece.measure()  # now, while what goes wrong is this message's own affair
     return Content([piece], message_id=_find_message_id(head), needs_smtputf8=has_utf8(head))
 
 

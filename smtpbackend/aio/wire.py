@@ -47,8 +47,10 @@ class Wire(asyncio.Protocol):
         self._error: Exception | None = None
         self._paused = False
         self._waiting: asyncio.Future[None] | None = None
+        self._has_heard = False  # since we wrote last
         # not asked of the transport: it has None where the connection is lost again, and that must not seem local
         is_unix = sock.family == socket.AF_UNIX
+        self._may_hurry = not is_unix and hasattr(socket, "TCP_QUICKACK")
         self.peer: str | None = None if is_unix else sock.getpeername()[0]
         self.local: str | None = None if is_unix else sock.getsockname()[0]
 
@@ -207,6 +209,9 @@ class Wire(asyncio.Protocol):
             self._waiting = None
 
     async def _read(self, until: float) -> bytes:
+        if self._has_heard and self._may_hurry:
+            self._acknowledge()
+        self._has_heard = True
         while True:
             if self._tls is not None:
                 try:
@@ -226,7 +231,16 @@ class Wire(asyncio.Protocol):
                 return b""
             await self._wait(until)
 
+    def _acknowledge(self) -> None:
+        """Acknowledge at once: what was read was not all, and a server may be holding the rest back for that (Nagle).
+
+        Linux acknowledges late on a connection where commands and replies take turns, and has to be told each time.
+        """
+        with contextlib.suppress(OSError):  # what is wrong with it, reading tells
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
     async def _write(self, data: bytes | bytearray, timeout: float, deadline: float | None) -> None:
+        self._has_heard = False
         if self._transport.is_closing():
             raise self._error or ConnectionError(f"{self._server.name} closed the connection")
         if self._tls is None:

@@ -1,15 +1,17 @@
 """The network for one blocking connection: performs a conversation's effects on a socket, and owns its buffer.
 
-The socket itself does not block: a write that cannot go on reads what the server has to say meanwhile, so that neither
-side can deadlock, and every wait has its end.
+A write never waits: where it cannot go on it reads what the server has to say meanwhile, so that neither side can
+deadlock, and every wait has its end.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
 import ssl
+import struct
 import threading
 import time
 import weakref
@@ -23,6 +25,7 @@ from smtpbackend.protocol.effects import Channel, Conversation, Ended, Read, Sta
 __all__ = ["Wire"]
 
 READ_SIZE = 65536
+IN_RECV = 0.25  # seconds that recv waits by itself: a reply that comes sooner takes one system call and not two
 MAX_POLL = 1e6  # seconds: poll takes no more milliseconds than an int holds
 MAX_AHEAD = 1 << 18  # octets read while writing: 256 unanswered commands have far shorter replies
 
@@ -31,7 +34,8 @@ class Wire:
     """One connected socket. ``peer`` and ``local`` are its addresses, None on a unix socket."""
 
     def __init__(self, server: Server, context: Context, sock: socket.socket) -> None:
-        sock.setblocking(False)
+        self._is_patient = _is_patient(sock)
+        self._flags: int = socket.MSG_DONTWAIT  # of what must not wait
         self._server = server
         self._context = context
         self._socket: socket.socket = sock
@@ -39,7 +43,9 @@ class Wire:
         self._ahead = bytearray()
         self._ended = False
         self._is_secured = False
+        self._has_heard = False  # since we wrote last
         is_unix = sock.family == socket.AF_UNIX
+        self._may_hurry = not is_unix and hasattr(socket, "TCP_QUICKACK")
         self.peer: str | None = None if is_unix else sock.getpeername()[0]
         self.local: str | None = None if is_unix else sock.getsockname()[0]
 
@@ -136,13 +142,16 @@ class Wire:
         self._socket.close()
 
     def _read(self, until: float) -> bytes:
+        if self._has_heard and self._may_hurry:
+            self._acknowledge()
+        self._has_heard = True
         if self._ahead:
             data, self._ahead = bytes(self._ahead), bytearray()
             return data
         if self._ended:
             return b""
-        if not isinstance(self._socket, ssl.SSLSocket):
-            self._wait(select.POLLIN, until)  # a reply is never there yet: waiting first saves a call
+        if self._flags and not (self._is_patient and until - time.monotonic() > IN_RECV):
+            self._wait(select.POLLIN, until)  # a reply is never there yet
         while True:
             try:
                 return self._socket.recv(READ_SIZE)
@@ -153,12 +162,21 @@ class Wire:
             except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
                 return b""
 
+    def _acknowledge(self) -> None:
+        """Acknowledge at once: what was read was not all, and a server may be holding the rest back for that (Nagle).
+
+        Linux acknowledges late on a connection where commands and replies take turns, and has to be told each time.
+        """
+        with contextlib.suppress(OSError):  # what is wrong with it, reading tells
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
     def _write(self, data: bytes | bytearray, timeout: float, deadline: float | None) -> None:
+        self._has_heard = False
         left = memoryview(data)
         until: float | None = None
         while left:
             try:
-                left = left[self._socket.send(left) :]
+                left = left[self._socket.send(left, self._flags) :]
                 until = None
                 continue
             except (BlockingIOError, ssl.SSLWantWriteError):
@@ -173,7 +191,7 @@ class Wire:
     def _read_ahead(self) -> None:
         """Take what the server says while we write."""
         try:
-            data = self._socket.recv(READ_SIZE)
+            data = self._socket.recv(READ_SIZE, self._flags)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return
         self._ahead += data
@@ -194,6 +212,8 @@ class Wire:
                 server=self._server.name,
             )
         self._poll.unregister(self._socket)
+        self._socket.setblocking(False)
+        self._flags = 0  # TLS knows none
         secured = self._context.wrap_socket(
             self._socket,
             server_hostname=certificate_name(self._server.identity or self._server.host),
@@ -221,6 +241,19 @@ class Wire:
             raise TimeoutError("timed out")
         # an error or hang-up is for the next call to find
         return wanted if events[0][1] & ~(select.POLLIN | select.POLLOUT) else events[0][1]
+
+
+def _is_patient(sock: socket.socket) -> bool:
+    """Have ``recv`` of a socket wait by itself for `IN_RECV`; False where that cannot be had: then it never waits."""
+    seconds, rest = divmod(IN_RECV, 1)
+    sock.setblocking(True)
+    # gevent's sockets never block the kernel's way, and wait without an end
+    if os.get_blocking(sock.fileno()):
+        with contextlib.suppress(OSError):  # another struct timeval
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", int(seconds), int(rest * 1e6)))
+            return True
+    sock.setblocking(False)
+    return False
 
 
 def _earliest(time_out: float, deadline: float | None) -> float:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from email.message import EmailMessage
 
 import pytest
 
-from smtpbackend import Envelope, Mailer, Message
+from smtpbackend import Envelope, InvalidInput, Mailer, Message
 from tests.lineage.conftest import MakeMailer, Scripted, Start, parsed, url
 from tests.servers.tls import Certificates
 
@@ -91,6 +91,36 @@ def test_a_bcc_header_never_leaves(new_mailer: MakeMailer, aiosmtpd: Start) -> N
     for mail in server.arrived:
         assert b"\nbcc" not in b"\n" + mail.content.lower()
         assert SICRANO.encode() not in mail.content
+
+
+def test_content_comes_from_a_source_chunk_by_chunk(
+    new_mailer: MakeMailer, aiosmtpd: Start, scripted: Scripted
+) -> None:
+    """source: a function that is called until it gives nil; it is called once through, whatever becomes of a server."""
+    busy, server = scripted({"MAIL": "451 4.3.0 later"}), aiosmtpd()
+    chunks = [b"Subject: hi\r\n", b"\r\nHel", b"lo\r", b"\n.\r\n", b"x" * 500 + b"\n", None]
+
+    def source() -> bytes | None:
+        return chunks.pop(0)
+
+    new_mailer(busy.url, url(server)).send(iter(source, None), Envelope(FULANO, BELTRANO))
+    assert chunks == []
+    assert server.arrived[0].content == b"Subject: hi\r\n\r\nHello\r\n.\r\n" + b"x" * 500 + b"\r\n"
+
+
+def test_a_source_that_fails_sends_nothing(new_mailer: MakeMailer, aiosmtpd: Start) -> None:
+    """source: nil and an error message; here it raises."""
+    server = aiosmtpd()
+
+    def source() -> Iterator[bytes]:
+        yield BODY
+        raise RuntimeError("the source broke")
+
+    mailer = new_mailer(url(server))
+    with pytest.raises(InvalidInput, match="the source broke"):
+        mailer.send(source(), Envelope(FULANO, BELTRANO))
+    mailer.send(BODY, Envelope(FULANO, SICRANO))
+    assert [mail.recipients for mail in server.arrived] == [(SICRANO,)]
 
 
 def test_multipart_has_preamble_parts_and_epilogue_recursively(new_mailer: MakeMailer, aiosmtpd: Start) -> None:

@@ -1,0 +1,185 @@
+"""What the guards measure, each in a process of its own, where nothing else runs that could be counted.
+
+``python tests/guards/work.py TASK URL ...`` prints what it found as JSON. It needs neither pytest nor the extras.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import sys
+import tracemalloc
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+from smtpbackend import AsyncMailer, Envelope, Mailer, Message
+
+OURS = str(Path(__file__).parents[2] / "smtpbackend") + os.sep
+CONTENT = b"From: ann@example.org\r\nTo: bob@example.com\r\nSubject: Hello\r\n\r\n" + b"Good day, good day\r\n" * 20
+ENVELOPE = Envelope("ann@example.org", ["ada@example.com", "bob@example.com", "carl@example.com"])
+READY = CONTENT, ENVELOPE
+DATE = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+ROUNDS = 6
+"""At most; two that agree are enough. What comes in between, be it a slow server, can only add to a count."""
+
+
+def calls(url: str, kind: str) -> None:
+    """Warm messages one by one; ``getppid``, which nobody else calls, stands between them."""
+    times = 12
+
+    async def send() -> None:
+        async with AsyncMailer(url) as mailer:
+            for _ in range(3):
+                await mailer.send(*READY)
+            for _ in range(times):
+                os.getppid()
+                await mailer.send(*READY)
+            os.getppid()
+
+    if kind == "asyncio":
+        return asyncio.run(send())
+    with Mailer(url) as mailer:
+        for _ in range(3):
+            mailer.send(*READY)
+        for _ in range(times):
+            os.getppid()
+            mailer.send(*READY)
+        os.getppid()
+    return None
+
+
+# Instructions -------------------------------------------------------------------------------------------------------
+
+
+def instructions_of(work: Callable[[], object]) -> int:
+    """How many bytecode instructions of this package it takes."""
+    count = 0
+    if sys.version_info >= (3, 12):
+        watch, event = sys.monitoring, sys.monitoring.events.INSTRUCTION
+
+        def note(code: CodeType, _: int) -> object:
+            nonlocal count
+            if not code.co_filename.startswith(OURS):
+                return watch.DISABLE
+            count += 1
+            return None
+
+        watch.use_tool_id(watch.PROFILER_ID, "guards")
+        watch.register_callback(watch.PROFILER_ID, event, note)
+        watch.set_events(watch.PROFILER_ID, event)
+        try:
+            work()
+        finally:
+            watch.set_events(watch.PROFILER_ID, 0)
+            watch.free_tool_id(watch.PROFILER_ID)
+        return count
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal count
+        if event == "opcode":
+            count += 1
+        elif event == "call":
+            if not frame.f_code.co_filename.startswith(OURS):
+                return None
+            frame.f_trace_lines, frame.f_trace_opcodes = False, True
+        return trace
+
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(None)
+    return count
+
+
+def send_many(url: str, number: int) -> Callable[[], object]:
+    def work() -> None:
+        with Mailer(url) as mailer:
+            assert all(receipt.ok for receipt in mailer.send_many([READY] * number))
+
+    return work
+
+
+def send(url: str, number: int) -> Callable[[], object]:
+    def work() -> None:
+        with Mailer(url) as mailer:
+            for _ in range(number):
+                assert mailer.send(*READY).ok
+
+    return work
+
+
+def render(url: str, number: int) -> Callable[[], object]:
+    from smtpbackend.mime import render
+
+    def work() -> None:
+        for place in range(number):
+            message = Message(
+                subject="Your order",
+                from_="The shop <shop@example.com>",
+                to=["Ann <ann@example.org>"],
+                text="Good day\n" * 20,
+                html="<p>Good day</p>\n" * 20 if url == "html" else None,
+            )
+            for chunk in render(message, date=DATE, token=f"t{place % 10}").chunks():
+                assert chunk
+
+    return work
+
+
+def instructions(url: str, what: str, number: str) -> int:
+    """The count for so many messages."""
+    make = {"send_many": send_many, "send": send, "render": render}[what]
+    make(url, 3)()  # what is loaded and remembered with the first is not counted
+    work = make(url, int(number))
+    found: list[int] = []
+    while len(found) < ROUNDS:
+        count = instructions_of(work)
+        if count in found:
+            return count
+        found.append(count)
+    return min(found)
+
+
+# Memory -------------------------------------------------------------------------------------------------------------
+
+
+def memory(url: str, kind: str, number: str) -> list[int]:
+    """Octets above the start that a stream takes at most, and that it leaves, where nobody keeps a receipt."""
+
+    def source(count: int) -> Iterator[Any]:
+        for place in range(count):
+            yield CONTENT + b"%d\r\n" % place, Envelope("ann@example.org", [f"bob{place}@example.com"])
+
+    async def stream(mailer: AsyncMailer, count: int) -> None:
+        async for receipt in mailer.send_many(source(count)):
+            assert receipt.ok
+
+    def measured(work: Callable[[int], object]) -> list[int]:
+        work(100)
+        gc.collect()
+        tracemalloc.start()
+        work(int(number))
+        gc.collect()
+        left, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return [most, left]
+
+    if kind == "asyncio":
+        with asyncio.Runner() as runner:
+            mailer = AsyncMailer(url)
+            found = measured(lambda count: runner.run(stream(mailer, count)))
+            runner.run(mailer.close())
+        return found
+    with Mailer(url) as blocking:
+        return measured(lambda count: [None for receipt in blocking.send_many(source(count)) if not receipt.ok])
+
+
+if __name__ == "__main__":
+    task, *arguments = sys.argv[1:]
+    print(json.dumps({"calls": calls, "instructions": instructions, "memory": memory}[task](*arguments)))
