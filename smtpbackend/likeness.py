@@ -12,6 +12,7 @@ import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
 
+from smtpbackend.address import ADDR_SPEC, MAILBOX
 from smtpbackend.content import (
     BLOCK,
     MAX_LINE,
@@ -26,12 +27,8 @@ from smtpbackend.header import LINE, short_ascii
 
 __all__ = ["Manner", "NotSimple", "Part"]
 
-_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"  # RFC 5322 3.2.3
-_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
-_ADDR_SPEC = rf"{_ATOM}(?:\.{_ATOM})*@{_LABEL}(?:\.{_LABEL})*"
-_MAILBOX = rf"(?:{_ADDR_SPEC}|{_ATOM}(?: {_ATOM})* <{_ADDR_SPEC}>)"
-_mailboxes = re.compile(rf"{_MAILBOX}(?:, {_MAILBOX})*").fullmatch
-_message_id = re.compile(rf"<{_ADDR_SPEC}>").fullmatch
+_mailboxes = re.compile(f"{MAILBOX}(?:, {MAILBOX})*").fullmatch
+_message_id = re.compile(f"<{ADDR_SPEC}>").fullmatch
 _media_type = re.compile(r"([a-z]+)/([a-z0-9](?:[a-z0-9.+-]{0,40}[a-z0-9])?)").fullmatch
 _filename = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_. -]*[A-Za-z0-9_-])?").fullmatch
 _control = re.compile(r"[\x00-\x1f\x7f]").search

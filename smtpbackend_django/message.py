@@ -16,14 +16,14 @@ from django.core.mail import message as mail
 from django.utils.encoding import force_str
 from django.utils.functional import Promise
 
-from smtpbackend.address import Address
+from smtpbackend.address import Address, plain_addr_spec
 from smtpbackend.content import Content
 from smtpbackend.envelope import Envelope
 from smtpbackend.errors import InvalidInput
 from smtpbackend.flatten import is_signed
 from smtpbackend.likeness import Manner, NotSimple, Part
 from smtpbackend.message import HIDDEN_FIELDS, check_name
-from smtpbackend_django.stock import is_stock
+from smtpbackend_django.stock import is_stock, prepares_as_django
 
 __all__ = ["content_of", "envelope_of"]
 
@@ -41,7 +41,11 @@ def envelope_of(message: Any, prep_address: Callable[..., str] | None) -> Envelo
     that need SMTPUTF8.
     """
 
+    is_djangos = prepares_as_django(prep_address)
+
     def address(given: Any, field: str) -> Address:
+        if is_djangos and type(given) is str and (plain := plain_addr_spec(given)) is not None:
+            return Address.parse(plain, field)  # Django would neither change nor refuse it
         try:
             if prep_address is not None:
                 return Address.parse(prep_address(given, force_ascii=False), field)

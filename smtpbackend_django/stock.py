@@ -1,137 +1,125 @@
 """Whether Django's rendering is still Django's own: only then may the core write in its place.
 
-A subclass, or a function that somebody put in place of another, leaves a message as it alone knows. What this module
-looks at is all that ``message()`` and ``as_bytes()`` go through; what it holds it against was there when it was
-imported, and is trusted only if it came from the files of Django and of the ``email`` package.
+A subclass, or a function that somebody put in place of another, leaves a message as it alone knows. Looked at is what
+``message()`` and ``as_bytes()`` go through; it is held against what was there when this module was imported, and that
+is trusted only if it came from the files of Django and of the ``email`` package.
 """
 
 from __future__ import annotations
 
+import email.charset
 import email.contentmanager
 import email.encoders
 import email.generator
+import email.header
 import email.message
 import email.mime.base
 import email.policy
+import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
 from operator import attrgetter
+from types import FunctionType
 from typing import Any
 
 import django
 from django.core.mail import message as mail
+from django.core.mail.backends import smtp
 
-__all__ = ["is_stock"]
+__all__ = ["is_stock", "prepares_as_django"]
 
+_KINDS = (mail.EmailMessage, mail.EmailMultiAlternatives)
+# What a message of Django does beside rendering; and what is called in Django's module, whatever it is by then.
+_NOT_RENDERING = frozenset(
+    (
+        *("__init__", "send", "recipients", "get_connection", "attach", "attach_file", "attach_alternative"),
+        *("body_contains", "datetime", "timezone", "get_current_timezone", "formatdate", "make_msgid", "DNS_NAME"),
+        *("settings", "force_str", "EmailMessage", "EmailMultiAlternatives", "warnings"),
+    )
+)
+_COMMON: tuple[Any, ...] = (email.message.Message, email.generator.BytesGenerator, email.generator.Generator)
 if django.VERSION >= (6, 0):
-    _METHODS: tuple[str, ...] = (
-        *("message", "_add_bodies", "_add_attachments", "_add_attachment"),
-        *("_set_list_header_if_not_empty", "_idna_encode_address_header_domains"),
-    )
-    _OF_ALTERNATIVES: tuple[str, ...] = ()
-    _PLACES: tuple[tuple[Any, tuple[str, ...]], ...] = (
-        (mail, ("email", "AddressHeader", "Address", "force_str", "force_bytes", "punycode")),
-        (email.policy, ("SMTP",)),
-        (email.message, ("EmailMessage",)),
-        (email.generator, ("BytesGenerator",)),
-        (email.contentmanager, ("raw_data_manager", "set_text_content", "set_bytes_content")),
-        (
-            email.message.EmailMessage,
-            (
-                *("__init__", "__setitem__", "set_content", "set_param", "set_payload", "set_boundary", "attach"),
-                *("make_mixed", "make_alternative", "add_attachment", "add_alternative", "_add_multipart"),
-                *("as_bytes", "raw_items", "items", "replace_header"),
-            ),
-        ),
-        (email.generator.BytesGenerator, ("flatten", "_write", "_write_headers", "_handle_text", "_handle_multipart")),
-        (email.policy.EmailPolicy, ("fold", "fold_binary", "_fold", "header_store_parse", "header_max_count")),
-    )
+    _CLASSES = (email.message.EmailMessage, email.message.MIMEPart, *_COMMON, email.policy.EmailPolicy)
+    _MODULES = (email.message, email.generator, email.contentmanager)
 else:
-    _METHODS = (
-        *("message", "_create_message", "_create_attachments", "_create_attachment", "_create_mime_attachment"),
-        "_set_list_header_if_not_empty",
+    _CLASSES = (
+        *(mail.SafeMIMEMultipart, mail.SafeMIMEText, mail.MIMEMixin, mail.MIMEMultipart, mail.MIMEText, mail.MIMEBase),
+        *(*_COMMON, email.policy.Compat32, email.header.Header, email.charset.Charset),
     )
-    _OF_ALTERNATIVES = ("_create_alternatives",)
-    _MESSAGE = (
-        "__init__",
-        "__setitem__",
-        "as_bytes",
-        "add_header",
-        "attach",
-        "set_payload",
-        "set_charset",
-        "set_param",
-    )
-    _PLACES = (
-        (
-            mail,
-            (
-                *("SafeMIMEText", "SafeMIMEMultipart", "SafeMIMEMessage", "MIMEBase", "Encoders", "Header"),
-                *("forbid_multi_line_headers", "sanitize_address", "generator", "getaddresses", "punycode"),
-                *("utf8_charset", "utf8_charset_qp", "RFC5322_EMAIL_LINE_LENGTH_LIMIT", "ADDRESS_HEADERS"),
-            ),
-        ),
-        (mail.SafeMIMEText, _MESSAGE),
-        (mail.SafeMIMEMultipart, _MESSAGE),
-        (email.mime.base.MIMEBase, _MESSAGE),
-        (mail.utf8_charset, ("body_encoding", "output_charset")),
-        (mail.utf8_charset_qp, ("body_encoding", "output_charset")),
-        (email.encoders, ("encode_base64", "encode_7or8bit")),
-        (email.generator, ("BytesGenerator",)),
-        (email.generator.BytesGenerator, ("flatten", "_write", "_write_headers", "_handle_text", "_handle_multipart")),
-        (email.policy.Compat32, ("fold", "fold_binary", "_fold", "header_store_parse")),
+    _MODULES = (email.message, email.generator, email.encoders)
+
+
+def _names(place: Any) -> tuple[str, ...]:
+    """The functions of a class or of a module, and the classes of a module."""
+    wanted: Any = FunctionType if inspect.isclass(place) else (FunctionType, type)
+    found = {
+        name for base in getattr(place, "__mro__", (place,)) for name, one in vars(base).items() if one is not None
+    }
+    return tuple(
+        sorted(
+            name
+            for name in found - _NOT_RENDERING
+            if name.isidentifier() and isinstance(getattr(place, name, None), wanted)
+        )
     )
 
-_overridable = frozenset(_METHODS + _OF_ALTERNATIVES)
-_PLACES += ((mail.EmailMessage, _METHODS), (mail.EmailMultiAlternatives, _METHODS + _OF_ALTERNATIVES))
-_looks: tuple[tuple[Any, Callable[[Any], Any]], ...] = tuple((place, attrgetter(*names)) for place, names in _PLACES)
+
+_overridable = frozenset(_names(mail.EmailMultiAlternatives))
+
+
+def _places() -> Iterator[tuple[Any, Any]]:
+    """Where to look, and what takes all that is there at once; what a class above would show alike is left out."""
+    above: list[Any] = []
+    for place in (mail.EmailMultiAlternatives, mail.EmailMessage, *_CLASSES, mail, *_MODULES):
+        subclasses = [one for one in above if inspect.isclass(place) and issubclass(one, place)]
+        names = [
+            name for name in _names(place) if all(getattr(one, name) is not getattr(place, name) for one in subclasses)
+        ]
+        above += [place] if inspect.isclass(place) else []
+        if names:
+            yield place, attrgetter(*names)
+
+
+_looks = tuple(_places())
 
 
 def _seen() -> list[Any]:
-    return [look(place) for place, look in _looks]
-
-
-def _registries() -> tuple[Any, ...]:
-    """What is changed in place: header classes and content managers that a site adds."""
+    """What is in each place now; and what is changed in place, such as the header classes that a site adds."""
     policy: Any = email.policy.SMTP
-    return policy.header_factory.registry, policy.content_manager.set_handlers, policy.content_manager
+    seen = [look(place) for place, look in _looks]
+    return [*seen, policy, policy.header_factory.registry, policy.content_manager.set_handlers]
 
 
-def _is_from(function: Any, origin: str) -> bool:
-    code = getattr(function, "__code__", None)
-    return code is None or os.path.realpath(code.co_filename).startswith(origin)
-
-
-def _came_from_their_files() -> bool:
-    django_ = os.path.realpath(os.path.dirname(django.__file__))
-    package = os.path.realpath(os.path.dirname(email.message.__file__))
-    return all(
-        _is_from(one, django_) or _is_from(one, package)
-        for seen in _seen()
-        for one in (seen if isinstance(seen, tuple) else (seen,))
+def _came_from_their_files(seen: list[Any]) -> bool:
+    home, standard = (
+        os.path.join(os.path.realpath(os.path.dirname(one)), "") for one in (django.__file__, os.__file__)
     )
+    found = [one for place in seen for one in (place if isinstance(place, tuple) else (place,))]
+    functions = [one for one in found if isinstance(one, FunctionType)]
+    files = {os.path.realpath(one.__code__.co_filename) for one in functions}
+    return all(one.startswith(home) or (one.startswith(standard) and "-packages" not in one) for one in files)
 
 
-_originals = _seen()
-_header_classes, _handlers, _content_manager = (
-    dict(_registries()[0]),
-    dict(_registries()[1]),
-    _registries()[2],
-)
-_trusted = _came_from_their_files()
+_originals: list[Any] = [dict(one) if isinstance(one, dict) else one for one in _seen()]
+_trusted = _came_from_their_files(_originals)
+
+
+_prepare: Any = smtp.EmailBackend.prep_address if django.VERSION >= (6, 0) else mail.sanitize_address
+_prepare_is_trusted = _came_from_their_files([(_prepare,)])
+
+
+def prepares_as_django(prep_address: Any) -> bool:
+    """Whether addresses are prepared by Django's own function: ``prep_address`` of the backend, None before 6.0."""
+    if prep_address is None:
+        return _prepare_is_trusted and mail.sanitize_address is _prepare
+    return _prepare_is_trusted and getattr(prep_address, "__func__", None) is _prepare
 
 
 def is_stock(message: Any) -> bool:
     """Whether nothing but Django's own functions would render this message."""
-    kind = type(message)
-    if not _trusted or (kind is not mail.EmailMessage and kind is not mail.EmailMultiAlternatives):
+    if not _trusted or type(message) not in _KINDS or not _overridable.isdisjoint(message.__dict__):
         return False
-    if not _overridable.isdisjoint(message.__dict__) or [look(place) for place, look in _looks] != _originals:
+    try:
+        return _seen() == _originals
+    except AttributeError:  # somebody took one away
         return False
-    policy: Any = email.policy.SMTP
-    manager = policy.content_manager
-    return (
-        manager is _content_manager
-        and manager.set_handlers == _handlers
-        and policy.header_factory.registry == _header_classes
-    )
