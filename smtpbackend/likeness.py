@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from smtpbackend.address import ADDR_SPEC, MAILBOX
 from smtpbackend.content import (
@@ -64,7 +65,7 @@ def _kept(fold: Callable[[str, str], str]) -> Callable[[str, str], str]:
 def _modern_field(name: str, value: str) -> str:
     from email.policy import SMTP
 
-    header = SMTP.header_factory(name, value)
+    header: Any = SMTP.header_store_parse(name, value)[1]
     if any(not address.addr_spec.isascii() for address in getattr(header, "addresses", ())):
         raise NotSimple
     return str(header.fold(policy=SMTP))

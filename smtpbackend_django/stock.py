@@ -58,7 +58,7 @@ def _names(place: Any) -> tuple[str, ...]:
     return tuple(
         sorted(
             name
-            for name in found - _NOT_RENDERING
+            for name in (found - _NOT_RENDERING if place in (mail, *_KINDS) else found)
             if name.isidentifier() and isinstance(getattr(place, name, None), wanted)
         )
     )
