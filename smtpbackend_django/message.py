@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import email.message
 import email.policy
-import email.utils
 import os
 import re
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from smtpbackend.content import Content
 from smtpbackend.envelope import Envelope
 from smtpbackend.errors import InvalidInput
 from smtpbackend.flatten import is_signed
+from smtpbackend.header import date_of
 from smtpbackend.likeness import Manner, NotSimple, Part
 from smtpbackend.message import HIDDEN_FIELDS, check_name
 from smtpbackend_django.stock import is_stock, prepares_as_django
@@ -159,7 +159,7 @@ def _str(value: Any) -> str:
 def _date() -> str:
     if IS_MODERN:
         zone = mail.get_current_timezone() if settings.EMAIL_USE_LOCALTIME else mail.timezone.utc
-        return email.utils.format_datetime(mail.datetime.now(zone))
+        return date_of(mail.datetime.now(zone))
     return mail.formatdate(localtime=settings.EMAIL_USE_LOCALTIME)  # type: ignore[no-any-return]
 
 
