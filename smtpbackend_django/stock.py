@@ -8,16 +8,12 @@ is trusted only if it came from the files of Django and of the ``email`` package
 from __future__ import annotations
 
 import email.charset
-import email.contentmanager
 import email.encoders
 import email.generator
 import email.header
 import email.message
-import email.mime.base
 import email.policy
-import inspect
 import os
-from collections.abc import Iterator
 from operator import attrgetter
 from types import FunctionType
 from typing import Any
@@ -37,66 +33,48 @@ _NOT_RENDERING = frozenset(
         *("settings", "force_str", "EmailMessage", "EmailMultiAlternatives", "warnings"),
     )
 )
-_COMMON: tuple[Any, ...] = (email.message.Message, email.generator.BytesGenerator, email.generator.Generator)
+_COMMON: tuple[Any, ...] = (email.message.Message, email.generator.Generator, email.generator.BytesGenerator)
 if django.VERSION >= (6, 0):
-    _CLASSES = (email.message.EmailMessage, email.message.MIMEPart, *_COMMON, email.policy.EmailPolicy)
-    _MODULES = (email.message, email.generator, email.contentmanager)
+    _CLASSES = (*_COMMON, email.message.MIMEPart, email.message.EmailMessage, email.policy.EmailPolicy)
 else:
     _CLASSES = (
-        *(mail.SafeMIMEMultipart, mail.SafeMIMEText, mail.MIMEMixin, mail.MIMEMultipart, mail.MIMEText, mail.MIMEBase),
-        *(*_COMMON, email.policy.Compat32, email.header.Header, email.charset.Charset),
+        *(*_COMMON, email.policy.Compat32, email.header.Header, email.charset.Charset, mail.MIMEBase, mail.MIMEText),
+        *(mail.MIMEMultipart, mail.MIMEMixin, mail.SafeMIMEText, mail.SafeMIMEMultipart),
     )
-    _MODULES = (email.message, email.generator, email.encoders)
 
 
 def _names(place: Any) -> tuple[str, ...]:
-    """The functions of a class or of a module, and the classes of a module."""
-    wanted: Any = FunctionType if inspect.isclass(place) else (FunctionType, type)
-    found = {
-        name for base in getattr(place, "__mro__", (place,)) for name, one in vars(base).items() if one is not None
-    }
-    return tuple(
-        sorted(
-            name
-            for name in (found - _NOT_RENDERING if place in (mail, *_KINDS) else found)
-            if name.isidentifier() and isinstance(getattr(place, name, None), wanted)
-        )
-    )
+    """What renders of a kind of message; and the functions and classes that Django's module goes by."""
+    wanted = (FunctionType, type) if place is mail else FunctionType
+    names = sorted(set(dir(place)) - _NOT_RENDERING)
+    return tuple(name for name in names if isinstance(getattr(place, name), wanted))
 
 
 _overridable = frozenset(_names(mail.EmailMultiAlternatives))
-
-
-def _places() -> Iterator[tuple[Any, Any]]:
-    """Where to look, and what takes all that is there at once; what a class above would show alike is left out."""
-    above: list[Any] = []
-    for place in (mail.EmailMultiAlternatives, mail.EmailMessage, *_CLASSES, mail, *_MODULES):
-        subclasses = [one for one in above if inspect.isclass(place) and issubclass(one, place)]
-        names = [
-            name for name in _names(place) if all(getattr(one, name) is not getattr(place, name) for one in subclasses)
-        ]
-        above += [place] if inspect.isclass(place) else []
-        if names:
-            yield place, attrgetter(*names)
-
-
-_looks = tuple(_places())
+_looks: tuple[tuple[Any, Any], ...] = (
+    *((place, attrgetter(*_names(place))) for place in (*_KINDS, mail)),
+    (email.message, attrgetter("EmailMessage", "MIMEPart")),
+    (email.generator, attrgetter("BytesGenerator", "Generator")),
+    (email.encoders, attrgetter("encode_base64", "encode_7or8bit")),
+)
+_views = tuple(vars(one).values() for one in _CLASSES)  # which change with the classes
 
 
 def _seen() -> list[Any]:
     """What is in each place now; and what is changed in place, such as the header classes that a site adds."""
-    policy: Any = email.policy.SMTP
     seen = [look(place) for place, look in _looks]
-    return [*seen, policy, policy.header_factory.registry, policy.content_manager.set_handlers]
+    seen += map(list, _views)
+    policy: Any = email.policy.SMTP
+    seen += (policy, policy.header_factory.registry, policy.content_manager.set_handlers)
+    return seen
 
 
 def _came_from_their_files(seen: list[Any]) -> bool:
     home, standard = (
         os.path.join(os.path.realpath(os.path.dirname(one)), "") for one in (django.__file__, os.__file__)
     )
-    found = [one for place in seen for one in (place if isinstance(place, tuple) else (place,))]
-    functions = [one for one in found if isinstance(one, FunctionType)]
-    files = {os.path.realpath(one.__code__.co_filename) for one in functions}
+    found = [one for place in seen for one in (place if isinstance(place, (tuple, list)) else ())]
+    files = {os.path.realpath(one.__code__.co_filename) for one in found if isinstance(one, FunctionType)}
     return all(one.startswith(home) or (one.startswith(standard) and "-packages" not in one) for one in files)
 
 
