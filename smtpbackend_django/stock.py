@@ -14,6 +14,7 @@ import email.header
 import email.message
 import email.policy
 import os
+from collections.abc import Iterator
 from operator import attrgetter
 from types import FunctionType
 from typing import Any
@@ -33,38 +34,47 @@ _NOT_RENDERING = frozenset(
         *("settings", "force_str", "EmailMessage", "EmailMultiAlternatives", "warnings"),
     )
 )
-_COMMON: tuple[Any, ...] = (email.message.Message, email.generator.Generator, email.generator.BytesGenerator)
+_COMMON: tuple[Any, ...] = (email.message.Message, email.generator.BytesGenerator, email.generator.Generator)
+# Each behind its subclasses
 if django.VERSION >= (6, 0):
-    _CLASSES = (*_COMMON, email.message.MIMEPart, email.message.EmailMessage, email.policy.EmailPolicy)
+    _CLASSES = (email.message.EmailMessage, email.message.MIMEPart, *_COMMON, email.policy.EmailPolicy)
 else:
     _CLASSES = (
-        *(*_COMMON, email.policy.Compat32, email.header.Header, email.charset.Charset, mail.MIMEBase, mail.MIMEText),
-        *(mail.MIMEMultipart, mail.MIMEMixin, mail.SafeMIMEText, mail.SafeMIMEMultipart),
+        *(mail.SafeMIMEMultipart, mail.SafeMIMEText, mail.MIMEMixin, mail.MIMEMultipart, mail.MIMEText, mail.MIMEBase),
+        *(*_COMMON, email.policy.Compat32, email.header.Header, email.charset.Charset),
     )
 
 
 def _names(place: Any) -> tuple[str, ...]:
-    """What renders of a kind of message; and the functions and classes that Django's module goes by."""
+    """The functions of a class; of a kind of message those that render; of Django's module the classes too."""
     wanted = (FunctionType, type) if place is mail else FunctionType
-    names = sorted(set(dir(place)) - _NOT_RENDERING)
+    names = sorted(set(dir(place)) - (_NOT_RENDERING if place in (mail, *_KINDS) else set()))
     return tuple(name for name in names if isinstance(getattr(place, name), wanted))
 
 
+def _places() -> Iterator[tuple[Any, Any]]:
+    """Where to look, and what takes all that is there at once; what a subclass shows alike is left out."""
+    done: list[Any] = []
+    for place in (*reversed(_KINDS), *_CLASSES):
+        below = [one for one in done if issubclass(one, place)]
+        names = [name for name in _names(place) if all(getattr(one, name) is not getattr(place, name) for one in below)]
+        done.append(place)
+        if names:
+            yield place, attrgetter(*names)
+    yield mail, attrgetter(*_names(mail))
+    yield email.message, attrgetter("EmailMessage", "MIMEPart")
+    yield email.generator, attrgetter("BytesGenerator", "Generator")
+    yield email.encoders, attrgetter("encode_base64", "encode_7or8bit")
+
+
 _overridable = frozenset(_names(mail.EmailMultiAlternatives))
-_looks: tuple[tuple[Any, Any], ...] = (
-    *((place, attrgetter(*_names(place))) for place in (*_KINDS, mail)),
-    (email.message, attrgetter("EmailMessage", "MIMEPart")),
-    (email.generator, attrgetter("BytesGenerator", "Generator")),
-    (email.encoders, attrgetter("encode_base64", "encode_7or8bit")),
-)
-_views = tuple(vars(one).values() for one in _CLASSES)  # which change with the classes
+_looks = tuple(_places())
 
 
 def _seen() -> list[Any]:
     """What is in each place now; and what is changed in place, such as the header classes that a site adds."""
-    seen = [look(place) for place, look in _looks]
-    seen += map(list, _views)
     policy: Any = email.policy.SMTP
+    seen = [look(place) for place, look in _looks]
     seen += (policy, policy.header_factory.registry, policy.content_manager.set_handlers)
     return seen
 
@@ -73,7 +83,7 @@ def _came_from_their_files(seen: list[Any]) -> bool:
     home, standard = (
         os.path.join(os.path.realpath(os.path.dirname(one)), "") for one in (django.__file__, os.__file__)
     )
-    found = [one for place in seen for one in (place if isinstance(place, (tuple, list)) else ())]
+    found = [one for place in seen for one in (place if isinstance(place, tuple) else (place,))]
     files = {os.path.realpath(one.__code__.co_filename) for one in found if isinstance(one, FunctionType)}
     return all(one.startswith(home) or (one.startswith(standard) and "-packages" not in one) for one in files)
 

@@ -191,6 +191,22 @@ def test_what_was_patched_before_the_import_is_not_taken_for_djangos() -> None:
     subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, cwd=Path(__file__).parents[2])
 
 
+def test_who_only_looks_changes_nothing() -> None:
+    """A class keeps its annotations, and what `copy` wants of it, from when they are first asked for."""
+    script = """
+        import copy
+        from django.conf import settings
+        settings.configure()
+        from smtpbackend_django import stock
+        for one in stock._CLASSES:
+            one.__annotations__, one.__doc__, one.__subclasses__(), dir(one)
+        copy.copy(stock.email.message.EmailMessage())
+        from django.core.mail import EmailMessage
+        assert stock.is_stock(EmailMessage())
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, cwd=Path(__file__).parents[2])
+
+
 def test_what_was_taken_away_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(EmailMessage, "message")
     assert not is_stock(make())
