@@ -15,7 +15,7 @@ from typing import Any
 
 from smtpbackend.errors import InvalidInput
 
-__all__ = ["Address", "parse_addresses"]
+__all__ = ["ADDR_SPEC", "MAILBOX", "Address", "parse_addresses", "plain_addr_spec"]
 
 MAX_LOCAL_PART = 64  # octets, RFC 5321 4.5.3.1.1
 MAX_DOMAIN = 255  # octets, RFC 5321 4.5.3.1.2
@@ -35,6 +35,13 @@ _ascii_domain = re.compile(_DOMAIN).fullmatch
 # RFC 5321 4.1.3 General-address-literal: a standardised tag and dcontent.
 _GENERAL_LITERAL = r"\[[A-Za-z0-9-]*[A-Za-z0-9]:[!-Z^-~]+\]"
 _control = re.compile(r"[\x00-\x1f\x7f]").search  # C0 and DEL
+
+# The mailboxes that everybody writes and reads alike: an addr-spec alone, or behind atoms. What is between the @ and
+# the end is letters, digits and hyphens (RFC 1123 2.1).
+_HOST = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+ADDR_SPEC = rf"{_DOT_STRING}@{_HOST}(?:\.{_HOST})*"
+MAILBOX = rf"(?:{ADDR_SPEC}|{_ATEXT}+(?: {_ATEXT}+)* <{ADDR_SPEC}>)"
+_plain_mailbox = re.compile(MAILBOX).fullmatch
 
 # One token of an address list (RFC 5322 3.4). White space and comments are skipped by the caller.
 _token = re.compile(
@@ -115,6 +122,13 @@ class Address:
 
     def __str__(self) -> str:
         return self.addr_spec
+
+
+def plain_addr_spec(text: str) -> str | None:
+    """The addr-spec of a mailbox that no two parsers disagree about; None for all others, which may be valid too."""
+    if _plain_mailbox(text) is None or "=?" in text:  # an encoded word (RFC 2047) is made of atoms
+        return None
+    return text[text.rfind("<") + 1 : -1] if text.endswith(">") else text
 
 
 def _trusted(local_part: str, domain: str, display_name: str = "") -> Address:

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import email.message
 import email.policy
+import os
 import re
 from collections.abc import Callable
 from typing import Any
 
 import django
 from django.conf import settings
+from django.core.mail import message as mail
 from django.utils.encoding import force_str
+from django.utils.functional import Promise
 
-from smtpbackend.address import Address
+from smtpbackend.address import Address, plain_addr_spec
+from smtpbackend.content import Content
 from smtpbackend.envelope import Envelope
 from smtpbackend.errors import InvalidInput
 from smtpbackend.flatten import is_signed
-from smtpbackend.message import check_name
+from smtpbackend.header import date_of
+from smtpbackend.likeness import Manner, NotSimple, Part
+from smtpbackend.message import HIDDEN_FIELDS, check_name
+from smtpbackend_django.stock import is_stock, prepares_as_django
 
 __all__ = ["content_of", "envelope_of"]
 
-MODERN = django.VERSION >= (6, 0)  # message() makes an email.message.EmailMessage, and takes a policy
+IS_MODERN = django.VERSION >= (6, 0)  # message() makes an email.message.EmailMessage, and takes a policy
 MAX_LINE = 998  # octets without CRLF, RFC 5322 2.1.1
 
 # Envelope
@@ -34,7 +41,11 @@ def envelope_of(message: Any, prep_address: Callable[..., str] | None) -> Envelo
     that need SMTPUTF8.
     """
 
+    is_djangos = prepares_as_django(prep_address)
+
     def address(given: Any, field: str) -> Address:
+        if is_djangos and type(given) is str and (plain := plain_addr_spec(given)) is not None:
+            return Address.parse(plain, field)  # Django would neither change nor refuse it
         try:
             if prep_address is not None:
                 return Address.parse(prep_address(given, force_ascii=False), field)
@@ -62,12 +73,132 @@ def _sanitized(given: Any, charset: str, field: str) -> Address:
 # Content
 
 
-def content_of(message: Any, envelope: Envelope) -> bytes | email.message.Message:
-    """What Django's own backend would send: octets, or where they may have to be encoded anew, the message they are of.
+def content_of(message: Any, envelope: Envelope) -> Content | bytes | email.message.Message:
+    """What Django's own backend would send, octet for octet.
 
-    ``message()`` is asked as Django asks it, and what a subclass returns is rendered by its own ``as_bytes``.
+    A simple message is written by the core, where Django's own functions and nobody else's would write it. Else
+    ``message()`` is asked as Django asks it, and what a subclass returns is rendered by its own ``as_bytes``: octets,
+    or where they may have to be encoded anew, the message they are of.
     """
-    if MODERN:
+    if not envelope.needs_smtputf8 and is_stock(message):
+        try:
+            return _simple_content(message)
+        except NotSimple:
+            pass
+    return _djangos_content(message, envelope)
+
+
+_LISTS = (("To", "to"), ("Cc", "cc"), ("Reply-To", "reply_to"))
+_PARSED = frozenset(("date", "message-id", "sender"))
+_WRITTEN = frozenset(("subject", "from", "to", "cc", "reply-to", "mime-version")) | HIDDEN_FIELDS
+_name_is_plain = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,50}").fullmatch
+_subtype_is_plain = re.compile(r"[a-z]{1,20}").fullmatch
+
+
+# Before 6.0 Django itself makes encoded words, and the charset is UTF-8 in all that is simple.
+_manner = Manner(
+    None if IS_MODERN else lambda name, value: str(mail.forbid_multi_line_headers(name, value, "utf-8")[1])
+)
+
+
+def _simple_content(message: Any) -> Content:
+    """The message in the manner of this Django. Raises `NotSimple`."""
+    charset = message.encoding or settings.DEFAULT_CHARSET
+    subtype = message.content_subtype
+    if charset != "utf-8" or not isinstance(charset, str) or _subtype_is_plain(subtype) is None:
+        raise NotSimple
+    given = message.extra_headers
+    fields = [
+        _manner.field("Subject", _str(message.subject)),
+        _manner.special_field("From", _str(given.get("From", message.from_email))),
+    ]
+    for name, attribute in _LISTS:
+        if name in given:
+            fields.append(_manner.special_field(name, _str(given[name])))
+        elif values := getattr(message, attribute):
+            fields.append(_manner.special_field(name, ", ".join([str(value) for value in values])))
+    names = [name.lower() for name in given]
+    message_id = None
+    if "date" not in names:
+        fields.append(f"Date: {_date()}\r\n")
+    if "message-id" not in names:
+        message_id = mail.make_msgid(domain=mail.DNS_NAME)
+        fields.append(_manner.special_field("Message-ID", message_id))
+    if given:
+        if len(set(names)) < len(names):
+            raise NotSimple
+        for name, value in given.items():
+            lower = name.lower()
+            if lower == "message-id":
+                message_id = _str(value).strip(" \t")
+            if lower in _PARSED:
+                fields.append(_manner.special_field(name, _str(value)))
+            elif lower not in _WRITTEN:
+                if _name_is_plain(name) is None or lower.startswith(("content-", "resent-", "orig-")):
+                    raise NotSimple
+                fields.append(_manner.field(name, _str(value)))
+            elif name not in ("From", "To", "Cc", "Reply-To"):
+                raise NotSimple
+    body = message.body
+    alternatives = [_part((None, *_alternative(one))) for one in getattr(message, "alternatives", ())]
+    attachments = [_part(one) for one in message.attachments]
+    if alternatives or attachments:
+        _check_subtypes(message)
+    text = (_str(body), f"text/{subtype}") if body or not (alternatives or attachments) else None
+    return _manner.compose(fields, text, alternatives, attachments, message_id=message_id, number=_number)
+
+
+def _str(value: Any) -> str:
+    if type(value) is str:
+        return value
+    if isinstance(value, Promise):
+        return str(value)
+    raise NotSimple
+
+
+def _date() -> str:
+    if IS_MODERN:
+        zone = mail.get_current_timezone() if settings.EMAIL_USE_LOCALTIME else mail.timezone.utc
+        return date_of(mail.datetime.now(zone))
+    return mail.formatdate(localtime=settings.EMAIL_USE_LOCALTIME)  # type: ignore[no-any-return]
+
+
+def _number() -> int:
+    """What a boundary is made of, as the email package has it: of 19 digits."""
+    return int.from_bytes(os.urandom(8), "big") % 10**19
+
+
+def _alternative(given: Any) -> tuple[Any, ...]:
+    if type(given) is not mail.EmailAlternative:
+        raise NotSimple  # Django asks for its attributes
+    return given  # type: ignore[no-any-return]
+
+
+def _part(given: Any) -> Part:
+    if not isinstance(given, tuple) or len(given) != 3:
+        raise NotSimple  # a part of the email package
+    filename, content, media_type = given
+    if type(media_type) is not str or not (filename is None or (type(filename) is str and filename)):
+        raise NotSimple
+    if media_type.startswith("text/"):
+        content = _str(content)
+    elif type(content) is str and content.isascii():
+        content = content.encode("ascii")
+    elif type(content) is not bytes:
+        raise NotSimple
+    return filename, content, media_type
+
+
+def _check_subtypes(message: Any) -> None:
+    if IS_MODERN:
+        if hasattr(message, "mixed_subtype") or hasattr(message, "alternative_subtype"):
+            raise NotSimple
+    elif message.mixed_subtype != "mixed" or getattr(message, "alternative_subtype", "alternative") != "alternative":
+        raise NotSimple
+
+
+def _djangos_content(message: Any, envelope: Envelope) -> bytes | email.message.Message:
+    if IS_MODERN:
         policy = email.policy.SMTPUTF8 if envelope.needs_smtputf8 else email.policy.SMTP
         rendered = message.message(policy=policy)
         octets = rendered.as_bytes()
@@ -113,7 +244,7 @@ def _may_be_encoded_anew(rendered: Any) -> bool:
 
 def _stock() -> tuple[Any, ...]:
     known: tuple[Any, ...] = (email.message.Message.as_bytes, email.message.MIMEPart.as_bytes)
-    if not MODERN:
+    if not IS_MODERN:
         from django.core.mail.message import MIMEMixin
 
         known += (MIMEMixin.as_bytes,)

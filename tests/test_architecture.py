@@ -11,7 +11,19 @@ import pytest
 ROOT = Path(__file__).parents[1]
 CORE = ROOT / "smtpbackend"
 
-WORDS = {"errors", "address", "message", "mime", "content", "header", "flatten", "envelope", "outcome", "events"}
+WORDS = {
+    "errors",
+    "address",
+    "message",
+    "mime",
+    "content",
+    "header",
+    "flatten",
+    "likeness",
+    "envelope",
+    "outcome",
+    "events",
+}
 ABOVE = {"outbox", "testing", "diagnose", "__main__"}
 FLOORS = ["words", "protocol", "delivery", "signals", "twins", "above", "frameworks"]
 FORBIDDEN = {"socket", "ssl", "asyncio", "threading", "time", "select", "selectors", "_socket", "_ssl", "_thread"}

@@ -96,6 +96,8 @@ def compose(
 
     if envelope is not None and not isinstance(envelope, Envelope):
         raise InvalidInput(f"envelope must be an Envelope, not {type(envelope).__name__}", field="envelope")
+    if envelope is not None and type(message) is mime.Content:
+        return envelope, message  # an adapter has it ready
     try:
         if isinstance(message, (Message, EmailMessage)):
             date, token = stamp()

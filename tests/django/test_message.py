@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from smtpbackend import mime
 from smtpbackend.envelope import Envelope
 from smtpbackend_django import EmailBackend, conf
-from smtpbackend_django.message import MODERN, content_of, envelope_of
+from smtpbackend_django.message import IS_MODERN as MODERN
+from smtpbackend_django.message import content_of, envelope_of
 from tests.django.conftest import Start, mail
 from tests.django.corpus import CASES
 from tests.servers.aiosmtpd_server import AiosmtpdServer, Arrived
@@ -93,6 +94,18 @@ def djangos_octets(message: EmailMessage) -> bytes:
     return octets
 
 
+def octets_of(content: bytes | mime.Content) -> bytes:
+    return b"".join((mime.given(content) if isinstance(content, bytes) else content).chunks())
+
+
+def alike(octets: bytes) -> bytes:
+    """The octets, the boundaries numbered."""
+    found = dict.fromkeys(re.findall(rb"={15}\d{19}==", octets))
+    for number, boundary in enumerate(found):
+        octets = octets.replace(boundary, b"boundary %d" % number)
+    return octets
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_the_octets_are_djangos(name: str) -> None:
     """Not only the meaning: with date and Message-ID given, what is handed over is octet for octet the same.
@@ -112,8 +125,8 @@ def test_the_octets_are_djangos(name: str) -> None:
     theirs = djangos_octets(dated())
     random.seed(7)
     ours = content_of(dated(), Envelope("from@example.com", "to@example.org"))
-    if isinstance(ours, bytes):
-        assert ours == theirs
+    if isinstance(ours, (bytes, mime.Content)):
+        assert alike(octets_of(ours)) == alike(octets_of(theirs))
     else:
         assert not theirs.isascii()
 
@@ -139,7 +152,9 @@ def test_any_text_is_as_django_has_it(subject: str, lines: list[str], html: str,
         reject()
     random.seed(7)
     ours = content_of(made(), Envelope("from@example.com", "to@example.org"))
-    if isinstance(ours, bytes):
+    if isinstance(ours, mime.Content):
+        leaving = ours
+    elif isinstance(ours, bytes):
         leaving = mime.given(ours)
     else:
         leaving = mime.render(ours, date=datetime(2026, 1, 1, tzinfo=UTC), token="token")
@@ -149,7 +164,6 @@ def test_any_text_is_as_django_has_it(subject: str, lines: list[str], html: str,
 NOT_TO_BE_ENCODED_ANEW = {
     "subclass signs": "signed",
     "subclass writes its own octets": "not ours to read",
-    "two authors and a latin body": "the core would add Sender",
     "subclass drops the date, latin": "the core would add Date",
     # 8-bit only after flask_mail was imported, which changes how the email package encodes UTF-8 everywhere
     "subclass makes a text of its own": "the core would add From, Date and others",
