@@ -48,8 +48,9 @@ docs: $(STAMP) ## write docs/reference/settings.md anew from the code, then chec
 interop: $(STAMP) ## every server, TLS mode and login; write docs/interoperability.md anew from what is found
 	SMTPBACKEND_REQUIRE_SERVERS=1 SMTPBACKEND_WRITE_INTEROPERABILITY=1 $(BIN)/python -m pytest tests/interoperability
 
-bench: $(STAMP) ## the measurements
-	$(BIN)/python -m benchmarks $(ARGS)
+bench: $(STAMP) ## measure everything beside the peers and write docs/performance.md (ARGS="ready" to print some)
+	$(BIN)/python -m pip install --quiet --group bench
+	$(BIN)/python -m benchmarks $(or $(ARGS),--save)
 
 clean: ## forget the environments and what the tools remember
-	rm -rf $(VENV) .nox .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf $(VENV) .nox benchmarks/.peers .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
