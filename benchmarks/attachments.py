@@ -1,4 +1,4 @@
-"""What does a large attachment cost? 25 MB as bytes in Django, beside its own backend; 100 MB from a path in the core."""
+"""What does a large attachment cost? 25 MB as bytes beside Django's own backend; 100 MB from a path in the core."""
 
 from __future__ import annotations
 

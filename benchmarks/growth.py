@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from benchmarks.lab.mail import SENDER, content, recipients
-from benchmarks.lab.samples import amount, client, interleaved, middle, ratio
+from benchmarks.lab.samples import amount, client, interleaved, middle
 from benchmarks.lab.servers import smtp_sink
 from smtpbackend import Envelope, Mailer
 

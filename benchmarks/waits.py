@@ -1,4 +1,4 @@
-"""How often does a message wait for the server? Counted by a scripted server; `tests/mailer/test_ahead.py` asserts it."""
+"""How often does a message wait for the server? Counted by a scripted server; tests/mailer/test_ahead.py asserts it."""
 
 from __future__ import annotations
 

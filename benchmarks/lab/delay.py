@@ -1,4 +1,4 @@
-"""A proxy that adds a round trip, half of it in each direction, and counts how often the client waits for the server."""
+"""A proxy that adds a round trip, half of it in each direction, and counts how often the client waits."""
 
 from __future__ import annotations
 

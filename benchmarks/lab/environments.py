@@ -1,4 +1,4 @@
-"""Where the peers live: environments in benchmarks/.peers, made when first needed. Nothing of it is in the repository."""
+"""Where the peers live: environments in benchmarks/.peers, made when first needed and never committed."""
 
 from __future__ import annotations
 
@@ -42,10 +42,8 @@ def node() -> list[str]:
         raise NotMeasured("node or npm is not installed")
     if not (PEERS / "node_modules" / "nodemailer").exists():
         PEERS.mkdir(exist_ok=True)
-        quiet = ["--no-audit", "--no-fund", "--silent"]
-        subprocess.run(
-            ["npm", "install", *quiet, "--prefix", PEERS, "nodemailer"], check=True, stdout=subprocess.DEVNULL
-        )
+        npm = ["npm", "install", "--no-audit", "--no-fund", "--silent", "--prefix", PEERS]
+        subprocess.run([*npm, "nodemailer"], check=True, stdout=subprocess.DEVNULL)
     return ["env", f"NODE_PATH={PEERS / 'node_modules'}", "node"]
 
 

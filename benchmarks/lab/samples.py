@@ -89,7 +89,7 @@ def interleaved(takers: Mapping[str, Taker], rounds: int = ROUNDS) -> dict[str, 
 
 
 def ratio(ours: list[Sample], theirs: list[Sample], what: str = "seconds", *, times: float = 1.0) -> float:
-    """How many times ours they took: the median over the rounds. ``times``: so many messages of theirs for one of ours."""
+    """How many times ours they took, the median over the rounds; ``times``: messages of theirs for one of ours."""
     pairs = zip(ours, theirs, strict=True)
     return statistics.median(getattr(their, what) / max(getattr(our, what), 1e-9) for our, their in pairs) / times
 

@@ -17,7 +17,7 @@ SINK = Path("/usr/sbin/smtp-sink")
 
 @contextmanager
 def smtp_sink() -> Iterator[int]:
-    """The port of Postfix's smtp-sink, which throws mail away at once. It has PIPELINING, and neither SIZE nor CHUNKING."""
+    """The port of Postfix's smtp-sink, which throws mail away at once; with PIPELINING, without SIZE and CHUNKING."""
     if not SINK.exists():
         raise NotMeasured("smtp-sink, of Debian's package postfix, is not installed")
     (port,) = kept_ports(1)

@@ -57,13 +57,13 @@ CHARTS = (
     Chart(
         "frameworks",
         "Microseconds a message: plain text to smtp-sink",
-        tuple(
-            (f"{whose} {version}, {words}", f"django_backend.{way}_{version}_{key}_us")
-            for version in ("6.1", "5.2")
-            for way, words in (("batch", "one list"), ("single", "one by one"))
-            for whose, key in (("smtpbackend, Django", "ours"), ("Django", "django"))
-        )
-        + (
+        (
+            *(
+                (f"{whose} {version}, {words}", f"django_backend.{way}_{version}_{key}_us")
+                for version in ("6.1", "5.2")
+                for way, words in (("batch", "one list"), ("single", "one by one"))
+                for whose, key in (("smtpbackend, Django", "ours"), ("Django", "django"))
+            ),
             ("smtpbackend, Flask", "flask_connection.ours_us"),
             ("Flask-Mail", "flask_connection.flask_mail_us"),
         ),

@@ -22,9 +22,9 @@ What is promised about speed, and what was measured beside the clients that coul
 
 Measured on {measured}: {machine}. {versions}.
 
-`make bench` installs the peers, starts the servers on loopback, measures everything in one run and writes this page. The
-clients of a comparison take turns, each in a process of its own, and a ratio is the median of {rounds} rounds. The seconds
-are this machine's; the ratios hold elsewhere too. Waits and turns are counted, and hold everywhere.
+`make bench` installs the peers, starts the servers on loopback, measures everything in one run and writes this page.
+The clients of a comparison take turns, each in a process of its own, and a ratio is the median over {rounds}. The
+seconds are this machine's; the ratios hold elsewhere too. Waits are counted, and hold everywhere.
 
 ## Goals
 
@@ -44,8 +44,8 @@ are this machine's; the ratios hold elsewhere too. Waits and turns are counted, 
 
 ## Where the time goes
 
-A profile of mail whose content is ready, in bulk: the functions that take the most time in themselves. The profiler's own
-cost is in it, which makes short functions look longer than they are.
+A profile of mail whose content is ready, in bulk: the functions that take the most time in themselves. The profiler's
+own cost is in it, which makes short functions look longer than they are.
 
 | function | calls | of the time |
 | --- | ---: | ---: |
@@ -107,7 +107,7 @@ def text(results: Results) -> str:
         measured=results["measured"],
         machine=results["machine"],
         versions=", ".join(f"{name} {version}" for name, version in results["versions"].items()),
-        rounds=results["rounds"],
+        rounds=f"{results['rounds']} rounds" if results["rounds"] > 1 else "1 round",
         summary=summary(results),
         goals="\n".join(line for row in ROWS for line in lines_of(results, row)),
         charts="\n\n".join(charts),
