@@ -13,7 +13,7 @@ from benchmarks.lab.samples import amount, client, interleaved, middle, ratio
 from smtpbackend import Envelope, Mailer
 from smtpbackend.testing import Play, ScriptedServer
 
-MESSAGES = amount(250)
+MESSAGES = amount(100)
 TO = recipients(3)
 
 

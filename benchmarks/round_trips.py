@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import smtplib
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,12 +42,14 @@ def standard(port: int, count: int) -> Callable[[], int]:
 
 def measure() -> dict[str, float]:
     with postfix() as port, DelayProxy("127.0.0.1", port, ROUND_TRIP) as proxy:
-        counted: list[int] = []
+        turns: list[int] = []
+        rounds: list[int] = []
 
         def counting() -> Sample:
-            proxy.flights.clear()
+            proxy.forget()
             sample = client(ours, port=proxy.port, count=MESSAGES)()
-            counted.append(proxy.turns_after_ehlo)
+            turns.append(proxy.turns_after_ehlo)
+            rounds.append(proxy.rounds)
             return sample
 
         peers = {"smtplib": client(standard, port=proxy.port, count=PEERS_MESSAGES)}
@@ -58,11 +61,12 @@ def measure() -> dict[str, float]:
             print(f"  without nodemailer: {reason}")
         samples = interleaved({"ours": counting, **peers})
     mine = samples.pop("ours")
-    figures = {"turns": float(max(counted)), "ours_ms": middle(mine) / MESSAGES * 1000}
+    figures = {"turns": statistics.median(turns), "rounds": statistics.median(rounds)}
+    figures["ours_ms"] = middle(mine) / MESSAGES * 1000
     for name, theirs in samples.items():
         figures[f"{name}_ms"] = middle(theirs) / PEERS_MESSAGES * 1000
         figures[f"{name}_ratio"] = ratio(mine, theirs, times=PEERS_MESSAGES / MESSAGES)
     with smtp_sink() as port, DelayProxy("127.0.0.1", port, ROUND_TRIP) as proxy:
         figures["without_chunking_ms"] = client(ours, port=proxy.port, count=MESSAGES)().seconds / MESSAGES * 1000
-        figures["turns_without_chunking"] = float(proxy.turns_after_ehlo)
+        figures["turns_without_chunking"] = proxy.turns_after_ehlo
     return figures

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.lab.mail import SENDER, content, recipients
-from benchmarks.lab.samples import QUICK
 from smtpbackend import Envelope, Mailer
+from smtpbackend.delivery.dispatch import AWAKE
 from smtpbackend.testing import EXTENSIONS, Play, ScriptedServer
 from tests.servers.tls import Certificates
 
@@ -73,7 +73,7 @@ def measure() -> dict[str, float]:
         "cold_implicit": found["implicit"],
         "warm": max(warm(count) for count in (1, 3, 100)),
         "warm_without_chunking": max(warm(count, EXTENSIONS) for count in (1, 3, 100)),
-        **({} if QUICK else {"warm_after_silence": warm(3, silence=5.2)}),
+        "warm_after_silence": warm(3, silence=AWAKE + 0.2),
         "warm_all": warm(3, recipient_policy="all"),
         "smtplib_cold": smtplib_cold,
         "smtplib_warm": smtplib_warm,

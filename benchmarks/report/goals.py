@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple
 
 Kind = Literal["count", "times", "share", "percent", "MB"]
@@ -32,9 +33,9 @@ class Goal(NamedTuple):
             case "share":
                 return f"1/{_short(value)}" if value >= 1 else f"{_short(1 / value)} x"
             case "percent":
-                return f"{100 * (value - 1):+.0f} %"
+                return f"{_up(100 * (value - 1), 0):+.0f} %"
             case "MB":
-                return f"{value:.1f} MB"
+                return f"{_up(value, 1):.1f} MB"
 
 
 class Row(NamedTuple):
@@ -46,7 +47,13 @@ class Row(NamedTuple):
 
 
 def _short(value: float) -> str:
-    return f"{value:.0f}" if value >= 20 else f"{value:.1f}"
+    """Cut, never rounded up to what is wanted."""
+    return f"{math.floor(value)}" if value >= 20 else f"{math.floor(value * 10) / 10:g}"
+
+
+def _up(value: float, digits: int) -> float:
+    """Never rounded down to what is wanted."""
+    return math.ceil(round(value * 10**digits, 6)) / 10**digits
 
 
 DJANGO = tuple(
@@ -101,6 +108,7 @@ ROWS = (
             Goal("1/15 of nodemailer's", "round_trips.nodemailer_ratio", 15, "share"),
         ),
         (
+            ("ours", "round_trips.rounds", "round trips one after the other"),
             ("ours", "round_trips.ours_ms", "ms a message"),
             ("smtplib", "round_trips.smtplib_ms", "ms"),
             ("nodemailer's pool with one connection", "round_trips.nodemailer_ms", "ms"),
