@@ -49,6 +49,13 @@ def client(function: Callable[..., Any], *, python: Path | None = None, count: i
     return lambda: _take([python or sys.executable, "-m", "benchmarks.lab.sample", *name], {"count": count, **options})
 
 
+def within(python: Path, module: str, function: str) -> dict[str, float]:
+    """What a function that takes nothing returns in that Python."""
+    program = f"import json, {module} as module; print(json.dumps(module.{function}()))"
+    found: dict[str, float] = json.loads(_run([python, "-c", program], {}).splitlines()[-1])
+    return found
+
+
 def profiled(function: Callable[..., Any], *, count: int, **options: Any) -> list[list[Any]]:
     """Where the time of that client goes: function, calls and per cent of all, those with the most first."""
     command = [sys.executable, "-m", "benchmarks.lab.sample", function.__module__, function.__name__]
