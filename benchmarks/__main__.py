@@ -11,15 +11,17 @@ import importlib
 import os
 import platform
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
 from benchmarks.lab.environments import django, versions
-from benchmarks.lab.samples import QUICK, ROUNDS, NotMeasured, within
+from benchmarks.lab.samples import QUICK, ROUNDS, Figures, NotMeasured, within
 from benchmarks.report import results
 
 ALL = sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
 PROFILED = "ready"
+FAILED = "the measurement failed"
 OF_DJANGO = {"rendering": "6.1"}  # measured as a whole where that Django is
 
 
@@ -40,8 +42,8 @@ def question(name: str) -> str:
     return (Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8").splitlines()[0]).strip('"')
 
 
-def measure(name: str) -> dict[str, float] | str:
-    """Its figures, or why there are none."""
+def measure(name: str) -> Figures | str:
+    """Its figures, or why there are none: what goes wrong in one does not take the others' with it."""
     print(f"\n{name}: {question(name)}", flush=True)
     start = time.perf_counter()
     try:
@@ -52,8 +54,11 @@ def measure(name: str) -> dict[str, float] | str:
     except NotMeasured as reason:
         print(f"  not measured: {reason}")
         return str(reason)
+    except Exception:
+        traceback.print_exc()
+        return FAILED
     for figure, value in figures.items():
-        print(f"  {figure:36}{value:12.4g}")
+        print(f"  {figure:36}{value if isinstance(value, str) else format(value, '12.4g')}")
     print(f"  ({time.perf_counter() - start:.0f} s)", flush=True)
     return figures
 
@@ -68,6 +73,7 @@ def main() -> int:
         parser.error(f"no measurement {', '.join(unknown)}; there are {', '.join(ALL)}")
     if given.save and given.names:
         parser.error("--save keeps what was measured in one run: name no measurement")
+    failed = False
     if not given.pages:
         print(machine())
         figures = {name: measure(name) for name in given.names or ALL}
@@ -79,15 +85,16 @@ def main() -> int:
             "versions": versions(),
             "figures": figures,
         }
+        failed = FAILED in figures.values()
         if not given.save:
-            return 0
+            return failed
         found["profile"] = importlib.import_module(f"benchmarks.{PROFILED}").profile()
         results.save(found)
     from benchmarks.report import charts, page
 
     page.write()
     charts.write()
-    return 0
+    return failed
 
 
 if __name__ == "__main__":

@@ -8,14 +8,14 @@ from contextlib import AbstractContextManager
 
 from benchmarks.lab.delay import DelayProxy
 from benchmarks.lab.mail import SENDER, content, recipients
-from benchmarks.lab.samples import amount, client, interleaved, middle, ratio
+from benchmarks.lab.samples import Figures, amount, client, interleaved, middle, ratio
 from benchmarks.lab.servers import postfix, smtp_sink
 from smtpbackend import AsyncMailer, Envelope
 
 ROUND_TRIP = 0.02
 CONNECTIONS = 8
 MESSAGES = amount(1000)
-PEERS_MESSAGES = amount(100)  # each takes five round trips: what is compared is the time a message
+PEERS_MESSAGES = amount(50)  # each takes five round trips: what is compared is the time a message
 TO = recipients(1)
 
 
@@ -58,7 +58,7 @@ def compared(server: AbstractContextManager[int]) -> dict[str, float]:
     }
 
 
-def measure() -> dict[str, float]:
+def measure() -> Figures:
     """With CHUNKING and without."""
-    without = {f"without_chunking_{name}": figure for name, figure in compared(smtp_sink()).items()}
+    without = {f"without_chunking_{name}": value for name, value in compared(smtp_sink()).items()}
     return {**compared(postfix()), **without}

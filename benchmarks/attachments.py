@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.django_backend import BACKENDS, prepared
 from benchmarks.lab.environments import django
 from benchmarks.lab.mail import SENDER, SUBJECT, TEXT, recipients
-from benchmarks.lab.samples import QUICK, NotMeasured, client, interleaved, middle, ratio
+from benchmarks.lab.samples import QUICK, Figures, NotMeasured, client, interleaved, middle, ratio
 from benchmarks.lab.servers import smtp_sink
 
 MB = 1024 * 1024
@@ -47,8 +47,8 @@ def python_with_django() -> Path:
         return django("5.2")
 
 
-def measure() -> dict[str, float]:
-    figures = {}
+def measure() -> Figures:
+    figures: Figures = {}
     with smtp_sink() as port, tempfile.NamedTemporaryFile(suffix=".bin") as file:
         for _ in range(AS_FILE // MB):
             file.write(os.urandom(MB))

@@ -9,7 +9,7 @@ import smtplib
 from collections.abc import Callable
 
 from benchmarks.lab.mail import SENDER, content, recipients
-from benchmarks.lab.samples import amount, client, interleaved, middle, ratio
+from benchmarks.lab.samples import Figures, amount, client, interleaved, middle, ratio
 from smtpbackend import Envelope, Mailer
 from smtpbackend.testing import Play, ScriptedServer
 
@@ -31,7 +31,7 @@ def standard(port: int, count: int) -> Callable[[], int]:
     return lambda: sum(smtp.sendmail(SENDER, TO, mail) == {} for mail in mails)
 
 
-def measure() -> dict[str, float]:
+def measure() -> Figures:
     with ScriptedServer(Play(nagle=True)) as server:
         given = {"port": server.port, "count": MESSAGES}
         samples = interleaved(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from benchmarks.lab.mail import SENDER, SUBJECT, TEXT, recipients
-from benchmarks.lab.samples import amount, client, interleaved, middle, ratio
+from benchmarks.lab.samples import Figures, amount, client, interleaved, middle, ratio
 from benchmarks.lab.servers import smtp_sink
 
 MESSAGES = amount(1000)
@@ -33,7 +33,7 @@ def connected(port: int, count: int, extension: str) -> Callable[[], int]:
     return work
 
 
-def measure() -> dict[str, float]:
+def measure() -> Figures:
     with smtp_sink() as port:
         samples = interleaved(
             {

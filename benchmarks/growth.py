@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from benchmarks.lab.mail import SENDER, content, recipients
-from benchmarks.lab.samples import amount, client, interleaved, middle
+from benchmarks.lab.samples import Figures, amount, client, interleaved, middle
 from benchmarks.lab.servers import smtp_sink
 from smtpbackend import Envelope, Mailer
 
@@ -27,7 +27,7 @@ def ours(port: int, count: int) -> Callable[[], int]:
     return lambda: send(count)
 
 
-def measure() -> dict[str, float]:
+def measure() -> Figures:
     with smtp_sink() as port:
         # many short ones for each long one: a tenth of a second is at the mercy of whatever else runs
         few = client(ours, port=port, count=FEW)

@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.lab.samples import QUICK
+from benchmarks.lab.samples import QUICK, Figures
 
 ROUNDS = 2 if QUICK else 30
 STATEMENTS = {
@@ -28,7 +28,7 @@ def seconds(statement: str, env: dict[str, str]) -> float:
     return time.perf_counter() - start
 
 
-def measure() -> dict[str, float]:
+def measure() -> Figures:
     times: dict[str, list[float]] = {statement: [] for statement in ("pass", *STATEMENTS.values())}
     with tempfile.TemporaryDirectory() as cache:
         env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
@@ -39,7 +39,7 @@ def measure() -> dict[str, float]:
                 if round_:  # the first one compiles
                     found.append(taken)
     above = {name: min(found) - min(times["pass"]) for name, found in times.items()}
-    figures = {}
+    figures: Figures = {}
     for name, statement in STATEMENTS.items():
         figures[f"{name}_ms"] = above[statement] * 1000
         figures[f"{name}_ratio"] = above[statement] / above[STATEMENTS["smtplib"]]

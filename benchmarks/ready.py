@@ -7,7 +7,7 @@ import smtplib
 from collections.abc import Callable
 
 from benchmarks.lab.mail import SENDER, content, recipients
-from benchmarks.lab.samples import amount, client, interleaved, middle, profiled, ratio
+from benchmarks.lab.samples import Figures, amount, client, interleaved, middle, profiled, ratio
 from benchmarks.lab.servers import smtp_sink
 from smtpbackend import Envelope, Mailer
 
@@ -49,13 +49,13 @@ def other(port: int, count: int) -> Callable[[], int]:
     return lambda: asyncio.run(send())
 
 
-def measure() -> dict[str, float]:
+def measure() -> Figures:
     with smtp_sink() as port:
         given = {"port": port, "count": MESSAGES}
         samples = interleaved(
             {"ours": client(ours, **given), "smtplib": client(standard, **given), "aiosmtplib": client(other, **given)}
         )
-    figures = {}
+    figures: Figures = {}
     for name, found in samples.items():
         figures[f"{name}_rate"] = MESSAGES / middle(found)
         figures[f"{name}_us_cpu"] = middle(found, "cpu") / MESSAGES * 1e6

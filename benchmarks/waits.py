@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.lab.mail import SENDER, content, recipients
+from benchmarks.lab.samples import Figures
 from smtpbackend import Envelope, Mailer
 from smtpbackend.delivery.dispatch import AWAKE
 from smtpbackend.testing import EXTENSIONS, Play, ScriptedServer
@@ -63,7 +64,7 @@ def standard(certificates: Certificates) -> tuple[int, int]:
         return first, server.waits - first
 
 
-def measure() -> dict[str, float]:
+def measure() -> Figures:
     with tempfile.TemporaryDirectory() as folder:
         certificates = Certificates(Path(folder))
         found = {tls: cold(certificates, tls) for tls in ("required", "implicit")}

@@ -53,15 +53,17 @@ def test_the_scenarios_of_the_goals_are_all_there() -> None:
 
 def test_every_figure_of_a_goal_is_measured() -> None:
     """A misspelt name would be shown as not measured for ever. What could not be measured here says why."""
-    names = [name for row in ROWS for _, name, _ in row.peers]
-    names += [goal.figure for goal in GOALS] + [name for chart in CHARTS for _, name in chart.bars]
-    for name in names:
+    goals = [goal.figure for goal in GOALS]
+    others = [name for row in ROWS for _, name, _ in row.peers] + [name for chart in CHARTS for _, name in chart.bars]
+    for name in goals + others:
+        if name.startswith("rendering.") and "rendering" not in RESULTS["figures"]:
+            continue
         measurement, _, key = name.partition(".")
-        figures = RESULTS["figures"].get(measurement)
-        if isinstance(figures, dict):
+        figures = RESULTS["figures"][measurement]
+        if isinstance(figures, dict) and (
+            name in goals or not any(isinstance(value, str) for value in figures.values())
+        ):
             assert key in figures, name
-        else:
-            assert figures or measurement == "rendering", name
 
 
 @pytest.mark.parametrize(
@@ -89,6 +91,9 @@ def test_what_was_not_measured_is_said_with_the_reason() -> None:
     goal = next(goal for goal in GOALS if goal.figure == "ready.smtplib_ratio")
     assert page.reached(results, goal) == "not measured: smtp-sink is not installed"
     assert "Not measured: smtp-sink is not installed" in page.text(results)
+    results["figures"]["ready"] = {"smtplib_ratio": "no smtplib", "aiosmtplib_ratio": 7.0}
+    assert page.reached(results, goal) == "not measured: no smtplib"
+    assert "| smtplib_ratio | no smtplib |" in page.text(results)
 
 
 @pytest.mark.parametrize("chart", CHARTS, ids=lambda chart: chart.name)

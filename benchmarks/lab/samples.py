@@ -23,6 +23,10 @@ QUICK = os.environ.get("SMTPBACKEND_BENCH_QUICK") == "1"
 ROUNDS = 1 if QUICK else 5
 
 
+Figures = dict[str, float | str]
+"""What a measurement found, by name; of what it could not measure why."""
+
+
 class NotMeasured(Exception):
     """Something that a measurement needs is not here; the text says what."""
 
@@ -49,10 +53,10 @@ def client(function: Callable[..., Any], *, python: Path | None = None, count: i
     return lambda: _take([python or sys.executable, "-m", "benchmarks.lab.sample", *name], {"count": count, **options})
 
 
-def within(python: Path, module: str, function: str) -> dict[str, float]:
+def within(python: Path, module: str, function: str) -> Figures:
     """What a function that takes nothing returns in that Python."""
     program = f"import json, {module} as module; print(json.dumps(module.{function}()))"
-    found: dict[str, float] = json.loads(_run([python, "-c", program], {}).splitlines()[-1])
+    found: Figures = json.loads(_run([python, "-c", program], {}).splitlines()[-1])
     return found
 
 

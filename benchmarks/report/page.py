@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.report.charts import CHARTS, label
 from benchmarks.report.goals import ROWS, Goal, Row
-from benchmarks.report.results import Results, figure, load
+from benchmarks.report.results import Results, figure, load, why_not
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parents[1] / "docs" / "performance.md"
@@ -60,8 +60,8 @@ own cost is in it, which makes short functions look longer than they are.
 def reached(results: Results, goal: Goal) -> str:
     value = figure(results, goal.figure)
     if value is None:
-        reason = results["figures"].get(goal.figure.partition(".")[0])
-        return f"not measured{f': {reason}' if isinstance(reason, str) else ''}"
+        reason = why_not(results, goal.figure)
+        return f"not measured: {reason}" if reason else "not measured"
     if goal.is_reached(value):
         return goal.show(value)
     return f"**not reached**: {goal.show(value)} of {goal.show(goal.limit)}"
@@ -93,7 +93,8 @@ def every_figure(results: Results) -> Iterator[str]:
         if isinstance(figures, str):
             yield f"Not measured: {figures}\n"
         else:
-            rows = "\n".join(f"| {key} | {value:,.4g} |" for key, value in figures.items())
+            shown = {key: value if isinstance(value, str) else f"{value:,.4g}" for key, value in figures.items()}
+            rows = "\n".join(f"| {key} | {value} |" for key, value in shown.items())
             yield f"| figure | |\n| --- | ---: |\n{rows}\n"
 
 
