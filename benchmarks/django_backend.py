@@ -58,14 +58,14 @@ def measure() -> Figures:
             except NotMeasured as reason:
                 figures |= {f"{way}_{version}_{what}": str(reason) for way in WAYS for what in ("ratio", "cpu")}
                 continue
-            for name, way in WAYS.items():
+            for manner, way in WAYS.items():
                 samples = interleaved(
                     {
                         name: client(way, python=python, port=port, count=MESSAGES, backend=backend)
                         for name, backend in BACKENDS.items()
                     }
                 )
-                start = f"{name}_{version}"
+                start = f"{manner}_{version}"
                 figures[f"{start}_ratio"] = ratio(samples["ours"], samples["django"])
                 figures[f"{start}_cpu"] = ratio(samples["ours"], samples["django"], "cpu")
                 for name, found in samples.items():

@@ -13,7 +13,6 @@ READ = 256 * 1024  # octets read at a time
 REMEMBERED = 16  # octets of each flight: enough for its first command
 ALONE = (b"EHLO", b"QUIT")  # commands that no mail is sent with
 
-
 _UnderWay: TypeAlias = "queue.SimpleQueue[tuple[float, int, bytes]]"  # when it is due, its round, what it is
 
 

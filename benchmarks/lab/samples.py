@@ -22,7 +22,6 @@ QUICK = os.environ.get("SMTPBACKEND_BENCH_QUICK") == "1"
 
 ROUNDS = 1 if QUICK else 5
 
-
 Figures = dict[str, float | str]
 """What a measurement found, by name; of what it could not measure why."""
 
