@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import smtplib
+import socket
 from collections.abc import Callable
 
 from benchmarks.lab.mail import SENDER, content, recipients
@@ -49,12 +50,38 @@ def other(port: int, count: int) -> Callable[[], int]:
     return lambda: asyncio.run(send())
 
 
+def bare(port: int, count: int) -> Callable[[], int]:
+    """The limit: a socket and ready octets, each content with the next group; no check, no error, no receipt."""
+    sock = socket.create_connection(("127.0.0.1", port))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    group = b"RSET\r\nMAIL FROM:<%s>\r\nRCPT TO:<%s>\r\nDATA\r\n" % (SENDER.encode(), TO[0].encode())
+    mails = [content(TO, number) + b".\r\n" for number in range(count)]
+
+    def await_replies(number: int) -> None:
+        while number:
+            number -= sock.recv(4096).count(b"\n")
+
+    def work() -> int:
+        await_replies(1)
+        sock.sendall(b"HELO localhost\r\n")
+        await_replies(1)
+        sock.sendall(group)
+        await_replies(4)
+        for mail in mails[:-1]:
+            sock.sendall(mail + group)
+            await_replies(5)
+        sock.sendall(mails[-1])
+        await_replies(1)
+        return count
+
+    return work
+
+
 def measure() -> Figures:
     with smtp_sink() as port:
         given = {"port": port, "count": MESSAGES}
-        samples = interleaved(
-            {"ours": client(ours, **given), "smtplib": client(standard, **given), "aiosmtplib": client(other, **given)}
-        )
+        clients = {"ours": ours, "smtplib": standard, "aiosmtplib": other, "bare": bare}
+        samples = interleaved({name: client(function, **given) for name, function in clients.items()})
     figures: Figures = {}
     for name, found in samples.items():
         figures[f"{name}_rate"] = MESSAGES / middle(found)

@@ -52,6 +52,7 @@ CHARTS = (
             ("smtpbackend", "ready.ours_rate"),
             ("smtplib", "ready.smtplib_rate"),
             ("aiosmtplib", "ready.aiosmtplib_rate"),
+            ("a bare socket: the limit", "ready.bare_rate"),
         ),
     ),
     Chart(

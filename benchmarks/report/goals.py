@@ -129,6 +129,7 @@ ROWS = (
             ("ours", "ready.ours_rate", "messages/s"),
             ("smtplib", "ready.smtplib_rate", "messages/s"),
             ("aiosmtplib", "ready.aiosmtplib_rate", "messages/s"),
+            ("a bare socket", "ready.bare_rate", "messages/s"),
         ),
     ),
     *DJANGO,
