@@ -10,6 +10,8 @@ import argparse
 import importlib
 import os
 import platform
+import signal
+import sys
 import time
 import traceback
 from pathlib import Path
@@ -73,6 +75,7 @@ def main() -> int:
         parser.error(f"no measurement {', '.join(unknown)}; there are {', '.join(ALL)}")
     if given.save and given.names:
         parser.error("--save keeps what was measured in one run: name no measurement")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # servers that were started end with us
     failed = False
     if not given.pages:
         print(machine())
@@ -98,4 +101,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())
