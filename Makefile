@@ -54,8 +54,9 @@ interop: $(STAMP) ## every server, TLS mode and login; write docs/interoperabili
 guards: $(STAMP) ## write tests/guards/kept.json anew, for each Python that is installed
 	for python in $(BIN)/python .nox/*/bin/python; do test ! -x $$python || $$python -m tests.guards.figures; done
 
-bench: $(STAMP) ## the measurements
-	$(BIN)/python -m benchmarks $(ARGS)
+bench: $(STAMP) ## measure everything beside the peers and write docs/performance.md (ARGS="ready" to print some)
+	$(BIN)/python -m pip install --quiet --group bench
+	$(BIN)/python -m benchmarks $(or $(ARGS),--save)
 
 clean: ## forget the environments and what the tools remember
-	rm -rf $(VENV) .nox .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf $(VENV) .nox benchmarks/.peers .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist

@@ -1,19 +1,24 @@
-"""How long an import takes, beside others: each in fresh interpreters, in turn, everything compiled before."""
+"""How long does an import take? The least above an empty program, in fresh interpreters, everything compiled before."""
 
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-ROUNDS = 30
-STANDARD = "import smtplib, email.message"
-OURS = "from smtpbackend import Mailer, Message"
-STATEMENTS = (STANDARD, OURS, "from smtpbackend import AsyncMailer, Message", "import aiosmtplib", "import asyncio")
+from benchmarks.lab.samples import QUICK, Figures
+
+ROUNDS = 2 if QUICK else 30
+STATEMENTS = {
+    "smtplib": "import smtplib, email.message",
+    "ours": "from smtpbackend import Mailer, Message",
+    "ours_async": "from smtpbackend import AsyncMailer, Message",
+    "aiosmtplib": "import aiosmtplib",
+    "asyncio": "import asyncio",
+}
 
 
 def seconds(statement: str, env: dict[str, str]) -> float:
@@ -23,9 +28,8 @@ def seconds(statement: str, env: dict[str, str]) -> float:
     return time.perf_counter() - start
 
 
-def main() -> None:
-    print(f"Import, milliseconds above an empty program; {ROUNDS} rounds")
-    times: dict[str, list[float]] = {statement: [] for statement in ("pass", *STATEMENTS)}
+def measure() -> Figures:
+    times: dict[str, list[float]] = {statement: [] for statement in ("pass", *STATEMENTS.values())}
     with tempfile.TemporaryDirectory() as cache:
         env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         env |= {"PYTHONPYCACHEPREFIX": cache, "PYTHONPATH": str(Path(__file__).parents[1])}
@@ -34,14 +38,9 @@ def main() -> None:
                 taken = seconds(statement, env)
                 if round_:  # the first one compiles
                     found.append(taken)
-    nothing_least, nothing_middle = min(times["pass"]), statistics.median(times["pass"])
-    standard = min(times[STANDARD]) - nothing_least
-    print(f"{'':46}{'least':>8}{'median':>8}{'ratio':>8}")
-    for statement in STATEMENTS:
-        least = min(times[statement]) - nothing_least
-        middle = statistics.median(times[statement]) - nothing_middle
-        print(f"{statement:46}{least * 1000:8.1f}{middle * 1000:8.1f}{least / standard:8.2f}")
-
-
-if __name__ == "__main__":
-    main()
+    above = {name: min(found) - min(times["pass"]) for name, found in times.items()}
+    figures: Figures = {}
+    for name, statement in STATEMENTS.items():
+        figures[f"{name}_ms"] = above[statement] * 1000
+        figures[f"{name}_ratio"] = above[statement] / above[STATEMENTS["smtplib"]]
+    return figures

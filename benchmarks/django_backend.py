@@ -1,0 +1,73 @@
+"""What does a Django site gain? 1,000 plain-text messages to smtp-sink beside Django's own backend, on two Djangos."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.lab.environments import django
+from benchmarks.lab.mail import SENDER, SUBJECT, TEXT, recipients
+from benchmarks.lab.samples import Figures, NotMeasured, amount, client, interleaved, middle, ratio
+from benchmarks.lab.servers import smtp_sink
+
+MESSAGES = amount(1000)
+DJANGOS = ("6.1", "5.2")
+BACKENDS = {"ours": "smtpbackend_django.EmailBackend", "django": "django.core.mail.backends.smtp.EmailBackend"}
+
+
+def prepared(port: int, count: int, backend: str) -> tuple[Any, list[Any]]:
+    """Django with that backend as its own, in a process that has sent mail before, and messages."""
+    import django
+    from django.conf import settings
+
+    if django.VERSION >= (6, 1):
+        options = {"host": "127.0.0.1", "port": port}
+        settings.configure(MAILERS={"default": {"BACKEND": backend, "OPTIONS": options}})
+    else:
+        settings.configure(EMAIL_BACKEND=backend, EMAIL_HOST="127.0.0.1", EMAIL_PORT=port)
+    django.setup()
+    from django.core import mail
+
+    chosen = mail.mailers.default if django.VERSION >= (6, 1) else mail.get_connection()
+    first, *messages = [mail.EmailMessage(SUBJECT, TEXT, SENDER, recipients(1)) for _ in range(count + 1)]
+    first.send()
+    return chosen, messages
+
+
+def batch(port: int, count: int, backend: str) -> Callable[[], int]:
+    """One list."""
+    chosen, messages = prepared(port, count, backend)
+    return lambda: chosen.send_messages(messages)
+
+
+def single(port: int, count: int, backend: str) -> Callable[[], int]:
+    """One by one, as requests do."""
+    _, messages = prepared(port, count, backend)
+    return lambda: sum(message.send() for message in messages)
+
+
+WAYS = {"batch": batch, "single": single}
+
+
+def measure() -> Figures:
+    figures: Figures = {}
+    with smtp_sink() as port:
+        for version in DJANGOS:
+            try:
+                python = django(version)
+            except NotMeasured as reason:
+                figures |= {f"{way}_{version}_{what}": str(reason) for way in WAYS for what in ("ratio", "cpu")}
+                continue
+            for manner, way in WAYS.items():
+                samples = interleaved(
+                    {
+                        name: client(way, python=python, port=port, count=MESSAGES, backend=backend)
+                        for name, backend in BACKENDS.items()
+                    }
+                )
+                start = f"{manner}_{version}"
+                figures[f"{start}_ratio"] = ratio(samples["ours"], samples["django"])
+                figures[f"{start}_cpu"] = ratio(samples["ours"], samples["django"], "cpu")
+                for name, found in samples.items():
+                    figures[f"{start}_{name}_us"] = middle(found) / MESSAGES * 1e6
+    return figures

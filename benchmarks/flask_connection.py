@@ -1,0 +1,48 @@
+"""What does a Flask app gain? 1,000 messages on one ``connect()`` to smtp-sink, beside Flask-Mail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from benchmarks.lab.mail import SENDER, SUBJECT, TEXT, recipients
+from benchmarks.lab.samples import Figures, amount, client, interleaved, middle, ratio
+from benchmarks.lab.servers import smtp_sink
+
+MESSAGES = amount(1000)
+
+
+def connected(port: int, count: int, extension: str) -> Callable[[], int]:
+    from importlib import import_module
+
+    from flask import Flask
+
+    flask_mail = import_module(extension)
+    app = Flask(__name__)
+    app.config.update(MAIL_SERVER="127.0.0.1", MAIL_PORT=port, MAIL_DEFAULT_SENDER=SENDER, MAIL_MAX_EMAILS=None)
+    mail = flask_mail.Mail(app)
+    first, *messages = [flask_mail.Message(SUBJECT, recipients(1), TEXT, sender=SENDER) for _ in range(count + 1)]
+    with app.app_context():
+        mail.send(first)  # what is only done once in a process is done
+
+    def work() -> int:
+        with app.app_context(), mail.connect() as connection:
+            for message in messages:
+                connection.send(message)
+        return count
+
+    return work
+
+
+def measure() -> Figures:
+    with smtp_sink() as port:
+        samples = interleaved(
+            {
+                name: client(connected, port=port, count=MESSAGES, extension=extension)
+                for name, extension in (("ours", "smtpbackend_flask"), ("flask_mail", "flask_mail"))
+            }
+        )
+    return {
+        "ratio": ratio(samples["ours"], samples["flask_mail"]),
+        "cpu": ratio(samples["ours"], samples["flask_mail"], "cpu"),
+        **{f"{name}_us": middle(found) / MESSAGES * 1e6 for name, found in samples.items()},
+    }

@@ -1,0 +1,1 @@
+"""What measurements share. Nothing here knows what is measured."""

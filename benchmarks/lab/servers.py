@@ -1,0 +1,41 @@
+"""The servers that are sent to, each on a loopback port, as context managers."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.lab.samples import NotMeasured
+from tests.servers import process
+from tests.servers.ports import kept_ports
+
+SINK = Path("/usr/sbin/smtp-sink")
+
+
+@contextmanager
+def smtp_sink() -> Iterator[int]:
+    """The port of Postfix's smtp-sink, which throws mail away at once; with PIPELINING, without SIZE and CHUNKING."""
+    if not SINK.exists():
+        raise NotMeasured("smtp-sink, of Debian's package postfix, is not installed")
+    (port,) = kept_ports(1)
+    user = ["-u", "nobody"] if os.geteuid() == 0 else []
+    running = process.start([SINK, *user, f"127.0.0.1:{port}", "100"], "127.0.0.1", [port], lambda: "")
+    try:
+        yield port
+    finally:
+        process.stop(running)
+
+
+@contextmanager
+def postfix() -> Iterator[int]:
+    """The port of a Postfix with CHUNKING and without TLS; it accepts mail for example.net and throws it away."""
+    from tests.servers.postfix import Postfix  # not where a sample is taken: what makes certificates is not there
+    from tests.servers.tls import Certificates
+
+    if reason := Postfix.missing():
+        raise NotMeasured(reason)
+    with tempfile.TemporaryDirectory() as folder, Postfix(Certificates(Path(folder) / "tls")) as running:
+        yield running.plain_port

@@ -1,0 +1,1 @@
+"""From benchmarks/results.json to docs/performance.md and its charts. Nothing is measured here."""

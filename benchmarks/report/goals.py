@@ -1,0 +1,194 @@
+"""What is promised about speed, and which figure shows it."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+Kind = Literal["count", "times", "share", "percent", "MB"]
+
+
+class Goal(NamedTuple):
+    """``says`` is in the words of the table; ``figure`` is ``measurement.figure``.
+
+    "times" and "share" are both how many times ours a peer's is, at least ``limit``: 8 is shown as 8 times or as 1/8.
+    All others are at most ``limit``; of "percent" 1.1 is 10 % more.
+    """
+
+    says: str
+    figure: str
+    limit: float
+    kind: Kind
+
+    def is_reached(self, value: float) -> bool:
+        return value >= self.limit if self.kind in ("times", "share") else value <= self.limit
+
+    def show(self, value: float) -> str:
+        """The value as the table has it."""
+        match self.kind:
+            case "count":
+                return f"{value:.0f}"
+            case "times":
+                return f"{_short(value)} x"
+            case "share":
+                return f"1/{_short(value)}" if value >= 1 else f"{_short(1 / value)} x"
+            case "percent":
+                return f"{_up(100 * (value - 1), 0):+.0f} %"
+            case "MB":
+                return f"{_up(value, 1):.1f} MB"
+
+
+class Row(NamedTuple):
+    """A scenario, its goals, and what to show of the peers: words, figure, unit."""
+
+    scenario: str
+    goals: tuple[Goal, ...]
+    peers: tuple[tuple[str, str, str], ...] = ()
+
+
+def _short(value: float) -> str:
+    """Cut, never rounded up to what is wanted."""
+    return f"{math.floor(value)}" if value >= 20 else f"{math.floor(value * 10) / 10:g}"
+
+
+def _up(value: float, digits: int) -> float:
+    """Never rounded down to what is wanted."""
+    return math.ceil(round(value * 10**digits, 6)) / 10**digits
+
+
+DJANGO = tuple(
+    Row(
+        f"Django {version}, 1,000 plain-text messages{words}, `smtp-sink`",
+        (
+            Goal(f"{limit} x Django's own backend", f"django_backend.{way}_{version}_ratio", limit, "times"),
+            *(
+                [Goal("1/8 of its CPU", f"django_backend.{way}_{version}_cpu", 8, "share")]
+                if (version, way) == ("6.1", "batch")
+                else []
+            ),
+        ),
+        (
+            ("ours", f"django_backend.{way}_{version}_ours_us", "us a message"),
+            ("Django", f"django_backend.{way}_{version}_django_us", "us"),
+        ),
+    )
+    for version, limit in (("6.1", 8), ("5.2", 3))
+    for way, words in (("batch", " in one `send_messages`"), ("single", " by `message.send()` one by one"))
+)
+
+ROWS = (
+    Row(
+        "waits: cold, STARTTLS + AUTH PLAIN, one message, 3 recipients, CHUNKING",
+        (
+            Goal("8", "waits.cold_starttls", 8, "count"),
+            Goal("implicit TLS: 6", "waits.cold_implicit", 6, "count"),
+        ),
+        (("smtplib", "waits.smtplib_cold", "with STARTTLS"),),
+    ),
+    Row(
+        'waits: warm message within 5 s, 1 to 100 recipients, "any"',
+        (
+            Goal("CHUNKING: 1", "waits.warm", 1, "count"),
+            Goal("without: 2", "waits.warm_without_chunking", 2, "count"),
+        ),
+        (("smtplib", "waits.smtplib_warm", "with 3 recipients"),),
+    ),
+    Row(
+        'waits: warm after longer silence, and "all"',
+        (
+            Goal("after silence: 2", "waits.warm_after_silence", 2, "count"),
+            Goal('"all": 2', "waits.warm_all", 2, "count"),
+        ),
+    ),
+    Row(
+        "100 messages x 3 recipients, Postfix behind 50 ms, one connection",
+        (
+            Goal("at most 12 turns after EHLO", "round_trips.turns", 12, "count"),
+            Goal("1/40 of smtplib's time", "round_trips.smtplib_ratio", 40, "share"),
+            Goal("1/15 of nodemailer's", "round_trips.nodemailer_ratio", 15, "share"),
+        ),
+        (
+            ("ours", "round_trips.rounds", "round trips one after the other"),
+            ("ours", "round_trips.ours_ms", "ms a message"),
+            ("smtplib", "round_trips.smtplib_ms", "ms"),
+            ("nodemailer's pool with one connection", "round_trips.nodemailer_ms", "ms"),
+        ),
+    ),
+    Row(
+        "same without CHUNKING (`smtp-sink`)",
+        (Goal("at most 105 turns", "round_trips.turns_without_chunking", 105, "count"),),
+        (("ours", "round_trips.without_chunking_ms", "ms a message"),),
+    ),
+    Row(
+        "content ready, `smtp-sink`, one connection, bulk",
+        (
+            Goal("3 x smtplib", "ready.smtplib_ratio", 3, "times"),
+            Goal("6 x aiosmtplib", "ready.aiosmtplib_ratio", 6, "times"),
+        ),
+        (
+            ("ours", "ready.ours_rate", "messages/s"),
+            ("smtplib", "ready.smtplib_rate", "messages/s"),
+            ("aiosmtplib", "ready.aiosmtplib_rate", "messages/s"),
+            ("a bare socket", "ready.bare_rate", "messages/s"),
+        ),
+    ),
+    *DJANGO,
+    Row(
+        "Flask, 1,000 messages on one `connect()`",
+        (Goal("5 x Flask-Mail", "flask_connection.ratio", 5, "times"),),
+        (
+            ("ours", "flask_connection.ours_us", "us a message"),
+            ("Flask-Mail", "flask_connection.flask_mail_us", "us"),
+        ),
+    ),
+    Row(
+        "rendering, Django 6.1",
+        (
+            Goal("plain text: 1/10 of Django's time", "rendering.plain_ratio", 10, "share"),
+            Goal("text + HTML: 1/10", "rendering.html_ratio", 10, "share"),
+        ),
+    ),
+    Row(
+        "25 MB attachment as bytes in Django",
+        (
+            Goal("1/3 of Django's extra memory", "attachments.django_memory_ratio", 3, "share"),
+            Goal("1/3 of its CPU", "attachments.django_cpu_ratio", 3, "share"),
+        ),
+        (
+            ("ours", "attachments.ours_memory", "MB"),
+            ("Django", "attachments.django_memory", "MB"),
+            ("ours", "attachments.ours_cpu", "s"),
+            ("Django", "attachments.django_cpu", "s of CPU"),
+        ),
+    ),
+    Row(
+        "100 MB attachment from a path, core",
+        (Goal("8 MB above the start", "attachments.path_memory", 8, "MB"),),
+    ),
+    Row(
+        "async: 1,000 `send()` at once, 20 ms round trip, 8 connections",
+        (Goal("20 x aiosmtplib on one connection", "at_once.ratio", 20, "times"),),
+        (
+            ("ours", "at_once.ours_ms", "ms a message"),
+            ("aiosmtplib", "at_once.aiosmtplib_ms", "ms"),
+            ("ours without CHUNKING", "at_once.without_chunking_ours_ms", "ms"),
+        ),
+    ),
+    Row(
+        "Haraka's manner (delayed ACKs) on a scripted server",
+        (Goal("not slower than one command at a time", "delayed_acks.ratio", 1, "times"),),
+        (
+            ("in groups", "delayed_acks.groups_ms", "ms a message"),
+            ("one at a time", "delayed_acks.singly_ms", "ms"),
+            ("smtplib", "delayed_acks.smtplib_ms", "ms"),
+        ),
+    ),
+    Row(
+        "cost as work grows, from 1,000 to 100,000 messages (generator in, receipts out)",
+        (
+            Goal("time a message within 10 %", "growth.time", 1.1, "percent"),
+            Goal("under 2 MB more", "growth.memory", 2, "MB"),
+        ),
+        (("with 1,000", "growth.few_us", "us a message"), ("with 100,000", "growth.many_us", "us")),
+    ),
+)
