@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from blinker import NamedSignal, Namespace
@@ -60,14 +61,16 @@ server_failed: NamedSignal = namespace.signal(
 class SignalListener:
     """A Listener that sends each event as the signal of that name in ``namespace``, from ``sender``.
 
-    ``message``, if not None, stands in the signals for what the Mailer was given: an adapter names the message that it
+    ``message_of`` finds what stands in the signals for what the Mailer was given: an adapter names the message that it
     translated.
     """
 
-    def __init__(self, sender: Any, namespace: Namespace = namespace, *, message: Any = None) -> None:
+    def __init__(
+        self, sender: Any, namespace: Namespace = namespace, *, message_of: Callable[[Any], Any] | None = None
+    ) -> None:
         self.sender = sender
         self.namespace = namespace
-        self.message = message
+        self.message_of = message_of
 
     def wants(self, name: str) -> bool:
         """Whether the signal of that name has receivers."""
@@ -79,8 +82,8 @@ class SignalListener:
         if signal is None or not signal.receivers:
             return
         fields = dict(vars(event))
-        if self.message is not None and "message" in fields:
-            fields["message"] = self.message
+        if self.message_of is not None and "message" in fields:
+            fields["message"] = self.message_of(event.message)
         emit(signal, self.sender, **fields)
 
 

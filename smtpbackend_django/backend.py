@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterable
 from ssl import SSLContext
 from typing import Any
 
@@ -13,6 +14,7 @@ from django.core.mail.backends import smtp
 from smtpbackend import Mailer
 from smtpbackend.delivery.configuration import Configuration, configure
 from smtpbackend.delivery.tls import client_context
+from smtpbackend.delivery.translated import Translated
 from smtpbackend.errors import CancelSend, DeliveryError, InvalidInput
 from smtpbackend_django.conf import (
     DJANGO_OPTIONS,
@@ -229,23 +231,26 @@ class EmailBackend(smtp.EmailBackend):
         handed: dict[int, tuple[int, Any, Any]] = {}  # by the identity of the envelope, in order
         failures: list[tuple[int, Exception]] = []
 
-        def items() -> Iterator[Any]:
-            for number, message in enumerate(email_messages):
-                if not message.recipients():
-                    continue
-                message.smtp_receipt = None
-                try:
-                    envelope = envelope_of(message, getattr(self, "prep_address", None))
-                    content = content_of(message, envelope)
-                except Exception as error:
-                    failures.append((number, error))
-                    continue
-                handed[id(envelope)] = number, message, envelope
-                yield content, envelope
+        numbers = itertools.count()
+        prep_address = getattr(self, "prep_address", None)
+
+        def translate(message: Any) -> Any:
+            number = next(numbers)
+            if not message.recipients():
+                return None
+            message.smtp_receipt = None
+            try:
+                envelope = envelope_of(message, prep_address)
+                content = content_of(message, envelope)
+            except Exception as error:
+                failures.append((number, error))
+                return None
+            handed[id(envelope)] = number, message, envelope
+            return content, envelope
 
         sent = 0
         listener = Signalling(type(self), self.alias, lambda envelope: handed[id(envelope)][1])
-        receipts: Any = mailer.send_many(items(), listeners=[listener])
+        receipts: Any = mailer.send_many(Translated(email_messages, translate), listeners=[listener])
         with contextlib.closing(receipts):
             for receipt in receipts:
                 number, message, _ = handed.pop(next(iter(handed)))

@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -20,7 +21,8 @@ from flask.logging import default_handler, has_level_handler
 
 from smtpbackend.delivery.mail import compose as render
 from smtpbackend.delivery.stamp import stamp
-from smtpbackend.errors import CancelSend, SMTPError
+from smtpbackend.delivery.translated import Translated
+from smtpbackend.errors import CancelSend, InvalidInput, SMTPError
 from smtpbackend.events import MessageSending, MessageSent, Telling
 from smtpbackend.outcome import Outcome, Receipt, Status
 from smtpbackend.signals import SignalListener, emit
@@ -153,7 +155,7 @@ class State(_Sending):
         app = self.app
         with self._context():  # a flask_mail.Message looks up the app when it is rendered
             content, envelope, notes = compose(message, self.default_sender, envelope_from, envelope)
-        listener = SignalListener(app, signals, message=message)
+        listener = SignalListener(app, signals, message_of=lambda _: message)
         if self.suppress:
             receipt = _pretend(message, content, envelope, Telling((listener,)))
         else:
@@ -163,10 +165,64 @@ class State(_Sending):
         emit(email_dispatched, app, message=message)
         return receipt
 
+    def deliver_many(self, messages: Iterable[Any]) -> Iterator[Receipt]:
+        """Send each of a stream of messages; gives the receipts in order, and raises for none of them."""
+        app = self.app
+        if self.suppress:
+            for message in messages:
+                try:
+                    yield self.deliver(message)
+                except Exception as error:
+                    yield _failed(error)
+            return
+        line: deque[tuple[Any, Any, tuple[str, ...]]] = deque()  # message, content, notes; the content may be a receipt
+        names: dict[int, Any] = {}  # by the identity of the content
+
+        def translate(message: Any) -> Any:
+            try:
+                with self._context():
+                    content, envelope, notes = compose(message, self.default_sender)
+            except Exception as error:
+                line.append((message, _failed(error), ()))
+                return None
+            line.append((message, content, notes))
+            names[id(content)] = message
+            return content, envelope
+
+        def told() -> Iterator[Receipt]:
+            """Those of messages that could not be composed, and whose turn it is."""
+            while line and isinstance(line[0][1], Receipt):
+                yield line.popleft()[1]
+
+        listener = SignalListener(app, signals, message_of=lambda content: names[id(content)])
+        receipts: Any = self.mailer.send_many(Translated(messages, translate), listeners=(listener,))
+        with closing(receipts):
+            for receipt in receipts:
+                yield from told()
+                message, content, notes = line.popleft()
+                names.pop(id(content), None)
+                emit(email_dispatched, app, message=message)
+                yield replace(receipt, notes=(*receipt.notes, *notes)) if notes else receipt
+        yield from told()
+
     def _context(self) -> AbstractContextManager[Any]:
         if self._app is None or (current_app and _current_app() is self._app):
             return nullcontext()
         return self._app.app_context()
+
+
+def _failed(error: Exception) -> Receipt:
+    """Of a message that could not be sent at all."""
+    receipt = getattr(error, "receipt", None)
+    if isinstance(receipt, Receipt):
+        return receipt
+    if not isinstance(error, SMTPError):
+        cause = error
+        error = InvalidInput(f"the message cannot be sent: {type(cause).__name__}: {cause}", field="message")
+        error.__cause__ = cause
+    receipt = Receipt(None, (), error=error)
+    error.receipt = receipt
+    return receipt
 
 
 def _pretend(message: Any, content: Any, envelope: Envelope | None, tell: Any) -> Receipt:
@@ -221,6 +277,13 @@ class Connection:
         if self.num_emails == self.mail.max_emails:  # the Mailer has opened a new connection by then
             self.num_emails = 0
         return receipt
+
+    def send_many(self, messages: Iterable[Any]) -> Iterator[Receipt]:
+        """Send each of a stream of messages, several of them in flight at a time.
+
+        Gives the receipts lazily and in order. Unlike `send` it raises for no message: see ``receipt.error``.
+        """
+        return self.mail.deliver_many(messages)
 
     def send_message(self, *args: Any, **kwargs: Any) -> Receipt:
         """Send a `Message` made of these arguments."""
