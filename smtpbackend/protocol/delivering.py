@@ -49,6 +49,7 @@ class Delivering(Dialogue):
         """Whether it has proven that it answers what follows the end of a content in one write; None: not asked."""
         self.overlapping = False
         """Whether the connection was asked to prove that, and has not answered."""
+        self._was_full = False  # the window, and half of it is not free yet
         self._is_new = True  # whether nothing was said since the greeting, or RSET, that RSET would have to clear
         self._clean = True  # whether the last transaction left nothing behind that RSET would have to clear
 
@@ -63,6 +64,7 @@ class Delivering(Dialogue):
         if "PIPELINING" not in self.capabilities:
             window = 1
         flights: deque[_Flight] = deque()
+        self._was_full = False
         more = True
         try:
             while True:
@@ -138,9 +140,16 @@ class Delivering(Dialogue):
     # The window --------------------------------------------------------------------------------------------------
 
     def _may_follow(self, flights: deque[_Flight], window: int) -> bool:
-        """Whether another transaction may be asked for while these are in flight."""
-        if not flights[-1].line_free or len(flights) >= window:
+        """Whether another transaction may be asked for while these are in flight.
+
+        A window that was full is filled again when half of it is free: not one by one, as replies trickle in.
+        """
+        if not flights[-1].line_free:
             return False
+        if len(flights) > (window // 2 if self._was_full else window - 1):
+            self._was_full = True
+            return False
+        self._was_full = False
         if len(self._unsent) > MAX_UNSENT and not self._replies.is_empty:
             return False  # what was read is heard first: one reply too many would be taken for that to what leaves now
         return self.overlaps is not False

@@ -384,6 +384,12 @@ class TestWindow:
         assert script.sent[0].count(MAIL) == 3
         assert sum(sent.count(MAIL) for sent in script.sent) == 5
 
+    def test_it_is_filled_again_when_half_of_it_is_free(self) -> None:
+        """However replies trickle in: else each would let one message leave, in a write and a turn of its own."""
+        mails = [transaction() for _ in range(22)]
+        script = deliver(tried(), mails, OK * 2 + QUEUED + OK, *[OK * 3 + QUEUED] * 21, window=8)
+        assert [sent.count(MAIL) for sent in script.sent] == [8, 4, 4, 4, 2]
+
     def test_it_is_bounded_in_unanswered_commands(self) -> None:
         many = [transaction(*(f"r{n}@example.com" for n in range(100))) for _ in range(4)]
         answers = [OK * 101 + QUEUED, OK * 102 + QUEUED, OK * 102 + QUEUED, OK * 102 + QUEUED]
