@@ -11,7 +11,7 @@ from benchmarks.lab.servers import smtp_sink
 MESSAGES = amount(1000)
 
 
-def connected(port: int, count: int, extension: str) -> Callable[[], int]:
+def connected(port: int, count: int, extension: str, in_flight: bool = False) -> Callable[[], int]:
     from importlib import import_module
 
     from flask import Flask
@@ -26,8 +26,11 @@ def connected(port: int, count: int, extension: str) -> Callable[[], int]:
 
     def work() -> int:
         with app.app_context(), mail.connect() as connection:
-            for message in messages:
-                connection.send(message)
+            if in_flight:
+                assert all(receipt.ok for receipt in connection.send_many(messages))
+            else:
+                for message in messages:
+                    connection.send(message)
         return count
 
     return work
@@ -35,14 +38,17 @@ def connected(port: int, count: int, extension: str) -> Callable[[], int]:
 
 def measure() -> Figures:
     with smtp_sink() as port:
+        sent = {"port": port, "count": MESSAGES}
         samples = interleaved(
             {
-                name: client(connected, port=port, count=MESSAGES, extension=extension)
-                for name, extension in (("ours", "smtpbackend_flask"), ("flask_mail", "flask_mail"))
+                "ours": client(connected, **sent, extension="smtpbackend_flask", in_flight=True),
+                "one_by_one": client(connected, **sent, extension="smtpbackend_flask"),
+                "flask_mail": client(connected, **sent, extension="flask_mail"),
             }
         )
     return {
         "ratio": ratio(samples["ours"], samples["flask_mail"]),
         "cpu": ratio(samples["ours"], samples["flask_mail"], "cpu"),
+        "one_by_one_ratio": ratio(samples["one_by_one"], samples["flask_mail"]),
         **{f"{name}_us": middle(found) / MESSAGES * 1e6 for name, found in samples.items()},
     }

@@ -15,19 +15,19 @@ from typing import Any
 
 from smtpbackend.errors import InvalidInput
 
-__all__ = ["ADDR_SPEC", "MAILBOX", "Address", "parse_addresses", "plain_addr_spec"]
+__all__ = ["ATEXT", "DOT_STRING", "Address", "parse_addresses"]
 
 MAX_LOCAL_PART = 64  # octets, RFC 5321 4.5.3.1.1
 MAX_DOMAIN = 255  # octets, RFC 5321 4.5.3.1.2
 MAX_PATH = 256  # octets, the angle brackets included, RFC 5321 4.5.3.1.3
 
-_ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]"  # RFC 5322 3.2.3
+ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]"  # RFC 5322 3.2.3
 # RFC 5321 4.1.2 sub-domain; the underscore is not in it, but hosts that have one do get mail.
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
-_DOT_STRING = rf"{_ATEXT}+(?:\.{_ATEXT}+)*"
+DOT_STRING = rf"{ATEXT}+(?:\.{ATEXT}+)*"
 _DOMAIN = rf"{_LABEL}(?:\.{_LABEL})*"
 
-_plain = re.compile(rf"({_DOT_STRING})@({_DOMAIN})").fullmatch
+_plain = re.compile(rf"({DOT_STRING})@({_DOMAIN})").fullmatch
 # RFC 6531 3.3 lets atext be any UTF-8 character beyond ASCII; so it is all but the specials (RFC 5322 3.2.3).
 _ATEXT_UTF8 = r'[^\x00- "(),.:;<>@\[\\\]\x7f]'
 _dot_string = re.compile(rf"{_ATEXT_UTF8}+(?:\.{_ATEXT_UTF8}+)*").fullmatch
@@ -35,13 +35,6 @@ _ascii_domain = re.compile(_DOMAIN).fullmatch
 # RFC 5321 4.1.3 General-address-literal: a standardised tag and dcontent.
 _GENERAL_LITERAL = r"\[[A-Za-z0-9-]*[A-Za-z0-9]:[!-Z^-~]+\]"
 _control = re.compile(r"[\x00-\x1f\x7f]").search  # C0 and DEL
-
-# The mailboxes that everybody writes and reads alike: an addr-spec alone, or behind atoms. What is between the @ and
-# the end is letters, digits and hyphens (RFC 1123 2.1).
-_HOST = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
-ADDR_SPEC = rf"{_DOT_STRING}@{_HOST}(?:\.{_HOST})*"
-MAILBOX = rf"(?:{ADDR_SPEC}|{_ATEXT}+(?: {_ATEXT}+)* <{ADDR_SPEC}>)"
-_plain_mailbox = re.compile(MAILBOX).fullmatch
 
 # One token of an address list (RFC 5322 3.4). White space and comments are skipped by the caller.
 _token = re.compile(
@@ -88,11 +81,7 @@ class Address:
 
         Comments are skipped. Raises `InvalidInput` naming ``field``.
         """
-        if isinstance(text, str) and (match := _plain(text)) is not None:
-            local_part, domain = match.groups()
-            if len(local_part) <= MAX_LOCAL_PART and len(text) <= MAX_PATH - 2:
-                return _trusted(local_part, domain)
-        found = parse_addresses(text, field)
+        found = _parse_list(text, field) if type(text) is str else parse_addresses(text, field)
         if len(found) != 1:
             raise InvalidInput(f"{field}: {text!r} is {len(found)} addresses where one is wanted", field=field)
         return found[0]
@@ -100,10 +89,15 @@ class Address:
     @property
     def addr_spec(self) -> str:
         """The address for the wire: the local part quoted where it must be, the domain as A-labels (RFC 5321 4.1.2)."""
+        known: str | None = self.__dict__.get("_addr_spec")
+        if known is not None:
+            return known
         local_part = self.local_part
         if _dot_string(local_part) is None:
             local_part = '"' + re.sub(r'(["\\])', r"\\\1", local_part) + '"'
-        return f"{local_part}@{self.ascii_domain}" if self.domain else local_part
+        spelt = f"{local_part}@{self.ascii_domain}" if self.domain else local_part
+        self.__dict__["_addr_spec"] = spelt
+        return spelt
 
     @property
     def ascii_domain(self) -> str:
@@ -122,13 +116,6 @@ class Address:
 
     def __str__(self) -> str:
         return self.addr_spec
-
-
-def plain_addr_spec(text: str) -> str | None:
-    """The addr-spec of a mailbox that no two parsers disagree about; None for all others, which may be valid too."""
-    if _plain_mailbox(text) is None or "=?" in text:  # an encoded word (RFC 2047) is made of atoms
-        return None
-    return text[text.rfind("<") + 1 : -1] if text.endswith(">") else text
 
 
 def _trusted(local_part: str, domain: str, display_name: str = "") -> Address:
@@ -221,8 +208,6 @@ def parse_addresses(value: str | Address | Iterable[str | Address], field: str =
     for one in value:
         if isinstance(one, Address):
             found.append(one)
-        elif isinstance(one, str) and (match := _plain(one)) is not None and len(one) <= MAX_LOCAL_PART:
-            found.append(_trusted(*match.groups()))
         elif isinstance(one, str):
             found += _parse_list(one, field)
         else:
@@ -285,6 +270,10 @@ def _after_comment(text: str, position: int, field: str) -> int:
 
 @functools.lru_cache(maxsize=256)  # the sender of a thousand messages is parsed once
 def _parse_list(text: str, field: str) -> tuple[Address, ...]:
+    if (match := _plain(text)) is not None and len(text) <= MAX_PATH - 2:
+        local_part, domain = match.groups()
+        if len(local_part) <= MAX_LOCAL_PART:
+            return (_trusted(local_part, domain),)
     # Tabs are white space here, line ends are not: a folded header is unfolded before it comes here.
     _reject_control(text.replace("\t", " "), field)
 

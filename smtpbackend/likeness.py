@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from smtpbackend.address import ADDR_SPEC, MAILBOX
+from smtpbackend.address import ATEXT, DOT_STRING
 from smtpbackend.content import (
     BLOCK,
     MAX_LINE,
@@ -26,10 +26,16 @@ from smtpbackend.content import (
 )
 from smtpbackend.header import LINE, short_ascii
 
-__all__ = ["Manner", "NotSimple", "Part"]
+__all__ = ["Manner", "NotSimple", "Part", "plain_addr_spec"]
 
-_mailboxes = re.compile(f"{MAILBOX}(?:, {MAILBOX})*").fullmatch
-_message_id = re.compile(f"<{ADDR_SPEC}>").fullmatch
+# The mailboxes that everybody writes and reads alike: an addr-spec alone, or behind atoms. What is between the @ and
+# the end is letters, digits and hyphens (RFC 1123 2.1).
+_HOST = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+_ADDR_SPEC = rf"{DOT_STRING}@{_HOST}(?:\.{_HOST})*"
+_MAILBOX = rf"(?:{_ADDR_SPEC}|{ATEXT}+(?: {ATEXT}+)* <{_ADDR_SPEC}>)"
+_plain_mailbox = re.compile(_MAILBOX).fullmatch
+_mailboxes = re.compile(f"{_MAILBOX}(?:, {_MAILBOX})*").fullmatch
+_message_id = re.compile(f"<{_ADDR_SPEC}>").fullmatch
 _media_type = re.compile(r"([a-z]+)/([a-z0-9](?:[a-z0-9.+-]{0,40}[a-z0-9])?)").fullmatch
 _filename = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_. -]*[A-Za-z0-9_-])?").fullmatch
 _control = re.compile(r"[\x00-\x1f\x7f]").search
@@ -38,6 +44,13 @@ _MAX_KEPT = 500  # characters of a field that is kept, so that it need not be fo
 
 Part = tuple[str | None, str | bytes, str]
 """The name of a file or None, the content, and its media type."""
+
+
+def plain_addr_spec(text: str) -> str | None:
+    """The addr-spec of a mailbox that no two parsers disagree about; None for all others, which may be valid too."""
+    if _plain_mailbox(text) is None or "=?" in text:  # an encoded word (RFC 2047) is made of atoms
+        return None
+    return text[text.rfind("<") + 1 : -1] if text.endswith(">") else text
 
 
 class NotSimple(Exception):

@@ -15,13 +15,13 @@ from django.core.mail import message as mail
 from django.utils.encoding import force_str
 from django.utils.functional import Promise
 
-from smtpbackend.address import Address, plain_addr_spec
+from smtpbackend.address import Address
 from smtpbackend.content import Content
 from smtpbackend.envelope import Envelope
 from smtpbackend.errors import InvalidInput
 from smtpbackend.flatten import is_signed
 from smtpbackend.header import date_of
-from smtpbackend.likeness import Manner, NotSimple, Part
+from smtpbackend.likeness import Manner, NotSimple, Part, plain_addr_spec
 from smtpbackend.message import HIDDEN_FIELDS, check_name
 from smtpbackend_django.stock import is_stock, prepares_as_django
 

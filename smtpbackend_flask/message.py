@@ -522,9 +522,37 @@ def _compose_flask_mail(
     if getattr(message, "date", None) is None:
         message.date = time.time()
     if isinstance(message, Message):
-        return message._message(), envelope, notes
+        return _simple(message) or message._message(), envelope, notes
     # Parsed, so that it can be encoded anew for a server that takes 7 bits only.
     return email.message_from_bytes(message.as_bytes()), envelope, notes
+
+
+def _simple(message: Message) -> smtpbackend.message.Message | None:
+    """The same as the core has it, which writes it in one pass; None for what only the ``email`` package writes so."""
+    if (
+        type(message) is not Message
+        or (message.charset or message.extra_headers or message.attachments or message.date is None)
+        or not (isinstance(message.body, str) and isinstance(message.subject, str))
+        or not (message.alts.keys() <= {"html"} and (not message.alts or isinstance(message.html, str)))
+        or _line_end.search(message.subject)
+    ):
+        return None
+    return smtpbackend.message.Message(
+        message.subject,
+        _once((message.sender,)),
+        _once(message.recipients),
+        _once(message.cc),
+        reply_to=_once((message.reply_to,) if message.reply_to else ()),
+        text=message.body,
+        html=message.html,
+        date=datetime.fromtimestamp(message.date).astimezone(),
+        message_id=message.msgId,
+    )
+
+
+def _once(mailboxes: Iterable[Any]) -> list[Any]:
+    """Without duplicates, in order."""
+    return list(dict.fromkeys(_joined(*one) if isinstance(one, (tuple, list)) else one for one in mailboxes))
 
 
 def _envelope(message: Any, envelope_from: Mailbox | None) -> tuple[Envelope, tuple[str, ...]]:

@@ -134,18 +134,19 @@ ROWS = (
     ),
     *DJANGO,
     Row(
-        "Flask, 1,000 messages on one `connect()`",
+        "Flask, 1,000 messages on one `connect()`, ours by `send_many`",
         (Goal("5 x Flask-Mail", "flask_connection.ratio", 5, "times"),),
         (
             ("ours", "flask_connection.ours_us", "us a message"),
+            ("ours by `send`, each waiting for its receipt", "flask_connection.one_by_one_us", "us"),
             ("Flask-Mail", "flask_connection.flask_mail_us", "us"),
         ),
     ),
     Row(
         "rendering, Django 6.1",
         (
-            Goal("plain text: 1/10 of Django's time", "rendering.plain_ratio", 10, "share"),
-            Goal("text + HTML: 1/10", "rendering.html_ratio", 10, "share"),
+            Goal("plain text: 1/10 of Django's time", "rendering.plain text, ratio", 10, "share"),
+            Goal("text + HTML: 1/10", "rendering.text + HTML, ratio", 10, "share"),
         ),
     ),
     Row(

@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, example, given, reject, settings
 from hypothesis import strategies as st
 
 from smtpbackend import mime
-from smtpbackend.address import plain_addr_spec
 from smtpbackend.content import Content
 from smtpbackend.envelope import Envelope
 from smtpbackend.errors import InvalidInput
+from smtpbackend.likeness import plain_addr_spec
 from smtpbackend_django.message import IS_MODERN, content_of
 from tests.django.corpus import CASES, PNG
 
