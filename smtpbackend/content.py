@@ -352,12 +352,13 @@ class Content:
         message_id: str | None = None,
         needs_smtputf8: bool = False,
         seven_bit: Callable[[], Content | None] | None = None,
+        longest_line: int | None = None,
     ) -> None:
         self._pieces = pieces
         self._seven_bit = seven_bit
         self._size: int | None = None
         self._is_8bit: bool | None = None
-        self._longest_line: int | None = None
+        self._longest_line = longest_line
         self.message_id = message_id
         self.needs_smtputf8 = needs_smtputf8
 
@@ -488,29 +489,39 @@ def given(source: bytes | os.PathLike[str] | IO[bytes] | Iterable[bytes]) -> Con
             f"not {type(source).__name__}",
             field="message",
         )
-    piece: Piece
     if isinstance(source, bytes) and len(source) <= _SPOOL:
-        piece = _canonical(source)
-        head = piece[: piece.find(b"\r\n\r\n") + 2] if not piece.startswith(b"\r\n") else b""
-    else:
-        piece = Given(Source(source, "message", position_of(source)))
-        head = piece.head()
-        piece.measure()  # now, while what goes wrong is this message's own affair
+        return _given_octets(source)
+    piece = Given(Source(source, "message", position_of(source)))
+    head = piece.head()
+    piece.measure()  # now, while what goes wrong is this message's own affair
     return Content([piece], message_id=_find_message_id(head), needs_smtputf8=has_utf8(head))
 
 
-def _canonical(octets: bytes) -> bytes:
-    octets = crlf(octets)
-    if not octets.endswith(b"\r\n"):
-        octets += b"\r\n"
+def _given_octets(octets: bytes) -> Content:
+    """Most of it as it is: looked at in few steps, since it is done for each message."""
+    lines = octets.split(b"\r\n")
+    longest: int | None = None
+    if len(lines) > 1 and not lines[-1] and octets.count(b"\n") == octets.count(b"\r") == len(lines) - 1:
+        longest = max(map(len, lines))
+    else:
+        octets = crlf(octets)
+        if not octets.endswith(b"\r\n"):
+            octets += b"\r\n"
     end = octets.find(b"\r\n\r\n")
-    if _hidden.search(octets, 0, end if end >= 0 else len(octets)):
+    lower = octets[: end if end >= 0 else len(octets)].lower()
+    if b"bcc" in lower or b"dcc" in lower:
         octets = b"".join(_ended(_without_hidden_fields([octets])))
-    return octets
+        longest = None
+    head = octets[: octets.find(b"\r\n\r\n") + 2] if not octets.startswith(b"\r\n") else b""
+    message_id = _find_message_id(head) if b"message-id" in lower else None
+    return Content([octets], message_id=message_id, needs_smtputf8=has_utf8(head), longest_line=longest)
+
+
+_message_id = re.compile(rb"^message-id[ \t]*:\s*(<[!-~]+>)", re.IGNORECASE | re.MULTILINE).search
 
 
 def _find_message_id(head: bytes) -> str | None:
-    match = re.search(rb"^message-id[ \t]*:\s*(<[!-~]+>)", head, re.IGNORECASE | re.MULTILINE)
+    match = _message_id(head)
     return match[1].decode("ascii") if match else None
 
 

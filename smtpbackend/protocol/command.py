@@ -147,6 +147,13 @@ def help_(argument: str = "") -> bytes:
     return _line(f"HELP {argument}" if argument else "HELP", "argument")
 
 
+def stuffed_whole(content: bytes) -> bytes:
+    """A whole content as `stuffed` makes it."""
+    if content.startswith(b"."):
+        content = b"." + content
+    return content.replace(b"\r\n.", b"\r\n..")
+
+
 def stuffed(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Content for DATA: a dot at the start of a line is doubled (RFC 5321 4.5.2). The lines end in CRLF already."""
     tail = b"\r\n"  # the end of what went before: a dot at the very start is the start of a line, too

@@ -181,7 +181,12 @@ class Delivering(Dialogue):
         """The next reply, where it is awaited and was read already: most come together."""
         if not self._due:
             return None
-        reply = self._heard()
+        ready = self._replies.ready
+        if ready and self._transcript is None and not self._hidden:
+            self._due -= 1
+            reply: Reply | None = ready.popleft()
+        else:
+            reply = self._heard()
         if reply is not None and reply.code == 421:
             raise _Closed(reply)
         return reply
@@ -275,11 +280,8 @@ class Delivering(Dialogue):
             group, rest = rcpts[: MAX_UNANSWERED - 3], rcpts[MAX_UNANSWERED - 3 :]
             if probes:
                 self._put_probe()
-            elif reset:
-                self._put(command.RSET)
-            self._put(mail, *group)
-            if not rest:
-                self._put_end_of_group(transaction, flight, with_data, together)
+            lines = [command.RSET, mail, *group] if reset else [mail, *group]
+            self._put_group(transaction, flight, lines, with_data and not rest, b"" if rest else together)
             if probes:
                 yield from self._probe(was_clean)
             elif reset:
@@ -292,9 +294,7 @@ class Delivering(Dialogue):
             done = len(group)
             while rest and transaction.mail.is_positive:
                 group, rest = rest[: MAX_UNANSWERED - 1], rest[MAX_UNANSWERED - 1 :]
-                self._put(*group)
-                if not rest:
-                    self._put_end_of_group(transaction, flight, with_data, together)
+                self._put_group(transaction, flight, [*group], with_data and not rest, b"" if rest else together)
                 for place in range(done, done + len(group)):
                     transaction.rcpt[place] = self._at_hand() or (yield timeouts.reply)
                 done += len(group)
@@ -336,11 +336,14 @@ class Delivering(Dialogue):
         if not reply.is_positive and not was_clean:
             raise self._failed(ProtocolViolation, f"{self.server} refused RSET with {reply}")
 
-    def _put_end_of_group(self, transaction: Transaction, flight: _Flight, with_data: bool, together: bytes) -> None:
-        """What belongs to a group behind its last recipient: DATA (RFC 2920 3.1), or the whole content."""
+    def _put_group(
+        self, transaction: Transaction, flight: _Flight, lines: list[bytes], with_data: bool, together: bytes
+    ) -> None:
+        """Commands of one group, with what may stand at its end: DATA (RFC 2920 3.1), or the whole content."""
         if with_data:
-            self._put(command.DATA)
-        elif together:
+            lines.append(command.DATA)
+        self._put(*lines)
+        if together:
             self._put_chunk(together, last=True)
             self._ending.append(transaction)
             flight.line_free = True
@@ -405,8 +408,12 @@ class Delivering(Dialogue):
         """Stuffed content and the final dot; a large one leaves piece by piece, up to the end that hands it over."""
         whole = transaction.content.whole
         size = 0
-        content = command.stuffed((whole,) if whole is not None else transaction.content.chunks())
-        while True:
+        if whole is not None:
+            whole = command.stuffed_whole(whole)
+            size = len(whole)
+            self._unsent += whole
+        content = command.stuffed(transaction.content.chunks())
+        while whole is None:
             try:
                 chunk = next(content, None)
             except Exception as error:

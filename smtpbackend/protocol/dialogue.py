@@ -141,25 +141,20 @@ class Dialogue:
 
     def _heard(self) -> Reply | None:
         """The next reply of what was read already, or None."""
-        replies = self._replies
-        if replies.ready:
-            reply: Reply | None = replies.ready.popleft()
-        else:
-            violation = ""
-            try:
-                reply = replies.next()
-            except ProtocolViolation as error:
-                # during a login an echo of the secret could stand in it
-                violation = "what was said during the login is not an SMTP reply" if self._hidden else str(error)
-            if violation:  # raised here: the error that quotes the line must not go along as its context
-                raise self._failed(ProtocolViolation, f"{self.server}: {violation}")
-            if reply is None:
-                return None
+        violation = ""
+        try:
+            reply = self._replies.next()
+        except ProtocolViolation as error:
+            # during a login an echo of the secret could stand in it
+            violation = "what was said during the login is not an SMTP reply" if self._hidden else str(error)
+        if violation:  # raised here: the error that quotes the line must not go along as its context
+            raise self._failed(ProtocolViolation, f"{self.server}: {violation}")
+        if reply is None:
+            return None
         if self._due:
             self._due -= 1
-        if not self._hidden and not self._transcript:
+        if not self._hidden and self._transcript is None:
             return reply
-        assert reply is not None
         shown = reply
         if self._hidden:
             shown = Reply(reply.code, reply.enhanced, tuple(self._without_secrets(line) for line in reply.lines))

@@ -78,7 +78,7 @@ class ReplyReader:
         """Take what was said before, up to the first line that was not: all at once, without a look at each."""
         *lines, rest = self._buffer[self._at :].split(b"\n")
         found = [*map(_known.get, lines)]
-        known = found.index(None) if None in found else len(found)
+        known = len(found) if all(found) else next(place for place, reply in enumerate(found) if reply is None)
         if known:
             self.ready.extend(found[:known])  # type: ignore[arg-type]
             self._buffer = b"\n".join((*lines[known:], rest)) if known < len(found) else rest

@@ -22,6 +22,7 @@ ANN = Address("ann", "example.org")
 def unchecked(local_part: str, domain: str = "example.org") -> Address:
     """An address that went around its own checks: the gate stands alone."""
     address = Address("x", "example.org")
+    vars(address).pop("_addr_spec", None)
     object.__setattr__(address, "local_part", local_part)
     object.__setattr__(address, "domain", domain)
     return address
