@@ -22,6 +22,7 @@ _known: dict[bytes, Reply] = {}
 """Replies of one line, by that line without its LF: most replies of a server were given before."""
 MAX_KNOWN = 256
 MAX_KNOWN_LINE = 200
+MAX_AT_ONCE = 128  # lines that are looked up together: what does not stop talking is not taken apart
 
 
 class ReplyReader:
@@ -76,7 +77,7 @@ class ReplyReader:
 
     def _recognise(self) -> None:
         """Take what was said before, up to the first line that was not: all at once, without a look at each."""
-        *lines, rest = self._buffer[self._at :].split(b"\n")
+        *lines, rest = self._buffer[self._at :].split(b"\n", MAX_AT_ONCE)
         found = [*map(_known.get, lines)]
         known = len(found) if all(found) else next(place for place, reply in enumerate(found) if reply is None)
         if known:
