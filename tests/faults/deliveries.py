@@ -23,6 +23,11 @@ from typing import Any, NamedTuple, Protocol
 
 import pytest
 
+# what is loaded once in a process takes no memory of a delivery
+import smtpbackend.aio.pool
+import smtpbackend.blocking.pool
+import smtpbackend.delivery.dispatch
+import smtpbackend.signals  # noqa: F401
 from smtpbackend import AsyncMailer, Mailer, Receipt, Status
 from smtpbackend.errors import SMTPError
 from tests.faults.invariants import broken_rules
