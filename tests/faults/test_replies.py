@@ -113,6 +113,8 @@ def test_a_flood_costs_no_memory(
     cases = list(speaking_of_mail(case, measure(case).points, FLOODS))
     if extensions == ("PIPELINING",):
         cases += opening(case, FLOODS)
+    # a flood behind the last reply of all may come before the next message is in flight, or after
+    cases = [c for c in cases if not (c.flies and c.fault.extra and c.fault.point == "BDAT LAST")]  # type: ignore[union-attr]
     carry_out(cases, look=examine, memory=MEMORY)
 
 
