@@ -1,4 +1,4 @@
-"""Every test on each supported Django, each on a Python that it supports: `make test-all`."""
+"""The tests on each supported Django, each on a Python that it supports: `make test-all`."""
 
 from __future__ import annotations
 
@@ -34,9 +34,11 @@ def define(django: str, version: str) -> None:
         if python is None:
             session.skip(f"Python {version} is not installed: Django {django} is not tested")
         session.install("--group", "test", "-e", ".[django,flask]", f"Django~={django}.0")
-        session.run("python", "-m", "pytest", "tests", *session.posargs)
+        session.run("python", "-m", "pytest", "tests", *(session.posargs or ("-m", "not exhaustive")))
 
-    run.__doc__ = f"Every test with Django {django} on Python {version}."
+    run.__doc__ = (
+        f"Every test but the exhaustive ones, which `make test` has, with Django {django} on Python {version}."
+    )
 
 
 for django, version in SUPPORTED.items():

@@ -16,6 +16,8 @@ from tests.faults.conftest import Crew, Measure
 from tests.faults.deliveries import QUIT, Extent
 from tests.faults.plan import Case, Cut, Silence
 
+pytestmark = pytest.mark.exhaustive
+
 Security = Literal["none", "required"]
 Way = Literal["send", "send_many"]
 

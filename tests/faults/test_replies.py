@@ -6,11 +6,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from tests.faults.conftest import Crew, Measure
 from tests.faults.outcomes import examine, kind_of
 from tests.faults.plan import Case, Odd
 from tests.faults.replies import EXPECTED_OF_ALL, FLOODS, GOOD, SAID, Spoken, points_of
 from tests.faults.test_cuts import dialogues, twins, ways
+
+pytestmark = pytest.mark.exhaustive
 
 LOGIN = (("username", "u"), ("password", "p"), ("auth_mechanisms", "LOGIN"))
 MEMORY = 2_000_000  # octets that nothing a server says may cost

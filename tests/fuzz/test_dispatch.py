@@ -17,6 +17,8 @@ from tests.fuzz.ledger import Ledger, Mailing
 from tests.fuzz.network import Network, Tape
 from tests.fuzz.samples import ARRIVES, ENVELOPES, GIVEN, MESSAGES, SHAPES, SMALL
 
+pytestmark = pytest.mark.exhaustive
+
 EXAMPLES = 8_000
 MOST_LEASES = 100
 """More than any example needs: 6 messages, 3 recipients, 2 servers, and for each at most one more connection."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.fuzz import test_dispatch, test_session
+
+pytestmark = pytest.mark.exhaustive
 
 
 def test_a_run_has_at_least_twenty_thousand() -> None:

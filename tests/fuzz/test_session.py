@@ -20,6 +20,8 @@ from tests.fuzz.ledger import Ledger, Mailing
 from tests.fuzz.network import Network, Tape
 from tests.fuzz.samples import ARRIVES, CONTENTS, ENVELOPES, SHAPES, SMALL, failing
 
+pytestmark = pytest.mark.exhaustive
+
 EXAMPLES = 13_000
 RAW = [b"250 ok\r\n" * 9, b"250-", b"354 \r\n", b"2", b"\n", b"334 =\r\n"]
 
