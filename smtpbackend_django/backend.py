@@ -21,6 +21,7 @@ from smtpbackend_django.conf import (
     OPTIONS,
     SettingsError,
     hint,
+    known_configuration,
     overridden,
     shared_mailer,
     site_options,
@@ -143,9 +144,11 @@ class EmailBackend(smtp.EmailBackend):
 
     def _check(self) -> Configuration:
         """Say what cannot work now, and not at the first mail; files are opened when they are needed, as by Django."""
-        settings = {
-            name: value for name, value in self._settings().items() if name not in ("client_cert", "client_key")
-        }
+        settings = self._settings()
+        if (known := known_configuration(settings)) is not None:
+            return known
+        for name in ("client_cert", "client_key"):
+            settings.pop(name, None)
         try:
             return configure(settings)
         except InvalidInput as error:
@@ -220,7 +223,7 @@ class EmailBackend(smtp.EmailBackend):
                 self._is_sending = False
             if not self.connection or opened is None:
                 return 0
-            mailer = self._mailer()
+            mailer = self.connection if opened else self._mailer()
         try:
             return self._send_all(mailer, email_messages)
         finally:

@@ -17,6 +17,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
 from smtpbackend import Mailer
+from smtpbackend.delivery.configuration import Configuration
 from smtpbackend.delivery.settings import MAILER_KEYS, SERVER_KEYS
 from smtpbackend.errors import InvalidSetting
 
@@ -136,6 +137,15 @@ def shared_mailer(settings: Mapping[str, Any]) -> Mailer:
     if surplus is not None:
         surplus.close()  # what is in use is closed when it comes back
     return mailer
+
+
+def known_configuration(settings: Mapping[str, Any]) -> Configuration | None:
+    """The configuration of the Mailer with these settings, where there is one: it need not be checked again."""
+    try:
+        mailer = _mailers.get(_Key(settings))
+    except TypeError:  # a value that no setting has: who checks it says which
+        return None
+    return mailer.configuration if mailer is not None else None
 
 
 def close_mailers() -> None:

@@ -63,6 +63,10 @@ class Server:
 
     _left_open: ClassVar[frozenset[str]] = frozenset()
 
+    def __hash__(self) -> int:
+        # equal servers have equal ones, and a hash of all fields would be made several times a message
+        return hash((self.host, self.port, self.username))
+
     def __post_init__(self) -> None:
         # what is filled in below may still come from a mailer's defaults, see `resolve`
         object.__setattr__(self, "_left_open", frozenset(key for key in ("port", "tls") if getattr(self, key) is None))
