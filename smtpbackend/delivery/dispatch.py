@@ -221,10 +221,11 @@ class Dispatch(Connecting):
         chunk_in_flight = server.chunk_in_flight if self.route.trusts(server, "chunk_in_flight") else "never"
         ready: Mail | None = mail
         talk = session.deliver(self.policy, window, chunk_in_flight)
+        go_on = Talk(connection, talk, None)
         answer: Any = None
         while True:
-            connection.deadline = self._until()
-            step = yield Talk(connection, talk, answer)
+            connection.deadline = self._until() if self.deadline is not None or self._left is not None else None
+            step = yield (go_on if answer is None else Talk(connection, talk, answer))
             answer = None
             if type(step) is Next:
                 if connection.is_used_up:
@@ -254,11 +255,18 @@ class Dispatch(Connecting):
                                 continue
                             ready, answer = mail, LATER
                             break
-                    answer = yield from self._transaction(mail, connection)
+                    answer = self._transaction(mail, connection)
+                    if answer is None:
+                        yield from self._next_server(mail)
+                        self._wait(mail)
             elif type(step) is Settled:
                 mail, transaction = self._flying.popleft()
                 connection.heard = self.clock()
-                if (yield from self._record(mail, transaction, connection)):
+                final = transaction.final if transaction.is_accepted else None
+                if final is not None and len(transaction.recipients) == len(mail.pending) and not mail.aside:
+                    connection.has_worked = True
+                    mail.accept(final, server.name)
+                elif (yield from self._record(mail, transaction, connection)):
                     if ready is None:
                         ready = mail
                     else:  # another one goes on first
@@ -308,7 +316,7 @@ class Dispatch(Connecting):
                 self._wait(mail)
                 return None
 
-    def _transaction(self, mail: Mail, connection: Connection[Any]) -> Effects:
+    def _transaction(self, mail: Mail, connection: Connection[Any]) -> Transaction | None:
         """A transaction with those still pending, or None where this server cannot be given the message."""
         assert mail.envelope is not None
         assert mail.content is not None
@@ -333,8 +341,6 @@ class Dispatch(Connecting):
         if trouble is not None:
             mail.error = trouble
             mail.objections += 1
-            yield from self._next_server(mail)
-            self._wait(mail)
             return None
         mail.notes = notes(mail.envelope, offered)
         is_awake = self.clock() - connection.heard <= AWAKE
@@ -346,16 +352,6 @@ class Dispatch(Connecting):
         """Write down what a transaction says of each recipient. True: another one on this connection follows."""
         server, session = connection.server, connection.session
         name = server.name
-        final = transaction.final
-        if (
-            final is not None
-            and transaction.is_accepted
-            and len(transaction.recipients) == len(mail.pending)
-            and not mail.aside
-        ):
-            connection.has_worked = True
-            mail.accept(final, name)
-            return False
         mail.count_attempt(transaction.recipients)
         judgement = judge(transaction, self.policy, name)
         follow = judgement.again
