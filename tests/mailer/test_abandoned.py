@@ -12,7 +12,7 @@ import pytest
 
 from smtpbackend import Message
 from smtpbackend.errors import RecipientsRefused
-from smtpbackend.testing import EXTENSIONS, SILENCE, Play, ScriptedServer, drip
+from smtpbackend.testing import EXTENSIONS, SILENCE, Play, ScriptedServer, delay, drip
 from tests.mailer.conftest import Scripted
 from tests.mailer.leftovers import Leftovers, taken
 from tests.mailer.suspensions import eventually, others
@@ -186,25 +186,21 @@ class TestRepliesInFlight:
     @pytest.mark.parametrize("how", ["closed", "left"])
     def test_are_awaited_and_told(self, twin: Twin, scripted: Scripted, extensions: tuple[str, ...], how: str) -> None:
         """The reply comes after the close has begun: the message counts as sent."""
-        heard, closing = Heard(), threading.Event()
+        heard = Heard()
 
-        def answer(_: str) -> str:
-            if len(server.handed_over) > 2:
-                closing.wait(PATIENCE)
-            return f"250 2.0.0 Ok: queued as {len(server.handed_over):05}ABC"
+        def answer(_: str) -> Any:
+            said = f"250 2.0.0 Ok: queued as {len(server.handed_over):05}ABC"
+            return (delay(SHORT), said) if len(server.handed_over) == 3 else said
 
         server = scripted(Play({".": answer}, extensions))
         mailer = twin(server.url, max_connections=1, listeners=[heard])
         stream = mailer.stream(numbered())
         assert next(stream).ok
         assert next(stream).ok
-        timer = threading.Timer(SHORT, closing.set)
-        timer.start()
         if how == "closed":
             stream.close()
         del stream
         let_go(twin)
-        timer.join()
         heard.check(server)
         assert {end for [end] in heard.ended.values()} <= {"message_sent", "message_failed"}
         is_free(twin, mailer, server)
