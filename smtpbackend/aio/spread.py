@@ -7,58 +7,84 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
-from smtpbackend.delivery.spreading import Spread
+from smtpbackend.delivery.dispatch import LEAVING
+from smtpbackend.delivery.spreading import Spread, Step
 from smtpbackend.protocol.effects import LATER
 
 __all__ = ["spread"]
 
 
+class _Share:
+    """The messages that one task takes; ``numbers`` are those whose receipts are still to come."""
+
+    def __init__(self, source: Any, state: Spread, changed: asyncio.Event) -> None:
+        self.numbers: deque[int] = deque()
+        self.is_asking = False
+        self._source = source
+        self._state = state
+        self._changed = changed
+
+    def __aiter__(self) -> _Share:
+        return self
+
+    def __length_hint__(self) -> int:
+        left = self._state.left()
+        return left if left >= 0 else NotImplemented
+
+    async def __anext__(self) -> Any:
+        while (step := self._state.step(bool(self.numbers))) is Step.WAIT:
+            await self._changed.wait()
+        if step is Step.LATER:
+            return LATER
+        if step is Step.END:
+            raise StopAsyncIteration
+        is_item, item, failed = False, None, None
+        self.is_asking = True
+        try:
+            item = await anext(self._source) if isinstance(self._source, AsyncIterator) else next(self._source)
+            is_item = True
+        except (StopIteration, StopAsyncIteration):
+            pass
+        except Exception as error:
+            failed = error
+        finally:
+            self.is_asking = False
+            number = self._state.answered(is_item, failed)
+            _notify(self._changed)
+        if number is None:
+            raise StopAsyncIteration
+        self.numbers.append(number)
+        return item
+
+
+def _notify(changed: asyncio.Event) -> None:
+    """Wake those who wait now."""
+    changed.set()
+    changed.clear()
+
+
 async def spread(
-    source: Any, streams: int, most: int, send: Callable[[AsyncIterator[Any]], AsyncGenerator[Any, None]]
+    source: Any, streams: int, most: int, send: Callable[[Any], AsyncGenerator[Any, None]]
 ) -> AsyncGenerator[Any, None]:
     """The receipts of everything in ``source``; ``send`` makes a stream of receipts of one of messages.
 
-    The source is asked by one task at a time. At most ``most`` messages are under way.
+    The source is asked by one task at a time. At most ``most`` messages are under way. Whoever leaves waits for what is
+    in flight, and does not wait for the source.
     """
-    state = Spread(most)
-    changed = asyncio.Condition()
+    state = Spread(source, most)
+    changed = asyncio.Event()
     failures: list[BaseException] = []
+    shares = [_Share(source, state, changed) for _ in range(streams)]
     running = streams
 
-    async def share(mine: deque[int]) -> AsyncIterator[Any]:
-        """The messages that one task takes, while its numbers wait in ``mine``."""
-        while (item := await take(mine)) is not END:
-            yield item
-
-    async def take(mine: deque[int]) -> Any:
-        async with changed:
-            while not state.may_take:
-                if mine:  # whose receipt the others may be waiting for
-                    return LATER
-                await changed.wait()
-            if state.ended:
-                return END
-            try:
-                item = await anext(source, END) if isinstance(source, AsyncIterator) else next(source, END)
-            except Exception as error:
-                state.failed, item = error, END
-            if item is END:
-                state.ended = True
-                changed.notify_all()
-                return END
-            mine.append(state.take())
-            return item
-
-    async def work() -> None:
+    async def work(share: _Share) -> None:
         nonlocal running
-        mine: deque[int] = deque()
         try:
-            receipts = send(share(mine))
+            receipts = send(share)
             try:
                 async for receipt in receipts:
-                    async with changed:
-                        state.put(mine.popleft(), receipt)
-                        changed.notify_all()
+                    state.put(share.numbers.popleft(), receipt)
+                    _notify(changed)
                     if failures:
                         break
             finally:
@@ -68,18 +94,16 @@ async def spread(
             if isinstance(error, asyncio.CancelledError):
                 raise
         finally:
-            async with changed:
-                running -= 1
-                state.ended = state.ended or bool(failures)
-                changed.notify_all()
+            running -= 1
+            state.ended = state.ended or bool(failures)
+            _notify(changed)
 
-    tasks = [asyncio.ensure_future(work()) for _ in range(streams)]
+    tasks = [asyncio.ensure_future(work(share)) for share in shares]
     try:
         while True:
-            async with changed:
-                while (receipt := state.next()) is None and running:
-                    await changed.wait()
-                changed.notify_all()
+            while (receipt := state.next()) is None and running:
+                await changed.wait()
+            _notify(changed)
             if receipt is None:
                 break
             yield receipt
@@ -92,14 +116,15 @@ async def spread(
         raise
     finally:
         state.ended = True
-        state.most = 1 << 62  # who waits for others to be taken goes on, and finds the end
-        async with changed:
-            changed.notify_all()
+        _notify(changed)
+        for task, share in zip(tasks, shares, strict=True):
+            if share.is_asking and not share.numbers:
+                task.cancel()
+        _, stuck = await asyncio.wait(tasks, timeout=LEAVING)
+        for task in stuck:
+            task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     for failure in failures:
         raise failure
     if state.failed is not None:
         raise state.failed
-
-
-END = object()

@@ -2,64 +2,88 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from smtpbackend.delivery.spreading import Spread
+from smtpbackend.delivery.dispatch import LEAVING
+from smtpbackend.delivery.spreading import Spread, Step
 from smtpbackend.protocol.effects import LATER
 
 __all__ = ["spread"]
 
 
-def spread(source: Iterator[Any], streams: int, most: int, send: Callable[[Iterator[Any]], Iterator[Any]]) -> Any:
+class _Share:
+    """The messages that one thread takes; ``numbers`` are those whose receipts are still to come."""
+
+    def __init__(self, source: Iterator[Any], state: Spread, changed: threading.Condition) -> None:
+        self.numbers: deque[int] = deque()
+        self._source = source
+        self._state = state
+        self._changed = changed
+
+    def __iter__(self) -> _Share:
+        return self
+
+    def __length_hint__(self) -> int:
+        left = self._state.left()
+        return left if left >= 0 else NotImplemented
+
+    def __next__(self) -> Any:
+        with self._changed:
+            while (step := self._state.step(bool(self.numbers))) is Step.WAIT:
+                self._changed.wait()
+        if step is Step.LATER:
+            return LATER
+        if step is Step.END:
+            raise StopIteration
+        is_item, item, failed = False, None, None
+        try:
+            item = next(self._source)  # nobody else is held up while it takes its time
+            is_item = True
+        except StopIteration:
+            pass
+        except Exception as error:
+            failed = error
+        finally:
+            with self._changed:
+                number = self._state.answered(is_item, failed)
+                self._changed.notify_all()
+        if number is None:
+            raise StopIteration
+        self.numbers.append(number)
+        return item
+
+
+def spread(source: Iterator[Any], streams: int, most: int, send: Callable[[Any], Iterator[Any]]) -> Any:
     """The receipts of everything in ``source``; ``send`` makes a stream of receipts of one of messages.
 
-    ``next()`` is called on the source by one thread at a time. At most ``most`` messages are under way.
+    ``next()`` is called on the source by one thread at a time. At most ``most`` messages are under way. Whoever leaves
+    waits for what is in flight, and for a source that does not answer not longer than for that.
     """
-    state = Spread(most)
+    state = Spread(source, most)
     changed = threading.Condition()
     failures: list[BaseException] = []
     running = streams
-
-    def share(mine: deque[int]) -> Iterator[Any]:
-        """The messages that one thread takes, while its numbers wait in ``mine``."""
-        return iter(lambda: take(mine), END)
-
-    def take(mine: deque[int]) -> Any:
-        with changed:
-            while not state.may_take:
-                if mine:  # whose receipt the others may be waiting for
-                    return LATER
-                changed.wait()
-            if state.ended:
-                return END
-            try:
-                item = next(source, END)
-            except Exception as error:
-                state.failed, item = error, END
-            if item is END:
-                state.ended = True
-                changed.notify_all()
-                return END
-            mine.append(state.take())
-            return item
+    process = os.getpid()
 
     def work() -> None:
         nonlocal running
-        mine: deque[int] = deque()
+        share = _Share(source, state, changed)
         try:
-            receipts = send(share(mine))
+            receipts: Any = send(share)
             try:
                 for receipt in receipts:
                     with changed:
-                        state.put(mine.popleft(), receipt)
+                        state.put(share.numbers.popleft(), receipt)
                         changed.notify_all()
                     if failures:
                         break
             finally:
-                receipts.close()  # type: ignore[attr-defined]
+                receipts.close()
         except BaseException as error:
             failures.append(error)
         finally:
@@ -84,16 +108,14 @@ def spread(source: Iterator[Any], streams: int, most: int, send: Callable[[Itera
         failures.append(GeneratorExit())
         raise
     finally:
-        with changed:
-            state.ended = True
-            state.most = 1 << 62  # who waits for others to be taken goes on, and finds the end
-            changed.notify_all()
-        for thread in threads:
-            thread.join()
+        if os.getpid() == process:  # a fork has no such threads, and may have been made while one held the lock
+            with changed:
+                state.ended = True
+                changed.notify_all()
+            end = time.monotonic() + LEAVING
+            for thread in threads:
+                thread.join(max(end - time.monotonic(), 0.1))
     for failure in failures:
         raise failure
     if state.failed is not None:
         raise state.failed
-
-
-END = object()

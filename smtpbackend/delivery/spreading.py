@@ -5,12 +5,27 @@ The twins act on it, a lock or a loop around it.
 
 from __future__ import annotations
 
+import operator
+from enum import Enum
 from typing import Any
 
 from smtpbackend.delivery.configuration import Configuration
 from smtpbackend.errors import InvalidInput
 
-__all__ = ["Spread", "check_connections"]
+__all__ = ["Spread", "Step", "check_connections"]
+
+
+class Step(Enum):
+    """What who would take a message does now."""
+
+    TAKE = "take"
+    """Ask the source, and say what it answered: `Spread.answered`."""
+    WAIT = "wait"
+    """Wait until something has changed."""
+    LATER = "later"
+    """Look after what is in flight, and come again."""
+    END = "end"
+    """There is no other message."""
 
 
 class Spread:
@@ -19,23 +34,39 @@ class Spread:
     ``most``: how many messages may be under way or have a receipt that waits for its turn.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, source: Any, most: int) -> None:
         self.most = most
         self.ended = False
         """No message is taken any more: the source is at its end or raised, or nobody takes receipts."""
         self.failed: Exception | None = None
         """What the source raised."""
+        self._source = source
+        self._is_asked = False
         self._taken = 0
         self._given = 0
         self._known: dict[int, Any] = {}
 
-    @property
-    def may_take(self) -> bool:
-        """Whether another message may be taken."""
-        return self.ended or self._taken - self._given < self.most
+    def left(self) -> int:
+        """How many items the source has, -1 where it does not say: then it may make us wait for the next one."""
+        return operator.length_hint(self._source, -1)
 
-    def take(self) -> int:
-        """The number of the message that was taken."""
+    def step(self, has_some: bool) -> Step:
+        """What to do for another message. ``has_some``: whether receipts of one's own are still to come."""
+        if self.ended:
+            return Step.END
+        if not self._is_asked and self._taken - self._given < self.most:
+            self._is_asked = True
+            return Step.TAKE
+        at_once = self._is_asked and self.left() >= 0  # whoever asks has its answer in a moment
+        return Step.LATER if has_some and not at_once else Step.WAIT
+
+    def answered(self, is_item: bool, failed: Exception | None = None) -> int | None:
+        """Take down what the source answered: the number of its item, or None at its end."""
+        self._is_asked = False
+        if not is_item:
+            self.failed = failed
+            self.ended = True
+            return None
         self._taken += 1
         return self._taken
 

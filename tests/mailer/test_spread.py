@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
-from smtpbackend import Message
+from smtpbackend import AsyncMailer, Message
+from smtpbackend.delivery.dispatch import SLOW
 from smtpbackend.errors import InvalidInput
 from smtpbackend.testing import CUT, EXTENSIONS, Play
 from tests.mailer.conftest import Scripted
-from tests.mailer.twins import Twin, hello
+from tests.mailer.twins import PATIENCE, Twin, hello
 from tests.servers.ports import free_ports, wait_until
 
 
@@ -122,3 +125,94 @@ def test_it_may_be_no_more_than_the_pool_has(twin: Twin, scripted: Scripted) -> 
     for wrong in (0, 3, "2", 1.5):
         with pytest.raises(InvalidInput, match="max_connections, which is 2"):
             mailer.send_many([], connections=wrong)
+
+
+def test_a_source_that_is_slow_holds_no_receipt_up(twin: Twin, scripted: Scripted) -> None:
+    """What was taken from it is given while it is asked for the next one."""
+    go_on = threading.Event()
+
+    def source() -> Iterator[Message]:
+        for message in numbered(4):
+            time.sleep(2 * SLOW)
+            yield message
+        assert go_on.wait(PATIENCE)
+        yield from numbered(2)
+
+    async def slow() -> AsyncIterator[Message]:
+        for message in numbered(4):
+            await asyncio.sleep(2 * SLOW)
+            yield message
+        while not go_on.is_set():
+            await asyncio.sleep(0.01)
+        for message in numbered(2):
+            yield message
+
+    messages: Any = source() if twin.name == "blocking" else slow()
+    stream = iter(twin(scripted().url).stream(messages, connections=2))
+    assert recipients([next(stream) for _ in range(4)]) == ["u0", "u1", "u2", "u3"]
+    go_on.set()
+    assert recipients(list(stream)) == ["u0", "u1"]
+
+
+def test_who_leaves_does_not_wait_for_the_source(
+    twin: Twin, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For ever, that is: what is in flight may take its time."""
+    for room in ("blocking", "aio"):
+        monkeypatch.setattr(f"smtpbackend.{room}.spread.LEAVING", 0.2)
+    never = threading.Event()
+
+    def source() -> Iterator[Message]:
+        yield from numbered(4)
+        never.wait(PATIENCE)
+
+    async def silent() -> AsyncIterator[Message]:
+        for message in numbered(4):
+            yield message
+        await asyncio.sleep(PATIENCE)
+
+    messages: Any = source() if twin.name == "blocking" else silent()
+    mailer = twin(scripted().url)
+    stream = mailer.stream(messages, connections=2)
+    assert next(stream).ok
+    begun = time.monotonic()
+    stream.close()
+    assert time.monotonic() - begun < PATIENCE / 2
+    never.set()
+    assert mailer.send(hello()).ok
+
+
+async def test_a_task_that_waits_for_the_source_can_be_cancelled(scripted: Scripted) -> None:
+    server = scripted()
+    waiting: asyncio.Queue[Message] = asyncio.Queue()
+    for message in numbered(4):
+        waiting.put_nowait(message)
+
+    async def source() -> AsyncIterator[Message]:
+        while True:
+            yield await waiting.get()
+
+    got: list[Any] = []
+    async with AsyncMailer(server.url) as mailer:
+
+        async def take() -> None:
+            async for receipt in mailer.send_many(source(), connections=2):
+                got.append(receipt)
+
+        task = asyncio.ensure_future(take())
+        async with asyncio.timeout(PATIENCE):
+            while not got:
+                await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        assert (await mailer.send(hello())).ok
+
+
+def test_each_connection_has_a_window(twin: Twin, scripted: Scripted) -> None:
+    """A list says that it does not make anybody wait: its messages leave together."""
+    server = scripted(Play(extensions=(*EXTENSIONS, "CHUNKING")))
+    receipts = twin(server.url).send_many(numbered(200), connections=2)
+    assert all(receipt.ok for receipt in receipts)
+    assert server.waits < 150
