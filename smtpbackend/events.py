@@ -118,8 +118,11 @@ class Telling:
         """Whether somebody takes events of that name: else none needs to be made."""
         if self._choosy is None:
             return True
-        for wants in self._choosy:  # noqa: SIM110 - asked several times a message
-            if wants(name):
+        for wants in self._choosy:
+            try:
+                if wants(name):
+                    return True
+            except Exception:  # it is called with the event, and what is wrong with it is logged there
                 return True
         return False
 

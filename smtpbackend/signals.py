@@ -61,8 +61,8 @@ server_failed: NamedSignal = namespace.signal(
 class SignalListener:
     """A Listener that sends each event as the signal of that name in ``namespace``, from ``sender``.
 
-    ``message_of`` finds what stands in the signals for what the Mailer was given: an adapter names the message that it
-    translated.
+    ``message_of`` finds for an event what stands in its signal for what the Mailer was given: an adapter names the
+    message that it translated.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class SignalListener:
             return
         fields = dict(vars(event))
         if self.message_of is not None and "message" in fields:
-            fields["message"] = self.message_of(event.message)
+            fields["message"] = self.message_of(event)
         emit(signal, self.sender, **fields)
 
 

@@ -22,6 +22,7 @@ from flask.logging import default_handler, has_level_handler
 from smtpbackend.delivery.mail import compose as render
 from smtpbackend.delivery.stamp import stamp
 from smtpbackend.delivery.translated import Translated
+from smtpbackend.envelope import Envelope
 from smtpbackend.errors import CancelSend, InvalidInput, SMTPError
 from smtpbackend.events import MessageSending, MessageSent, Telling
 from smtpbackend.outcome import Outcome, Receipt, Status
@@ -31,7 +32,7 @@ from smtpbackend_flask.message import Message, compose
 from smtpbackend_flask.signals import email_dispatched, signals
 
 if TYPE_CHECKING:
-    from smtpbackend import Envelope, Mailer
+    from smtpbackend import Mailer
     from smtpbackend_flask.message import Mailbox
 
 __all__ = ["Connection", "Mail", "State"]
@@ -175,18 +176,19 @@ class State(_Sending):
                 except Exception as error:
                     yield _failed(error)
             return
-        line: deque[tuple[Any, Any, tuple[str, ...]]] = deque()  # message, content, notes; the content may be a receipt
-        names: dict[int, Any] = {}  # by the identity of the content
+        line: deque[tuple[Any, Any, tuple[str, ...]]] = deque()  # message, envelope or receipt, notes
+        names: dict[int, Any] = {}  # by the identity of the envelope, which each has of its own
 
         def translate(message: Any) -> Any:
             try:
                 with self._context():
                     content, envelope, notes = compose(message, self.default_sender)
+                envelope = envelope or Envelope.from_headers(content)
             except Exception as error:
                 line.append((message, _failed(error), ()))
                 return None
-            line.append((message, content, notes))
-            names[id(content)] = message
+            line.append((message, envelope, notes))
+            names[id(envelope)] = message
             return content, envelope
 
         def told() -> Iterator[Receipt]:
@@ -194,13 +196,13 @@ class State(_Sending):
             while line and isinstance(line[0][1], Receipt):
                 yield line.popleft()[1]
 
-        listener = SignalListener(app, signals, message_of=lambda content: names[id(content)])
+        listener = SignalListener(app, signals, message_of=lambda event: names[id(event.envelope)])
         receipts: Any = self.mailer.send_many(Translated(messages, translate), listeners=(listener,))
         with closing(receipts):
             for receipt in receipts:
                 yield from told()
-                message, content, notes = line.popleft()
-                names.pop(id(content), None)
+                message, envelope, notes = line.popleft()
+                names.pop(id(envelope), None)
                 emit(email_dispatched, app, message=message)
                 yield replace(receipt, notes=(*receipt.notes, *notes)) if notes else receipt
         yield from told()

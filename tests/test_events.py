@@ -24,6 +24,17 @@ def note(*to: str) -> Message:
     return Message("Note", ANN, to, text="Hello")
 
 
+def test_one_that_cannot_say_what_it_wants_is_told_of_everything() -> None:
+    class Broken:
+        def wants(self, name: str) -> bool:
+            raise LookupError(name)
+
+        def __call__(self, event: Any) -> None:
+            raise AssertionError
+
+    assert Telling([Broken()]).wants("message_sent")
+
+
 def test_every_event_has_the_name_of_its_signal() -> None:
     """The names are the same in the core, in Django and in Flask."""
     kinds = [one for one in vars(events).values() if isinstance(one, type) and one.__module__ == events.__name__]

@@ -83,7 +83,7 @@ def test_a_listener_can_name_another_message() -> None:
     """An adapter's own message stands in for what the Mailer was given; an event without a message stays as it is."""
     sender = object()
     heard = Heard(sender)
-    listen = SignalListener(sender, message_of=lambda message: f"the framework's {message}")
+    listen = SignalListener(sender, message_of=lambda event: f"the framework's {event.message}")
     listen(MessageSending("translated", ENVELOPE))
     listen(ServerFailed("s", "connect", CancelSend()))
     assert heard.calls[0][2]["message"] == "the framework's translated"

@@ -71,8 +71,9 @@ class Wire(asyncio.Protocol):
             raise unreachable(server, [("", error if isinstance(error, OSError) else OSError(str(error)))]) from error
         for number, (family, kind, protocol, _, address) in enumerate(found):
             try:
-                sock = socket.socket(family, kind, protocol)
-                _sockets.add(sock)
+                with _making:
+                    sock = socket.socket(family, kind, protocol)
+                    _sockets.add(sock)
             except OSError as error:  # a kernel without IPv6 has no such sockets
                 causes.append((shown(address), error))
                 continue
@@ -203,6 +204,12 @@ class Wire(asyncio.Protocol):
         """Wait until something happens; raises TimeoutError at ``until``."""
         self._waiting = self._loop.create_future()
         try:
+            if until <= self._loop.time():  # what is there already did not come too late: let the loop look once
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+                if not self._waiting.done():
+                    raise TimeoutError("timed out")
+                return
             async with asyncio.timeout_at(until):
                 await self._waiting
         finally:
@@ -353,5 +360,8 @@ def _after_fork() -> None:
     _sockets.clear()
 
 
+# No child is forked between the birth of a socket and its being known: it would hold it, and not know.
+_making = threading.Lock()
 if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_making.acquire, after_in_parent=_making.release, after_in_child=_making.release)
     os.register_at_fork(after_in_child=_after_fork)

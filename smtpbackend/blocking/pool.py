@@ -46,12 +46,15 @@ class Pool:
         self._buckets: dict[Server, Bucket] = {}
         self._tally = Tally()
         self._lock = threading.Lock()
+        self._epoch = getattr(self, "_epoch", -1) + 1  # how many forks ago
 
     def context(self, server: Server) -> Context:
         """The TLS context of a server, made once. Raises `InvalidSetting` for a file that cannot be used."""
-        if server not in self._contexts:
-            self._contexts[server] = client_context(server)
-        return self._contexts[server]
+        context = self._contexts.get(server)
+        if context is None:
+            with _making:
+                context = self._contexts[server] = client_context(server)
+        return context
 
     def perform(self, dispatch: Generator[Any, Any, None], source: Iterator[Any]) -> Iterator[Any]:
         """Perform what a dispatch decides; yields what it gives."""
@@ -200,11 +203,16 @@ class Pool:
         except BaseException:
             wire.close()
             raise
-        return Connection(server, wire, session, self.limits.max_messages, generation)
+        connection = Connection(server, wire, session, self.limits.max_messages, generation)
+        connection.epoch = self._epoch
+        return connection
 
     def release(self, connection: Connection[Wire], crowded: bool = False) -> bool:
         """Take a connection back; what cannot be used again is closed. Whether others to its server are open."""
         connection.deadline = None
+        if connection.epoch != self._epoch:  # it is the parent's, and was closed when this process was forked
+            connection.wire.close()
+            return False
         with self._lock:
             now = time.monotonic()
             shelf = self._shelves.get(connection.server)
@@ -285,5 +293,8 @@ def _at_exit() -> None:
 
 
 atexit.register(_at_exit)
+# OpenSSL has locks of its own: a child that is forked while another thread makes a context could never make one
+_making = threading.Lock()
 if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_making.acquire, after_in_parent=_making.release, after_in_child=_making.release)
     os.register_at_fork(after_in_child=_after_fork)

@@ -64,8 +64,9 @@ class Wire:
             raise unreachable(server, [("", error if isinstance(error, OSError) else OSError(str(error)))]) from error
         for number, (family, kind, protocol, _, address) in enumerate(found):
             try:
-                sock = socket.socket(family, kind, protocol)
-                _sockets.add(sock)
+                with _making:
+                    sock = socket.socket(family, kind, protocol)
+                    _sockets.add(sock)
             except OSError as error:  # a kernel without IPv6 has no such sockets
                 causes.append((shown(address), error))
                 continue
@@ -139,7 +140,8 @@ class Wire:
         if self._is_secured and isinstance(self._socket, ssl.SSLSocket):
             self._is_secured = False
             self._context.keep_session(self._socket)
-        self._socket.close()
+        with _making:
+            self._socket.close()
 
     def _read(self, until: float) -> bytes:
         if self._has_heard and self._may_hurry:
@@ -214,14 +216,15 @@ class Wire:
         self._poll.unregister(self._socket)
         self._socket.setblocking(False)
         self._flags = 0  # TLS knows none
-        secured = self._context.wrap_socket(
-            self._socket,
-            server_hostname=certificate_name(self._server.identity or self._server.host),
-            session=self._context.take_session(),
-            do_handshake_on_connect=False,
-        )
-        self._socket = secured
-        _sockets.add(secured)
+        with _making:
+            secured = self._context.wrap_socket(
+                self._socket,
+                server_hostname=certificate_name(self._server.identity or self._server.host),
+                session=self._context.take_session(),
+                do_handshake_on_connect=False,
+            )
+            self._socket = secured
+            _sockets.add(secured)
         while True:
             try:
                 secured.do_handshake()
@@ -235,8 +238,9 @@ class Wire:
     def _wait(self, wanted: int, until: float) -> int:
         """Wait for the socket; raises TimeoutError at ``until``."""
         self._poll.register(self._socket, wanted)
-        left = until - time.monotonic()
-        events = self._poll.poll(min(left, MAX_POLL) * 1000) if left > 0 else []
+        # also when that has passed: what is there already did not come too late
+        left = max(until - time.monotonic(), 0.0)
+        events = self._poll.poll(min(left, MAX_POLL) * 1000)
         if not events:
             raise TimeoutError("timed out")
         # an error or hang-up is for the next call to find
@@ -312,5 +316,8 @@ def _after_fork() -> None:
     _sockets.clear()
 
 
+# No child is forked while a socket comes into being or goes: it would hold it, and not know.
+_making = threading.Lock()
 if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_making.acquire, after_in_parent=_making.release, after_in_child=_making.release)
     os.register_at_fork(after_in_child=_after_fork)

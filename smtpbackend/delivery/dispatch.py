@@ -110,7 +110,7 @@ class Dispatch(Connecting):
                     else:
                         yield from self._count_move(mail)
                 yield from self._give()
-        except GeneratorExit:
+        except BaseException:
             self._break_off()
             raise
 
@@ -217,11 +217,13 @@ class Dispatch(Connecting):
     def _converse(self, connection: Connection[Any], mail: Mail) -> Effects:
         """Deliver ``mail``, and those behind it for as long as this connection does for them."""
         server, session = connection.server, connection.session
-        window = server.window if self.route.trusts(server, "window") else 1
-        chunk_in_flight = server.chunk_in_flight if self.route.trusts(server, "chunk_in_flight") else "never"
+        now = self.clock()
+        window = server.window if self.route.trusts(server, "window", now) else 1
+        chunk_in_flight = server.chunk_in_flight if self.route.trusts(server, "chunk_in_flight", now) else "never"
         ready: Mail | None = mail
         talk = session.deliver(self.policy, window, chunk_in_flight)
         go_on = Talk(connection, talk, None)
+        heard = session.reads
         answer: Any = None
         while True:
             connection.deadline = self._until() if self.deadline is not None or self._left is not None else None
@@ -261,10 +263,13 @@ class Dispatch(Connecting):
                         self._wait(mail)
             elif type(step) is Settled:
                 mail, transaction = self._flying.popleft()
-                connection.heard = self.clock()
+                if session.reads != heard:  # not where several replies came together, and others took their time
+                    heard = session.reads
+                    connection.heard = self.clock()
                 final = transaction.final if transaction.is_accepted else None
                 if final is not None and len(transaction.recipients) == len(mail.pending) and not mail.aside:
                     connection.has_worked = True
+                    self.route.worked(server)
                     mail.accept(final, server.name)
                 elif (yield from self._record(mail, transaction, connection)):
                     if ready is None:
@@ -372,6 +377,7 @@ class Dispatch(Connecting):
         proven = connection.has_worked or session.probing or session.overlapping
         if transaction.error is None:
             connection.has_worked = True
+            self.route.worked(server)
         ended = transaction.error is not None or judgement.renew
         if mail.pending and ended and proven and server not in mail.renewed:
             mail.renewed |= {server}
@@ -387,12 +393,12 @@ class Dispatch(Connecting):
         return False
 
     def _learn(self, connection: Connection[Any]) -> None:
-        """Remember a server that did not survive being asked for a proof: the next connection is not asked."""
+        """Remember a server that did not survive being asked for a proof, or that answers what it was not asked."""
         session = connection.session
-        if session.probing:
-            self.route.distrust(connection.server, "chunk_in_flight")
-        if session.overlapping:
-            self.route.distrust(connection.server, "window")
+        if session.probing or session.is_talkative:
+            self.route.distrust(connection.server, "chunk_in_flight", self.clock())
+        if session.overlapping or session.is_talkative:
+            self.route.distrust(connection.server, "window", self.clock())
 
     # Receipts ----------------------------------------------------------------------------------------------------
 

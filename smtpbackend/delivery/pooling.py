@@ -34,6 +34,7 @@ class Connection(Generic[W]):
         self.session = session
         self.max_messages = max_messages
         self.reused = self.has_worked = self.has_failed = False
+        self.epoch = 0
         self.heard = 0.0
         self.idle_since = 0.0
         self.deadline: float | None = None

@@ -8,6 +8,8 @@ from smtpbackend.delivery.server import Server
 
 __all__ = ["Route"]
 
+DISTRUST = 3600.0  # seconds: a line that was cut at that moment does not stay slow for ever
+
 
 class Route:
     """The servers of a mailer, and which of them rest.
@@ -20,7 +22,7 @@ class Route:
         self.strategy = strategy
         self.rest = rest
         self._resting: dict[Server, float] = {}
-        self._distrusted: set[tuple[Server, str]] = set()
+        self._distrusted: dict[tuple[Server, str], float] = {}
         self._turn = 0
 
     def order(self, now: float) -> list[Server]:
@@ -50,12 +52,13 @@ class Route:
 
     def worked(self, server: Server) -> None:
         """End a server's rest."""
-        self._resting.pop(server, None)
+        if self._resting:
+            self._resting.pop(server, None)
 
-    def trusts(self, server: Server, what: str) -> bool:
+    def trusts(self, server: Server, what: str, now: float) -> bool:
         """Whether new connections to a server are asked for the proof that ``window`` or ``chunk_in_flight`` needs."""
-        return (server, what) not in self._distrusted
+        return not self._distrusted or self._distrusted.get((server, what), 0.0) <= now
 
-    def distrust(self, server: Server, what: str) -> None:
-        """A connection did not survive being asked for that proof (DESIGN 5.1, 5.2): ask no other."""
-        self._distrusted.add((server, what))
+    def distrust(self, server: Server, what: str, now: float) -> None:
+        """A connection did not survive being asked for that proof (DESIGN 5.1, 5.2): ask no other for a while."""
+        self._distrusted[server, what] = now + DISTRUST

@@ -134,6 +134,8 @@ class Delivering(Dialogue):
             raise
         self._unsent.clear()
         self._ending.clear()
+        if not self._replies.is_empty and not self._replies.says_goodbye:
+            self.is_talkative = self.broken = True
         if not self.broken:
             self.phase = "idle"
 
@@ -485,7 +487,7 @@ class Delivering(Dialogue):
             raise self._failed(ProtocolViolation, f"{self.server} answered the end of content with {final}")
         if not self._due and not self._replies.is_empty and not self._replies.says_goodbye:
             # one reply too many, and nobody knows which: any of these may be another's
-            transaction.is_confused = True
+            transaction.is_confused = self.is_talkative = True
             raise self._failed(ProtocolViolation, f"{self.server} gave more replies than there were commands")
         if wanted:
             transaction.final = final

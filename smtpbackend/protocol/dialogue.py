@@ -36,6 +36,10 @@ class Dialogue:
         self._composed = 0  # replies that what is in _unsent will be answered with
         self._due = 1  # replies that what was sent will be answered with; the greeting comes unasked
         self._ending: list[Transaction] = []  # their last octets are in _unsent
+        self.is_talkative = False
+        """Whether it gave more replies than there were commands: those in flight can only be told apart by counting."""
+        self.reads = 0
+        """How often something was read."""
         self._resumed = False
         self._unwritable: OSError | None = None
 
@@ -104,6 +108,7 @@ class Dialogue:
     def _check_quiet(self) -> None:
         """DESIGN 4.5: what came before it was asked for would be taken for the answer to the next command."""
         if not self._replies.is_empty:
+            self.is_talkative = not self._replies.says_goodbye
             raise self._failed(ProtocolViolation, f"{self.server} spoke when it was not asked ({self.phase})")
 
     def _reply(self, timeout: float) -> Conversation[Reply]:
@@ -119,6 +124,7 @@ class Dialogue:
                 data = yield read
                 if not data:
                     raise self._failed(ConnectionLost, f"{self.server} closed the connection ({self.phase})")
+                self.reads += 1
                 self._replies.feed(data)
         except TimeoutError as error:
             if isinstance(error, SMTPError):

@@ -153,7 +153,7 @@ class TestProofs:
         assert all(not receipt.in_doubt for receipt in receipts)
         [first, *_] = world.speakers["a"]
         assert [command.split(" ")[0] for command in first.commands] == ["EHLO", "MAIL", "RCPT", "DATA", "RSET"]
-        assert not world.route.trusts(next(iter(world.servers)), "window")
+        assert not world.route.trusts(next(iter(world.servers)), "window", world.now)
 
     def test_a_window_of_one_asks_for_nothing(self) -> None:
         world = Played({"a": [{}]}, window=1)
@@ -177,6 +177,28 @@ class TestProofs:
         world.now += AWAKE - 1
         [receipt] = world.send(mail("second"))
         assert isinstance(receipt.error, InDoubt)
+
+    def test_a_silence_begins_when_something_was_read(self) -> None:
+        """And not when the last of the replies that came together was looked at, after a caller took his time."""
+
+        def waits(pause: float) -> int:
+            world = Played({"a": [Play(extensions=CHUNKING)]}, window=8)
+            for receipt in world.stream(iter(mails(20))):
+                assert receipt.ok
+                world.now += pause
+            return world.speakers["a"][0].waits
+
+        assert waits(AWAKE + 1) > waits(0.0)
+
+
+class TestTrial:
+    def test_on_a_connection_that_was_kept_it_ends_the_rest(self) -> None:
+        world = Played({"a": [{}], "b": [{}]})
+        assert world.send(mail())[0].ok
+        server = next(iter(world.servers))
+        world.route.failed(server, world.now)
+        world.now += 31
+        assert [world.send(mail())[0].server for _ in range(4)] == [server.name] * 4
 
 
 class TestRate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from email.message import EmailMessage
 from typing import Any
 
 import pytest
@@ -81,3 +82,21 @@ def test_who_stops_taking_receipts_frees_the_connection(make_app: MakeApp, smtp_
         stats = mail.mailer.stats()
         assert stats.open == stats.idle == 1
         assert stats.sent == len(server.handed_over) < 1000
+
+
+def test_the_same_message_may_come_twice(make_app: MakeApp, smtp_server: Any) -> None:
+    server = smtp_server(Play(extensions=(*EXTENSIONS, "CHUNKING")))
+    app, mail = make_app(MAIL_SERVER=server.host, MAIL_PORT=server.port)
+    message = EmailMessage()
+    message["From"], message["To"] = "app@example.com", "ann@example.org"
+    message.set_content("Hello")
+    sent: list[Any] = []
+    with (
+        message_sent.connected_to(lambda _, message, **fields: sent.append(message), app),
+        app.app_context(),
+        mail.connect() as connection,
+    ):
+        receipts = list(connection.send_many([message] * 5))
+    assert all(receipt.ok for receipt in receipts)
+    assert len(server.handed_over) == 5
+    assert sent == [message] * 5

@@ -6,6 +6,7 @@ The faults are those of go-smtp, Courier, Dovecot and Exim; content is made to l
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from smtpbackend import Envelope, Status
 from smtpbackend.testing import CUT, EXTENSIONS, SILENCE, Fault, Play, ScriptedServer, Transaction
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import SENDER, Twin, hello
+from tests.servers.ports import wait_until
 from tests.servers.tls import Certificates
 
 CHUNKING = (*EXTENSIONS, "CHUNKING")
@@ -307,3 +309,26 @@ def test_a_window_is_shared_by_nobody(twin: Twin, scripted: Scripted) -> None:
     assert all(receipt.ok for receipt in receipts)
     assert server.connections == 2
     assert len(server.handed_over) == 80
+
+
+def test_a_reply_that_is_there_did_not_come_too_late(twin: Twin, scripted: Scripted) -> None:
+    """Who takes receipts slowly finds the deadline of the others passed: they were answered long before."""
+    server = scripted(Play(extensions=CHUNKING))
+    mailer = twin(server.url, deadline=1.0)
+    stream = iter(mailer.stream([hello(f"u{number}@example.com") for number in range(12)]))
+    receipts = [next(stream), next(stream)]
+    assert wait_until(lambda: len(server.handed_over) == 12, 10)
+    time.sleep(1.1)
+    receipts += stream
+    assert [receipt.ok for receipt in receipts] == [True] * 12
+
+
+def test_a_server_that_answers_too_much_is_sent_one_message_after_the_other(twin: Twin, scripted: Scripted) -> None:
+    """Only counting tells replies apart, and there it cannot be relied on: for the last message, nobody knows."""
+    server = scripted(Play({".": ["250 ok"] * 7 + [b"250 ok\r\n250 ok\r\n", "250 ok"]}, CHUNKING))
+    mailer = twin(server.url)
+    receipts = mailer.send_many([hello(f"u{number}@example.com") for number in range(8)])
+    assert [receipt.outcomes[0].status for receipt in receipts] == [Status.ACCEPTED] * 7 + [Status.IN_DOUBT]
+    before = server.waits
+    assert all(receipt.ok for receipt in mailer.send_many([hello() for _ in range(5)]))
+    assert server.waits - before >= 2 * 5

@@ -311,6 +311,29 @@ def new_mailer(url):
             "of the parent",
         ]
 
+    @pytest.mark.parametrize("connections", [1, 2])
+    def test_a_stream_that_the_child_closes_is_the_parents(
+        self, scripted: Scripted, tmp_path: Path, connections: int
+    ) -> None:
+        """It waits for none of its threads, and counts none of its connections."""
+        server = scripted()
+        source = """
+            mailer = Mailer(sys.argv[1], timeout=20)
+            stream = mailer.send_many([hello() for _ in range(20)], connections=int(sys.argv[2]))
+            assert next(stream).ok
+            if child := os.fork():
+                assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+                assert all(receipt.ok for receipt in stream)
+            else:
+                signal.alarm(20)
+                is_sent = mailer.send(hello()).ok
+                before = mailer.stats()
+                stream.close()
+                os._exit(0 if is_sent and mailer.stats() == before else 1)
+            """
+        assert run(tmp_path, source, server.url, connections) == ""
+        assert len(server.handed_over) == 21
+
     def test_the_first_delivery_of_all(self, scripted: Scripted, tmp_path: Path) -> None:
         """Also while a thread has just begun to send: no module is half imported in the child, for ever."""
         server = scripted()

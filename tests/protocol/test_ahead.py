@@ -390,6 +390,13 @@ class TestWindow:
         script = deliver(tried(), mails, OK * 2 + QUEUED + OK, *[OK * 3 + QUEUED] * 21, window=8)
         assert [sent.count(MAIL) for sent in script.sent] == [8, 4, 4, 4, 2]
 
+    def test_a_reply_too_many_behind_the_last_one_is_not_left_for_the_next_conversation(self) -> None:
+        session, mails = opened("PIPELINING"), [transaction() for _ in range(2)]
+        deliver(session, mails, OK * 2 + GO, QUEUED + OK, OK * 2 + GO, QUEUED + OK, window=8)
+        assert session.is_talkative
+        assert session.broken
+        assert all(codes(one)[2] == 250 for one in mails)
+
     def test_it_is_bounded_in_unanswered_commands(self) -> None:
         many = [transaction(*(f"r{n}@example.com" for n in range(100))) for _ in range(4)]
         answers = [OK * 101 + QUEUED, OK * 102 + QUEUED, OK * 102 + QUEUED, OK * 102 + QUEUED]
