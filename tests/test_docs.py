@@ -274,3 +274,13 @@ def test_the_readme_shows_the_output_of_the_demo(demo: str) -> None:
     shown = re.search(r"^<!-- demo output -->\n```text\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
     assert shown is not None
     assert without_chance(shown[1]) == without_chance(demo)
+
+
+# The tests that pages name
+
+
+def test_every_test_that_a_page_names_exists() -> None:
+    pages = [*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    named = {name for page in pages for name in re.findall(r"`(tests/[\w/.-]+)[:`]", page.read_text(encoding="utf-8"))}
+    assert len(named) > 20
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
