@@ -6,6 +6,7 @@ line end included.
 
 from __future__ import annotations
 
+import functools
 import re
 from datetime import datetime, timedelta
 from itertools import chain, repeat
@@ -116,7 +117,11 @@ def date_of(moment: datetime) -> str:
     """RFC 5322 3.3. A moment without a zone is UTC of unknown origin, "-0000"."""
     if not isinstance(moment, datetime):
         raise InvalidInput(f"date: {moment!r} is not a datetime", field="date")
-    offset = moment.utcoffset()
+    return _date(moment.replace(microsecond=0, tzinfo=None), moment.utcoffset())
+
+
+@functools.lru_cache(maxsize=16)  # of a thousand messages most are of the same second
+def _date(moment: datetime, offset: timedelta | None) -> str:
     sign, minutes = ("-", 0) if offset is None else ("+", round(offset / timedelta(minutes=1)))
     if minutes < 0:
         sign, minutes = "-", -minutes

@@ -28,6 +28,7 @@ from smtpbackend_django.conf import (
 )
 from smtpbackend_django.message import content_of, envelope_of
 from smtpbackend_django.signals import Signalling
+from smtpbackend_django.stock import is_untouched
 
 __all__ = ["EmailBackend"]
 
@@ -236,6 +237,7 @@ class EmailBackend(smtp.EmailBackend):
 
         numbers = itertools.count()
         prep_address = getattr(self, "prep_address", None)
+        untouched = is_untouched()  # once for all of them: it takes longer than to write one
 
         def translate(message: Any) -> Any:
             number = next(numbers)
@@ -244,7 +246,7 @@ class EmailBackend(smtp.EmailBackend):
             message.smtp_receipt = None
             try:
                 envelope = envelope_of(message, prep_address)
-                content = content_of(message, envelope)
+                content = content_of(message, envelope, untouched)
             except Exception as error:
                 failures.append((number, error))
                 return None

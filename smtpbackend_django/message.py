@@ -73,14 +73,16 @@ def _sanitized(given: Any, charset: str, field: str) -> Address:
 # Content
 
 
-def content_of(message: Any, envelope: Envelope) -> Content | bytes | email.message.Message:
+def content_of(
+    message: Any, envelope: Envelope, untouched: bool | None = None
+) -> Content | bytes | email.message.Message:
     """What Django's own backend would send, octet for octet.
 
     A simple message is written by the core, where Django's own functions and nobody else's would write it. Else
     ``message()`` is asked as Django asks it, and what a subclass returns is rendered by its own ``as_bytes``: octets,
-    or where they may have to be encoded anew, the message they are of.
+    or where they may have to be encoded anew, the message they are of. ``untouched`` is as in `is_stock`.
     """
-    if not envelope.needs_smtputf8 and is_stock(message):
+    if not envelope.needs_smtputf8 and is_stock(message, untouched):
         try:
             return _simple_content(message)
         except NotSimple:

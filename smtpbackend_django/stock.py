@@ -23,7 +23,7 @@ import django
 from django.core.mail import message as mail
 from django.core.mail.backends import smtp
 
-__all__ = ["is_stock", "prepares_as_django"]
+__all__ = ["is_stock", "is_untouched", "prepares_as_django"]
 
 _KINDS = (mail.EmailMessage, mail.EmailMultiAlternatives)
 # What a message of Django does beside rendering; and what is called in Django's module, whatever it is by then.
@@ -103,11 +103,16 @@ def prepares_as_django(prep_address: Any) -> bool:
     return _prepare_is_trusted and getattr(prep_address, "__func__", None) is _prepare
 
 
-def is_stock(message: Any) -> bool:
-    """Whether nothing but Django's own functions would render this message."""
-    if not _trusted or type(message) not in _KINDS or not _overridable.isdisjoint(message.__dict__):
-        return False
+def is_untouched() -> bool:
+    """Whether all functions that render are those that were there at import."""
     try:
-        return _seen() == _originals
+        return _trusted and _seen() == _originals
     except AttributeError:  # somebody took one away
         return False
+
+
+def is_stock(message: Any, untouched: bool | None = None) -> bool:
+    """Whether nothing but Django's own functions would render this message. ``untouched``: where that was asked."""
+    if type(message) not in _KINDS or not _overridable.isdisjoint(message.__dict__):
+        return False
+    return is_untouched() if untouched is None else untouched

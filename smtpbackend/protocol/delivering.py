@@ -66,6 +66,7 @@ class Delivering(Dialogue):
         flights: deque[_Flight] = deque()
         self._was_full = False
         more = True
+        ahead: Transaction | None = None  # taken while a reply was awaited, and begun when it is its turn
         try:
             while True:
                 last = flights[-1] if flights else None
@@ -73,12 +74,14 @@ class Delivering(Dialogue):
                     if last is flights[0] or self._fits(last):
                         yield from self._begin(last, policy, chunk_in_flight)
                         continue
-                elif more and not self.broken and (last is None or self._may_follow(flights, window)):
+                elif (more or ahead) and not self.broken and (last is None or self._may_follow(flights, window)):
                     if last is None:
                         self._check_quiet()
                     elif len(self._unsent) > MAX_UNSENT:
                         yield from self._flush()
-                    transaction = yield Next(bool(self._unsent))
+                    transaction, ahead = ahead, None
+                    if transaction is None:
+                        transaction = yield Next(bool(self._unsent))
                     if transaction is None:
                         more = False
                         continue
@@ -91,12 +94,23 @@ class Delivering(Dialogue):
                         yield from self._flush()
                         continue
                 if last is None:
-                    break
+                    if ahead is None:
+                        break
+                    flights.append(_Flight(ahead))
+                    ahead = None
+                    continue
                 flight = flights[0]
                 was_free = flight.line_free
                 while flight.wait is not None and flight.line_free is was_free:
                     reply = self._at_hand()
                     if reply is None:
+                        if self.overlaps and more and ahead is None and len(flights) < window:
+                            # the server has its work now, and we prepare the next one meanwhile
+                            yield from self._flush()
+                            if not self.broken:
+                                transaction = yield Next(True)
+                                more = transaction is not None
+                                ahead = transaction if transaction is not LATER else None
                         reply = yield from self._reply(flight.wait)
                         if reply.code == 421:
                             raise _Closed(reply)
@@ -116,6 +130,8 @@ class Delivering(Dialogue):
                         yield Settled(flight.transaction)
         except _Closed as closed:
             self.broken = True
+            if ahead is not None:
+                flights.append(_Flight(ahead))
             for transaction in _unsettled(flights):
                 transaction.close(closed.reply)
                 transaction.error = ConnectionLost(
@@ -126,6 +142,8 @@ class Delivering(Dialogue):
             self.broken = True
             if self._unsent:  # what was composed and has not left has asked nothing
                 self.probing = self.overlapping = False
+            if ahead is not None:
+                flights.append(_Flight(ahead))
             for transaction in _unsettled(flights):
                 transaction.error = transaction.error or error
                 yield Settled(transaction)

@@ -495,9 +495,10 @@ class TestWindow:
 
     def test_later_sends_what_is_composed_before_it_asks_again(self) -> None:
         session, one, other = proven("PIPELINING"), transaction(), transaction()
-        script = deliver(session, [one, LATER, other], OK * 2 + GO, QUEUED + OK * 3 + GO, QUEUED, window=2)
+        # first while the reply to DATA is awaited, then behind the content
+        script = deliver(session, [one, LATER, LATER, other], OK * 2 + GO, QUEUED + OK * 3 + GO, QUEUED, window=2)
         assert script.sent == [MAIL + BOB + DATA, CONTENT + DOT, RSET + MAIL + BOB + DATA, CONTENT + DOT]
-        assert script.asked[:3] == [False, True, False]
+        assert script.asked[:4] == [False, True, True, False]
         assert script.settled == [one, other]
 
     def test_nothing_new_is_begun_before_the_content_of_the_last_is_composed(self) -> None:
@@ -555,7 +556,7 @@ class TestWindow:
         session, one, other = proven("PIPELINING"), transaction(), transaction()
         script = deliver(
             session,
-            [one, LATER, other],
+            [one, LATER, LATER, other],
             OK * 2 + GO,
             QUEUED,
             window=2,
@@ -563,8 +564,19 @@ class TestWindow:
         )
         assert script.settled == [one]
         assert codes(one) == (250, [250], 250)
-        assert script.asked == [False, True]
+        assert script.asked == [False, True, True]
         assert session.broken
+
+    @pytest.mark.parametrize("end", [b"", b"421 4.3.2 closing\r\n", b"nonsense\r\n"])
+    def test_one_that_was_taken_while_a_reply_was_awaited_is_settled_too(self, end: bytes) -> None:
+        session, one, other = proven("PIPELINING"), transaction(), transaction()
+        script = deliver(session, [one, other], end, window=2)
+        assert script.sent == [MAIL + BOB + DATA]
+        assert script.asked == [False, True]
+        assert script.settled == [one, other]
+        assert one.error
+        assert other.error
+        assert not other.handed_over
 
     def test_the_window_is_bounded_by_unanswered_commands(self) -> None:
         session = proven("PIPELINING")
