@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[2]
 
 # What every script begins with
 BEGINNING = """\
-import asyncio, atexit, gc, multiprocessing, os, signal, sys, threading, time
+import asyncio, atexit, gc, multiprocessing, os, signal, sys, threading, time, warnings
+warnings.filterwarnings("ignore", "This process .* is multi-threaded")  # Python 3.12 on: that is what is tested
 from smtpbackend import AsyncMailer, Mailer, Message
 from smtpbackend.errors import SMTPError
 from tests.processes.sockets import held, towards
