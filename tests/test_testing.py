@@ -37,6 +37,7 @@ from smtpbackend.testing import (
     flood,
     when_heard,
 )
+from tests.servers.ports import wait_until
 from tests.servers.tls import Certificates
 
 ROOT = Path(__file__).parents[1]
@@ -485,6 +486,7 @@ class TestDeeds:
         server = smtp_server({"NOOP": DEAF})
         client = connect(server)
         client.ask(NOOP)
+        assert wait_until(lambda: server.received == NOOP, 10)
         client.sock.settimeout(0.2)
         with pytest.raises(TimeoutError):
             client.sock.sendall(bytes(100_000_000))

@@ -63,13 +63,18 @@ class Wire:
         except (OSError, UnicodeError) as error:
             raise unreachable(server, [("", error if isinstance(error, OSError) else OSError(str(error)))]) from error
         for number, (family, kind, protocol, _, address) in enumerate(found):
+            born: socket.socket | None = None
             try:
                 with _making:
-                    sock = socket.socket(family, kind, protocol)
+                    sock = born = socket.socket(family, kind, protocol)
                     _sockets.add(sock)
             except OSError as error:  # a kernel without IPv6 has no such sockets
                 causes.append((shown(address), error))
                 continue
+            except BaseException:
+                if born is not None:
+                    born.close()
+                raise
             try:
                 # what is left is shared among the addresses left: one that is silent does not use up all
                 share = (end - time.monotonic()) / (len(found) - number)
