@@ -54,7 +54,7 @@ def floor(module: str) -> str:
         return "words"
     if room in ("protocol", "delivery", "signals"):
         return room
-    if room in ("blocking", "aio"):
+    if room in ("blocking", "aio", "forking"):
         return "twins"
     if room in ABOVE:
         return "above"

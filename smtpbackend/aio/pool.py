@@ -20,6 +20,7 @@ from smtpbackend.delivery.statistics import Statistics, Tally
 from smtpbackend.delivery.tls import Context, client_context
 from smtpbackend.delivery.transcript import transcript
 from smtpbackend.errors import SMTPError, TimedOut
+from smtpbackend.forking import unforked
 from smtpbackend.outcome import Receipt
 from smtpbackend.protocol.effects import LATER
 
@@ -42,7 +43,8 @@ class Pool:
     def context(self, server: Server) -> Context:
         """The TLS context of a server, made once. Raises `InvalidSetting` for a file that cannot be used."""
         if server not in self._contexts:
-            self._contexts[server] = client_context(server)
+            with unforked:
+                self._contexts[server] = client_context(server)
         return self._contexts[server]
 
     async def perform(self, dispatch: Generator[Any, Any, None], source: Any) -> AsyncGenerator[Any, None]:

@@ -19,6 +19,7 @@ from typing import Any
 from smtpbackend.delivery.server import Server, is_address, shown, unreachable
 from smtpbackend.delivery.tls import Context, certificate_name, server_hostname
 from smtpbackend.errors import ProtocolViolation
+from smtpbackend.forking import unforked
 from smtpbackend.protocol.effects import Channel, Conversation, Ended, Read, StartTLS, Write
 
 __all__ = ["Wire"]
@@ -27,7 +28,7 @@ READ_SIZE = 65536
 MAX_AHEAD = 1 << 18  # octets read while writing: 256 unanswered commands have far shorter replies
 
 
-class Wire(asyncio.Protocol):
+class Wire(asyncio.BufferedProtocol):
     """One connected transport. ``peer`` and ``local`` are its addresses, None on a unix socket."""
 
     _transport: asyncio.Transport
@@ -38,6 +39,7 @@ class Wire(asyncio.Protocol):
         self._context = context
         self._socket = sock
         self._loop = asyncio.get_running_loop()
+        self._buffer = bytearray(READ_SIZE)  # where the loop puts what it reads
         self._ahead = bytearray()
         self._tls = None
         self._is_secured = False
@@ -72,7 +74,7 @@ class Wire(asyncio.Protocol):
         for number, (family, kind, protocol, _, address) in enumerate(found):
             born: socket.socket | None = None
             try:
-                with _making:
+                with unforked:
                     sock = born = socket.socket(family, kind, protocol)
                     _sockets.add(sock)
             except OSError as error:  # a kernel without IPv6 has no such sockets
@@ -160,12 +162,19 @@ class Wire(asyncio.Protocol):
     # What asyncio tells us
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Part of ``asyncio.Protocol``."""
+        """Part of ``asyncio.BufferedProtocol``."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
-    def data_received(self, data: bytes) -> None:
-        """Part of ``asyncio.Protocol``."""
+    def get_buffer(self, sizehint: int) -> bytearray:
+        """Part of ``asyncio.BufferedProtocol``."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Part of ``asyncio.BufferedProtocol``."""
+        self._take(self._buffer[:nbytes])
+
+    def _take(self, data: bytes | bytearray) -> None:
         if self._tls is None:
             self._ahead += data
         else:
@@ -176,28 +185,28 @@ class Wire(asyncio.Protocol):
         self._wake()
 
     def eof_received(self) -> bool:
-        """Part of ``asyncio.Protocol``."""
+        """Part of ``asyncio.BufferedProtocol``."""
         self._ended = True
         self._wake()
         return True  # closing is our business
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Part of ``asyncio.Protocol``."""
+        """Part of ``asyncio.BufferedProtocol``."""
         if exc is not None:
             # a write failed, and what the server said before it hung up may not have been read yet
             with contextlib.suppress(OSError):
-                self.data_received(self._socket.recv(READ_SIZE))
+                self._take(self._socket.recv(READ_SIZE))
         self._ended = True
         self._error = self._error or exc
         self._paused = False
         self._wake()
 
     def pause_writing(self) -> None:
-        """Part of ``asyncio.Protocol``."""
+        """Part of ``asyncio.BufferedProtocol``."""
         self._paused = True
 
     def resume_writing(self) -> None:
-        """Part of ``asyncio.Protocol``."""
+        """Part of ``asyncio.BufferedProtocol``."""
         self._paused = False
         self._wake()
 
@@ -227,7 +236,8 @@ class Wire(asyncio.Protocol):
         while True:
             if self._tls is not None:
                 try:
-                    data = self._tls.read(READ_SIZE)
+                    with unforked:  # a session ticket may come along
+                        data = self._tls.read(READ_SIZE)
                 except ssl.SSLWantReadError:
                     pass
                 except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
@@ -278,15 +288,17 @@ class Wire(asyncio.Protocol):
                 "check that port and tls fit together (465 is 'implicit', 587 and 25 are 'required')",
                 server=self._server.name,
             )
-        self._tls = self._context.wrap_bio(
-            self._from_server,
-            self._to_server,
-            server_hostname=certificate_name(self._server.identity or self._server.host),
-            session=self._context.take_session(),
-        )
+        with unforked:
+            self._tls = self._context.wrap_bio(
+                self._from_server,
+                self._to_server,
+                server_hostname=certificate_name(self._server.identity or self._server.host),
+                session=self._context.take_session(),
+            )
         while True:
             try:
-                self._tls.do_handshake()
+                with unforked:
+                    self._tls.do_handshake()
             except ssl.SSLWantReadError:
                 self._transport.write(self._to_server.read())
             except ssl.SSLError:
@@ -365,8 +377,5 @@ def _after_fork() -> None:
     _sockets.clear()
 
 
-# No child is forked between the birth of a socket and its being known: it would hold it, and not know.
-_making = threading.Lock()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_making.acquire, after_in_parent=_making.release, after_in_child=_making.release)
     os.register_at_fork(after_in_child=_after_fork)

@@ -24,6 +24,7 @@ from smtpbackend.delivery.statistics import Statistics, Tally
 from smtpbackend.delivery.tls import Context, client_context
 from smtpbackend.delivery.transcript import transcript
 from smtpbackend.errors import SMTPError, TimedOut
+from smtpbackend.forking import unforked
 from smtpbackend.outcome import Receipt
 from smtpbackend.protocol.effects import LATER
 
@@ -46,14 +47,17 @@ class Pool:
         self._buckets: dict[Server, Bucket] = {}
         self._tally = Tally()
         self._lock = threading.Lock()
+        self._making = threading.Lock()  # of contexts, which takes some 30 ms
         self._epoch = getattr(self, "_epoch", -1) + 1  # how many forks ago
 
     def context(self, server: Server) -> Context:
         """The TLS context of a server, made once. Raises `InvalidSetting` for a file that cannot be used."""
         context = self._contexts.get(server)
         if context is None:
-            with _making:
-                context = self._contexts[server] = client_context(server)
+            with self._making, unforked:
+                context = self._contexts.get(server)
+                if context is None:
+                    context = self._contexts[server] = client_context(server)
         return context
 
     def perform(self, dispatch: Generator[Any, Any, None], source: Iterator[Any]) -> Iterator[Any]:
@@ -293,8 +297,5 @@ def _at_exit() -> None:
 
 
 atexit.register(_at_exit)
-# OpenSSL has locks of its own: a child that is forked while another thread makes a context could never make one
-_making = threading.Lock()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_making.acquire, after_in_parent=_making.release, after_in_child=_making.release)
     os.register_at_fork(after_in_child=_after_fork)

@@ -20,6 +20,7 @@ from typing import Any
 from smtpbackend.delivery.server import Server, is_address, shown, unreachable
 from smtpbackend.delivery.tls import Context, certificate_name, server_hostname
 from smtpbackend.errors import ProtocolViolation
+from smtpbackend.forking import unforked
 from smtpbackend.protocol.effects import Channel, Conversation, Ended, Read, StartTLS, Write
 
 __all__ = ["Wire"]
@@ -65,7 +66,7 @@ class Wire:
         for number, (family, kind, protocol, _, address) in enumerate(found):
             born: socket.socket | None = None
             try:
-                with _making:
+                with unforked:
                     sock = born = socket.socket(family, kind, protocol)
                     _sockets.add(sock)
             except OSError as error:  # a kernel without IPv6 has no such sockets
@@ -145,7 +146,7 @@ class Wire:
         if self._is_secured and isinstance(self._socket, ssl.SSLSocket):
             self._is_secured = False
             self._context.keep_session(self._socket)
-        with _making:
+        with unforked:
             self._socket.close()
 
     def _read(self, until: float) -> bytes:
@@ -161,7 +162,10 @@ class Wire:
             self._wait(select.POLLIN, until)  # a reply is never there yet
         while True:
             try:
-                return self._socket.recv(READ_SIZE)
+                if self._flags:
+                    return self._socket.recv(READ_SIZE)
+                with unforked:  # a session ticket may come along
+                    return self._socket.recv(READ_SIZE)
             except (BlockingIOError, ssl.SSLWantReadError):
                 self._wait(select.POLLIN, until)
             except ssl.SSLWantWriteError:
@@ -198,7 +202,8 @@ class Wire:
     def _read_ahead(self) -> None:
         """Take what the server says while we write."""
         try:
-            data = self._socket.recv(READ_SIZE, self._flags)
+            with unforked:
+                data = self._socket.recv(READ_SIZE, self._flags)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return
         self._ahead += data
@@ -221,7 +226,7 @@ class Wire:
         self._poll.unregister(self._socket)
         self._socket.setblocking(False)
         self._flags = 0  # TLS knows none
-        with _making:
+        with unforked:
             secured = self._context.wrap_socket(
                 self._socket,
                 server_hostname=certificate_name(self._server.identity or self._server.host),
@@ -232,7 +237,8 @@ class Wire:
             _sockets.add(secured)
         while True:
             try:
-                secured.do_handshake()
+                with unforked:
+                    secured.do_handshake()
                 self._is_secured = True
                 return Channel.of(secured)
             except ssl.SSLWantReadError:
@@ -321,8 +327,5 @@ def _after_fork() -> None:
     _sockets.clear()
 
 
-# No child is forked while a socket comes into being or goes: it would hold it, and not know.
-_making = threading.Lock()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_making.acquire, after_in_parent=_making.release, after_in_child=_making.release)
     os.register_at_fork(after_in_child=_after_fork)

@@ -57,6 +57,16 @@ TROUBLES = {
 }
 
 
+def is_handshake(received: bytes) -> bool:
+    """Whether that is nothing but TLS records of a handshake that came to nothing (RFC 8446 5.1)."""
+    while received:
+        kind, length = received[0], int.from_bytes(received[3:5], "big")
+        if kind not in (21, 22) or len(received) < 5 + length:  # alert, handshake
+            return False
+        received = received[5 + length :]
+    return True
+
+
 def cells() -> dict[tuple[bool, str, str], str]:
     """What the page says: (with a login, trouble, policy) and the outcome."""
     section = PAGE.read_text(encoding="utf-8").split("## The downgrade table\n")[1].split("\n## ")[0]
@@ -121,4 +131,6 @@ def test_a_cell(
         assert "AUTH" not in speaker.verbs
     if wanted not in ("TLS", "clear"):
         assert server.handed_over == []
-        assert {verb for speaker in server.speakers for verb in speaker.verbs} <= {"EHLO", "STARTTLS"}
+        for speaker in server.speakers:
+            # to who does not speak TLS a handshake is noise, with line ends where its random octets have them
+            assert set(speaker.verbs) <= {"EHLO", "STARTTLS"} or is_handshake(speaker.received)

@@ -1,0 +1,65 @@
+"""What a fork must not cut in two.
+
+A child has one thread and a copy of everything else: of a socket that nobody knew yet, and of the locks that OpenSSL
+held for a thread that is no more. The first would never end for the server, on the second the child would wait for
+ever.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+__all__ = ["unforked"]
+
+PATIENCE = 1.0  # seconds that a fork waits at most: what is done unforked never waits for a network
+
+
+class _Unforked:
+    """``with unforked:`` no child is forked while this runs, in whatever thread. May be nested."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()  # on an RLock: garbage may be collected, and closed, at any point
+        self._inside: dict[int, int] = {}  # by thread, how deep
+        self._is_forking = False
+
+    def __enter__(self) -> None:
+        me = threading.get_ident()
+        with self._changed:
+            while self._is_forking and me not in self._inside:
+                self._changed.wait()
+            self._inside[me] = self._inside.get(me, 0) + 1
+
+    def __exit__(self, *exception: object) -> None:
+        me = threading.get_ident()
+        with self._changed:
+            self._inside[me] -= 1
+            if not self._inside[me]:
+                del self._inside[me]
+                self._changed.notify_all()
+
+    def before_fork(self) -> None:
+        """Let nobody in any more, and wait for those who are."""
+        end = time.monotonic() + PATIENCE
+        with self._changed:
+            while self._is_forking:
+                self._changed.wait()
+            self._is_forking = True
+            while self._inside.keys() - {threading.get_ident()} and (left := end - time.monotonic()) > 0:
+                self._changed.wait(left)
+
+    def after_fork(self) -> None:
+        """In the parent: all may go on."""
+        with self._changed:
+            self._is_forking = False
+            self._changed.notify_all()
+
+
+unforked = _Unforked()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=unforked.before_fork,
+        after_in_parent=unforked.after_fork,
+        after_in_child=unforked.__init__,  # type: ignore[misc]
+    )
