@@ -20,7 +20,6 @@ from tests.mailer.twins import Twin, hello
 from tests.servers.ports import wait_until
 from tests.servers.tls import Certificates
 
-
 # Python 3.12 on: that is what is tested
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 
@@ -120,7 +119,7 @@ def test_nobody_makes_a_fork_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("tls", ["required", "implicit"])
 def test_openssl_is_not_cut_in_two(twin: Twin, scripted: Scripted, ca: Certificates, tls: str) -> None:
-    """Its locks are held in handshakes, and where tickets are read: the child of a fork would wait for them for ever."""
+    """It holds locks in handshakes, and where tickets are read: the child of a fork would wait for them for ever."""
     extensions = ("PIPELINING",) if tls == "implicit" else ("PIPELINING", "STARTTLS")
     server = scripted(Play(extensions=extensions, implicit_tls=tls == "implicit"), certificate="server")
     mailer = twin(f"smtp://127.0.0.1:{server.port}", tls=tls, ca_file=str(ca.ca_file))
