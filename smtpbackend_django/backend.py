@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
+import operator
 from collections.abc import Iterable
 from ssl import SSLContext
 from typing import Any
@@ -21,7 +23,7 @@ from smtpbackend_django.conf import (
     OPTIONS,
     SettingsError,
     hint,
-    known_configuration,
+    known_mailer,
     overridden,
     shared_mailer,
     site_options,
@@ -31,6 +33,8 @@ from smtpbackend_django.signals import Signalling
 from smtpbackend_django.stock import is_untouched
 
 __all__ = ["EmailBackend"]
+
+_is_given = functools.partial(operator.is_not, None)
 
 
 class EmailBackend(smtp.EmailBackend):
@@ -91,7 +95,10 @@ class EmailBackend(smtp.EmailBackend):
         alias: str | None = None,
         **kwargs: Any,
     ) -> None:
-        options = {name: value for name, value in locals().items() if name in OPTIONS and value is not None}
+        given = locals()  # all but a few are None, and a request may be waiting
+        options = dict(itertools.compress(given.items(), map(_is_given, given.values())))
+        del options["self"], options["kwargs"]
+        options.pop("alias", None)
         if not fail_silently:
             del options["fail_silently"]
         site = site_options() if alias is None else None
@@ -106,6 +113,7 @@ class EmailBackend(smtp.EmailBackend):
         first = self._check().servers[0]
         if is_ours:
             self.host, self.port = first.host, first.port
+        self._checked = self._attributes()
 
     def _check_names(self, kwargs: dict[str, Any]) -> None:
         """As Django does, with the name that may have been meant."""
@@ -129,9 +137,9 @@ class EmailBackend(smtp.EmailBackend):
         # neither flag: opportunistic by Django's rule, and by ours what the server is
         self._tls = tls or (None if is_ours and flags == (None, None) else "opportunistic")
         self._is_ours = is_ours
-        self._options = {name: value for name, value in options.items() if name not in DJANGO_OPTIONS}
-        of_django = {name: options.get(name) for name in DJANGO_OPTIONS}
-        of_django["fail_silently"] = bool(options.get("fail_silently"))
+        of_django: dict[str, Any] = {name: options.pop(name, None) for name in DJANGO_OPTIONS}
+        of_django["fail_silently"] = bool(of_django["fail_silently"])
+        self._options = options
         if not is_ours:
             super().__init__(**of_django, alias=self.alias, **kwargs)
             return
@@ -146,8 +154,9 @@ class EmailBackend(smtp.EmailBackend):
     def _check(self) -> Configuration:
         """Say what cannot work now, and not at the first mail; files are opened when they are needed, as by Django."""
         settings = self._settings()
-        if (known := known_configuration(settings)) is not None:
-            return known
+        self._known = known_mailer(settings)
+        if self._known is not None:
+            return self._known.configuration
         for name in ("client_cert", "client_key"):
             settings.pop(name, None)
         try:
@@ -170,16 +179,29 @@ class EmailBackend(smtp.EmailBackend):
             )
         settings = dict(self._options)
         if "servers" not in settings:
-            settings.update(host=self.host, port=self.port)
+            settings["host"], settings["port"] = self.host, self.port
         if self.username and (self.password or self._is_ours):
             settings.update(username=self.username, password=self.password)
-        settings["tls"] = "required" if self.use_tls else "implicit" if self.use_ssl else self._tls
-        settings.update(
-            timeout=self.timeout, client_cert=self.ssl_certfile or None, client_key=self.ssl_keyfile or None
+        for name, value in (
+            ("tls", "required" if self.use_tls else "implicit" if self.use_ssl else self._tls),
+            ("timeout", self.timeout),
+            ("client_cert", self.ssl_certfile or None),
+            ("client_key", self.ssl_keyfile or None),
+        ):
+            if value is not None:
+                settings[name] = value
+        return settings
+
+    def _attributes(self) -> tuple[Any, ...]:
+        """Those of Django's that `_settings` reads."""
+        return (
+            *(self.host, self.port, self.username, self.password, self.use_tls, self.use_ssl),
+            *(self.timeout, self.ssl_certfile, self.ssl_keyfile),
         )
-        return {name: value for name, value in settings.items() if value is not None}
 
     def _mailer(self) -> Mailer:
+        if self._known is not None and self._attributes() == self._checked:
+            return self._known
         try:
             return shared_mailer(self._settings())
         except InvalidInput as error:

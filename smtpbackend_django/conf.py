@@ -17,7 +17,6 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
 from smtpbackend import Mailer
-from smtpbackend.delivery.configuration import Configuration
 from smtpbackend.delivery.settings import MAILER_KEYS, SERVER_KEYS
 from smtpbackend.errors import InvalidSetting
 
@@ -27,6 +26,7 @@ __all__ = [
     "SettingsError",
     "close_mailers",
     "hint",
+    "known_mailer",
     "overridden",
     "shared_mailer",
     "site_options",
@@ -99,7 +99,9 @@ class _Key:
     __slots__ = ("_frozen", "_hash")
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
-        self._frozen = _freeze(settings)
+        kinds = tuple(map(type, settings.values()))
+        flat = _FLAT.issuperset(kinds)
+        self._frozen = frozenset(zip(settings, kinds, settings.values(), strict=True)) if flat else _freeze(settings)
         self._hash = hash(self._frozen)
 
     def __hash__(self) -> int:
@@ -110,6 +112,9 @@ class _Key:
 
     def __repr__(self) -> str:
         return "<a configuration>"
+
+
+_FLAT = frozenset((str, int, bool, float))
 
 
 def _freeze(value: Any) -> Any:
@@ -139,13 +144,17 @@ def shared_mailer(settings: Mapping[str, Any]) -> Mailer:
     return mailer
 
 
-def known_configuration(settings: Mapping[str, Any]) -> Configuration | None:
-    """The configuration of the Mailer with these settings, where there is one: it need not be checked again."""
+def known_mailer(settings: Mapping[str, Any]) -> Mailer | None:
+    """The Mailer with these settings, where there is one: they need not be checked again."""
     try:
-        mailer = _mailers.get(_Key(settings))
+        key = _Key(settings)
     except TypeError:  # a value that no setting has: who checks it says which
         return None
-    return mailer.configuration if mailer is not None else None
+    with _lock:
+        mailer = _mailers.get(key)
+        if mailer is not None:
+            _mailers.move_to_end(key)
+    return mailer
 
 
 def close_mailers() -> None:
