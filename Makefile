@@ -27,7 +27,7 @@ test: $(STAMP) ## every test on this Python, with the coverage of smtpbackend/ (
 	$(BIN)/python -m coverage run -m pytest $(ARGS)
 	$(if $(ARGS),,$(BIN)/python -m coverage report)
 
-test-all: $(STAMP) ## every test on each supported Django whose Python is installed (SESSIONS="django-6.0" to choose)
+test-all: $(STAMP) ## the tests on each supported Django whose Python is installed (SESSIONS="django-6.0" to choose)
 	$(BIN)/python -m nox $(if $(SESSIONS),--session $(SESSIONS))
 
 fuzz: $(STAMP) ## conversations with servers that say anything: ten times as many as in `make test`, and other ones

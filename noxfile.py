@@ -13,6 +13,9 @@ nox.options.error_on_missing_interpreters = False
 
 # Django -> the Python to run it on
 SUPPORTED = {"5.2": "3.11", "6.0": "3.12", "6.1": "3.13"}
+# Between the oldest and the newest Python those are left out that drive real conversations, processes and servers for
+# minutes: `make test` has them on the one, the last session on the other.
+BETWEEN = ("--ignore=tests/mailer", "--ignore=tests/processes", "--ignore=tests/interoperability")
 
 
 def interpreter(version: str) -> str | None:
@@ -28,16 +31,19 @@ def interpreter(version: str) -> str | None:
 
 def define(django: str, version: str) -> None:
     python = interpreter(version)
+    less = () if version in (min(SUPPORTED.values()), max(SUPPORTED.values())) else BETWEEN
 
     @nox.session(name=f"django-{django}", python=python or False)
     def run(session: nox.Session) -> None:
         if python is None:
             session.skip(f"Python {version} is not installed: Django {django} is not tested")
         session.install("--group", "test", "-e", ".[django,flask]", f"Django~={django}.0")
-        session.run("python", "-m", "pytest", "tests", *(session.posargs or ("-m", "not exhaustive")))
+        session.run("python", "-m", "pytest", "tests", *(session.posargs or ("-m", "not exhaustive", *less)))
 
     run.__doc__ = (
         f"Every test but the exhaustive ones, which `make test` has, with Django {django} on Python {version}."
+        if not less
+        else f"The tests that take seconds, with Django {django} on Python {version}."
     )
 
 

@@ -137,7 +137,9 @@ class EmailBackend(smtp.EmailBackend):
         # neither flag: opportunistic by Django's rule, and by ours what the server is
         self._tls = tls or (None if is_ours and flags == (None, None) else "opportunistic")
         self._is_ours = is_ours
-        of_django: dict[str, Any] = {name: options.pop(name, None) for name in DJANGO_OPTIONS}
+        of_django: dict[str, Any] = dict.fromkeys(DJANGO_OPTIONS)
+        for name in of_django.keys() & options.keys():
+            of_django[name] = options.pop(name)
         of_django["fail_silently"] = bool(of_django["fail_silently"])
         self._options = options
         if not is_ours:

@@ -15,7 +15,7 @@ import email.message
 import email.policy
 import os
 from collections.abc import Iterator
-from operator import attrgetter
+from operator import attrgetter, call
 from types import FunctionType
 from typing import Any
 
@@ -68,13 +68,14 @@ def _places() -> Iterator[tuple[Any, Any]]:
 
 
 _overridable = frozenset(_names(mail.EmailMultiAlternatives))
-_looks = tuple(_places())
+_looks = tuple(zip(*_places(), strict=True))
 
 
 def _seen() -> list[Any]:
     """What is in each place now; and what is changed in place, such as the header classes that a site adds."""
     policy: Any = email.policy.SMTP
-    seen = [look(place) for place, look in _looks]
+    places, looks = _looks
+    seen = [*map(call, looks, places)]
     seen += (policy, policy.header_factory.registry, policy.content_manager.set_handlers)
     return seen
 

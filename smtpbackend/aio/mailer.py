@@ -15,6 +15,7 @@ from collections.abc import (
 from typing import TYPE_CHECKING, Any
 
 from smtpbackend.delivery.configuration import configure
+from smtpbackend.delivery.translated import is_alone
 from smtpbackend.errors import DeliveryError, SMTPError
 
 # What sends is loaded with the first Mailer: a program that only imports it does not pay for it (DESIGN 5.6).
@@ -76,7 +77,7 @@ class AsyncMailer:
         self, message: Any, envelope: Envelope | None = None, *, listeners: Sequence[Listener] = ()
     ) -> Receipt:
         """Send one message; returns when every recipient is settled. See `smtpbackend.Mailer.send`."""
-        receipt: Receipt = await self._perform(self._dispatch(listeners).run(), iter([(message, envelope)]))
+        receipt: Receipt = await self._perform(self._dispatch(listeners).run(alone=True), iter([(message, envelope)]))
         if receipt.error is not None:
             raise receipt.error
         return receipt
@@ -94,7 +95,7 @@ class AsyncMailer:
         """
         source = aiter(messages) if isinstance(messages, AsyncIterable) else iter(messages)
         if connections == 1:
-            return self._pool().perform(self._dispatch(listeners).run(), source)
+            return self._pool().perform(self._dispatch(listeners).run(is_alone(messages)), source)
         from smtpbackend.aio.spread import spread
         from smtpbackend.delivery.spreading import check_connections
 

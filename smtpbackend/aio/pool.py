@@ -163,7 +163,9 @@ class Pool:
         end = self._loop.time() + server.timeout.connect if deadline is None else deadline
         gone: list[Connection[Wire]] = []
         turn: asyncio.Event | None = None
-        shelf = self._shelves.setdefault(server, Shelf(self.limits))
+        shelf = self._shelves.get(server)
+        if shelf is None:
+            shelf = self._shelves[server] = Shelf(self.limits)
         try:
             while True:
                 if not shelf.waiting or shelf.waiting[0] is turn:

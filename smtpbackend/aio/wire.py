@@ -49,6 +49,14 @@ class Wire(asyncio.BufferedProtocol):
         self._error: Exception | None = None
         self._paused = False
         self._waiting: asyncio.Future[None] | None = None
+        self._is_shaking_hands = False  # that is what waits
+        self._conversation: Conversation[Any]
+        self._step: Any = None  # which the conversation yielded last
+        self._has_begun = False  # that, and waits
+        self._reading: Read | None = None  # since when its time runs
+        self._deadline: float | None = None
+        self._until = 0.0  # when the present wait is over
+        self._timer: asyncio.TimerHandle | None = None
         self._has_heard = False  # since we wrote last
         # not asked of the transport: it has None where the connection is lost again, and that must not seem local
         is_unix = sock.family == socket.AF_UNIX
@@ -111,36 +119,100 @@ class Wire(asyncio.BufferedProtocol):
 
         Whatever it raises, cancellation too, closes the connection. ``deadline`` is in seconds of the loop's clock.
         """
-        reading: Read | None = None
-        until = 0.0
-        now = self._loop.time
+        self._conversation, self._deadline, self._reading = conversation, deadline, None
         try:
-            step = conversation.send(value)
+            self._step, self._has_begun = conversation.send(value), False
             while True:
+                if not self._go_on():
+                    self._waiting = self._loop.create_future()
+                    await self._waiting
+                step = self._step
+                if type(step) is not StartTLS:
+                    return step
                 try:
-                    answer: Any = None
-                    kind = type(step)
-                    if kind is Read:
-                        if step is not reading:
-                            reading = step
-                            until = _earliest(now() + step.timeout, deadline)
-                        answer = await self._read(until)
-                    elif kind is Write:
-                        await self._write(step.data, step.timeout, deadline)
-                    elif kind is StartTLS:
-                        answer = await self._start_tls(_earliest(now() + step.timeout, deadline))
-                    else:
-                        return step
+                    answer = await self._start_tls(_earliest(self._loop.time() + step.timeout, deadline))
                 except OSError as error:
-                    step = conversation.throw(error)
+                    self._step = conversation.throw(error)
                 else:
-                    step = conversation.send(answer)
+                    self._step = conversation.send(answer)
         except StopIteration as stop:
             return Ended(stop.value)
         except BaseException:
             self.close()
             conversation.close()
             raise
+        finally:
+            self._waiting = None
+
+    def _go_on(self, trouble: OSError | None = None) -> bool:
+        """Carry the conversation on for as long as that needs no waiting; whether it yielded what is not for here.
+
+        The loop calls it when something was read, before any task: the next group leaves without a turn of the loop.
+        """
+        conversation, step = self._conversation, self._step
+        while True:
+            try:
+                if trouble is not None:
+                    raise trouble
+                answer: Any = None
+                kind = type(step)
+                if kind is Read:
+                    answer = self._read(step)
+                    waits = answer is None
+                elif kind is Write:
+                    waits = not self._write(step)
+                else:
+                    self._step = step
+                    return True
+            except OSError as error:
+                trouble = None
+                step = conversation.throw(error)
+            else:
+                if waits:
+                    self._step, self._has_begun = step, True
+                    if self._timer is None or self._timer.when() > self._until:
+                        self._set_timer(self._until)
+                    return False
+                step = conversation.send(answer)
+            self._has_begun = False
+
+    def _wake(self, trouble: OSError | None = None) -> None:
+        """Something happened that was perhaps waited for."""
+        waiting = self._waiting
+        if waiting is None or waiting.done():
+            return
+        failed: BaseException | None = None
+        try:
+            if not self._is_shaking_hands and not self._go_on(trouble):
+                return
+        except StopIteration as stop:  # which no future can hold
+            self._step = Ended(stop.value)
+        except BaseException as error:
+            failed = error
+        if waiting.done():  # cancelled meanwhile: who waited closes what there is
+            return
+        if failed is None:
+            waiting.set_result(None)
+        else:
+            waiting.set_exception(failed)
+
+    def _set_timer(self, when: float) -> None:
+        """Be called then. One timer does for many waits: it is set anew when it goes off too early for the present one.
+
+        What is there already did not come too late: the loop looks once more before time is up.
+        """
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(when, self._loop.call_soon, self._loop.call_soon, self._time_is_up)
+
+    def _time_is_up(self) -> None:
+        self._timer = None
+        if self._waiting is None or self._waiting.done() or self._is_shaking_hands:
+            return
+        if self._until > self._loop.time():
+            self._set_timer(self._until)
+        else:
+            self._wake(TimeoutError("timed out"))
 
     def is_quiet(self) -> bool:
         """Whether nothing waits to be read: on an idle connection that could only be its end (DESIGN 4.5)."""
@@ -157,6 +229,9 @@ class Wire(asyncio.BufferedProtocol):
         if self._is_secured and self._tls is not None:
             self._is_secured = False
             self._context.keep_session(self._tls)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._transport.abort()
 
     # What asyncio tells us
@@ -210,48 +285,34 @@ class Wire(asyncio.BufferedProtocol):
         self._paused = False
         self._wake()
 
-    def _wake(self) -> None:
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
+    def _read(self, step: Read) -> bytes | None:
+        """What was read, b"" at the end; None: it has to be waited for."""
+        if not self._has_begun:
+            if step is not self._reading:
+                self._reading = step
+                self._until = _earliest(self._loop.time() + step.timeout, self._deadline)
+            if self._has_heard and self._may_hurry:
+                self._acknowledge()
+            self._has_heard = True
+        return self._received()
 
-    async def _wait(self, until: float) -> None:
-        """Wait until something happens; raises TimeoutError at ``until``."""
-        self._waiting = self._loop.create_future()
-        try:
-            if until <= self._loop.time():  # what is there already did not come too late: let the loop look once
-                await asyncio.sleep(0)
-                await asyncio.sleep(0)
-                if not self._waiting.done():
-                    raise TimeoutError("timed out")
-                return
-            async with asyncio.timeout_at(until):
-                await self._waiting
-        finally:
-            self._waiting = None
-
-    async def _read(self, until: float) -> bytes:
-        if self._has_heard and self._may_hurry:
-            self._acknowledge()
-        self._has_heard = True
-        while True:
-            if self._tls is not None:
-                try:
-                    with unforked:  # a session ticket may come along
-                        data = self._tls.read(READ_SIZE)
-                except ssl.SSLWantReadError:
-                    pass
-                except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
-                    return b""
-                else:
-                    return data
-            elif self._ahead:
-                data, self._ahead = bytes(self._ahead), bytearray()
-                return data
-            if self._ended:
-                if self._error is not None and not isinstance(self._error, ConnectionResetError):
-                    raise self._error
+    def _received(self) -> bytes | None:
+        if self._tls is not None:
+            try:
+                with unforked:  # a session ticket may come along
+                    return self._tls.read(READ_SIZE)
+            except ssl.SSLWantReadError:
+                pass
+            except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
                 return b""
-            await self._wait(until)
+        elif self._ahead:
+            data, self._ahead = bytes(self._ahead), bytearray()
+            return data
+        if not self._ended:
+            return None
+        if self._error is not None and not isinstance(self._error, ConnectionResetError):
+            raise self._error
+        return b""
 
     def _acknowledge(self) -> None:
         """Acknowledge at once: what was read was not all, and a server may be holding the rest back for that (Nagle).
@@ -261,26 +322,32 @@ class Wire(asyncio.BufferedProtocol):
         with contextlib.suppress(OSError):  # what is wrong with it, reading tells
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
-    async def _write(self, data: bytes | bytearray, timeout: float, deadline: float | None) -> None:
-        self._has_heard = False
-        if self._transport.is_closing():
-            raise self._error or ConnectionError(f"{self._server.name} closed the connection")
-        if self._tls is None:
-            self._transport.write(bytes(data))
-        else:
-            self._tls.write(data)
-            self._transport.write(self._to_server.read())
-        until = _earliest(self._loop.time() + timeout, deadline)
-        while self._paused:
+    def _write(self, step: Write) -> bool:
+        """Whether it left, as far as the transport may hold the rest; else that has to be waited for."""
+        if not self._has_begun:
+            self._has_heard = False
+            if self._transport.is_closing():
+                raise self._error or ConnectionError(f"{self._server.name} closed the connection")
+            if self._tls is None:
+                self._transport.write(step.data)
+            else:
+                self._tls.write(step.data)
+                self._transport.write(self._to_server.read())
+            if self._paused:
+                self._until = _earliest(self._loop.time() + step.timeout, self._deadline)
+        if self._paused:
             if self._ended:
                 raise ConnectionError(f"{self._server.name} closed the connection")
-            await self._wait(until)
+            return False
         if self._error is not None:
             raise self._error
+        return True
 
     async def _start_tls(self, until: float) -> Channel:
         if not self.is_quiet():
-            if not await self._read(until):
+            while (data := self._received()) is None:
+                await self._wait(until)
+            if not data:
                 raise ConnectionError("the server closed the connection")
             # RFC 3207 4.2; whoever can inject into the clear part must not be heard inside TLS
             raise ProtocolViolation(
@@ -311,6 +378,17 @@ class Wire(asyncio.BufferedProtocol):
             if self._ended:
                 raise self._error or ConnectionError("the server closed the connection during the handshake")
             await self._wait(until)
+
+    async def _wait(self, until: float) -> None:
+        """Wait in a handshake until something happens; raises TimeoutError at ``until``."""
+        self._waiting = self._loop.create_future()
+        self._is_shaking_hands = True
+        try:
+            async with asyncio.timeout_at(until):
+                await self._waiting
+        finally:
+            self._is_shaking_hands = False
+            self._waiting = None
 
 
 def _earliest(time_out: float, deadline: float | None) -> float:

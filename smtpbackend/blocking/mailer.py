@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from smtpbackend.delivery.configuration import configure
+from smtpbackend.delivery.translated import is_alone
 from smtpbackend.errors import DeliveryError, SMTPError
 
 # What sends is loaded with the first Mailer: a program that only imports it does not pay for it (DESIGN 5.6).
@@ -79,7 +80,7 @@ class Mailer:
         or an iterable of bytes. Returns the receipt when at least one recipient was accepted; else raises
         `InvalidInput`, `CancelSend` or a `DeliveryError`, which carries it as ``receipt``.
         """
-        receipt: Receipt = self._perform(self._dispatch(listeners).run(), iter([(message, envelope)]))
+        receipt: Receipt = self._perform(self._dispatch(listeners).run(alone=True), iter([(message, envelope)]))
         if receipt.error is not None:
             raise receipt.error
         return receipt
@@ -94,7 +95,7 @@ class Mailer:
         the stream: then Listeners, and the iterable, are called by them.
         """
         if connections == 1:
-            return self._pool.perform(self._dispatch(listeners).run(), iter(messages))
+            return self._pool.perform(self._dispatch(listeners).run(is_alone(messages)), iter(messages))
         from smtpbackend.blocking.spread import spread
         from smtpbackend.delivery.spreading import check_connections
 

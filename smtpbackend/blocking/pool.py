@@ -173,7 +173,9 @@ class Pool:
         gone: list[Connection[Wire]] = []
         turn: threading.Condition | None = None
         with self._lock:
-            shelf = self._shelves.setdefault(server, Shelf(self.limits))
+            shelf = self._shelves.get(server)
+            if shelf is None:
+                shelf = self._shelves[server] = Shelf(self.limits)
             try:
                 while True:
                     if not shelf.waiting or shelf.waiting[0] is turn:

@@ -34,7 +34,7 @@ from smtpbackend.errors import (
 )
 from smtpbackend.events import MessageSending, MessageSent, Telling
 from smtpbackend.outcome import Receipt, Status
-from smtpbackend.protocol.effects import LATER, Ended, Next, Settled
+from smtpbackend.protocol.effects import ENOUGH, LATER, Ended, Next, Settled
 from smtpbackend.protocol.transaction import Transaction, notes, objection
 
 __all__ = ["Dispatch"]
@@ -75,6 +75,7 @@ class Dispatch(Connecting):
         self.ended = ended
         self._taken = 0  # of the source
         self._drained = False
+        self._is_alone = False  # the source has one item
         self._is_slow = False  # the source made us wait for its last item
         self._line: deque[Mail] = deque()  # begun and not yet given, in order
         self._waiting: list[tuple[int, Mail]] = []  # those in line who need another attempt, the oldest first
@@ -83,8 +84,9 @@ class Dispatch(Connecting):
 
     # The stream --------------------------------------------------------------------------------------------------
 
-    def run(self) -> Effects:
-        """Everything that comes out of the source, one message after the other."""
+    def run(self, alone: bool = False) -> Effects:
+        """Everything that comes out of the source, one message after the other. ``alone``: it has one."""
+        self._is_alone = alone
         try:
             while True:
                 if self._waiting:
@@ -122,6 +124,7 @@ class Dispatch(Connecting):
             if item is LATER:
                 return LATER
             self._is_slow = self.clock() - begun > SLOW
+            self._drained = self._is_alone
             if item is END:
                 self._drained = True
                 break
@@ -258,7 +261,9 @@ class Dispatch(Connecting):
                             ready, answer = mail, LATER
                             break
                     answer = self._transaction(mail, connection)
-                    if answer is None:
+                    if answer is not None:
+                        answer.is_last = self._is_alone
+                    else:
                         yield from self._next_server(mail)
                         self._wait(mail)
             elif type(step) is Settled:
@@ -283,6 +288,8 @@ class Dispatch(Connecting):
                     else:
                         self._wait(mail)
                 yield from self._give()
+                if self._is_alone and ready is None:
+                    answer = ENOUGH
             elif type(step) is Ended:
                 break
         self._learn(connection)

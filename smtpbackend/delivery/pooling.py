@@ -42,8 +42,11 @@ class Connection(Generic[W]):
     @property
     def is_used_up(self) -> bool:
         """Whether it has carried as many messages as we, or the server (RFC 9422 4.1), let it carry."""
-        offered = self.session.capabilities.limits.mailmax if "LIMITS" in self.session.capabilities else None
-        return self.session.transactions >= min(self.max_messages, offered or self.max_messages)
+        session = self.session
+        if session.transactions >= self.max_messages:
+            return True
+        offered = session.capabilities.limits.mailmax if "LIMITS" in session.capabilities else None
+        return offered is not None and 0 < offered <= session.transactions
 
 
 class Shelf(Generic[W]):
@@ -115,9 +118,9 @@ class Shelf(Generic[W]):
 
     def _expired(self, now: float) -> list[Connection[W]]:
         """Those idle for too long, taken out to be closed."""
-        fit = [connection for connection in self.idle if self.is_fit(connection, now)]
-        gone = [connection for connection in self.idle if connection not in fit]
-        self.idle = fit
+        gone = [connection for connection in self.idle if not self.is_fit(connection, now)]
+        if gone:
+            self.idle = [connection for connection in self.idle if connection not in gone]
         return gone
 
 

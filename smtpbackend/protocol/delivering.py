@@ -17,7 +17,7 @@ from smtpbackend.outcome import Reply
 from smtpbackend.protocol import command
 from smtpbackend.protocol.capabilities import Capabilities
 from smtpbackend.protocol.dialogue import Dialogue, Transcript
-from smtpbackend.protocol.effects import LATER, Conversation, Next, Settled, Write
+from smtpbackend.protocol.effects import ENOUGH, LATER, Conversation, Next, Settled, Write
 from smtpbackend.protocol.timeouts import Timeouts
 from smtpbackend.protocol.transaction import Transaction
 
@@ -89,6 +89,7 @@ class Delivering(Dialogue):
                         flights.append(self._prove_overlap())
                     if transaction is not LATER:
                         flights.append(_Flight(transaction))
+                        more = not transaction.is_last
                         continue
                     if self._unsent and self._replies.is_empty:
                         yield from self._flush()
@@ -109,8 +110,8 @@ class Delivering(Dialogue):
                             yield from self._flush()
                             if not self.broken:
                                 transaction = yield Next(True)
-                                more = transaction is not None
                                 ahead = transaction if transaction is not LATER else None
+                                more = transaction is LATER or (ahead is not None and not ahead.is_last)
                         reply = yield from self._reply(flight.wait)
                         if reply.code == 421:
                             raise _Closed(reply)
@@ -127,7 +128,8 @@ class Delivering(Dialogue):
                 if flight.wait is None:
                     flights.popleft()
                     if flight.transaction is not None:
-                        yield Settled(flight.transaction)
+                        answer = yield Settled(flight.transaction)
+                        more = more or (flight.transaction.is_last and answer is not ENOUGH)
         except _Closed as closed:
             self.broken = True
             if ahead is not None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 if TYPE_CHECKING:
     from smtpbackend.protocol.transaction import Transaction
 
-__all__ = ["LATER", "Channel", "Conversation", "Ended", "Next", "Read", "Settled", "StartTLS", "Write"]
+__all__ = ["ENOUGH", "LATER", "Channel", "Conversation", "Ended", "Next", "Read", "Settled", "StartTLS", "Write"]
 
 T = TypeVar("T")
 
@@ -86,7 +86,10 @@ class Next(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """Everything that this connection will ever say about this transaction has been said."""
+    """Everything that this connection will ever say about this transaction has been said.
+
+    After the `Transaction.is_last` it is answered with `ENOUGH` where no other is to come after all.
+    """
 
     transaction: Transaction
 
@@ -98,3 +101,4 @@ class Ended(NamedTuple):
 
 
 LATER: Final = object()
+ENOUGH: Final = object()

@@ -31,6 +31,8 @@ class Transaction:
         self.recipients = recipients
         self.content = content
         self.is_awake = is_awake
+        self.is_last = False
+        """Whether none is known to come after it: the connection is not asked for another before this is settled."""
         self.mail: Reply | None = None
         self.rcpt: list[Reply | None] = [None] * len(recipients)
         self.final: Reply | None = None

@@ -114,7 +114,7 @@ class Played:
 
     def stream(self, items: Iterable[Any]) -> Generator[Receipt, None, None]:
         """Send these one by one as receipts are taken."""
-        return self.perform(self.dispatch().run(), items)
+        return self.perform(self.dispatch().run(self.options.get("alone", False)), items)
 
     def perform(self, dispatch: Generator[Any, Any, None], items: Iterable[Any]) -> Generator[Any, None, None]:
         """Perform the effects of a dispatch."""

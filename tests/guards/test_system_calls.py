@@ -57,7 +57,7 @@ def names(message: list[str]) -> list[str]:
         ("DATA", "blocking", "poll send recv send recv"),
         # the loop looks around once more before it lets us go on: a call more for each wait
         ("BDAT", "asyncio", "poll send epoll recv epoll"),
-        ("DATA", "asyncio", "poll send epoll recv epoll send epoll recv epoll"),
+        ("DATA", "asyncio", "poll send epoll recv send epoll recv epoll"),
     ],
 )
 def test_of_a_warm_message(strace: str, tmp_path: Path, way: str, kind: str, wanted: str) -> None:

@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 import enum
 import gc
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable
+from types import FrameType
 from typing import Any, Self
 
 from smtpbackend import AsyncMailer
+from smtpbackend.aio.wire import Wire
 from smtpbackend.testing import ScriptedServer
 from tests.mailer.leftovers import Leftovers, taken
 from tests.mailer.twins import PATIENCE, hello
@@ -25,7 +28,10 @@ class When(enum.Enum):
 
 
 class Stepped:
-    """Awaits a coroutine, counts its suspensions, and cancels its task at the nth (from 1), as ``Task.cancel`` does."""
+    """Awaits a coroutine, counts its suspensions, and cancels its task at the nth (from 1), as ``Task.cancel`` does.
+
+    A conversation goes on without its task: each of its waits for the network counts as a suspension too.
+    """
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any], at: int = 0, when: When = When.WAITING) -> None:
         self.reached = 0
@@ -40,7 +46,28 @@ class Stepped:
         return 0 < self._at <= self.reached
 
     def __await__(self) -> Generator[Any, None, Any]:
-        task: Any = asyncio.current_task()
+        self._task: Any = asyncio.current_task()
+        sys.setprofile(self._watch)
+        try:
+            return (yield from self._steps(self._task))
+        finally:
+            sys.setprofile(None)
+
+    def _watch(self, frame: FrameType, event: str, value: Any) -> None:
+        """Called at each call and return of a function, in this thread."""
+        if frame.f_code is not Wire._go_on.__code__:
+            return
+        if self._when is When.WOKEN:
+            counts = event == "call" and frame.f_back is not None and frame.f_back.f_code is Wire._wake.__code__
+        else:
+            counts = event == "return" and value is False
+        if counts:
+            self.reached += 1
+            if self.reached == self._at:
+                self.where = f"{type(frame.f_locals['self']._step).__name__} of the wire"
+                self._task.cancel()
+
+    def _steps(self, task: Any) -> Generator[Any, None, Any]:
         error: BaseException | None = None
         while True:
             try:

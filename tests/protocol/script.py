@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from smtpbackend.envelope import Envelope, Recipient
 from smtpbackend.mime import Content, given
-from smtpbackend.protocol.effects import LATER, Conversation, Next, Read, Settled, StartTLS, Write
+from smtpbackend.protocol.effects import ENOUGH, LATER, Conversation, Next, Read, Settled, StartTLS, Write
 from smtpbackend.protocol.session import Session
 from smtpbackend.protocol.transaction import Transaction
 
@@ -24,7 +24,8 @@ class Script:
     """A wire made of lists.
 
     Each Read takes the next of ``answers``. ``fails`` maps the number of a Write (from 0) to the error it ends in.
-    ``tls`` is the error that StartTLS ends in. ``transactions`` answers Next, and may have `LATER` in it.
+    ``tls`` is the error that StartTLS ends in. ``transactions`` answers Next, and may have `LATER` in it; ``enough``:
+    whether Settled is answered by `ENOUGH` when there are no more.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Script:
         tls: OSError | None = None,
         fails: Mapping[int, OSError] | None = None,
         transactions: Iterable[Any] = (),
+        enough: bool = False,
     ) -> None:
         self.answers = deque(answers)
         self.sent: list[bytes] = []
@@ -46,6 +48,7 @@ class Script:
         self._tls = tls
         self._fails = dict(fails or {})
         self._transactions = deque(transactions)
+        self._enough = enough
 
     def run(self, conversation: Conversation[T]) -> T:
         """What the conversation returns; what it raises is raised."""
@@ -76,6 +79,7 @@ class Script:
                 answer = self._transactions.popleft() if self._transactions else None
             elif isinstance(effect, Settled):
                 self.settled.append(effect.transaction)
+                answer = ENOUGH if self._enough and not self._transactions else None
             else:
                 raise AssertionError(f"{effect!r} is no effect")
 

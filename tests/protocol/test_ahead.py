@@ -429,3 +429,36 @@ class TestWindow:
             script = deliver(tried(), mails, OK * 3 + QUEUED + OK * 4 + QUEUED, policy=policy, window=8)
             assert len(script.sent) == 1
         assert all(codes(one) == (250, [250, 250], 250) for one in mails)
+
+
+class TestTheLastOne:
+    """Where none is known to come behind a transaction, its content does not wait until another was asked for."""
+
+    @pytest.mark.parametrize("enough", [True, False])
+    def test_no_other_is_asked_for_before_it_is_settled(self, enough: bool) -> None:
+        session, one = proven("PIPELINING"), transaction()
+        one.is_last = True
+        script = Script(OK * 2 + GO, QUEUED, transactions=[one], enough=enough)
+        script.run(session.deliver("any", 8))
+        assert script.order == "WRWR"
+        assert script.settled == [one]
+        assert len(script.asked) == (1 if enough else 2)
+        assert not session.broken
+
+    def test_it_may_be_followed_after_all(self) -> None:
+        """By itself, to those whom the server did not take at once."""
+        session, one, again = proven("PIPELINING"), transaction(), transaction("carl@example.com")
+        one.is_last = again.is_last = True
+        script = Script(OK * 2 + GO, QUEUED, OK * 3 + GO, QUEUED, transactions=[one, again], enough=True)
+        script.run(session.deliver("any", 8))
+        assert script.settled == [one, again]
+        assert script.sent[2] == RSET + MAIL + CARL + DATA
+        assert not session.broken
+
+    def test_taken_while_a_reply_was_awaited(self) -> None:
+        session, one, last = proven("PIPELINING"), transaction(), transaction()
+        last.is_last = True
+        script = Script(OK * 2 + GO, QUEUED + OK * 3 + GO, QUEUED, transactions=[one, LATER, last], enough=True)
+        script.run(session.deliver("any", 8))
+        assert script.settled == [one, last]
+        assert not session.broken
