@@ -375,16 +375,16 @@ class Dispatch(Connecting):
                 mail.reply, mail.server = reply, name
         for recipient, reply, error in judgement.pending:
             mail.heard[recipient] = (reply, name, error)
-        if follow:
-            mail.aside += tuple(recipient for recipient in mail.pending if recipient not in follow)
-            mail.pending = follow
-            return True
-        mail.error = transaction.error or judgement.error  # what an earlier server said is not the last word any more
         # its end says nothing about the server where it had done its work before, or was asked for a proof
         proven = connection.has_worked or session.probing or session.overlapping
         if transaction.error is None:
             connection.has_worked = True
             self.route.worked(server)
+        if follow:
+            mail.aside += tuple(recipient for recipient in mail.pending if recipient not in follow)
+            mail.pending = follow
+            return True
+        mail.error = transaction.error or judgement.error  # what an earlier server said is not the last word any more
         ended = transaction.error is not None or judgement.renew
         if mail.pending and ended and proven and server not in mail.renewed:
             mail.renewed |= {server}
@@ -452,7 +452,8 @@ class Dispatch(Connecting):
         """Whoever performs this was cancelled: nobody is given a receipt any more, but the Listeners are told."""
         why = "the delivery was broken off"
         for mail, transaction in self._flying:
-            transaction.error = transaction.error or ConnectionLost(why)
+            if not transaction.is_settled:
+                transaction.error = transaction.error or ConnectionLost(why)
             name = mail.servers[0].name if mail.servers else ""
             mail.count_attempt(transaction.recipients)
             for recipient, status, reply, error in judge(transaction, self.policy, name).settled:

@@ -67,6 +67,7 @@ class Delivering(Dialogue):
         self._was_full = False
         more = True
         ahead: Transaction | None = None  # taken while a reply was awaited, and begun when it is its turn
+        done: deque[Transaction] = deque()  # settled, and told when the server has its next work
         try:
             while True:
                 last = flights[-1] if flights else None
@@ -81,6 +82,8 @@ class Delivering(Dialogue):
                         yield from self._flush()
                     transaction, ahead = ahead, None
                     if transaction is None:
+                        while done:
+                            yield Settled(done.popleft())
                         transaction = yield Next(bool(self._unsent))
                     if transaction is None:
                         more = False
@@ -108,10 +111,16 @@ class Delivering(Dialogue):
                         if self.overlaps and more and ahead is None and len(flights) < window:
                             # the server has its work now, and we prepare the next one meanwhile
                             yield from self._flush()
+                            while done:
+                                yield Settled(done.popleft())
                             if not self.broken:
                                 transaction = yield Next(True)
                                 ahead = transaction if transaction is not LATER else None
                                 more = transaction is LATER or (ahead is not None and not ahead.is_last)
+                        if done:
+                            yield from self._flush()
+                            while done:
+                                yield Settled(done.popleft())
                         reply = yield from self._reply(flight.wait)
                         if reply.code == 421:
                             raise _Closed(reply)
@@ -122,16 +131,27 @@ class Delivering(Dialogue):
                         flight.line_free = True
                     else:
                         if type(step) is Write:
+                            while done:
+                                yield Settled(done.popleft())
                             yield from self._write_on(flight, step)
                         else:
                             flight.wait = step
                 if flight.wait is None:
                     flights.popleft()
-                    if flight.transaction is not None:
-                        answer = yield Settled(flight.transaction)
-                        more = more or (flight.transaction.is_last and answer is not ENOUGH)
+                    transaction = flight.transaction
+                    if transaction is not None:
+                        transaction.is_settled = True
+                        while done:
+                            yield Settled(done.popleft())
+                        if ahead is not None and self._due <= len(self._replies.ready):
+                            done.append(transaction)  # all is answered: the server waits for us
+                        else:
+                            answer = yield Settled(transaction)
+                            more = more or (transaction.is_last and answer is not ENOUGH)
         except _Closed as closed:
             self.broken = True
+            while done:
+                yield Settled(done.popleft())
             if ahead is not None:
                 flights.append(_Flight(ahead))
             for transaction in _unsettled(flights):
@@ -144,6 +164,8 @@ class Delivering(Dialogue):
             self.broken = True
             if self._unsent:  # what was composed and has not left has asked nothing
                 self.probing = self.overlapping = False
+            while done:
+                yield Settled(done.popleft())
             if ahead is not None:
                 flights.append(_Flight(ahead))
             for transaction in _unsettled(flights):
@@ -152,6 +174,8 @@ class Delivering(Dialogue):
         except BaseException:
             self.broken = self.broken or bool(flights)
             raise
+        while done:
+            yield Settled(done.popleft())
         self._unsent.clear()
         self._ending.clear()
         if not self._replies.is_empty and not self._replies.says_goodbye:

@@ -43,6 +43,8 @@ class Transaction:
         """Whether the write that ends the content was given to the wire (DESIGN 4.3)."""
         self.error: SMTPError | None = None
         """Why the conversation ended before the transaction did."""
+        self.is_settled = False
+        """Whether everything was said about it: nothing that happens later changes it."""
         self.is_confused = False
         """Whether the content was in flight, and the server gave more replies than there were commands."""
         self.was_closed = False

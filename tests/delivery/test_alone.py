@@ -18,6 +18,7 @@ PLAYS: dict[str, dict[str, list[Any]]] = {
     "nobody there": {"a": [REFUSED], "b": [{}]},
     "a recipient for later": {"a": [{"RCPT TO:<u2": "451 4.3.0 later"}], "b": [{}]},
     "a recipient refused": {"a": [{"RCPT TO:<u2": "550 5.1.1 nobody"}], "b": [{}]},
+    "too many recipients, then cut": {"a": [{"RCPT TO:<u2": [MANY, "250 ok"], "MAIL": ["250 ok", CUT]}, {}]},
     "too many recipients": {"a": [{"RCPT TO:<u2": [MANY, "250 ok"]}]},
     "sender for later": {"a": [{"MAIL": "451 4.3.0 later"}], "b": [{}]},
     "content refused": {"a": [{".": "554 5.7.1 spam"}], "b": [{}]},

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from smtpbackend import Message
+from smtpbackend import Message, Reply
 from smtpbackend.delivery.dispatch import AWAKE, LEAVING
 from smtpbackend.errors import InDoubt, TimedOut
+from smtpbackend.protocol.transaction import Transaction
 from smtpbackend.testing import EXTENSIONS
 from tests.delivery.played import BUSY, CUT, REFUSED, SILENCE, Play, Played
 from tests.delivery.test_dispatch import FULL, LATER, NO, A, D, I, mail, statuses
@@ -282,6 +283,22 @@ class TestAbandoned:
         run.close()
         told = [name for name in world.names() if name != "message_sending"]
         assert len(told) >= 1
+
+    def test_what_was_settled_is_told_as_it_is(self) -> None:
+        """All was said of the first; it only was not told yet."""
+        world = Played({"a": [{}]})
+        dispatch = world.dispatch()
+        for place, message in enumerate(mails(2)):
+            one = dispatch._prepare(message)
+            transaction = Transaction(one.envelope, one.pending, one.content)
+            transaction.mail = transaction.rcpt[0] = transaction.final = Reply(250)
+            transaction.handed_over = True
+            transaction.is_settled = place == 0
+            dispatch._line.append(one)
+            dispatch._flying.append((one, transaction))
+        dispatch._break_off()
+        told = [name for name in world.names() if name != "message_sending"]
+        assert told == ["message_sent", "message_in_doubt"]
 
 
 class TestMoves:

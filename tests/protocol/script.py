@@ -45,6 +45,8 @@ class Script:
         self.asked: list[bool] = []
         """``unsent`` of each Next."""
         self.settled: list[Transaction] = []
+        self.settled_after: list[int] = []
+        """How many writes there were, when each of these was told."""
         self._tls = tls
         self._fails = dict(fails or {})
         self._transactions = deque(transactions)
@@ -79,6 +81,7 @@ class Script:
                 answer = self._transactions.popleft() if self._transactions else None
             elif isinstance(effect, Settled):
                 self.settled.append(effect.transaction)
+                self.settled_after.append(len(self.sent))
                 answer = ENOUGH if self._enough and not self._transactions else None
             else:
                 raise AssertionError(f"{effect!r} is no effect")

@@ -462,3 +462,41 @@ class TestTheLastOne:
         script.run(session.deliver("any", 8))
         assert script.settled == [one, last]
         assert not session.broken
+
+
+class TestWhoIsToldWhen:
+    """The server gets its next work first, where it has answered everything and the next message is prepared."""
+
+    GROUP = OK * 3 + GO
+
+    def test_a_receipt_does_not_keep_the_server_waiting(self) -> None:
+        session, four = proven("PIPELINING"), [transaction() for _ in range(4)]
+        script = deliver(session, four, OK * 2 + GO, *[QUEUED + self.GROUP] * 3, QUEUED, window=8)
+        assert script.settled == four
+        # the first group, the end of each content with the group behind it, the last content
+        assert script.order == "WR" * 5
+        assert script.settled_after == [3, 4, 4, 5]
+        assert not session.broken
+
+    @pytest.mark.parametrize(
+        "end",
+        [b"", TimeoutError("timed out"), b"421 4.3.2 down\r\n", b"nonsense\r\n", OK * 3 + b"421 4.3.2 down\r\n"],
+    )
+    def test_in_order_whatever_comes_then(self, end: Any) -> None:
+        """The second is told before the third, which the server says nothing of any more."""
+        session, four = proven("PIPELINING"), [transaction() for _ in range(4)]
+        script = deliver(session, four, OK * 2 + GO, QUEUED + self.GROUP, QUEUED, end, window=8)
+        assert script.settled == four[: len(script.settled)]
+        assert len(script.settled) >= 3
+        assert [one.final is not None and one.final.code for one in four[:2]] == [250, 250]
+        assert all(one.error is None for one in four[:2])
+        assert all(one.error is not None for one in script.settled[2:])
+        assert session.broken
+
+    def test_when_what_leaves_next_cannot_be_written(self) -> None:
+        session, three = proven("PIPELINING"), [transaction() for _ in range(3)]
+        fails: dict[int, OSError] = {2: BrokenPipeError()}
+        script = deliver(session, three, OK * 2 + GO, QUEUED + self.GROUP, b"", window=8, fails=fails)
+        assert script.settled == three
+        assert three[0].error is None
+        assert session.broken
