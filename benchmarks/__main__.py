@@ -22,7 +22,7 @@ from benchmarks.lab.samples import QUICK, ROUNDS, Figures, NotMeasured, within
 from benchmarks.report import results
 
 ALL = sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
-PROFILED = "ready"
+PROFILED = ("ready", "django_backend", "flask_connection")
 FAILED = "the measurement failed"
 OF_DJANGO = {"rendering": "6.1"}  # measured as a whole where that Django is
 
@@ -91,7 +91,13 @@ def main() -> int:
         failed = FAILED in figures.values()
         if not given.save:
             return failed
-        found["profile"] = importlib.import_module(f"benchmarks.{PROFILED}").profile()
+        found["profiles"] = {}
+        for name in PROFILED:
+            module = importlib.import_module(f"benchmarks.{name}")
+            try:
+                found["profiles"][module.profile.__doc__] = module.profile()
+            except NotMeasured as reason:
+                print(f"  {name} was not profiled: {reason}")
         results.save(found)
     from benchmarks.report import charts, page
 

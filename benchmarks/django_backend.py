@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.lab import bare
 from benchmarks.lab.environments import django
 from benchmarks.lab.mail import SENDER, SUBJECT, TEXT, recipients
-from benchmarks.lab.samples import Figures, NotMeasured, amount, client, interleaved, middle, ratio
+from benchmarks.lab.samples import Figures, NotMeasured, amount, client, interleaved, middle, profiled, ratio
 from benchmarks.lab.servers import smtp_sink
 
 MESSAGES = amount(1000)
@@ -47,6 +48,7 @@ def single(port: int, count: int, backend: str) -> Callable[[], int]:
 
 
 WAYS = {"batch": batch, "single": single}
+LIMITS = {"batch": bare.in_flight, "single": bare.one_by_one}
 
 
 def measure() -> Figures:
@@ -59,15 +61,23 @@ def measure() -> Figures:
                 figures |= {f"{way}_{version}_{what}": str(reason) for way in WAYS for what in ("ratio", "cpu")}
                 continue
             for manner, way in WAYS.items():
-                samples = interleaved(
-                    {
-                        name: client(way, python=python, port=port, count=MESSAGES, backend=backend)
-                        for name, backend in BACKENDS.items()
-                    }
-                )
+                takers = {
+                    name: client(way, python=python, port=port, count=MESSAGES, backend=backend)
+                    for name, backend in BACKENDS.items()
+                }
+                takers["bare"] = client(LIMITS[manner], python=python, port=port, count=MESSAGES)
+                samples = interleaved(takers)
                 start = f"{manner}_{version}"
                 figures[f"{start}_ratio"] = ratio(samples["ours"], samples["django"])
+                figures[f"{start}_bare_ratio"] = ratio(samples["bare"], samples["django"])
                 figures[f"{start}_cpu"] = ratio(samples["ours"], samples["django"], "cpu")
                 for name, found in samples.items():
                     figures[f"{start}_{name}_us"] = middle(found) / MESSAGES * 1e6
     return figures
+
+
+def profile() -> list[list[object]]:
+    """Django 6.1, `message.send()` one by one"""
+    with smtp_sink() as port:
+        python = django("6.1")
+        return profiled(single, python=python, port=port, count=MESSAGES, backend=BACKENDS["ours"])

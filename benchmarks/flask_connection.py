@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from benchmarks.lab import bare
 from benchmarks.lab.mail import SENDER, SUBJECT, TEXT, recipients
-from benchmarks.lab.samples import Figures, amount, client, interleaved, middle, ratio
+from benchmarks.lab.samples import Figures, amount, client, interleaved, middle, profiled, ratio
 from benchmarks.lab.servers import smtp_sink
 
 MESSAGES = amount(1000)
@@ -44,11 +45,19 @@ def measure() -> Figures:
                 "ours": client(connected, **sent, extension="smtpbackend_flask", in_flight=True),
                 "one_by_one": client(connected, **sent, extension="smtpbackend_flask"),
                 "flask_mail": client(connected, **sent, extension="flask_mail"),
+                "bare": client(bare.in_flight, **sent),
             }
         )
     return {
         "ratio": ratio(samples["ours"], samples["flask_mail"]),
+        "bare_ratio": ratio(samples["bare"], samples["flask_mail"]),
         "cpu": ratio(samples["ours"], samples["flask_mail"], "cpu"),
         "one_by_one_ratio": ratio(samples["one_by_one"], samples["flask_mail"]),
         **{f"{name}_us": middle(found) / MESSAGES * 1e6 for name, found in samples.items()},
     }
+
+
+def profile() -> list[list[object]]:
+    """Flask, `Connection.send_many`"""
+    with smtp_sink() as port:
+        return profiled(connected, port=port, count=MESSAGES, extension="smtpbackend_flask", in_flight=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import smtplib
-import socket
 from collections.abc import Callable
 
+from benchmarks.lab.bare import in_flight
 from benchmarks.lab.mail import SENDER, content, recipients
 from benchmarks.lab.samples import Figures, amount, client, interleaved, middle, profiled, ratio
 from benchmarks.lab.servers import smtp_sink
@@ -50,37 +50,10 @@ def other(port: int, count: int) -> Callable[[], int]:
     return lambda: asyncio.run(send())
 
 
-def bare(port: int, count: int) -> Callable[[], int]:
-    """The limit: a socket and ready octets, each content with the next group; no check, no error, no receipt."""
-    sock = socket.create_connection(("127.0.0.1", port))
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    group = b"RSET\r\nMAIL FROM:<%s>\r\nRCPT TO:<%s>\r\nDATA\r\n" % (SENDER.encode(), TO[0].encode())
-    mails = [content(TO, number) + b".\r\n" for number in range(count)]
-
-    def await_replies(number: int) -> None:
-        while number:
-            number -= sock.recv(4096).count(b"\n")
-
-    def work() -> int:
-        await_replies(1)
-        sock.sendall(b"HELO localhost\r\n")
-        await_replies(1)
-        sock.sendall(group)
-        await_replies(4)
-        for mail in mails[:-1]:
-            sock.sendall(mail + group)
-            await_replies(5)
-        sock.sendall(mails[-1])
-        await_replies(1)
-        return count
-
-    return work
-
-
 def measure() -> Figures:
     with smtp_sink() as port:
         given = {"port": port, "count": MESSAGES}
-        clients = {"ours": ours, "smtplib": standard, "aiosmtplib": other, "bare": bare}
+        clients = {"ours": ours, "smtplib": standard, "aiosmtplib": other, "bare": in_flight}
         samples = interleaved({name: client(function, **given) for name, function in clients.items()})
     figures: Figures = {}
     for name, found in samples.items():
@@ -92,6 +65,6 @@ def measure() -> Figures:
 
 
 def profile() -> list[list[object]]:
-    """Where the time of it goes: function, calls, per cent."""
+    """Mail whose content is ready, in bulk"""
     with smtp_sink() as port:
         return profiled(ours, port=port, count=MESSAGES)

@@ -202,14 +202,14 @@ def parse_addresses(value: str | Address | Iterable[str | Address], field: str =
         return list(_parse_list(value, field))
     if isinstance(value, Address):
         return [value]
-    if isinstance(value, (bytes, bytearray)) or not isinstance(value, Iterable):
+    if type(value) is not list and (isinstance(value, (bytes, bytearray)) or not isinstance(value, Iterable)):
         return [_address_like(value, field)]
     found: list[Address] = []
     for one in value:
-        if isinstance(one, Address):
-            found.append(one)
-        elif isinstance(one, str):
+        if isinstance(one, str):
             found += _parse_list(one, field)
+        elif isinstance(one, Address):
+            found.append(one)
         else:
             found.append(_address_like(one, field))
     return found

@@ -189,6 +189,8 @@ def _recipients(given: str | Address | Recipient | Iterable[str | Address | Reci
 
 
 def _iterate(given: Any) -> Iterable[Any]:
+    if type(given) is list:
+        return given
     if isinstance(given, (bytes, bytearray)) or not isinstance(given, Iterable):
         # email.headerregistry.Address is one address; all else is refused where addresses are parsed.
         return (given,)

@@ -290,6 +290,8 @@ class Message:
 
 
 def _listed(given: Addresses) -> list[str | Address]:
+    if type(given) is list or type(given) is tuple:
+        return list(given)
     if isinstance(given, (str, Address)):
         return [given] if given else []
     if isinstance(given, Iterable) and not isinstance(given, (bytes, bytearray)):

@@ -454,6 +454,11 @@ def bad_header(message: Any) -> str | None:
         headers = attachment.headers or {}
         for name, value in headers.items() if isinstance(headers, Mapping) else headers:
             checked += [("headers", name), (name, value)]
+    try:  # the most of them are clean str, and joined they take one look
+        if _control("".join([value for _, value in checked if value is not None])) is None:
+            checked = []
+    except TypeError:
+        pass
     for field, value in checked:
         for text in value if isinstance(value, (tuple, list)) else (value,):
             if text is not None and not isinstance(text, Address) and _control(force_text(text)):

@@ -59,9 +59,11 @@ def within(python: Path, module: str, function: str) -> Figures:
     return found
 
 
-def profiled(function: Callable[..., Any], *, count: int, **options: Any) -> list[list[Any]]:
+def profiled(
+    function: Callable[..., Any], *, python: Path | None = None, count: int, **options: Any
+) -> list[list[Any]]:
     """Where the time of that client goes: function, calls and per cent of all, those with the most first."""
-    command = [sys.executable, "-m", "benchmarks.lab.sample", function.__module__, function.__name__]
+    command = [python or sys.executable, "-m", "benchmarks.lab.sample", function.__module__, function.__name__]
     found: list[list[Any]] = json.loads(_run(command, {"count": count, "profile": True, **options}))
     return found
 

@@ -70,6 +70,7 @@ DJANGO = tuple(
         (
             ("ours", f"django_backend.{way}_{version}_ours_us", "us a message"),
             ("Django", f"django_backend.{way}_{version}_django_us", "us"),
+            ("a bare socket", f"django_backend.{way}_{version}_bare_us", "us"),
         ),
     )
     for version, limit in (("6.1", 8), ("5.2", 3))
@@ -140,6 +141,7 @@ ROWS = (
             ("ours", "flask_connection.ours_us", "us a message"),
             ("ours by `send`, each waiting for its receipt", "flask_connection.one_by_one_us", "us"),
             ("Flask-Mail", "flask_connection.flask_mail_us", "us"),
+            ("a bare socket", "flask_connection.bare_us", "us"),
         ),
     ),
     Row(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from benchmarks.report.charts import CHARTS, label
 from benchmarks.report.goals import ROWS, Goal, Row
@@ -44,12 +45,10 @@ seconds are this machine's; the ratios hold elsewhere too. Waits are counted, an
 
 ## Where the time goes
 
-A profile of mail whose content is ready, in bulk: the functions that take the most time in themselves. The profiler's
-own cost is in it, which makes short functions look longer than they are.
+The functions that take the most time in themselves. The profiler's own cost is in it, which makes short functions look
+longer than they are.
 
-| function | calls | of the time |
-| --- | ---: | ---: |
-{profile}
+{profiles}
 
 ## Every figure
 
@@ -98,6 +97,11 @@ def every_figure(results: Results) -> Iterator[str]:
             yield f"| figure | |\n| --- | ---: |\n{rows}\n"
 
 
+def profile(words: str, rows: list[list[Any]]) -> str:
+    lines = "\n".join(f"| `{name}` | {calls:,} | {share} % |" for name, calls, share in rows)
+    return f"### {words}\n\n| function | calls | of the time |\n| --- | ---: | ---: |\n{lines}"
+
+
 def text(results: Results) -> str:
     """The page."""
     charts = [f"![{chart.title}](performance/{chart.name}.svg)" for chart in CHARTS if chart.measured(results)]
@@ -113,7 +117,7 @@ def text(results: Results) -> str:
         goals="\n".join(line for row in ROWS for line in lines_of(results, row)),
         charts="\n\n".join(charts),
         limits=LIMITS.read_text(encoding="utf-8").strip(),
-        profile="\n".join(f"| `{name}` | {calls:,} | {share} % |" for name, calls, share in results["profile"]),
+        profiles="\n\n".join(profile(words, rows) for words, rows in results["profiles"].items()),
         figures="\n".join(every_figure(results)).strip(),
     )
 

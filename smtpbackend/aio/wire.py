@@ -142,7 +142,7 @@ class Wire(asyncio.BufferedProtocol):
             conversation.close()
             raise
         finally:
-            self._waiting = None
+            self._waiting = self._step = None  # an idle connection holds no content
 
     def _go_on(self, trouble: OSError | None = None) -> bool:
         """Carry the conversation on for as long as that needs no waiting; whether it yielded what is not for here.
