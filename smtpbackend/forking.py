@@ -55,11 +55,19 @@ class _Unforked:
             self._is_forking = False
             self._changed.notify_all()
 
+    def in_child(self) -> None:
+        """Here the thread that forked is the only one."""
+        me = threading.get_ident()
+        mine = self._inside.get(me)
+        self.__init__()  # type: ignore[misc]
+        if mine:
+            self._inside[me] = mine
+
 
 unforked = _Unforked()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=unforked.before_fork,
         after_in_parent=unforked.after_fork,
-        after_in_child=unforked.__init__,  # type: ignore[misc]
+        after_in_child=unforked.in_child,
     )

@@ -98,6 +98,19 @@ def test_who_forks_inside_waits_for_the_others_only() -> None:
     assert not unforked._inside
 
 
+def test_the_child_leaves_what_it_was_forked_in() -> None:
+    unforked.__enter__()
+    if child := os.fork():
+        unforked.__exit__()
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        return
+    try:
+        unforked.__exit__()
+        os._exit(1 if unforked._inside else 0)
+    finally:
+        os._exit(2)
+
+
 def test_two_forks_at_once() -> None:
     codes: list[int] = []
     with inside() as leave:
