@@ -27,6 +27,7 @@ MAX_UNANSWERED = 256  # commands in flight on one connection: DESIGN 5.2
 MAX_TOGETHER = 256 * 1024  # octets of content that may leave beside its recipients: DESIGN 5.1
 IN_ONE_PIECE = 65536  # octets of content that may share a write with commands
 MAX_UNSENT = 256 * 1024  # octets composed before they leave: a window of large contents is not held in memory
+AT_ONCE = 16384  # octets that any socket takes without a wait, when all before them has arrived
 CHUNK = 256 * 1024  # octets of one BDAT of a large content
 CHUNKS_AHEAD = 4  # chunks without a reply: enough to fill 1 MB of a network's delay
 OVERLAP_PATIENCE = 3.0  # seconds for a RSET in the write that ended a content, whose reply has come: DESIGN 5.2
@@ -108,19 +109,18 @@ class Delivering(Dialogue):
                 while flight.wait is not None and flight.line_free is was_free:
                     reply = self._at_hand()
                     if reply is None:
+                        if done:
+                            if len(self._unsent) <= AT_ONCE:
+                                yield from self._flush()
+                            while done:
+                                yield Settled(done.popleft())
                         if self.overlaps and more and ahead is None and len(flights) < window:
                             # the server has its work now, and we prepare the next one meanwhile
                             yield from self._flush()
-                            while done:
-                                yield Settled(done.popleft())
                             if not self.broken:
                                 transaction = yield Next(True)
                                 ahead = transaction if transaction is not LATER else None
                                 more = transaction is LATER or (ahead is not None and not ahead.is_last)
-                        if done:
-                            yield from self._flush()
-                            while done:
-                                yield Settled(done.popleft())
                         reply = yield from self._reply(flight.wait)
                         if reply.code == 421:
                             raise _Closed(reply)

@@ -8,7 +8,7 @@ import pytest
 
 from smtpbackend import mime
 from smtpbackend.errors import ConnectionLost, InvalidInput, ProtocolViolation, TimedOut
-from smtpbackend.protocol.delivering import CHUNK, CHUNKS_AHEAD, MAX_TOGETHER, MAX_UNANSWERED, OVERLAP_PATIENCE
+from smtpbackend.protocol.delivering import AT_ONCE, CHUNK, CHUNKS_AHEAD, MAX_TOGETHER, MAX_UNANSWERED, OVERLAP_PATIENCE
 from smtpbackend.protocol.session import Session
 from smtpbackend.protocol.timeouts import Timeouts
 from smtpbackend.protocol.transaction import Transaction
@@ -477,6 +477,12 @@ class TestWhoIsToldWhen:
         assert script.order == "WR" * 5
         assert script.settled_after == [3, 4, 4, 5]
         assert not session.broken
+
+    def test_but_no_receipt_waits_for_what_might_have_to_wait_itself(self) -> None:
+        session = proven("PIPELINING")
+        four = [transaction(), large(AT_ONCE), large(AT_ONCE), transaction()]
+        script = deliver(session, four, OK * 2 + GO, *[QUEUED + self.GROUP] * 3, QUEUED, window=8)
+        assert script.settled_after == [2, 3, 4, 5]
 
     @pytest.mark.parametrize(
         "end",
