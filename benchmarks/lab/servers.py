@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.lab.samples import NotMeasured
 from tests.servers import process
-from tests.servers.ports import kept_ports
+from tests.servers.ports import free_ports
 
 SINK = Path("/usr/sbin/smtp-sink")
 
@@ -20,7 +20,7 @@ def smtp_sink() -> Iterator[int]:
     """The port of Postfix's smtp-sink, which throws mail away at once; with PIPELINING, without SIZE and CHUNKING."""
     if not SINK.exists():
         raise NotMeasured("smtp-sink, of Debian's package postfix, is not installed")
-    (port,) = kept_ports(1)
+    (port,) = free_ports(1)
     user = ["-u", "nobody"] if os.geteuid() == 0 else []
     running = process.start([SINK, *user, f"127.0.0.1:{port}", "100"], "127.0.0.1", [port], lambda: "")
     try:

@@ -10,20 +10,14 @@ from contextlib import suppress
 from pathlib import Path
 
 
+_given: set[int] = set()
+
+
 def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
-    """Return different ports of `host` on which nobody listens now."""
-    sockets = [socket.create_server((host, 0)) for _ in range(count)]
-    try:
-        return [listening.getsockname()[1] for listening in sockets]
-    finally:
-        for listening in sockets:
-            listening.close()
+    """Return different ports of `host` on which nobody listens now, and that are given to nobody else in this process.
 
-
-def kept_ports(count: int, host: str = "127.0.0.1") -> list[int]:
-    """Return free ports of `host` that the kernel gives to no client, so that they stay free while a server is away.
-
-    A client that tries again and again to reach a port may else be given that very port, and reach itself.
+    The kernel gives them to no client and no server that takes what port there is, so that they stay free while nobody
+    is there. A client that tries again and again to reach a port may else be given that very port, and reach itself.
     """
     first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     found: list[int] = []
@@ -31,7 +25,9 @@ def kept_ports(count: int, host: str = "127.0.0.1") -> list[int]:
         port = random.randrange(10000, first)
         with socket.socket() as listening, suppress(OSError):
             listening.bind((host, port))
-            found += [port] if port not in found else []
+            if port not in _given:
+                _given.add(port)
+                found.append(port)
     return found
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.servers.mailbox import ArrivedMail, oldest_first
-from tests.servers.ports import answers, kept_ports, wait_until
+from tests.servers.ports import answers, free_ports, wait_until
 from tests.servers.process import LONGEST_RUN, NOBODY
 from tests.servers.tls import Certificates
 
@@ -222,7 +222,7 @@ class Postfix:
         self._start()
 
     def _prepare(self) -> None:
-        self._ports = kept_ports(4, self.host)
+        self._ports = free_ports(4, self.host)
         self.starttls_port, self.tls_port, self.plain_port, self.basic_port = self._ports
         folder, postfix = self._folder, pwd.getpwnam("postfix")
         folder.chmod(0o755)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.servers import process
-from tests.servers.ports import kept_ports
+from tests.servers.ports import free_ports
 
 SMTP_SINK = Path("/usr/sbin/smtp-sink")
 
@@ -21,7 +21,7 @@ class SmtpSink:
         return None if SMTP_SINK.exists() else f"{SMTP_SINK} is missing; install the package postfix"
 
     def __enter__(self) -> Self:
-        (self.port,) = kept_ports(1)
+        (self.port,) = free_ports(1)
         command = [SMTP_SINK, "-u", "nobody", f"inet:127.0.0.1:{self.port}", "100"]
         self._running: subprocess.Popen[bytes] = process.start(command, "127.0.0.1", [self.port], lambda: "")
         return self
