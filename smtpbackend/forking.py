@@ -17,49 +17,56 @@ PATIENCE = 1.0  # seconds that a fork waits at most: what is done unforked never
 
 
 class _Unforked:
-    """``with unforked:`` no child is forked while this runs, in whatever thread. May be nested."""
+    """``with unforked:`` no other thread forks a child while this runs, for up to `PATIENCE`. May be nested."""
 
     def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
         self._changed = threading.Condition()  # on an RLock: garbage may be collected, and closed, at any point
         self._inside: dict[int, int] = {}  # by thread, how deep
-        self._is_forking = False
+        self._forking: int | None = None  # which thread does
 
     def __enter__(self) -> None:
         me = threading.get_ident()
         with self._changed:
-            while self._is_forking and me not in self._inside:
+            while self._forking not in (None, me) and me not in self._inside:
                 self._changed.wait()
             self._inside[me] = self._inside.get(me, 0) + 1
 
     def __exit__(self, *exception: object) -> None:
         me = threading.get_ident()
         with self._changed:
-            self._inside[me] -= 1
-            if not self._inside[me]:
-                del self._inside[me]
+            left = self._inside.get(me, 0) - 1
+            if left > 0:
+                self._inside[me] = left
+            else:
+                self._inside.pop(me, None)
                 self._changed.notify_all()
 
     def before_fork(self) -> None:
         """Let nobody in any more, and wait for those who are."""
-        end = time.monotonic() + PATIENCE
+        me, end = threading.get_ident(), time.monotonic() + PATIENCE
         with self._changed:
-            while self._is_forking:
+            while self._forking is not None:
                 self._changed.wait()
-            self._is_forking = True
-            while self._inside.keys() - {threading.get_ident()} and (left := end - time.monotonic()) > 0:
-                self._changed.wait(left)
+            self._forking = me
+            while others := self._inside.keys() - {me}:
+                if not self._changed.wait(max(end - time.monotonic(), 0.0)):
+                    for one in others:  # an interrupt may have kept it from leaving: no other fork waits for it
+                        del self._inside[one]
 
     def after_fork(self) -> None:
         """In the parent: all may go on."""
         with self._changed:
-            self._is_forking = False
+            self._forking = None
             self._changed.notify_all()
 
     def in_child(self) -> None:
         """Here the thread that forked is the only one."""
         me = threading.get_ident()
         mine = self._inside.get(me)
-        self.__init__()  # type: ignore[misc]
+        self._reset()
         if mine:
             self._inside[me] = mine
 

@@ -23,6 +23,7 @@ from smtpbackend_django.conf import (
     OPTIONS,
     SettingsError,
     hint,
+    key_of,
     known_mailer,
     overridden,
     shared_mailer,
@@ -95,12 +96,12 @@ class EmailBackend(smtp.EmailBackend):
         alias: str | None = None,
         **kwargs: Any,
     ) -> None:
-        given = locals()  # all but a few are None, and a request may be waiting
+        given = dict(locals())  # all but a few are None, and a request may be waiting
         options = dict(itertools.compress(given.items(), map(_is_given, given.values())))
         del options["self"], options["kwargs"]
         options.pop("alias", None)
         if not fail_silently:
-            del options["fail_silently"]
+            options.pop("fail_silently", None)
         site = site_options() if alias is None else None
         if site is not None:
             options = overridden(site, options)
@@ -156,9 +157,9 @@ class EmailBackend(smtp.EmailBackend):
     def _check(self) -> Configuration:
         """Say what cannot work now, and not at the first mail; files are opened when they are needed, as by Django."""
         settings = self._settings()
-        self._known = known_mailer(settings)
-        if self._known is not None:
-            return self._known.configuration
+        self._key = key_of(settings)
+        if self._key is not None and (known := known_mailer(self._key)) is not None:
+            return known.configuration
         for name in ("client_cert", "client_key"):
             settings.pop(name, None)
         try:
@@ -202,8 +203,10 @@ class EmailBackend(smtp.EmailBackend):
         )
 
     def _mailer(self) -> Mailer:
-        if self._known is not None and self._attributes() == self._checked:
-            return self._known
+        if self._key is not None and self._attributes() == self._checked:
+            known = known_mailer(self._key)
+            if known is not None:
+                return known
         try:
             return shared_mailer(self._settings())
         except InvalidInput as error:

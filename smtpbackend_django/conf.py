@@ -26,6 +26,7 @@ __all__ = [
     "SettingsError",
     "close_mailers",
     "hint",
+    "key_of",
     "known_mailer",
     "overridden",
     "shared_mailer",
@@ -144,12 +145,16 @@ def shared_mailer(settings: Mapping[str, Any]) -> Mailer:
     return mailer
 
 
-def known_mailer(settings: Mapping[str, Any]) -> Mailer | None:
-    """The Mailer with these settings, where there is one: they need not be checked again."""
+def key_of(settings: Mapping[str, Any]) -> _Key | None:
+    """What a Mailer of these settings is found by; None where one has a value that no setting has."""
     try:
-        key = _Key(settings)
-    except TypeError:  # a value that no setting has: who checks it says which
+        return _Key(settings)
+    except TypeError:  # who checks it says which
         return None
+
+
+def known_mailer(key: _Key) -> Mailer | None:
+    """The Mailer with these settings, where there is one: they need not be checked again."""
     with _lock:
         mailer = _mailers.get(key)
         if mailer is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import operator
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -15,7 +16,6 @@ from collections.abc import (
 from typing import TYPE_CHECKING, Any
 
 from smtpbackend.delivery.configuration import configure
-from smtpbackend.delivery.translated import is_alone
 from smtpbackend.errors import DeliveryError, SMTPError
 
 # What sends is loaded with the first Mailer: a program that only imports it does not pay for it (DESIGN 5.6).
@@ -95,7 +95,7 @@ class AsyncMailer:
         """
         source = aiter(messages) if isinstance(messages, AsyncIterable) else iter(messages)
         if connections == 1:
-            return self._pool().perform(self._dispatch(listeners).run(is_alone(messages)), source)
+            return self._pool().perform(self._dispatch(listeners).run(operator.length_hint(source) == 1), source)
         from smtpbackend.aio.spread import spread
         from smtpbackend.delivery.spreading import check_connections
 

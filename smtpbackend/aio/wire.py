@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import os
 import select
 import socket
 import ssl
 import threading
 import weakref
-from typing import Any
+from typing import Any, cast
 
 from smtpbackend.delivery.server import Server, is_address, shown, unreachable
 from smtpbackend.delivery.tls import Context, certificate_name, server_hostname
@@ -25,6 +26,7 @@ from smtpbackend.protocol.effects import Channel, Conversation, Ended, Read, Sta
 __all__ = ["Wire"]
 
 READ_SIZE = 65536
+BUFFER = 8192  # octets: the replies to a window of messages are fewer, and each idle connection has one
 MAX_AHEAD = 1 << 18  # octets read while writing: 256 unanswered commands have far shorter replies
 
 
@@ -39,7 +41,7 @@ class Wire(asyncio.BufferedProtocol):
         self._context = context
         self._socket = sock
         self._loop = asyncio.get_running_loop()
-        self._buffer = bytearray(READ_SIZE)  # where the loop puts what it reads
+        self._buffer = bytearray(BUFFER)  # where the loop puts what it reads
         self._ahead = bytearray()
         self._tls = None
         self._is_secured = False
@@ -49,14 +51,15 @@ class Wire(asyncio.BufferedProtocol):
         self._error: Exception | None = None
         self._paused = False
         self._waiting: asyncio.Future[None] | None = None
-        self._is_shaking_hands = False  # that is what waits
+        self._of_task: contextvars.Context | None = None  # in which the conversation goes on; None: a handshake waits
         self._conversation: Conversation[Any]
         self._step: Any = None  # which the conversation yielded last
         self._has_begun = False  # that, and waits
         self._reading: Read | None = None  # since when its time runs
         self._deadline: float | None = None
         self._until = 0.0  # when the present wait is over
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_at = 0.0
         self._has_heard = False  # since we wrote last
         # not asked of the transport: it has None where the connection is lost again, and that must not seem local
         is_unix = sock.family == socket.AF_UNIX
@@ -125,6 +128,7 @@ class Wire(asyncio.BufferedProtocol):
             while True:
                 if not self._go_on():
                     self._waiting = self._loop.create_future()
+                    self._of_task = contextvars.copy_context()
                     await self._waiting
                 step = self._step
                 if type(step) is not StartTLS:
@@ -142,7 +146,7 @@ class Wire(asyncio.BufferedProtocol):
             conversation.close()
             raise
         finally:
-            self._waiting = self._step = None  # an idle connection holds no content
+            self._waiting = self._step = self._of_task = None  # an idle connection holds no content
 
     def _go_on(self, trouble: OSError | None = None) -> bool:
         """Carry the conversation on for as long as that needs no waiting; whether it yielded what is not for here.
@@ -170,8 +174,7 @@ class Wire(asyncio.BufferedProtocol):
             else:
                 if waits:
                     self._step, self._has_begun = step, True
-                    if self._timer is None or self._timer.when() > self._until:
-                        self._set_timer(self._until)
+                    self._wait_until(self._until)
                     return False
                 step = conversation.send(answer)
             self._has_begun = False
@@ -183,7 +186,7 @@ class Wire(asyncio.BufferedProtocol):
             return
         failed: BaseException | None = None
         try:
-            if not self._is_shaking_hands and not self._go_on(trouble):
+            if self._of_task is not None and not self._of_task.run(self._go_on, trouble):
                 return
         except StopIteration as stop:  # which no future can hold
             self._step = Ended(stop.value)
@@ -195,24 +198,33 @@ class Wire(asyncio.BufferedProtocol):
             waiting.set_result(None)
         else:
             waiting.set_exception(failed)
+            failed = None  # it holds this frame
+
+    def _wait_until(self, when: float) -> None:
+        """Be called then. One timer does for many waits: where it goes off too early, it is set anew."""
+        self._until = when
+        if self._timer is None or self._timer_at > when:
+            self._set_timer(when)
 
     def _set_timer(self, when: float) -> None:
-        """Be called then. One timer does for many waits: it is set anew when it goes off too early for the present one.
-
-        What is there already did not come too late: the loop looks once more before time is up.
-        """
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(when, self._loop.call_soon, self._loop.call_soon, self._time_is_up)
+        self._timer_at = when
+        self._timer = self._loop.call_at(when, self._time_is_up, 2)
 
-    def _time_is_up(self) -> None:
+    def _time_is_up(self, looks: int) -> None:
+        """What is there already did not come too late: the loop looks once more before time is up."""
         self._timer = None
-        if self._waiting is None or self._waiting.done() or self._is_shaking_hands:
+        if self._waiting is None or self._waiting.done():
             return
         if self._until > self._loop.time():
             self._set_timer(self._until)
-        else:
+        elif looks:
+            self._timer = self._loop.call_soon(self._time_is_up, looks - 1)
+        elif self._of_task is not None:
             self._wake(TimeoutError("timed out"))
+        else:
+            self._waiting.set_exception(TimeoutError("timed out"))
 
     def is_quiet(self) -> bool:
         """Whether nothing waits to be read: on an idle connection that could only be its end (DESIGN 4.5)."""
@@ -238,8 +250,7 @@ class Wire(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Part of ``asyncio.BufferedProtocol``."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
 
     def get_buffer(self, sizehint: int) -> bytearray:
         """Part of ``asyncio.BufferedProtocol``."""
@@ -331,7 +342,8 @@ class Wire(asyncio.BufferedProtocol):
             if self._tls is None:
                 self._transport.write(step.data)
             else:
-                self._tls.write(step.data)
+                with unforked:
+                    self._tls.write(step.data)
                 self._transport.write(self._to_server.read())
             if self._paused:
                 self._until = _earliest(self._loop.time() + step.timeout, self._deadline)
@@ -381,13 +393,11 @@ class Wire(asyncio.BufferedProtocol):
 
     async def _wait(self, until: float) -> None:
         """Wait in a handshake until something happens; raises TimeoutError at ``until``."""
-        self._waiting = self._loop.create_future()
-        self._is_shaking_hands = True
+        self._waiting, self._of_task = self._loop.create_future(), None
+        self._wait_until(until)
         try:
-            async with asyncio.timeout_at(until):
-                await self._waiting
+            await self._waiting
         finally:
-            self._is_shaking_hands = False
             self._waiting = None
 
 

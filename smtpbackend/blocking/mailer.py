@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 import time
 import weakref
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from smtpbackend.delivery.configuration import configure
-from smtpbackend.delivery.translated import is_alone
 from smtpbackend.errors import DeliveryError, SMTPError
 
 # What sends is loaded with the first Mailer: a program that only imports it does not pay for it (DESIGN 5.6).
@@ -95,7 +95,8 @@ class Mailer:
         the stream: then Listeners, and the iterable, are called by them.
         """
         if connections == 1:
-            return self._pool.perform(self._dispatch(listeners).run(is_alone(messages)), iter(messages))
+            source = iter(messages)
+            return self._pool.perform(self._dispatch(listeners).run(operator.length_hint(source) == 1), source)
         from smtpbackend.blocking.spread import spread
         from smtpbackend.delivery.spreading import check_connections
 

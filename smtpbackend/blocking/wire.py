@@ -187,7 +187,12 @@ class Wire:
         until: float | None = None
         while left:
             try:
-                left = left[self._socket.send(left, self._flags) :]
+                if self._flags:
+                    sent = self._socket.send(left, self._flags)
+                else:
+                    with unforked:
+                        sent = self._socket.send(left)
+                left = left[sent:]
                 until = None
                 continue
             except (BlockingIOError, ssl.SSLWantWriteError):

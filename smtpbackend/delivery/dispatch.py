@@ -75,7 +75,7 @@ class Dispatch(Connecting):
         self.ended = ended
         self._taken = 0  # of the source
         self._drained = False
-        self._is_alone = False  # the source has one item
+        self._is_alone = False  # the source had one item: another is asked for when that has its receipt
         self._is_slow = False  # the source made us wait for its last item
         self._line: deque[Mail] = deque()  # begun and not yet given, in order
         self._waiting: list[tuple[int, Mail]] = []  # those in line who need another attempt, the oldest first
@@ -85,7 +85,7 @@ class Dispatch(Connecting):
     # The stream --------------------------------------------------------------------------------------------------
 
     def run(self, alone: bool = False) -> Effects:
-        """Everything that comes out of the source, one message after the other. ``alone``: it has one."""
+        """Everything that comes out of the source, one message after the other. ``alone``: probably it has one."""
         self._is_alone = alone
         try:
             while True:
@@ -124,7 +124,6 @@ class Dispatch(Connecting):
             if item is LATER:
                 return LATER
             self._is_slow = self.clock() - begun > SLOW
-            self._drained = self._is_alone
             if item is END:
                 self._drained = True
                 break

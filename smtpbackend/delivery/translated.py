@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
-__all__ = ["Translated", "is_alone"]
+__all__ = ["Translated"]
 
 
 class Translated:
@@ -17,7 +17,6 @@ class Translated:
     """
 
     def __init__(self, source: Iterable[Any], translate: Callable[[Any], Any]) -> None:
-        self.is_alone = is_alone(source)
         self._source = iter(source)
         self._translate = translate
 
@@ -33,10 +32,3 @@ class Translated:
     def __length_hint__(self) -> int:
         left = operator.length_hint(self._source, -1)
         return left if left >= 0 else NotImplemented
-
-
-def is_alone(messages: Any) -> bool:
-    """Whether that is one message, and it is known that no other comes after it."""
-    if type(messages) is Translated:
-        return messages.is_alone
-    return type(messages) in (list, tuple) and len(messages) == 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -296,6 +298,35 @@ def test_registry_is_bounded(server: AiosmtpdServer) -> None:
     assert len(conf._mailers) == conf.MAX_MAILERS
     assert first.send_messages([mail()]) == 1
     assert len(conf._mailers) == conf.MAX_MAILERS
+
+
+def test_a_backend_in_use_keeps_its_mailer_among_those(server: AiosmtpdServer) -> None:
+    """Whoever else has these settings shares its connections, its rate and its limits."""
+    busy = EmailBackend(host=server.host, port=server.port)
+    for number in range(conf.MAX_MAILERS + 3):
+        assert busy.send_messages([mail()]) == 1
+        EmailBackend(host="localhost", password=f"p{number}", username="u")._mailer()
+    assert busy._mailer() is EmailBackend(host=server.host, port=server.port)._mailer()
+    assert server.connections == 1
+    conf.close_mailers()
+    assert busy.send_messages([mail()]) == 1
+    assert busy._mailer() is EmailBackend(host=server.host, port=server.port)._mailer()
+
+
+def test_a_backend_under_a_debugger(server: AiosmtpdServer) -> None:
+    """Which looks at the variables of each function."""
+
+    def look(frame: FrameType, event: str, argument: Any) -> Any:
+        dict(frame.f_locals)
+        return look
+
+    before = sys.gettrace()
+    sys.settrace(look)
+    try:
+        backend = EmailBackend(host=server.host, port=server.port, fail_silently=None)  # type: ignore[arg-type]
+    finally:
+        sys.settrace(before)
+    assert backend.send_messages([mail()]) == 1
 
 
 def test_keys_show_nothing() -> None:

@@ -72,7 +72,7 @@ class TestASend:
         text = "x" * 70 + "\n"
 
         async def act(subject: str) -> None:
-            await mailer.send(hello(subject=subject, text=text * 100_000))
+            await mailer.send(hello(subject=subject, text=text * 300_000))
 
         points = await at_every_point(mailer, [server], act, when)
         assert "Write of the wire" in points, points

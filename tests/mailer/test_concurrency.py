@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import logging
 import os
+import socket
+import ssl
 import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from smtpbackend import AsyncMailer, Mailer, Message, Receipt
+from smtpbackend import AsyncMailer, Mailer, Message, Receipt, Server
+from smtpbackend.aio.wire import Wire
 from smtpbackend.errors import SMTPError
 from smtpbackend.testing import CUT, SILENCE, Play
 from tests.mailer.conftest import Scripted
@@ -200,4 +205,51 @@ class TestCancellation:
                 break
             await stream.aclose()
             assert (await mailer.send(hello())).ok
+        await asyncio.sleep(0)
+
+    async def test_what_is_logged_is_logged_for_who_sends(self, scripted: Scripted) -> None:
+        """A kept connection is not that of whoever opened it: the context of its conversation is the present task's."""
+        server = scripted()
+        request: contextvars.ContextVar[str] = contextvars.ContextVar("request", default="")
+        seen: dict[str, set[str]] = {}
+        subject = ""
+
+        class Collect(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                seen.setdefault(subject, set()).add(request.get())
+
+        logger, handler = logging.getLogger("smtpbackend.wire"), Collect()
+        level = logger.level
+        logger.addHandler(handler)
+        logger.setLevel(logging.DEBUG)
+        try:
+            async with AsyncMailer(server.url) as mailer:
+
+                async def send() -> None:
+                    request.set(subject)
+                    assert (await mailer.send(hello(subject=subject))).ok
+
+                for subject in ("one", "two"):  # noqa: B007 - it is used above
+                    await asyncio.create_task(send())
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+        assert server.connections == 1
+        assert seen["two"] - {""} == {"two"}
+        assert "" not in seen["one"] or seen["one"] == {"one", ""}
+
+    async def test_what_is_there_is_not_too_late_for_a_handshake(self) -> None:
+        """A loop that was busy meanwhile looks once more before time is up, as in all other waits."""
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        loop = asyncio.get_running_loop()
+        wire = Wire(Server("x.example", tls="none"), ssl.create_default_context(), ours)  # type: ignore[arg-type]
+        await loop.create_connection(lambda: wire, sock=ours)
+        theirs.send(b"there already")
+        await wire._wait(loop.time() - 0.001)
+        assert wire._received() == b"there already"
+        with pytest.raises(TimeoutError):
+            await wire._wait(loop.time() - 0.001)
+        wire.close()
+        theirs.close()
         await asyncio.sleep(0)

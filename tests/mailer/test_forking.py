@@ -65,7 +65,7 @@ def test_a_fork_waits_for_who_is_inside() -> None:
     with inside() as leave:
         forking_thread = threading.Thread(target=lambda: done.append(f"forked {fork()}"))
         forking_thread.start()
-        assert wait_until(lambda: unforked._is_forking, 20)
+        assert wait_until(lambda: unforked._forking is not None, 20)
         done.append("left")
         leave.set()
         forking_thread.join()
@@ -76,7 +76,7 @@ def test_who_comes_later_waits_for_the_fork() -> None:
     with inside() as leave:
         forking_thread = threading.Thread(target=fork)
         forking_thread.start()
-        assert wait_until(lambda: unforked._is_forking, 20)
+        assert wait_until(lambda: unforked._forking is not None, 20)
         order: list[str] = []
 
         def enter() -> None:
@@ -111,13 +111,30 @@ def test_the_child_leaves_what_it_was_forked_in() -> None:
         os._exit(2)
 
 
+def test_what_is_collected_during_a_fork_may_be_closed() -> None:
+    """And whoever is called before a fork may close a mailer: the thread that forks does not wait for itself."""
+    entered: list[bool] = []
+
+    def close() -> None:
+        with unforked:
+            entered.append(unforked._forking == threading.get_ident())
+
+    unforked.before_fork()
+    try:
+        close()
+    finally:
+        unforked.after_fork()
+    assert entered == [True]
+    assert not unforked._inside
+
+
 def test_two_forks_at_once() -> None:
     codes: list[int] = []
     with inside() as leave:
         threads = [threading.Thread(target=lambda: codes.append(fork())) for _ in range(5)]
         for thread in threads:
             thread.start()
-        assert wait_until(lambda: unforked._is_forking, 20)
+        assert wait_until(lambda: unforked._forking is not None, 20)
         leave.set()
         for thread in threads:
             thread.join()
@@ -125,9 +142,14 @@ def test_two_forks_at_once() -> None:
 
 
 def test_nobody_makes_a_fork_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor a second one, where an interrupt kept a thread from leaving."""
     monkeypatch.setattr(forking, "PATIENCE", 0.01)
     with inside():
         assert fork() == 0
+        monkeypatch.setattr(forking, "PATIENCE", 20.0)
+        assert not unforked._inside
+        assert fork() == 0
+    assert not unforked._inside
 
 
 @pytest.mark.parametrize("tls", ["required", "implicit"])

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from smtpbackend import Receipt
-from smtpbackend.delivery.translated import Translated, is_alone
 from smtpbackend.testing import CUT, SILENCE
 from tests.delivery.played import REFUSED, Played
 from tests.delivery.test_dispatch import mail
+from tests.mailer.conftest import Scripted
+from tests.mailer.leftovers import taken
+from tests.mailer.twins import Twin, hello
 
 MANY = "452 4.5.3 too many recipients"
 PLAYS: dict[str, dict[str, list[Any]]] = {
@@ -48,27 +50,28 @@ def test_its_receipt_is_the_same(play: str, policy: str) -> None:
     assert sent[0] == sent[1]
 
 
-def test_no_second_is_asked_for() -> None:
+def test_a_second_is_sent_when_the_first_has_its_receipt() -> None:
+    """A hint is no promise: what came to a list meanwhile goes out as well."""
     world = Played({"a": [{}]}, alone=True)
-    stream = world.stream(iter([mail(), mail()]))
-    assert len(list(stream)) == 1
+    messages = [mail("u1")]
+    stream = world.stream(messages)
+    assert next(stream).ok
     assert world.pulled == 1
+    messages.append(mail("u2"))
+    assert [told(receipt)[0][0] for receipt in stream] == ["u2@example.com"]
 
 
-@pytest.mark.parametrize(
-    ("messages", "alone"),
-    [
-        (["one"], True),
-        (("one",), True),
-        (Translated(["one"], str), True),
-        ([], False),
-        (["one", "two"], False),
-        (Translated(["one", "two"], str), False),
-        (Translated(iter(["one"]), str), False),
-        (Translated((one for one in ["one"]), str), False),
-        (iter(["one"]), False),  # somebody else may go on with it
-        (type("Hinting", (list,), {})(["one"]), False),  # a hint is no promise
-    ],
-)
-def test_what_is_known_to_be_alone(messages: Any, alone: bool) -> None:
-    assert is_alone(messages) is alone
+@pytest.mark.parametrize("when", ["before", "sending", "after"])
+def test_a_list_of_one_that_grows(twin: Twin, scripted: Scripted, when: str) -> None:
+    server = scripted()
+    messages = [hello(subject="1")]
+
+    def grow(at: str) -> None:
+        if at == when and len(messages) < 3:
+            messages.append(hello(subject=str(len(messages) + 1)))
+
+    listeners = [lambda event: grow("sending") if event.name == "message_sending" else grow("after")]
+    stream = twin(server.url, listeners=listeners).stream(messages)
+    grow("before")
+    assert len(list(stream)) == len(messages)
+    assert taken([server]) == {str(number + 1): 1 for number in range(len(messages))}
