@@ -229,7 +229,11 @@ class ScriptedServer:
             selector.register(self._woken, selectors.EVENT_READ)
             while selector.select() and not self._stopping.is_set():
                 with self._lock, contextlib.suppress(OSError):  # who came may have gone again
-                    self._welcome(*self._listening.accept())
+                    sock, peer = self._listening.accept()
+                    try:
+                        self._welcome(sock, peer)
+                    except OSError:
+                        sock.close()
 
     def _welcome(self, sock: socket.socket, peer: Any) -> None:
         sock.setblocking(True)

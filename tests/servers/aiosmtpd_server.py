@@ -190,6 +190,8 @@ class AiosmtpdServer:
         server = await self._loop.create_server(protocol, sock=listening, ssl=self._implicit)
         await self._stop.wait()
         server.close()
+        for _ in range(3):
+            await asyncio.sleep(0)  # who was accepted in this moment gets a transport, which can be closed
         for connection in list(self._open):
             if isinstance(connection.transport, asyncio.Transport):
                 connection.transport.abort()
