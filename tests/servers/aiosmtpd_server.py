@@ -190,7 +190,7 @@ class AiosmtpdServer:
         server = await self._loop.create_server(protocol, sock=listening, ssl=self._implicit)
         await self._stop.wait()
         server.close()
-        for _ in range(3):
+        for _ in range(5):
             await asyncio.sleep(0)  # who was accepted in this moment gets a transport, which can be closed
         for connection in list(self._open):
             if isinstance(connection.transport, asyncio.Transport):
@@ -199,4 +199,9 @@ class AiosmtpdServer:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.sleep(0)  # the transports tell their protocols
+        # one that was cancelled before its handshake began has closed nothing
+        transports: Any = getattr(self._loop, "_transports", {})
+        for _ in range(5):
+            for transport in list(transports.values()):
+                transport.abort()
+            await asyncio.sleep(0)  # the transports tell their protocols
