@@ -189,9 +189,11 @@ class AiosmtpdServer:
 
         server = await self._loop.create_server(protocol, sock=listening, ssl=self._implicit)
         await self._stop.wait()
-        server.close()
+        # who was accepted in this moment gets a transport, which can be closed: behind close() it would get half of one
+        self._loop.remove_reader(listening)
         for _ in range(5):
-            await asyncio.sleep(0)  # who was accepted in this moment gets a transport, which can be closed
+            await asyncio.sleep(0)
+        server.close()
         for connection in list(self._open):
             if isinstance(connection.transport, asyncio.Transport):
                 connection.transport.abort()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import smtplib
 import socket
 import ssl
+import threading
+import time
 from collections.abc import Callable
 from email.message import EmailMessage
 
@@ -206,6 +209,20 @@ class TestAiosmtpd:
         with pytest.raises((smtplib.SMTPServerDisconnected, ConnectionError)):
             client.noop()
         client.close()
+
+    def test_a_stop_closes_whom_it_has_just_accepted(self, ca: Certificates) -> None:
+        def arrive() -> None:
+            client.connect((server.host, server.port))
+            connected.set()
+            time.sleep(0.01)  # until the server is told to stop, too
+
+        for _ in range(5):
+            connected = threading.Event()
+            with socket.socket() as client, AiosmtpdServer(ca) as server:
+                smtplib.SMTP(server.host, server.port, timeout=20).close()  # it serves
+                server._loop.call_soon_threadsafe(arrive)
+                assert connected.wait(20)
+        gc.collect()  # a socket that was left open is a ResourceWarning
 
     @pytest.mark.parametrize(
         ("kind", "why"),
