@@ -32,6 +32,7 @@ test-all: $(STAMP) ## the tests on each supported Django whose Python is install
 
 fuzz: $(STAMP) ## conversations with servers that say anything: ten times as many as in `make test`, and other ones
 	SMTPBACKEND_FUZZ=10 $(BIN)/python -m pytest tests/fuzz $(ARGS)
+	SMTPBACKEND_FUZZ=10 $(BIN)/python -m pytest tests -m hypothesis $(ARGS)
 
 style: $(STAMP) ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -6,12 +6,17 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests.servers.aiosmtpd_server import AiosmtpdServer
 from tests.servers.dovecot import Dovecot
 from tests.servers.exim import Exim
 from tests.servers.postfix import EVERY_MECHANISM, Postfix
 from tests.servers.tls import Certificates
+
+# A test that fails by chance is none; `make fuzz` tries other examples in every run
+settings.register_profile("repeatable", derandomize="SMTPBACKEND_FUZZ" not in os.environ)
+settings.load_profile("repeatable")
 
 pytest_plugins = ["smtpbackend.testing"]  # gives smtp_server
 

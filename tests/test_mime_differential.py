@@ -1,7 +1,7 @@
 """What mime makes of a message is what the standard library's ``email`` makes of it; only transfer encodings differ.
 
-The standard library loses some white space between encoded words when it folds. There the author's own words are
-what is asked for.
+The standard library loses white space between encoded words, and addresses behind them, when it folds: it does not fold
+here, and the author's own words are asked for as well.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from smtpbackend.address import Address
 from smtpbackend.message import Attachment, Message
 from smtpbackend.mime import render
 
+UNFOLDED = policy.SMTP.clone(max_line_length=0)  # where it folds, Python 3.11.7 and 3.12.1 lose addresses
 DATE = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
 # Everything that text may hold: no half of a surrogate pair.
@@ -163,7 +164,7 @@ def without_words(shaped: Any) -> Any:
 def test_same_headers_tree_parameters_and_octets_as_the_email_package(parts: Parts) -> None:
     """Headers in the same order with the same values, the same tree, parameters and decoded octets."""
     ours = parse(parts.ours())
-    theirs = parse(parts.theirs().as_bytes())
+    theirs = parse(parts.theirs().as_bytes(policy=UNFOLDED))
     assert without_words(shape(ours)) == without_words(shape(theirs))
 
 
