@@ -56,9 +56,10 @@ class Recipient:
     def __init__(self, address: str | Address, notify: str | Iterable[str] = (), orcpt: str | None = None) -> None:
         if not isinstance(address, Address):
             address = Address.parse(address, "recipients")
-        object.__setattr__(self, "address", address)
-        object.__setattr__(self, "notify", _notify(notify) if notify else ())
-        object.__setattr__(self, "orcpt", _orcpt(orcpt) if orcpt is not None else None)
+        put = self.__dict__  # frozen for others
+        put["address"] = address
+        put["notify"] = _notify(notify) if notify else ()
+        put["orcpt"] = _orcpt(orcpt) if orcpt is not None else None
 
     def __hash__(self) -> int:
         return hash(self.address.local_part)  # equal recipients have equal ones; asked for several times a message
@@ -121,24 +122,24 @@ class Envelope:
         hold_until: datetime | None = None,
         extra: Mapping[str, str | None] = {},
     ) -> None:
-        put = object.__setattr__
-        put(self, "sender", _reverse_path(sender))
-        put(self, "recipients", _recipients(recipients))
-        put(self, "dsn_return", _dsn_return(dsn_return) if dsn_return is not None else None)
-        put(self, "envid", _envid(envid) if envid is not None else None)
-        put(self, "require_tls", bool(require_tls))
         if hold_for is not None or hold_until is not None:
             _check_hold(hold_for, hold_until)
-        put(self, "hold_for", hold_for)
-        put(self, "hold_until", hold_until)
-        put(self, "extra", _extra(extra) if extra else {})
+        put = self.__dict__  # frozen for others
+        put["sender"] = origin = _reverse_path(sender)
+        put["recipients"] = found = _recipients(recipients)
+        put["dsn_return"] = _dsn_return(dsn_return) if dsn_return is not None else None
+        put["envid"] = _envid(envid) if envid is not None else None
+        put["require_tls"] = bool(require_tls)
+        put["hold_for"] = hold_for
+        put["hold_until"] = hold_until
+        put["extra"] = _extra(extra) if extra else {}
         is_plain = not (require_tls or hold_for is not None or hold_until is not None or dsn_return or envid or extra)
-        utf8 = self.sender is not None and self.sender.needs_smtputf8
-        for recipient in self.recipients:
+        utf8 = origin is not None and origin.needs_smtputf8
+        for recipient in found:
             is_plain = is_plain and not recipient.notify and not recipient.orcpt
             utf8 = utf8 or recipient.address.needs_smtputf8
-        put(self, "is_plain", is_plain)
-        put(self, "needs_smtputf8", utf8)
+        put["is_plain"] = is_plain
+        put["needs_smtputf8"] = utf8
 
     @classmethod
     def from_headers(cls, message: Message | email.message.Message) -> Envelope:

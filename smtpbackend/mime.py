@@ -33,7 +33,7 @@ from smtpbackend.message import HIDDEN_FIELDS, Attachment, Message, check_messag
 if TYPE_CHECKING:
     import email.message
 
-__all__ = ["Content", "given", "render"]
+__all__ = ["Content", "given", "render", "text_content"]
 
 _not_text = re.compile("[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f]").search
 _token_is_valid = re.compile(r"[A-Za-z0-9._-]{1,48}").fullmatch
@@ -68,12 +68,23 @@ def render(message: Message | email.message.Message, *, date: datetime, token: s
             )
         return flatten(message, date, _check_token(token))
     message.check()
-    writer = _Writer(_check_token(token))
-    head, message_id = _head(message, date, token)
+    head, message_id = _head(message, date, _check_token(token))
+    return _content(head, _structure(message), token, message_id)
+
+
+def text_content(head: str, text: str, html: str | None, *, token: str, message_id: str) -> Content:
+    """The content of a message without attachments, for an adapter that has its fields already: ``head``.
+
+    ``html`` is the same text as HTML or None; the others are as `render` has them. Raises `InvalidInput`.
+    """
+    return _content(head, _text(text, html), token, message_id)
+
+
+def _content(head: str, structure: _Leaf | _Multipart, token: str, message_id: str) -> Content:
+    writer = _Writer(token)
     writer.write(head)
-    _structure(message).write_to(writer)
-    pieces = writer.finish()
-    return Content(pieces, message_id=message_id, needs_smtputf8=not head.isascii())
+    structure.write_to(writer)
+    return Content(writer.finish(), message_id=message_id, needs_smtputf8=not head.isascii())
 
 
 def _head(message: Message, date: datetime, token: str) -> tuple[str, str]:
@@ -145,8 +156,15 @@ def _custom_fields(message: Message) -> Iterator[str]:
         yield any_field(name, value)
 
 
+def _text(text: str, html: str | None) -> _Leaf | _Multipart:
+    plain = _Leaf("text/plain", text, "text")
+    return plain if html is None else _Multipart("alternative", [plain, _Leaf("text/html", html, "html")])
+
+
 def _structure(message: Message) -> _Leaf | _Multipart:
     """The tree that ``email.message.EmailMessage`` makes of the same content."""
+    if message.text is not None and not (message.attachments or message.alternatives):
+        return _text(message.text, message.html)
     related = [one for one in message.attachments if one.content_id is not None and message.html is not None]
     forms: list[_Leaf | _Multipart] = []
     if message.text is not None:

@@ -27,8 +27,9 @@ from smtpbackend.errors import CancelSend, InvalidInput, SMTPError
 from smtpbackend.events import MessageSending, MessageSent, Telling
 from smtpbackend.outcome import Outcome, Receipt, Status
 from smtpbackend.signals import SignalListener, emit
+from smtpbackend_flask.compose import compose
 from smtpbackend_flask.config import Config, read_config
-from smtpbackend_flask.message import Message, compose
+from smtpbackend_flask.message import Message
 from smtpbackend_flask.signals import email_dispatched, signals
 
 if TYPE_CHECKING:

@@ -1,19 +1,17 @@
-"""Flask-Mail's `Message`, and what becomes of any message that a Flask app sends: content and `Envelope`.
+"""Flask-Mail's `Message`, with its constructor, attributes and MIME tree; what becomes of it is in ``compose.py``.
 
-A `Message` has Flask-Mail's constructor, attributes and MIME tree. Unlike Flask-Mail's, it keeps the order of
-recipients, needs no app context, encodes what is not ASCII in 7 bits, and never looks up a host name.
+Unlike Flask-Mail's, it keeps the order of recipients, needs no app context, encodes what is not ASCII in 7 bits, and
+never looks up a host name.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import email.message
+import os
 import re
-import time
 import unicodedata
 import warnings
 from collections.abc import Iterable, KeysView, Mapping
-from datetime import datetime
 from email import policy
 from email.charset import Charset
 from email.encoders import encode_base64
@@ -21,15 +19,13 @@ from email.header import Header
 from email.mime.base import MIMEBase
 from email.mime.multipart import MIMEMultipart
 from email.mime.nonmultipart import MIMENonMultipart
-from email.utils import formatdate, make_msgid
+from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
 from flask import current_app
 
-import smtpbackend.message
 from smtpbackend.address import Address
 from smtpbackend.content import encode_octets
-from smtpbackend.envelope import Envelope, Recipient
 from smtpbackend.errors import InvalidInput
 from smtpbackend.header import filename_parameter, text_field
 
@@ -151,7 +147,7 @@ def _encoded(text: str, encoding: str, **options: Any) -> str:
         return Header(text, "utf-8", **options).encode()
 
 
-def _joined(name: Any, addr: Any) -> str:
+def joined(name: Any, addr: Any) -> str:
     """A pair as one str that can be parsed again."""
     name, addr = force_text(name or ""), force_text(addr)
     if _specials(name):
@@ -224,7 +220,7 @@ class Message:
         sender = sender or _default_sender()
         self.recipients: list[Any] = recipients or []
         self.subject = subject
-        self.sender = _joined(*sender) if isinstance(sender, tuple) else sender
+        self.sender = joined(*sender) if isinstance(sender, tuple) else sender
         self.reply_to = reply_to
         self.cc: list[Any] = cc or []
         self.bcc: list[Any] = bcc or []
@@ -245,7 +241,7 @@ class Message:
         """The Message-ID, made at the first look with the domain of the sender."""
         if self._msg_id is None:
             domain = _parts(self.sender)[1].rpartition("@")[2] if self.sender else ""
-            self._msg_id = make_msgid(domain=domain if domain.isascii() and domain else "localhost")
+            self._msg_id = f"<{os.urandom(16).hex()}@{domain if domain.isascii() and domain else 'localhost'}>"
         return self._msg_id
 
     @msgId.setter
@@ -472,174 +468,6 @@ def _is_bad_subject(subject: str) -> bool:
     return any(_control(line) for line in lines) or (
         len(lines) > 1 and (any(not line.strip() for line in lines) or any(line[0] not in "\t " for line in lines[1:]))
     )
-
-
-# From a message to what the Mailer is given
-
-
-def compose(
-    message: Any, default_sender: Any, envelope_from: Mailbox | None = None, envelope: Envelope | None = None
-) -> tuple[Any, Envelope | None, tuple[str, ...]]:
-    """What to send for ``message``, its envelope, and notes on what was asked for and is decided elsewhere.
-
-    Takes a `Message` or one like it, ``smtpbackend.Message``, an ``email.message.Message``, or with an envelope
-    whatever ``Mailer.send`` takes. Where nobody is named as sender, ``default_sender`` is written into the message.
-    """
-    if hasattr(message, "send_to") and hasattr(message, "as_bytes"):
-        return _compose_flask_mail(message, default_sender, envelope_from, envelope)
-    if default_sender:
-        _write_sender(message, default_sender)
-    if envelope_from is not None:
-        given = envelope or Envelope.from_headers(message)
-        envelope = dataclasses.replace(given, sender=_reverse_path(envelope_from))
-    return message, envelope, ()
-
-
-def _write_sender(message: Any, sender: Any) -> None:
-    if isinstance(sender, tuple):
-        sender = _joined(*sender)
-    if isinstance(message, smtpbackend.message.Message):
-        names = {name.lower() for name, _ in message.headers}
-        if not message.from_ and not names & {"from", "resent-from"}:
-            message.from_ = sender
-    elif isinstance(message, email.message.Message) and "From" not in message:
-        message["From"] = sender if message.policy is not policy.compat32 else sanitize_address(sender)
-
-
-def _compose_flask_mail(
-    message: Any, default_sender: Any, envelope_from: Mailbox | None, envelope: Envelope | None
-) -> tuple[Any, Envelope, tuple[str, ...]]:
-    if not message.sender and default_sender:
-        message.sender = _joined(*default_sender) if isinstance(default_sender, tuple) else default_sender
-    if not message.send_to and envelope is None:
-        raise IncompleteMessage("No recipients have been added", field="recipients")
-    if not message.sender:
-        raise IncompleteMessage(
-            "The message does not specify a sender and a default sender has not been configured: "
-            "set MAIL_DEFAULT_SENDER",
-            field="sender",
-        )
-    if bad := bad_header(message):
-        raise BadHeaderError(f"{bad} has a line break or another control character", field=bad)
-    notes: tuple[str, ...] = ()
-    if envelope is None:
-        envelope, notes = _envelope(message, envelope_from)
-    if getattr(message, "date", None) is None:
-        message.date = time.time()
-    if isinstance(message, Message):
-        return _simple(message) or message._message(), envelope, notes
-    # Parsed, so that it can be encoded anew for a server that takes 7 bits only.
-    return email.message_from_bytes(message.as_bytes()), envelope, notes
-
-
-def _simple(message: Message) -> smtpbackend.message.Message | None:
-    """The same as the core has it, which writes it in one pass; None for what only the ``email`` package writes so."""
-    if (
-        type(message) is not Message
-        or (message.charset or message.extra_headers or message.attachments or message.date is None)
-        or not (isinstance(message.body, str) and isinstance(message.subject, str))
-        or not (message.alts.keys() <= {"html"} and (not message.alts or isinstance(message.html, str)))
-        or _line_end.search(message.subject)
-    ):
-        return None
-    return smtpbackend.message.Message(
-        message.subject,
-        _once((message.sender,)),
-        _once(message.recipients),
-        _once(message.cc),
-        reply_to=_once((message.reply_to,) if message.reply_to else ()),
-        text=message.body,
-        html=message.html,
-        date=datetime.fromtimestamp(message.date).astimezone(),
-        message_id=message.msgId,
-    )
-
-
-def _once(mailboxes: Iterable[Any]) -> list[Any]:
-    """Without duplicates, in order."""
-    return list(dict.fromkeys(_joined(*one) if isinstance(one, (tuple, list)) else one for one in mailboxes))
-
-
-def _envelope(message: Any, envelope_from: Mailbox | None) -> tuple[Envelope, tuple[str, ...]]:
-    """The envelope that Flask-Mail would have given to ``smtplib.SMTP.sendmail``."""
-    options, notes = _mail_options(getattr(message, "mail_options", None) or ())
-    rcpt = _rcpt_options(getattr(message, "rcpt_options", None) or ())
-    recipients = [
-        Recipient(_address(mailbox, field), **rcpt)
-        for field in ("recipients", "cc", "bcc")
-        for mailbox in getattr(message, field, None) or ()
-    ]
-    if envelope_from is None:
-        sender: Address | None = _address(message.sender, "sender")
-    else:
-        sender = _reverse_path(envelope_from)
-    return Envelope(sender, recipients, **options), notes
-
-
-def _address(mailbox: Any, field: str) -> Address:
-    """The address of one entry: a str, a pair with the name, or an `Address`."""
-    if isinstance(mailbox, (tuple, list)) and len(mailbox) == 2:
-        mailbox = mailbox[1]
-    return mailbox if isinstance(mailbox, Address) else Address.parse(force_text(mailbox), field)
-
-
-def _reverse_path(mailbox: Mailbox) -> Address | None:
-    """None for "", the null reverse-path (RFC 5321 4.5.5)."""
-    return None if mailbox in ("", "<>") else _address(mailbox, "envelope_from")
-
-
-_DECIDED = frozenset(("SIZE", "BODY", "SMTPUTF8"))
-
-
-def _mail_options(given: Iterable[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Parameters of MAIL as arguments of `Envelope`, and notes on those that follow from the message."""
-    options: dict[str, Any] = {}
-    extra: dict[str, str | None] = {}
-    notes = []
-    for option in given:
-        keyword, has_value, value = option.partition("=")
-        match keyword.upper():
-            case name if name in _DECIDED:
-                notes.append(f"mail_options: {option} is left out, {name} follows from the message")
-            case "RET":
-                options["dsn_return"] = value
-            case "ENVID":
-                options["envid"] = _from_xtext(value)
-            case "REQUIRETLS":
-                options["require_tls"] = True
-            case "HOLDFOR":
-                options["hold_for"] = int(value) if value.isdecimal() else value
-            case "HOLDUNTIL":
-                options["hold_until"] = _moment(value)
-            case _:
-                extra[keyword] = value if has_value else None
-    return {**options, "extra": extra}, tuple(notes)
-
-
-def _rcpt_options(given: Iterable[str]) -> dict[str, Any]:
-    """Parameters of RCPT as arguments of `Recipient` (RFC 3461 4.1, 4.2)."""
-    options: dict[str, Any] = {}
-    for option in given:
-        keyword, _, value = option.partition("=")
-        if keyword.upper() == "NOTIFY":
-            options["notify"] = value
-        elif keyword.upper() == "ORCPT":
-            options["orcpt"] = _from_xtext(value)
-        else:
-            raise InvalidInput(f"rcpt_options: {option!r} is not known; NOTIFY and ORCPT are", field="rcpt_options")
-    return options
-
-
-def _from_xtext(value: str) -> str:
-    """RFC 3461 4: what is given is as it would stand in the command."""
-    return re.sub(r"\+([0-9A-F]{2})", lambda match: chr(int(match[1], 16)), value)
-
-
-def _moment(value: str) -> Any:
-    try:
-        return datetime.fromisoformat(value)
-    except ValueError:
-        return value  # refused by Envelope, which says what is wanted
 
 
 # The app, where there is one

@@ -31,7 +31,8 @@ from smtpbackend_flask import (
     sanitize_addresses,
     sanitize_subject,
 )
-from smtpbackend_flask.message import bad_header, compose
+from smtpbackend_flask.compose import compose
+from smtpbackend_flask.message import bad_header
 
 DATE = 1700000000.0
 

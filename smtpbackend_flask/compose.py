@@ -1,0 +1,210 @@
+"""What becomes of a message that a Flask app sends: content and `Envelope`."""
+
+from __future__ import annotations
+
+import dataclasses
+import email
+import email.message
+import functools
+import os
+import re
+import time
+from collections.abc import Iterable
+from datetime import datetime
+from email import policy
+from typing import TYPE_CHECKING, Any
+
+import smtpbackend.message
+from smtpbackend.address import Address, parse_addresses
+from smtpbackend.content import Content
+from smtpbackend.envelope import Envelope, Recipient
+from smtpbackend.errors import InvalidInput
+from smtpbackend.header import address_field, date_of, text_field
+from smtpbackend.message import check_message_id
+from smtpbackend.mime import text_content
+from smtpbackend_flask.message import (
+    BadHeaderError,
+    IncompleteMessage,
+    Message,
+    bad_header,
+    force_text,
+    joined,
+    sanitize_address,
+)
+
+if TYPE_CHECKING:
+    from smtpbackend_flask.message import Mailbox
+
+__all__ = ["compose"]
+
+
+def compose(
+    message: Any, default_sender: Any, envelope_from: Mailbox | None = None, envelope: Envelope | None = None
+) -> tuple[Any, Envelope | None, tuple[str, ...]]:
+    """What to send for ``message``, its envelope, and notes on what was asked for and is decided elsewhere.
+
+    Takes a `Message` or one like it, ``smtpbackend.Message``, an ``email.message.Message``, or with an envelope
+    whatever ``Mailer.send`` takes. Where nobody is named as sender, ``default_sender`` is written into the message.
+    """
+    if hasattr(message, "send_to") and hasattr(message, "as_bytes"):
+        return _compose_flask_mail(message, default_sender, envelope_from, envelope)
+    if default_sender:
+        _write_sender(message, default_sender)
+    if envelope_from is not None:
+        given = envelope or Envelope.from_headers(message)
+        envelope = dataclasses.replace(given, sender=_reverse_path(envelope_from))
+    return message, envelope, ()
+
+
+def _write_sender(message: Any, sender: Any) -> None:
+    if isinstance(sender, tuple):
+        sender = joined(*sender)
+    if isinstance(message, smtpbackend.message.Message):
+        names = {name.lower() for name, _ in message.headers}
+        if not message.from_ and not names & {"from", "resent-from"}:
+            message.from_ = sender
+    elif isinstance(message, email.message.Message) and "From" not in message:
+        message["From"] = sender if message.policy is not policy.compat32 else sanitize_address(sender)
+
+
+def _compose_flask_mail(
+    message: Any, default_sender: Any, envelope_from: Mailbox | None, envelope: Envelope | None
+) -> tuple[Any, Envelope, tuple[str, ...]]:
+    if not message.sender and default_sender:
+        message.sender = joined(*default_sender) if isinstance(default_sender, tuple) else default_sender
+    if not message.send_to and envelope is None:
+        raise IncompleteMessage("No recipients have been added", field="recipients")
+    if not message.sender:
+        raise IncompleteMessage(
+            "The message does not specify a sender and a default sender has not been configured: "
+            "set MAIL_DEFAULT_SENDER",
+            field="sender",
+        )
+    if bad := bad_header(message):
+        raise BadHeaderError(f"{bad} has a line break or another control character", field=bad)
+    notes: tuple[str, ...] = ()
+    if envelope is None:
+        envelope, notes = _envelope(message, envelope_from)
+    if getattr(message, "date", None) is None:
+        message.date = time.time()
+    if isinstance(message, Message):
+        return _simple(message) or message._message(), envelope, notes
+    # Parsed, so that it can be encoded anew for a server that takes 7 bits only.
+    return email.message_from_bytes(message.as_bytes()), envelope, notes
+
+
+def _simple(message: Message) -> Content | None:
+    """What the core writes of it in one pass; None for what only the ``email`` package writes."""
+    text, html, subject = message.body, message.html, message.subject
+    if (
+        type(message) is not Message
+        or (message.charset or message.extra_headers or message.attachments or message.date is None)
+        or not (isinstance(text, str) and isinstance(subject, str))
+        or not (message.alts.keys() <= {"html"} and (not message.alts or isinstance(html, str)))
+        or ("\r" in subject or "\n" in subject)
+    ):
+        return None
+    message_id = check_message_id(message.msgId)
+    head = text_field("Subject", subject, "subject") if subject else ""
+    for name, mailboxes in (
+        ("From", (message.sender,)),
+        ("To", message.recipients),
+        ("Cc", message.cc),
+        ("Reply-To", (message.reply_to,) if message.reply_to else ()),
+    ):
+        if mailboxes:
+            head += address_field(name, parse_addresses(_once(mailboxes), name))
+    head += f"Date: {_date(int(message.date))}\r\nMessage-ID: {message_id}\r\n"
+    return text_content(head, text, html, token=os.urandom(16).hex(), message_id=message_id)
+
+
+@functools.lru_cache(maxsize=16)  # of a thousand messages most are of the same second
+def _date(seconds: int) -> str:
+    return date_of(datetime.fromtimestamp(seconds).astimezone())
+
+
+def _once(mailboxes: Iterable[Any]) -> list[Any]:
+    """Without duplicates, in order."""
+    return list(dict.fromkeys(joined(*one) if isinstance(one, (tuple, list)) else one for one in mailboxes))
+
+
+def _envelope(message: Any, envelope_from: Mailbox | None) -> tuple[Envelope, tuple[str, ...]]:
+    """The envelope that Flask-Mail would have given to ``smtplib.SMTP.sendmail``."""
+    options, notes = _mail_options(getattr(message, "mail_options", None) or ())
+    rcpt = _rcpt_options(getattr(message, "rcpt_options", None) or ())
+    recipients = [
+        Recipient(_address(mailbox, field), **rcpt)
+        for field in ("recipients", "cc", "bcc")
+        for mailbox in getattr(message, field, None) or ()
+    ]
+    if envelope_from is None:
+        sender: Address | None = _address(message.sender, "sender")
+    else:
+        sender = _reverse_path(envelope_from)
+    return Envelope(sender, recipients, **options), notes
+
+
+def _address(mailbox: Any, field: str) -> Address:
+    """The address of one entry: a str, a pair with the name, or an `Address`."""
+    if isinstance(mailbox, (tuple, list)) and len(mailbox) == 2:
+        mailbox = mailbox[1]
+    return mailbox if isinstance(mailbox, Address) else Address.parse(force_text(mailbox), field)
+
+
+def _reverse_path(mailbox: Mailbox) -> Address | None:
+    """None for "", the null reverse-path (RFC 5321 4.5.5)."""
+    return None if mailbox in ("", "<>") else _address(mailbox, "envelope_from")
+
+
+_DECIDED = frozenset(("SIZE", "BODY", "SMTPUTF8"))
+
+
+def _mail_options(given: Iterable[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Parameters of MAIL as arguments of `Envelope`, and notes on those that follow from the message."""
+    options: dict[str, Any] = {}
+    extra: dict[str, str | None] = {}
+    notes = []
+    for option in given:
+        keyword, has_value, value = option.partition("=")
+        match keyword.upper():
+            case name if name in _DECIDED:
+                notes.append(f"mail_options: {option} is left out, {name} follows from the message")
+            case "RET":
+                options["dsn_return"] = value
+            case "ENVID":
+                options["envid"] = _from_xtext(value)
+            case "REQUIRETLS":
+                options["require_tls"] = True
+            case "HOLDFOR":
+                options["hold_for"] = int(value) if value.isdecimal() else value
+            case "HOLDUNTIL":
+                options["hold_until"] = _moment(value)
+            case _:
+                extra[keyword] = value if has_value else None
+    return {**options, "extra": extra}, tuple(notes)
+
+
+def _rcpt_options(given: Iterable[str]) -> dict[str, Any]:
+    """Parameters of RCPT as arguments of `Recipient` (RFC 3461 4.1, 4.2)."""
+    options: dict[str, Any] = {}
+    for option in given:
+        keyword, _, value = option.partition("=")
+        if keyword.upper() == "NOTIFY":
+            options["notify"] = value
+        elif keyword.upper() == "ORCPT":
+            options["orcpt"] = _from_xtext(value)
+        else:
+            raise InvalidInput(f"rcpt_options: {option!r} is not known; NOTIFY and ORCPT are", field="rcpt_options")
+    return options
+
+
+def _from_xtext(value: str) -> str:
+    """RFC 3461 4: what is given is as it would stand in the command."""
+    return re.sub(r"\+([0-9A-F]{2})", lambda match: chr(int(match[1], 16)), value)
+
+
+def _moment(value: str) -> Any:
+    try:
+        return datetime.fromisoformat(value)
+    except ValueError:
+        return value  # refused by Envelope, which says what is wanted
