@@ -8,9 +8,10 @@ import pytest
 
 from smtpbackend import mime
 from smtpbackend.errors import ConnectionLost, InvalidInput, ProtocolViolation, TimedOut
-from smtpbackend.protocol.delivering import AT_ONCE, CHUNK, CHUNKS_AHEAD, MAX_TOGETHER, MAX_UNANSWERED, OVERLAP_PATIENCE
+from smtpbackend.protocol.delivering import AT_ONCE, OVERLAP_PATIENCE
 from smtpbackend.protocol.session import Session
 from smtpbackend.protocol.timeouts import Timeouts
+from smtpbackend.protocol.transacting import CHUNK, CHUNKS_AHEAD, MAX_TOGETHER, MAX_UNANSWERED
 from smtpbackend.protocol.transaction import Transaction
 from tests.protocol.script import CONTENT, LATER, Script, deliver, opened, proven, transaction
 from tests.protocol.test_deliver import BOB, CARL, DATA, DOT, GO, MAIL, NO, OK, QUEUED, RSET, Failing, codes, two

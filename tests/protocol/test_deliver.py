@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from smtpbackend import mime
 from smtpbackend.envelope import Recipient
 from smtpbackend.errors import ConnectionLost, InvalidInput, ProtocolViolation, TimedOut
-from smtpbackend.protocol.delivering import MAX_UNANSWERED
 from smtpbackend.protocol.timeouts import Timeouts
+from smtpbackend.protocol.transacting import MAX_UNANSWERED
 from smtpbackend.protocol.transaction import Transaction
 from tests.protocol.script import CONTENT, LATER, Answer, Script, deliver, opened, proven, transaction
 
