@@ -1,17 +1,19 @@
 """What a fork must not cut in two.
 
-A child has one thread and a copy of everything else: of a socket that nobody knew yet, and of the locks that OpenSSL
-held for a thread that is no more. The first would never end for the server, on the second the child would wait for
-ever.
+A child has one thread and a copy of everything else: of each socket, and of the locks that OpenSSL held for a thread
+that is no more. A connection that a child holds too would not end when its parent closes it; on the locks the child
+would wait for ever.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
+import weakref
 
-__all__ = ["unforked"]
+__all__ = ["sockets", "unforked"]
 
 PATIENCE = 1.0  # seconds that a fork waits at most: what is done unforked never waits for a network
 
@@ -71,6 +73,17 @@ class _Unforked:
             self._inside[me] = mine
 
 
+sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+"""What a child closes: each socket is put in as it is made, unforked."""
+
+
+def _close_sockets() -> None:
+    """Else parent and child might both speak on one."""
+    for sock in list(sockets):
+        sock.close()
+    sockets.clear()
+
+
 unforked = _Unforked()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
@@ -78,3 +91,4 @@ if hasattr(os, "register_at_fork"):
         after_in_parent=unforked.after_fork,
         after_in_child=unforked.in_child,
     )
+    os.register_at_fork(after_in_child=_close_sockets)

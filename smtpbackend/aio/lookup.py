@@ -6,6 +6,7 @@ import asyncio
 
 from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.srv import Found, look_up
+from smtpbackend.protocol.timeouts import earliest
 
 __all__ = ["find"]
 
@@ -15,8 +16,7 @@ async def find(server: Server, deadline: float | None) -> Found:
     from dns import asyncresolver
 
     now = asyncio.get_running_loop().time
-    end = now() + server.timeout.connect
-    end = end if deadline is None else min(end, deadline)
+    end = earliest(now() + server.timeout.connect, deadline)
     conversation = look_up(server)
     task = asyncio.current_task()
     cancelled = task.cancelling() if task else 0

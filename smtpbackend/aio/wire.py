@@ -9,19 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import os
 import select
 import socket
 import ssl
-import threading
-import weakref
 from typing import Any, cast
 
-from smtpbackend.delivery.server import Server, is_address, shown, unreachable
-from smtpbackend.delivery.tls import Context, certificate_name, server_hostname
+from smtpbackend.aio.dial import dial
+from smtpbackend.delivery.server import Server
+from smtpbackend.delivery.tls import Context, certificate_name
 from smtpbackend.errors import ProtocolViolation
 from smtpbackend.forking import unforked
 from smtpbackend.protocol.effects import Channel, Conversation, Ended, Read, StartTLS, Write
+from smtpbackend.protocol.timeouts import earliest
 
 __all__ = ["Wire"]
 
@@ -69,53 +68,14 @@ class Wire(asyncio.BufferedProtocol):
 
     @classmethod
     async def connect(cls, server: Server, context: Context, deadline: float | None) -> Wire:
-        """Connect by name or address, each address within one budget. Raises `ConnectFailed`."""
-        loop = asyncio.get_running_loop()
-        end = _earliest(loop.time() + server.timeout.connect, deadline)
-        causes: list[tuple[str, OSError]] = []
-        host, port = server.next_hop
-        try:
-            async with asyncio.timeout_at(end):
-                if server.path is not None:
-                    found: list[Any] = [(socket.AF_UNIX, socket.SOCK_STREAM, 0, "", server.path)]
-                else:
-                    found = await _look_up(server_hostname(host), port)
-        except (OSError, UnicodeError) as error:
-            raise unreachable(server, [("", error if isinstance(error, OSError) else OSError(str(error)))]) from error
-        for number, (family, kind, protocol, _, address) in enumerate(found):
-            born: socket.socket | None = None
-            try:
-                with unforked:
-                    sock = born = socket.socket(family, kind, protocol)
-                    _sockets.add(sock)
-            except OSError as error:  # a kernel without IPv6 has no such sockets
-                causes.append((shown(address), error))
-                continue
-            except BaseException:
-                if born is not None:
-                    born.close()
-                raise
-            sock.setblocking(False)
-            try:
-                # what is left is shared among the addresses left: one that is silent does not use up all
-                if server.source_address and server.path is None:
-                    sock.bind((server.source_address, 0))
-                async with asyncio.timeout(max((end - loop.time()) / (len(found) - number), 0.001)):
-                    await loop.sock_connect(sock, address)
-                if family != socket.AF_UNIX:
-                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                if server.proxy is not None:
-                    await _pass_proxy(server, sock, end)
-                wire = cls(server, context, sock)
-                await loop.create_connection(lambda: wire, sock=sock)  # noqa: B023 - called at once
-                return wire
-            except OSError as error:
-                sock.close()
-                causes.append((shown(address), error))
-            except BaseException:
-                sock.close()
-                raise
-        raise unreachable(server, causes) from causes[-1][1]
+        """Connect by name or address, through a proxy where there is one. Raises `ConnectFailed`."""
+
+        async def ready(sock: socket.socket) -> Wire:
+            wire = cls(server, context, sock)
+            await wire._loop.create_connection(lambda: wire, sock=sock)
+            return wire
+
+        return await dial(server, deadline, ready)
 
     async def talk(self, conversation: Conversation[Any], value: Any = None, deadline: float | None = None) -> Any:
         """Carry a conversation on until it yields what is no effect of the network, or ends: then `Ended`.
@@ -134,7 +94,7 @@ class Wire(asyncio.BufferedProtocol):
                 if type(step) is not StartTLS:
                     return step
                 try:
-                    answer = await self._start_tls(_earliest(self._loop.time() + step.timeout, deadline))
+                    answer = await self._start_tls(earliest(self._loop.time() + step.timeout, deadline))
                 except OSError as error:
                     self._step = conversation.throw(error)
                 else:
@@ -301,7 +261,7 @@ class Wire(asyncio.BufferedProtocol):
         if not self._has_begun:
             if step is not self._reading:
                 self._reading = step
-                self._until = _earliest(self._loop.time() + step.timeout, self._deadline)
+                self._until = earliest(self._loop.time() + step.timeout, self._deadline)
             if self._has_heard and self._may_hurry:
                 self._acknowledge()
             self._has_heard = True
@@ -346,7 +306,7 @@ class Wire(asyncio.BufferedProtocol):
                     self._tls.write(step.data)
                 self._transport.write(self._to_server.read())
             if self._paused:
-                self._until = _earliest(self._loop.time() + step.timeout, self._deadline)
+                self._until = earliest(self._loop.time() + step.timeout, self._deadline)
         if self._paused:
             if self._ended:
                 raise ConnectionError(f"{self._server.name} closed the connection")
@@ -399,71 +359,3 @@ class Wire(asyncio.BufferedProtocol):
             await self._waiting
         finally:
             self._waiting = None
-
-
-def _earliest(time_out: float, deadline: float | None) -> float:
-    return time_out if deadline is None else min(time_out, deadline)
-
-
-async def _look_up(host: str, port: int) -> list[Any]:
-    """The addresses of a host. The loop has few threads for look-ups: one that hangs would hold up all that follow."""
-    if is_address(host):
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    loop = asyncio.get_running_loop()
-    found: asyncio.Future[list[Any]] = loop.create_future()
-
-    def settle(addresses: list[Any], error: Exception | None) -> None:
-        if found.done():  # nobody waits for it any more
-            return
-        if error is not None:
-            found.set_exception(error)
-        else:
-            found.set_result(addresses)
-
-    def ask() -> None:
-        addresses: list[Any] = []
-        failed: Exception | None = None
-        try:
-            addresses = list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-        except (OSError, UnicodeError) as error:
-            failed = error
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(settle, addresses, failed)
-
-    threading.Thread(target=ask, name="smtpbackend-look-up", daemon=True).start()
-    return await found
-
-
-async def _pass_proxy(server: Server, sock: socket.socket, end: float) -> None:
-    """Have a proxy, just connected to, connect to the server."""
-    from python_socks.async_.asyncio import Proxy
-
-    from smtpbackend.delivery.proxy import Tunnel, failed, proxy_of
-
-    proxy = proxy_of(server.proxy)
-
-    class Connected:
-        """What python-socks takes for the proxy in front of its proxy."""
-
-        async def connect(self, **to: Any) -> Any:
-            return Tunnel(sock, proxy.scheme)
-
-    try:
-        async with asyncio.timeout_at(end):
-            await Proxy(**proxy.arguments(Connected())).connect(server_hostname(server.host), server.port)
-    except Exception as error:
-        raise failed(proxy, error) from None
-
-
-_sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    """A connection that a child holds too would not end when its parent closes it, and both might speak on it."""
-    for sock in list(_sockets):
-        sock.close()
-    _sockets.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

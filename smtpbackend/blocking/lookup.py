@@ -6,6 +6,7 @@ import time
 
 from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.srv import Found, look_up
+from smtpbackend.protocol.timeouts import earliest
 
 __all__ = ["find"]
 
@@ -14,8 +15,7 @@ def find(server: Server, deadline: float | None) -> Found:
     """Ask for the records of a server that is a domain, within the time of a connection. Raises `ConnectFailed`."""
     from dns import resolver
 
-    end = time.monotonic() + server.timeout.connect
-    end = end if deadline is None else min(end, deadline)
+    end = earliest(time.monotonic() + server.timeout.connect, deadline)
     conversation = look_up(server)
     try:
         name = next(conversation)

@@ -12,16 +12,16 @@ import select
 import socket
 import ssl
 import struct
-import threading
 import time
-import weakref
 from typing import Any
 
-from smtpbackend.delivery.server import Server, is_address, shown, unreachable
-from smtpbackend.delivery.tls import Context, certificate_name, server_hostname
+from smtpbackend.blocking.dial import dial
+from smtpbackend.delivery.server import Server
+from smtpbackend.delivery.tls import Context, certificate_name
 from smtpbackend.errors import ProtocolViolation
-from smtpbackend.forking import unforked
+from smtpbackend.forking import sockets, unforked
 from smtpbackend.protocol.effects import Channel, Conversation, Ended, Read, StartTLS, Write
+from smtpbackend.protocol.timeouts import earliest
 
 __all__ = ["Wire"]
 
@@ -52,49 +52,8 @@ class Wire:
 
     @classmethod
     def connect(cls, server: Server, context: Context, deadline: float | None) -> Wire:
-        """Connect by name or address, look-up and each address within one budget. Raises `ConnectFailed`."""
-        end = _earliest(time.monotonic() + server.timeout.connect, deadline)
-        causes: list[tuple[str, OSError]] = []
-        host, port = server.next_hop
-        try:
-            if server.path is not None:
-                found: list[Any] = [(socket.AF_UNIX, socket.SOCK_STREAM, 0, "", server.path)]
-            else:
-                found = _look_up(server_hostname(host), port, end)
-        except (OSError, UnicodeError) as error:
-            raise unreachable(server, [("", error if isinstance(error, OSError) else OSError(str(error)))]) from error
-        for number, (family, kind, protocol, _, address) in enumerate(found):
-            born: socket.socket | None = None
-            try:
-                with unforked:
-                    sock = born = socket.socket(family, kind, protocol)
-                    _sockets.add(sock)
-            except OSError as error:  # a kernel without IPv6 has no such sockets
-                causes.append((shown(address), error))
-                continue
-            except BaseException:
-                if born is not None:
-                    born.close()
-                raise
-            try:
-                # what is left is shared among the addresses left: one that is silent does not use up all
-                share = (end - time.monotonic()) / (len(found) - number)
-                sock.settimeout(min(max(share, 0.001), MAX_POLL))
-                if server.source_address and server.path is None:
-                    sock.bind((server.source_address, 0))
-                sock.connect(address)
-                if family != socket.AF_UNIX:
-                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                if server.proxy is not None:
-                    _pass_proxy(server, sock, end)
-                return cls(server, context, sock)
-            except OSError as error:
-                sock.close()
-                causes.append((shown(address), error))
-            except BaseException:
-                sock.close()
-                raise
-        raise unreachable(server, causes) from causes[-1][1]
+        """Connect by name or address, through a proxy where there is one. Raises `ConnectFailed`."""
+        return dial(server, deadline, lambda sock: cls(server, context, sock))
 
     def talk(self, conversation: Conversation[Any], value: Any = None, deadline: float | None = None) -> Any:
         """Carry a conversation on until it yields what is no effect of the network, or ends: then `Ended`.
@@ -112,12 +71,12 @@ class Wire:
                     if kind is Read:
                         if step is not reading:
                             reading = step
-                            until = _earliest(time.monotonic() + step.timeout, deadline)
+                            until = earliest(time.monotonic() + step.timeout, deadline)
                         answer = self._read(until)
                     elif kind is Write:
                         self._write(step.data, step.timeout, deadline)
                     elif kind is StartTLS:
-                        answer = self._start_tls(_earliest(time.monotonic() + step.timeout, deadline))
+                        answer = self._start_tls(earliest(time.monotonic() + step.timeout, deadline))
                     else:
                         return step
                 except OSError as error:
@@ -200,7 +159,7 @@ class Wire:
             except ssl.SSLWantReadError:
                 wanted = select.POLLIN
             if until is None:  # the time-out is for each piece of progress
-                until = _earliest(time.monotonic() + timeout, deadline)
+                until = earliest(time.monotonic() + timeout, deadline)
             if self._wait(wanted, until) & select.POLLIN:
                 self._read_ahead()
 
@@ -239,7 +198,7 @@ class Wire:
                 do_handshake_on_connect=False,
             )
             self._socket = secured
-            _sockets.add(secured)
+            sockets.add(secured)
         while True:
             try:
                 with unforked:
@@ -274,63 +233,3 @@ def _is_patient(sock: socket.socket) -> bool:
             return True
     sock.setblocking(False)
     return False
-
-
-def _earliest(time_out: float, deadline: float | None) -> float:
-    return time_out if deadline is None else min(time_out, deadline)
-
-
-def _look_up(host: str, port: int, end: float) -> list[Any]:
-    """The addresses of a host. The system's resolver cannot be told how long it may take, so we do not wait for it."""
-    if is_address(host):
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    found: list[Any] = []
-
-    def ask() -> None:
-        try:
-            found.append(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-        except (OSError, UnicodeError) as error:
-            found.append(error)
-
-    thread = threading.Thread(target=ask, name="smtpbackend-look-up", daemon=True)
-    thread.start()
-    thread.join(max(end - time.monotonic(), 0.0))
-    if not found:
-        raise TimeoutError(f"the look-up of {host} took too long")
-    if isinstance(found[0], Exception):
-        raise found[0]
-    return list(found[0])
-
-
-def _pass_proxy(server: Server, sock: socket.socket, end: float) -> None:
-    """Have a proxy, just connected to, connect to the server."""
-    from python_socks.sync import Proxy
-
-    from smtpbackend.delivery.proxy import Tunnel, failed, proxy_of
-
-    proxy = proxy_of(server.proxy)
-
-    class Connected:
-        """What python-socks takes for the proxy in front of its proxy."""
-
-        def connect(self, **to: Any) -> Any:
-            return Tunnel(sock, proxy.scheme, lambda: sock.settimeout(max(end - time.monotonic(), 0.001)))
-
-    try:
-        Proxy(**proxy.arguments(Connected())).connect(server_hostname(server.host), server.port)
-    except Exception as error:
-        raise failed(proxy, error) from None
-
-
-_sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    """A connection that a child holds too would not end when its parent closes it, and both might speak on it."""
-    for sock in list(_sockets):
-        sock.close()
-    _sockets.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -190,7 +190,7 @@ class TestWhileSomethingElseIsAwaited:
         server = scripted({})
         mailer = Mailer(f"smtp://127.0.0.1:{unreachable}", server.url, max_connections=1, timeout={"connect": PATIENCE})
         with Leftovers() as leftovers:
-            watching = when_in("Wire.connect", interrupt)
+            watching = when_in("dial", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 mailer.send(hello(subject="interrupted"))
             watching.join()
@@ -346,7 +346,7 @@ class TestAtEveryCall:
 class _Stepping:
     """Raises KeyboardInterrupt at the nth such point of the blocking twin, in this thread, within the block."""
 
-    ROOMS = ("/blocking/mailer.py", "/blocking/pool.py", "/blocking/wire.py")
+    ROOMS = ("/blocking/mailer.py", "/blocking/pool.py", "/blocking/wire.py", "/blocking/dial.py")
 
     def __init__(self, at: int) -> None:
         self.where = ""
