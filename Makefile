@@ -30,7 +30,7 @@ test: $(STAMP) ## every test on this Python, with the coverage of smtpbackend/ (
 test-all: $(STAMP) ## the tests on each supported Django whose Python is installed (SESSIONS="django-6.0" to choose)
 	$(BIN)/python -m nox $(if $(SESSIONS),--session $(SESSIONS))
 
-fuzz: $(STAMP) ## conversations with servers that say anything: ten times as many as in `make test`, and other ones
+fuzz: $(STAMP) ## ten times as many conversations as in `make test`, and other ones; other examples for each property
 	SMTPBACKEND_FUZZ=10 $(BIN)/python -m pytest tests/fuzz $(ARGS)
 	SMTPBACKEND_FUZZ=10 $(BIN)/python -m pytest tests -m hypothesis $(ARGS)
 
