@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Content", "given", "render", "text_content"]
 
-_not_text = re.compile("[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f]").search
+_TEXT = b"\t\n\r" + bytes(range(0x20, 0x7F))
 _token_is_valid = re.compile(r"[A-Za-z0-9._-]{1,48}").fullmatch
 _media = re.compile(
     r"\s*([A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+)\s*"
@@ -325,7 +325,7 @@ def _encode_text(text: str, field: str, token: str) -> tuple[str, str]:
     if (
         text.isascii()
         and (len(text) < MAX_LINE or max(map(len, text.split("\n"))) < MAX_LINE)
-        and _not_text(text) is None
+        and not text.encode().translate(None, _TEXT)  # what is left would be control characters
         and (token not in text)  # else it might hold a boundary
     ):
         return "7bit", text.replace("\n", "\r\n")

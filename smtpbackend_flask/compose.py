@@ -125,13 +125,15 @@ def _date(seconds: int) -> str:
 
 def _once(mailboxes: Iterable[Any]) -> list[Any]:
     """Without duplicates, in order."""
-    return list(dict.fromkeys(joined(*one) if isinstance(one, (tuple, list)) else one for one in mailboxes))
+    return list(dict.fromkeys([joined(*one) if isinstance(one, (tuple, list)) else one for one in mailboxes]))
 
 
 def _envelope(message: Any, envelope_from: Mailbox | None) -> tuple[Envelope, tuple[str, ...]]:
     """The envelope that Flask-Mail would have given to ``smtplib.SMTP.sendmail``."""
-    options, notes = _mail_options(getattr(message, "mail_options", None) or ())
-    rcpt = _rcpt_options(getattr(message, "rcpt_options", None) or ())
+    given = getattr(message, "mail_options", None)
+    options, notes = _mail_options(given) if given else ({}, ())
+    given = getattr(message, "rcpt_options", None)
+    rcpt = _rcpt_options(given) if given else {}
     recipients = [
         Recipient(_address(mailbox, field), **rcpt)
         for field in ("recipients", "cc", "bcc")
@@ -146,6 +148,8 @@ def _envelope(message: Any, envelope_from: Mailbox | None) -> tuple[Envelope, tu
 
 def _address(mailbox: Any, field: str) -> Address:
     """The address of one entry: a str, a pair with the name, or an `Address`."""
+    if type(mailbox) is str:
+        return Address.parse(mailbox, field)
     if isinstance(mailbox, (tuple, list)) and len(mailbox) == 2:
         mailbox = mailbox[1]
     return mailbox if isinstance(mailbox, Address) else Address.parse(force_text(mailbox), field)

@@ -129,7 +129,9 @@ def _parts(mailbox: Any) -> tuple[str, str]:
     name = ""
     if isinstance(mailbox, (tuple, list)) and len(mailbox) == 2:
         name, mailbox = _line_end.sub("", force_text(mailbox[0] or "")), mailbox[1]
-    text = _line_end.sub("", force_text(mailbox))
+    text = force_text(mailbox)
+    if not text.isprintable():
+        text = _line_end.sub("", text)
     try:
         address = Address.parse(text)
     except InvalidInput:
