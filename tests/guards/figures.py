@@ -1,6 +1,6 @@
 """Bytecode instructions a message, and the figures of `kept.json` that they are compared with.
 
-``python -m tests.guards.figures`` writes them anew for the Python that runs it, which needs only what the package does.
+``python -m tests.guards.figures`` writes them anew for the Python that runs it, which needs Django and Flask.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ SCENARIOS = {
     "send by BDAT": ("BDAT", "send", 100),
     "render text": ("text", "render", 100),
     "render text and HTML": ("html", "render", 100),
+    "Flask, send_many by DATA": ("DATA", "flask", 200),
+    "Django, send_messages by DATA": ("DATA", "django", 200),
+    "Django, one by one by DATA": ("DATA", "django_one_by_one", 100),
 }
 
 

@@ -1,6 +1,7 @@
 """What the guards measure, each in a process of its own, where nothing else runs that could be counted.
 
-``python tests/guards/work.py TASK URL ...`` prints what it found as JSON. It needs neither pytest nor the extras.
+``python tests/guards/work.py TASK URL ...`` prints what it found as JSON. It does not need pytest, and of the extras
+only the one that it measures.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
+from urllib.parse import urlsplit
 
 from smtpbackend import AsyncMailer, Envelope, Mailer, Message
 
-OURS = str(Path(__file__).parents[2] / "smtpbackend") + os.sep
+OURS = str(Path(__file__).parents[2] / "smtpbackend")  # and smtpbackend_django, smtpbackend_flask
+TEXT = "Good day\n" * 20
 CONTENT = b"From: ann@example.org\r\nTo: bob@example.com\r\nSubject: Hello\r\n\r\n" + b"Good day, good day\r\n" * 20
 ENVELOPE = Envelope("ann@example.org", ["ada@example.com", "bob@example.com", "carl@example.com"])
 READY = CONTENT, ENVELOPE
@@ -123,7 +126,7 @@ def render(url: str, number: int) -> Callable[[], object]:
                 subject="Your order",
                 from_="The shop <shop@example.com>",
                 to=["Ann <ann@example.org>"],
-                text="Good day\n" * 20,
+                text=TEXT,
                 html="<p>Good day</p>\n" * 20 if url == "html" else None,
             )
             for chunk in render(message, date=DATE, token=f"t{place % 10}").chunks():
@@ -132,9 +135,65 @@ def render(url: str, number: int) -> Callable[[], object]:
     return work
 
 
+def flask(url: str, number: int) -> Callable[[], object]:
+    from flask import Flask
+
+    from smtpbackend_flask import Mail, Message
+
+    app = Flask("guards")
+    app.config.update(MAIL_SERVER="127.0.0.1", MAIL_PORT=urlsplit(url).port)
+    mail = Mail(app)
+
+    def work() -> None:
+        messages = [Message("Your order", ["ann@example.org"], TEXT, sender="shop@example.com") for _ in range(number)]
+        with app.app_context(), mail.connect() as connection:
+            assert all(receipt.ok for receipt in connection.send_many(messages))
+
+    return work
+
+
+def django(url: str, number: int, one_by_one: bool = False) -> Callable[[], object]:
+    import django
+    from django.conf import settings
+
+    if not settings.configured:
+        backend, options = "smtpbackend_django.EmailBackend", {"host": "127.0.0.1", "port": urlsplit(url).port}
+        if django.VERSION >= (6, 1):
+            settings.configure(MAILERS={"default": {"BACKEND": backend, "OPTIONS": options}})
+        else:
+            settings.configure(EMAIL_BACKEND=backend, EMAIL_HOST=options["host"], EMAIL_PORT=options["port"])
+        django.setup()
+    from django.core import mail
+
+    def work() -> None:
+        messages = [mail.EmailMessage("Your order", TEXT, "shop@example.com", ["ann@example.org"])] * number
+        if one_by_one:
+            assert sum(message.send() for message in messages) == number
+        elif django.VERSION >= (6, 1):
+            assert mail.mailers.default.send_messages(messages) == number
+        else:
+            assert mail.get_connection().send_messages(messages) == number
+
+    return work
+
+
+def django_one_by_one(url: str, number: int) -> Callable[[], object]:
+    return django(url, number, one_by_one=True)
+
+
+WORK = {
+    "send_many": send_many,
+    "send": send,
+    "render": render,
+    "flask": flask,
+    "django": django,
+    "django_one_by_one": django_one_by_one,
+}
+
+
 def instructions(url: str, what: str, number: str) -> int:
     """The count for so many messages."""
-    make = {"send_many": send_many, "send": send, "render": render}[what]
+    make = WORK[what]
     make(url, 3)()  # what is loaded and remembered with the first is not counted
     work = make(url, int(number))
     found: list[int] = []
