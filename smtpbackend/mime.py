@@ -72,12 +72,29 @@ def render(message: Message | email.message.Message, *, date: datetime, token: s
     return _content(head, _structure(message), token, message_id)
 
 
-def text_content(head: str, text: str, html: str | None, *, token: str, message_id: str) -> Content:
-    """The content of a message without attachments, for an adapter that has its fields already: ``head``.
+def text_content(
+    subject: str,
+    authors: list[Address],
+    to: list[Address],
+    cc: list[Address],
+    reply_to: list[Address],
+    *,
+    text: str,
+    html: str | None = None,
+    date: datetime,
+    message_id: str,
+    token: str,
+) -> Content:
+    """What `render` makes of a `Message` of these, which need not be made: an adapter has its addresses parsed.
 
-    ``html`` is the same text as HTML or None; the others are as `render` has them. Raises `InvalidInput`.
+    ``token`` is as in `render`, and is only of the boundaries. Raises `InvalidInput`.
     """
-    return _content(head, _text(text, html), token, message_id)
+    if not authors:
+        raise _no_author()
+    message_id = check_message_id(message_id)
+    head = "".join(_fields(subject, authors, authors[:1] if len(authors) > 1 else [], to, cc, reply_to))
+    head += f"Date: {date_of(date)}\r\nMessage-ID: {message_id}\r\n"
+    return _content(head, _text(text, html), _check_token(token), message_id)
 
 
 def _content(head: str, structure: _Leaf | _Multipart, token: str, message_id: str) -> Content:
@@ -90,13 +107,8 @@ def _content(head: str, structure: _Leaf | _Multipart, token: str, message_id: s
 def _head(message: Message, date: datetime, token: str) -> tuple[str, str]:
     """The fields of the whole message but for those of MIME; and the message identifier."""
     given = {name.lower() for name, _ in message.headers}
-    authors = parse_addresses(message.from_, "from_") if message.from_ else []
-    out = []
-    if message.subject:
-        out.append(text_field("Subject", message.subject, "subject"))
-    if authors:
-        out.append(address_field("From", authors))
-    elif "from" in given:
+    named = authors = parse_addresses(message.from_, "from_") if message.from_ else []
+    if not authors and "from" in given:
         authors = [
             address
             for name, value in message.headers
@@ -104,17 +116,16 @@ def _head(message: Message, date: datetime, token: str) -> tuple[str, str]:
             for address in parse_addresses(value, name)
         ]
     if not authors:
-        raise InvalidInput("from_: a message needs an author (RFC 5322 3.6)", field="from_")
+        raise _no_author()
+    sender: list[Address] = []
     if message.sender:
-        out.append(address_field("Sender", parse_addresses(message.sender, "sender")))
+        sender = parse_addresses(message.sender, "sender")
     elif len(authors) > 1 and "sender" not in given:
-        out.append(address_field("Sender", authors[:1]))  # RFC 5322 3.6.2
-    if message.to:
-        out.append(address_field("To", _joined(message, "To", "to")))
-    if message.cc:
-        out.append(address_field("Cc", _joined(message, "Cc", "cc")))
-    if message.reply_to:
-        out.append(address_field("Reply-To", _joined(message, "Reply-To", "reply_to")))
+        sender = authors[:1]
+    to = _joined(message, "To", "to") if message.to else []
+    cc = _joined(message, "Cc", "cc") if message.cc else []
+    reply_to = _joined(message, "Reply-To", "reply_to") if message.reply_to else []
+    out = _fields(message.subject, named, sender, to, cc, reply_to)
     if "date" not in given:
         out.append(f"Date: {date_of(message.date or date)}\r\n")
     if "message-id" not in given:
@@ -128,6 +139,33 @@ def _head(message: Message, date: datetime, token: str) -> tuple[str, str]:
     if message.headers:
         out += _custom_fields(message)
     return "".join(out), message_id
+
+
+def _fields(
+    subject: str,
+    authors: list[Address],
+    sender: list[Address],
+    to: list[Address],
+    cc: list[Address],
+    reply_to: list[Address],
+) -> list[str]:
+    """The fields that say what it is about, who wrote it and to whom: those that have something in them."""
+    out = [text_field("Subject", subject, "subject")] if subject else []
+    if authors:
+        out.append(address_field("From", authors))
+    if sender:
+        out.append(address_field("Sender", sender))  # RFC 5322 3.6.2: one of several authors
+    if to:
+        out.append(address_field("To", to))
+    if cc:
+        out.append(address_field("Cc", cc))
+    if reply_to:
+        out.append(address_field("Reply-To", reply_to))
+    return out
+
+
+def _no_author() -> InvalidInput:
+    return InvalidInput("from_: a message needs an author (RFC 5322 3.6)", field="from_")
 
 
 def _joined(message: Message, name: str, attribute: str) -> list[Address]:

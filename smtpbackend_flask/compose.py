@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import email
 import email.message
-import functools
 import os
 import re
 import time
@@ -19,8 +17,6 @@ from smtpbackend.address import Address, parse_addresses
 from smtpbackend.content import Content
 from smtpbackend.envelope import Envelope, Recipient
 from smtpbackend.errors import InvalidInput
-from smtpbackend.header import address_field, date_of, text_field
-from smtpbackend.message import check_message_id
 from smtpbackend.mime import text_content
 from smtpbackend_flask.message import (
     BadHeaderError,
@@ -87,45 +83,73 @@ def _compose_flask_mail(
         envelope, notes = _envelope(message, envelope_from)
     if getattr(message, "date", None) is None:
         message.date = time.time()
+    date = _moment_of(message.date)
     if isinstance(message, Message):
-        return _simple(message) or message._message(), envelope, notes
+        return _simple(message, date) or _tree(message), envelope, notes
     # Parsed, so that it can be encoded anew for a server that takes 7 bits only.
     return email.message_from_bytes(message.as_bytes()), envelope, notes
 
 
-def _simple(message: Message) -> Content | None:
-    """What the core writes of it in one pass; None for what only the ``email`` package writes."""
+def _tree(message: Message) -> email.message.Message:
+    if not parse_addresses(_once((message.sender,)), "sender"):
+        raise IncompleteMessage(f"sender: {message.sender!r} is nobody", field="sender")
+    return message._message()  # as Flask-Mail calls it: a subclass may have its own
+
+
+def _simple(message: Message, date: datetime) -> Content | smtpbackend.message.Message | None:
+    """What the core writes of it in one pass; None for what only the ``email`` package writes.
+
+    What cannot be written is left to the core, which says why when it is sent, and of whom.
+    """
     text, html, subject = message.body, message.html, message.subject
     if (
         type(message) is not Message
-        or (message.charset or message.extra_headers or message.attachments or message.date is None)
+        or (message.charset or message.extra_headers or message.attachments)
         or not (isinstance(text, str) and isinstance(subject, str))
         or not (message.alts.keys() <= {"html"} and (not message.alts or isinstance(html, str)))
         or ("\r" in subject or "\n" in subject)
     ):
         return None
-    message_id = check_message_id(message.msgId)
-    head = text_field("Subject", subject, "subject") if subject else ""
-    for name, mailboxes in (
-        ("From", (message.sender,)),
-        ("To", message.recipients),
-        ("Cc", message.cc),
-        ("Reply-To", (message.reply_to,) if message.reply_to else ()),
-    ):
-        if mailboxes:
-            head += address_field(name, parse_addresses(_once(mailboxes), name))
-    head += f"Date: {_date(int(message.date))}\r\nMessage-ID: {message_id}\r\n"
-    return text_content(head, text, html, token=os.urandom(16).hex(), message_id=message_id)
+    authors, to, cc = _once((message.sender,)), _once(message.recipients), _once(message.cc)
+    reply_to = _once((message.reply_to,)) if message.reply_to else []
+    message_id = message.msgId
+    try:
+        return text_content(
+            subject,
+            parse_addresses(authors),
+            parse_addresses(to),
+            parse_addresses(cc),
+            parse_addresses(reply_to),
+            text=text,
+            html=html,
+            date=date,
+            message_id=message_id,
+            token=os.urandom(16).hex(),
+        )
+    except InvalidInput:
+        return smtpbackend.message.Message(
+            subject, authors, to, cc, reply_to=reply_to, text=text, html=html, date=date, message_id=message_id
+        )
 
 
-@functools.lru_cache(maxsize=16)  # of a thousand messages most are of the same second
-def _date(seconds: int) -> str:
-    return date_of(datetime.fromtimestamp(seconds).astimezone())
+def _moment_of(date: Any) -> datetime:
+    try:
+        return datetime.fromtimestamp(date).astimezone()
+    except (TypeError, ValueError, OverflowError, OSError) as error:
+        why = f"date: {date!r} is no number of seconds since 1970: {error}"
+        raise InvalidInput(why, field="date") from error
 
 
 def _once(mailboxes: Iterable[Any]) -> list[Any]:
     """Without duplicates, in order."""
-    return list(dict.fromkeys([joined(*one) if isinstance(one, (tuple, list)) else one for one in mailboxes]))
+    return list(dict.fromkeys([one if type(one) is str else _plain(one) for one in mailboxes]))
+
+
+def _plain(mailbox: Any) -> Any:
+    """A mailbox as the core takes it."""
+    if isinstance(mailbox, (tuple, list)) and len(mailbox) == 2:
+        return joined(*mailbox)
+    return mailbox if isinstance(mailbox, Address) else force_text(mailbox)
 
 
 def _envelope(message: Any, envelope_from: Mailbox | None) -> tuple[Envelope, tuple[str, ...]]:

@@ -155,13 +155,17 @@ class State(_Sending):
     def deliver(self, message: Any, envelope_from: Mailbox | None = None, envelope: Envelope | None = None) -> Receipt:
         """Send ``message`` now, and tell the signals of the app."""
         app = self.app
-        with self._context():  # a flask_mail.Message looks up the app when it is rendered
-            content, envelope, notes = compose(message, self.default_sender, envelope_from, envelope)
         listener = SignalListener(app, signals, message_of=lambda _: message)
-        if self.suppress:
-            receipt = _pretend(message, content, envelope, Telling((listener,)))
-        else:
-            receipt = self.mailer.send(content, envelope, listeners=(listener,))
+        try:
+            with self._context():  # a flask_mail.Message looks up the app when it is rendered
+                content, envelope, notes = compose(message, self.default_sender, envelope_from, envelope)
+            if self.suppress:
+                receipt = _pretend(message, content, envelope, Telling((listener,)))
+            else:
+                receipt = self.mailer.send(content, envelope, listeners=(listener,))
+        except InvalidInput as error:
+            _failed(error)  # it has a receipt, whoever found it
+            raise
         if notes:
             receipt = replace(receipt, notes=(*receipt.notes, *notes))
         emit(email_dispatched, app, message=message)

@@ -27,10 +27,11 @@ from hypothesis import example
 from hypothesis import given as given_any
 from hypothesis import strategies as st
 
+from smtpbackend.address import parse_addresses
 from smtpbackend.content import CHUNK, Given, Source
 from smtpbackend.errors import InvalidInput, NotSupported
 from smtpbackend.message import Attachment, Message
-from smtpbackend.mime import Content, given, render
+from smtpbackend.mime import Content, given, render, text_content
 
 DATE = datetime(2026, 3, 1, 12, 0, 5, tzinfo=timezone(timedelta(hours=-3, minutes=-30)))
 POLICIES = [policy.compat32, policy.default, policy.SMTP]
@@ -906,3 +907,68 @@ def test_base64_comes_in_whole_lines() -> None:
     lines = body.split(b"\r\n")
     assert {len(line) for line in lines[:-2]} == {76}
     assert base64.b64decode(body) == data
+
+
+# What an adapter has parsed
+
+
+def composed(**changed: Any) -> Content:
+    wanted: dict[str, Any] = {
+        "subject": "Hello",
+        "authors": "ann@example.org",
+        "to": "bob@example.com",
+        "cc": "",
+        "reply_to": "",
+        **{"text": "Good day\n", "html": None, "date": DATE, "message_id": "<1@example.org>", "token": "token"},
+        **changed,
+    }
+    lists = {name: parse_addresses(wanted.pop(name)) for name in ("authors", "to", "cc", "reply_to")}
+    return text_content(**lists, **wanted)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"subject": ""},
+        {"subject": "Grüße, " * 30, "text": "Grüße"},
+        {"html": "<p>Good day</p>"},
+        {"text": "", "html": ""},
+        {"authors": "Ann <ann@example.org>, bob@example.com"},
+        {"to": "", "cc": "a@example.org, Bób <b@example.org>", "reply_to": "r@example.org"},
+        {"to": "ü@example.org"},
+    ],
+    ids=str,
+)
+def test_an_adapter_gets_what_a_message_would_be_rendered_to(changed: dict[str, Any]) -> None:
+    """Octet for octet, a Sender beside several authors included."""
+    given_as = {
+        "subject": "Hello",
+        "authors": "ann@example.org",
+        "to": "bob@example.com",
+        "text": "Good day\n",
+        **changed,
+    }
+    message = Message(**{{"authors": "from_"}.get(name, name): value for name, value in given_as.items()})
+    message.message_id = "<1@example.org>"
+    wanted, found = render(message, date=DATE, token="token"), composed(**changed)
+    assert octets_of(found) == octets_of(wanted)
+    assert (found.message_id, found.needs_smtputf8) == (wanted.message_id, wanted.needs_smtputf8)
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        ({"authors": ""}, "from_"),
+        ({"message_id": "two words"}, "message_id"),
+        ({"token": 'a"\r\nX: y'}, "token"),
+        ({"subject": "two\r\nX: lines"}, "subject"),
+        ({"text": "half a pair: \ud800"}, "text"),
+        ({"date": "today"}, "date"),
+    ],
+    ids=str,
+)
+def test_what_an_adapter_cannot_send_is_named(changed: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        composed(**changed)
+    assert refused.value.field == field

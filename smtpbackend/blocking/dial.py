@@ -13,9 +13,9 @@ from smtpbackend.delivery.tls import server_hostname
 from smtpbackend.forking import sockets, unforked
 from smtpbackend.protocol.timeouts import earliest
 
-__all__ = ["dial"]
+__all__ = ["MAX_POLL", "dial"]
 
-MAX_TIMEOUT = 1e6  # seconds: poll takes no more milliseconds than an int holds
+MAX_POLL = 1e6  # seconds: poll takes no more milliseconds than an int holds
 
 Ready = TypeVar("Ready")
 
@@ -51,7 +51,7 @@ def dial(server: Server, deadline: float | None, ready: Callable[[socket.socket]
         try:
             # what is left is shared among the addresses left: one that is silent does not use up all
             share = (end - time.monotonic()) / (len(found) - number)
-            sock.settimeout(min(max(share, 0.001), MAX_TIMEOUT))
+            sock.settimeout(min(max(share, 0.001), MAX_POLL))
             if server.source_address and server.path is None:
                 sock.bind((server.source_address, 0))
             sock.connect(address)

@@ -15,7 +15,7 @@ import struct
 import time
 from typing import Any
 
-from smtpbackend.blocking.dial import dial
+from smtpbackend.blocking.dial import MAX_POLL, dial
 from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.tls import Context, certificate_name
 from smtpbackend.errors import ProtocolViolation
@@ -27,7 +27,6 @@ __all__ = ["Wire"]
 
 READ_SIZE = 65536
 IN_RECV = 0.25  # seconds that recv waits by itself: a reply that comes sooner takes one system call and not two
-MAX_POLL = 1e6  # seconds: poll takes no more milliseconds than an int holds
 MAX_AHEAD = 1 << 18  # octets read while writing: 256 unanswered commands have far shorter replies
 
 

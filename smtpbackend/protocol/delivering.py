@@ -254,6 +254,7 @@ class Delivering(Transacting):
 
 
 def _told(done: deque[Transaction]) -> Conversation[None]:
+    """Tell those that were settled before."""
     while done:
         yield Settled(done.popleft())
 

@@ -1,9 +1,9 @@
 """The client's side of one SMTP connection: every dialogue there is, as conversations.
 
 Everything that is known of a connection lives here: what the server offers, whether the channel is verified, whether it
-may be used again; how mail is carried is in ``delivering.py``. No socket, no clock, no thread: a conversation yields
-`Write`, `Read` and `StartTLS` and is sent the answers. Any exception that leaves a conversation leaves the session
-``broken``: its connection must be closed and never be used again (DESIGN 4.5).
+may be used again; how mail is carried is in ``transacting.py`` and ``delivering.py``. No socket, no clock, no thread: a
+conversation yields `Write`, `Read` and `StartTLS` and is sent the answers. Any exception that leaves a conversation
+leaves the session ``broken``: its connection must be closed and never be used again (DESIGN 4.5).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How long a conversation waits, by default and at most."""
+"""How long a conversation waits, by default and at most, and when a wait is over."""
 
 from __future__ import annotations
 

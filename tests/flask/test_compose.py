@@ -1,0 +1,168 @@
+"""What the core writes of a Flask message in one pass says the same as what the ``email`` package would write."""
+
+from __future__ import annotations
+
+import email
+from datetime import UTC, datetime
+from email.message import EmailMessage
+from email.policy import SMTP
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from smtpbackend.content import Content
+from smtpbackend.errors import InvalidInput
+from smtpbackend_flask import Attachment, BadHeaderError, Mail, Message
+from smtpbackend_flask.compose import compose
+from smtpbackend_flask.signals import message_failed, recipient_rejected
+
+SIMPLE: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "nothing in it": {"body": ""},
+    "text beyond ASCII": {"subject": "Grüße, 你好", "body": "Grüße\n\n你好\n"},
+    "long lines": {"subject": "word " * 40, "body": "x" * 2000 + "\n" + "y " * 600},
+    "line ends": {"body": "one\r\ntwo\rthree\nfour"},
+    "dots": {"body": ".\n..\n.x"},
+    "HTML": {"html": "<p>Grüße</p>"},
+    "names": {
+        "recipients": [("Änn", "ann@example.org"), "Bob <bob@example.org>", "zoe@example.org", ("", "x@example.org")]
+    },
+    "a name that must be quoted": {"sender": ("Doe, Jane", "jane@example.org")},
+    "the same one twice": {"recipients": ["ann@example.org", "ann@example.org", ("", "ann@example.org")]},
+    "everybody": {"cc": ["cc@example.org"], "bcc": ["hidden@example.org"], "reply_to": ("R", "reply@example.org")},
+    "a domain beyond ASCII": {"recipients": ["ann@bücher.example"]},
+}
+
+
+def message(options: dict[str, Any]) -> Message:
+    given = {"subject": "Hello", "recipients": ["ann@example.org"], "body": "Good day\n", "sender": "app@example.com"}
+    made = Message(**{**given, **options})
+    made.date = 1_800_000_000.0
+    return made
+
+
+def read(octets: bytes) -> dict[str, Any]:
+    """What a reader sees."""
+    found = email.message_from_bytes(octets, policy=SMTP)
+    assert isinstance(found, EmailMessage)
+    names = ("Subject", "From", "To", "Cc", "Bcc", "Reply-To", "Date", "Message-ID")
+    seen: dict[str, Any] = {name: str(found[name]).strip() for name in names}
+    for kind in ("plain", "html"):
+        part = found.get_body((kind,))
+        seen[kind] = part.get_content().replace("\r\n", "\n").rstrip("\n") if part is not None else None
+    return seen
+
+
+@pytest.mark.parametrize("options", SIMPLE.values(), ids=SIMPLE)
+def test_it_says_the_same(options: dict[str, Any]) -> None:
+    given = message(options)
+    content, _, _ = compose(given, None)
+    assert isinstance(content, Content)
+    octets = b"".join(content.chunks())
+    assert octets.isascii()
+    assert content.message_id == given.msgId
+    assert read(octets) == read(given._message().as_bytes())
+
+
+class Mine(Message):
+    def _message(self) -> Any:
+        raise LookupError("asked")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"charset": "latin-1"},
+        {"extra_headers": {"X-Tag": "1"}},
+        {"attachments": [Attachment("a.txt", "text/plain", "x")]},
+        {"alts": {"calendar": "BEGIN:VCALENDAR"}},
+        {"subject": "one\r\n two"},
+        {"body": None},
+    ],
+    ids=str,
+)
+def test_all_else_is_written_by_the_email_package(options: dict[str, Any]) -> None:
+    assert not isinstance(compose(message(options), None)[0], Content)
+
+
+def test_a_subclass_is_asked() -> None:
+    with pytest.raises(LookupError, match="asked"):
+        compose(Mine("Hello", ["ann@example.org"], "x", sender="app@example.com"), None)
+
+
+def test_the_date_is_that_of_the_message() -> None:
+    content, _, _ = compose(message({}), None)
+    found = email.message_from_bytes(b"".join(content.chunks()), policy=SMTP)
+    assert found["Date"].datetime == datetime.fromtimestamp(1_800_000_000, UTC)
+
+
+OTHER = {"extra_headers": {"X-Tag": "1"}}
+"""With these the email package writes a message."""
+
+
+@pytest.mark.parametrize("options", [{}, OTHER], ids=["core", "email package"])
+class TestWhoeverWritesIt:
+    @pytest.mark.parametrize("sender", [" ", "friends:;", "(Ann)", ","])
+    def test_a_message_has_an_author(self, options: dict[str, Any], sender: str) -> None:
+        """Even where the envelope has a sender of its own."""
+        app = Flask("app")
+        app.config["MAIL_SUPPRESS_SEND"] = True
+        mail = Mail(app)
+        with app.app_context(), mail.connect() as connection, pytest.raises(InvalidInput) as refused:
+            connection.send(message({"sender": sender, **options}), envelope_from="bounces@example.com")
+        assert refused.value.receipt is not None
+
+    @pytest.mark.parametrize("date", ["1800000000", b"1", float("nan"), 1e300, [1]], ids=str)
+    def test_a_date_is_a_number_of_seconds(self, options: dict[str, Any], date: Any) -> None:
+        given = message(options)
+        given.date = date
+        with pytest.raises(InvalidInput, match="seconds") as refused:
+            compose(given, None)
+        assert refused.value.field == "date"
+
+    def test_a_lazy_string_is_an_address(self, options: dict[str, Any]) -> None:
+        class Lazy:
+            def __str__(self) -> str:
+                return "lazy@example.org"
+
+        given = message({"recipients": [Lazy()], "sender": Lazy(), "cc": [b"cc@example.org"], **options})
+        content, envelope, _ = compose(given, None)
+        octets = b"".join(content.chunks()) if isinstance(content, Content) else content.as_bytes()
+        found = read(octets)
+        assert (found["From"], found["To"], found["Cc"]) == ("lazy@example.org", "lazy@example.org", "cc@example.org")
+        assert [str(one.address) for one in envelope.recipients] == ["lazy@example.org", "cc@example.org"]
+
+
+def test_one_of_several_authors_is_named_as_the_sender() -> None:
+    """RFC 5322 3.6.2."""
+    content, _, _ = compose(message({"sender": "ann@example.com, bob@example.com"}), None, "bounces@example.com")
+    found = email.message_from_bytes(b"".join(content.chunks()), policy=SMTP)
+    assert (found["From"], found["Sender"]) == ("ann@example.com, bob@example.com", "ann@example.com")
+
+
+@pytest.mark.parametrize("field", ["body", "html"])
+def test_what_cannot_be_encoded_is_told_of_each_recipient(field: str) -> None:
+    """By the Mailer: with outcomes, and the signals of a message that failed."""
+    app = Flask("app")
+    app.config["MAIL_SERVER"] = "127.0.0.1"
+    mail = Mail(app)
+    told: list[str] = []
+    with (
+        app.app_context(),
+        recipient_rejected.connected_to(lambda sender, **fields: told.append("rejected")),
+        message_failed.connected_to(lambda sender, **fields: told.append("failed")),
+        pytest.raises(InvalidInput) as refused,
+    ):
+        mail.send(message({field: "half a pair: \ud800"}))
+    assert told == ["rejected", "failed"]
+    assert [str(one.address) for one in refused.value.receipt.rejected] == ["ann@example.org"]
+
+
+def test_input_that_is_refused_at_once_has_a_receipt_too() -> None:
+    app = Flask("app")
+    app.config["MAIL_SUPPRESS_SEND"] = True
+    mail = Mail(app)
+    with app.app_context(), pytest.raises(BadHeaderError) as refused:
+        mail.send(message({"subject": "two\nlines"}))
+    assert refused.value.receipt.error is refused.value
