@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import email.message
+import functools
+import math
 import os
 import re
 import time
@@ -91,7 +93,7 @@ def _compose_flask_mail(
 
 
 def _tree(message: Message) -> email.message.Message:
-    if not parse_addresses(_once((message.sender,)), "sender"):
+    if not parse_addresses(_once([message.sender]), "sender"):
         raise IncompleteMessage(f"sender: {message.sender!r} is nobody", field="sender")
     return message._message()  # as Flask-Mail calls it: a subclass may have its own
 
@@ -110,16 +112,16 @@ def _simple(message: Message, date: datetime) -> Content | smtpbackend.message.M
         or ("\r" in subject or "\n" in subject)
     ):
         return None
-    authors, to, cc = _once((message.sender,)), _once(message.recipients), _once(message.cc)
-    reply_to = _once((message.reply_to,)) if message.reply_to else []
+    authors, to, cc = _once([message.sender]), _once(message.recipients), _once(message.cc)
+    reply_to = _once([message.reply_to]) if message.reply_to else []
     message_id = message.msgId
     try:
         return text_content(
             subject,
             parse_addresses(authors),
             parse_addresses(to),
-            parse_addresses(cc),
-            parse_addresses(reply_to),
+            parse_addresses(cc) if cc else [],
+            parse_addresses(reply_to) if reply_to else [],
             text=text,
             html=html,
             date=date,
@@ -134,14 +136,21 @@ def _simple(message: Message, date: datetime) -> Content | smtpbackend.message.M
 
 def _moment_of(date: Any) -> datetime:
     try:
-        return datetime.fromtimestamp(date).astimezone()
+        return _local(math.floor(date), time.timezone, time.tzname)
     except (TypeError, ValueError, OverflowError, OSError) as error:
         why = f"date: {date!r} is no number of seconds since 1970: {error}"
         raise InvalidInput(why, field="date") from error
 
 
-def _once(mailboxes: Iterable[Any]) -> list[Any]:
+@functools.lru_cache(maxsize=16)  # of a thousand messages most are of the same second; and time.tzset() is heard
+def _local(seconds: int, *zone: Any) -> datetime:
+    return datetime.fromtimestamp(seconds).astimezone()
+
+
+def _once(mailboxes: list[Any]) -> list[Any]:
     """Without duplicates, in order."""
+    if not mailboxes or (len(mailboxes) == 1 and type(mailboxes[0]) is str):
+        return mailboxes
     return list(dict.fromkeys([one if type(one) is str else _plain(one) for one in mailboxes]))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email
+import time
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.policy import SMTP
@@ -166,3 +167,18 @@ def test_input_that_is_refused_at_once_has_a_receipt_too() -> None:
     with app.app_context(), pytest.raises(BadHeaderError) as refused:
         mail.send(message({"subject": "two\nlines"}))
     assert refused.value.receipt.error is refused.value
+
+
+def test_the_date_is_in_the_zone_of_this_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the same second was written before the zone was changed."""
+    written = []
+    try:
+        for zone in ("UTC", "Asia/Tokyo"):
+            monkeypatch.setenv("TZ", zone)
+            time.tzset()
+            content, _, _ = compose(message({}), None)
+            written.append(email.message_from_bytes(b"".join(content.chunks()))["Date"])
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert written == ["Fri, 15 Jan 2027 08:00:00 +0000", "Fri, 15 Jan 2027 17:00:00 +0900"]
