@@ -9,7 +9,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from email import policy
 from typing import TYPE_CHECKING, Any
@@ -147,9 +147,11 @@ def _local(seconds: int, *zone: Any) -> datetime:
     return datetime.fromtimestamp(seconds).astimezone()
 
 
-def _once(mailboxes: list[Any]) -> list[Any]:
+def _once(mailboxes: Collection[Any]) -> list[Any]:
     """Without duplicates, in order."""
-    if not mailboxes or (len(mailboxes) == 1 and type(mailboxes[0]) is str):
+    if not mailboxes:
+        return []
+    if type(mailboxes) is list and len(mailboxes) == 1 and type(mailboxes[0]) is str:
         return mailboxes
     return list(dict.fromkeys([one if type(one) is str else _plain(one) for one in mailboxes]))
 

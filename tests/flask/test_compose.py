@@ -32,6 +32,7 @@ SIMPLE: dict[str, dict[str, Any]] = {
     "a name that must be quoted": {"sender": ("Doe, Jane", "jane@example.org")},
     "the same one twice": {"recipients": ["ann@example.org", "ann@example.org", ("", "ann@example.org")]},
     "everybody": {"cc": ["cc@example.org"], "bcc": ["hidden@example.org"], "reply_to": ("R", "reply@example.org")},
+    "one in a set": {"recipients": {"ann@example.org"}, "cc": ("cc@example.org",)},
     "a domain beyond ASCII": {"recipients": ["ann@bücher.example"]},
 }
 
