@@ -85,9 +85,9 @@ def text_content(
     message_id: str,
     token: str,
 ) -> Content:
-    """What `render` makes of a `Message` of these, which need not be made: an adapter has its addresses parsed.
+    """What `render` makes of a `Message` of these, without one: for an adapter, which has its addresses parsed.
 
-    ``token`` is as in `render`, and is only of the boundaries. Raises `InvalidInput`.
+    ``token`` is as in `render`; boundaries are made of it. Raises `InvalidInput`.
     """
     if not authors:
         raise _no_author()

@@ -51,9 +51,9 @@ async def dial(server: Server, deadline: float | None, ready: Callable[[socket.s
             raise
         sock.setblocking(False)
         try:
-            # what is left is shared among the addresses left: one that is silent does not use up all
             if server.source_address and server.path is None:
                 sock.bind((server.source_address, 0))
+            # what is left is shared among the addresses left: one that is silent does not use up all
             async with asyncio.timeout(max((end - loop.time()) / (len(found) - number), 0.001)):
                 await loop.sock_connect(sock, address)
             if family != socket.AF_UNIX:

@@ -1,4 +1,4 @@
-"""What the core writes of a Flask message in one pass says the same as what the ``email`` package would write."""
+"""A Flask message says the same whether the core or the ``email`` package writes it, or is refused alike by both."""
 
 from __future__ import annotations
 
