@@ -77,7 +77,7 @@ class AsyncMailer:
         self, message: Any, envelope: Envelope | None = None, *, listeners: Sequence[Listener] = ()
     ) -> Receipt:
         """Send one message; returns when every recipient is settled. See `smtpbackend.Mailer.send`."""
-        receipt: Receipt = await self._perform(self._dispatch(listeners).run(alone=True), iter([(message, envelope)]))
+        receipt: Receipt = await self._perform(self._dispatch(listeners).run(1), iter([(message, envelope)]))
         if receipt.error is not None:
             raise receipt.error
         return receipt
@@ -95,7 +95,7 @@ class AsyncMailer:
         """
         source = aiter(messages) if isinstance(messages, AsyncIterable) else iter(messages)
         if connections == 1:
-            return self._pool().perform(self._dispatch(listeners).run(operator.length_hint(source) == 1), source)
+            return self._pool().perform(self._dispatch(listeners).run(operator.length_hint(source)), source)
         from smtpbackend.aio.spread import spread
         from smtpbackend.delivery.spreading import check_connections
 

@@ -19,7 +19,7 @@ from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.tls import Context, certificate_name
 from smtpbackend.errors import ProtocolViolation
 from smtpbackend.forking import unforked
-from smtpbackend.protocol.effects import Channel, Conversation, Ended, Read, StartTLS, Write
+from smtpbackend.protocol.effects import Channel, Conversation, Ended, Now, Read, StartTLS, Write
 from smtpbackend.protocol.timeouts import earliest
 
 __all__ = ["Wire"]
@@ -125,6 +125,8 @@ class Wire(asyncio.BufferedProtocol):
                     waits = answer is None
                 elif kind is Write:
                     waits = not self._write(step)
+                elif kind is Now:
+                    answer, waits = self._loop.time(), False
                 else:
                     self._step = step
                     return True

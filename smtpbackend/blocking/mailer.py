@@ -80,7 +80,7 @@ class Mailer:
         or an iterable of bytes. Returns the receipt when at least one recipient was accepted; else raises
         `InvalidInput`, `CancelSend` or a `DeliveryError`, which carries it as ``receipt``.
         """
-        receipt: Receipt = self._perform(self._dispatch(listeners).run(alone=True), iter([(message, envelope)]))
+        receipt: Receipt = self._perform(self._dispatch(listeners).run(1), iter([(message, envelope)]))
         if receipt.error is not None:
             raise receipt.error
         return receipt
@@ -96,7 +96,7 @@ class Mailer:
         """
         if connections == 1:
             source = iter(messages)
-            return self._pool.perform(self._dispatch(listeners).run(operator.length_hint(source) == 1), source)
+            return self._pool.perform(self._dispatch(listeners).run(operator.length_hint(source)), source)
         from smtpbackend.blocking.spread import spread
         from smtpbackend.delivery.spreading import check_connections
 

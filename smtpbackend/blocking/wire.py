@@ -20,7 +20,7 @@ from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.tls import Context, certificate_name
 from smtpbackend.errors import ProtocolViolation
 from smtpbackend.forking import sockets, unforked
-from smtpbackend.protocol.effects import Channel, Conversation, Ended, Read, StartTLS, Write
+from smtpbackend.protocol.effects import Channel, Conversation, Ended, Now, Read, StartTLS, Write
 from smtpbackend.protocol.timeouts import earliest
 
 __all__ = ["Wire"]
@@ -76,6 +76,8 @@ class Wire:
                         self._write(step.data, step.timeout, deadline)
                     elif kind is StartTLS:
                         answer = self._start_tls(earliest(time.monotonic() + step.timeout, deadline))
+                    elif kind is Now:
+                        answer = time.monotonic()
                     else:
                         return step
                 except OSError as error:

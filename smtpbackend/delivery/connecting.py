@@ -16,15 +16,19 @@ from smtpbackend.delivery.route import Route
 from smtpbackend.delivery.server import Server
 from smtpbackend.errors import DeliveryError, SMTPError, TimedOut
 from smtpbackend.events import ServerFailed, Telling
+from smtpbackend.outcome import Reply
 from smtpbackend.protocol import command
 from smtpbackend.protocol.sasl import Login
 from smtpbackend.protocol.session import Session
 
-__all__ = ["Connecting", "open_session"]
+__all__ = ["Connecting", "is_crowd", "open_session"]
 
 # Postfix and Gmail "too many ... connections", Exim the same, Exchange "maximum number of concurrent ... connections",
 # Sendmail "too many open connections" and "connection rate limit exceeded"
 _crowd = re.compile(r"too many\b.*\b(?:connection|session)|maximum number\b.*\bconnection|connection\b.*\blimit", re.I)
+
+
+BARREN = 3  # connections in a row without a recipient settled after which a server has failed: DESIGN 4.4
 
 
 class Connecting:
@@ -45,6 +49,7 @@ class Connecting:
         self.deadline = deadline
         self._down = {} if down is None else down
         self._found: dict[Server, list[Server]] = {}  # by SRV records
+        self._barren: dict[Server, int] = {}  # connections in a row that ended without a recipient settled
 
     def _find(self, server: Server, deadline: float | None, others: Sequence[Server]) -> Effects:
         """The servers that SRV records name: the same for a whole run, those that rest last. None: see ``_down``."""
@@ -84,7 +89,7 @@ class Connecting:
                     return connection
                 except SMTPError as error:
                     session.broken = True  # also where nothing was said because no token could be had
-                    crowded = is_crowd(session, error)
+                    crowded = session.phase in ("greeting", "hello") and is_crowd(error.reply)
                     is_one_of_ours = yield Release(connection, crowded)
                     fresh = True
                     if crowded and is_one_of_ours:
@@ -107,6 +112,31 @@ class Connecting:
             if not ours and (deadline is None or self.clock() < deadline):
                 self._failed(server, connection.session.phase if connection else "connect", error, others)
             return None
+
+    def _leave(self, connection: Connection[Any], crowded: bool) -> Effects:
+        """Give a connection back, and see what its end says of the server (DESIGN 4.4).
+
+        A connection that settled a recipient earns the next one. ``crowded``: the server said that it has too many;
+        answers whether it takes others of ours.
+        """
+        server, session = connection.server, connection.session
+        is_well = (yield Release(connection, crowded)) and crowded
+        if connection.has_worked:
+            self._barren.pop(server, None)
+        elif session.ended_by is not None and not is_well and not session.is_on_trial:
+            ended = self._barren[server] = self._barren.get(server, 0) + 1
+            is_refused = session.ended_at == 1 and session.phase == "mail" and session.ended_by.reply is not None
+            if ended >= BARREN or is_refused:
+                del self._barren[server]
+                self._down[server] = session.ended_by
+                self._blame(connection, session.ended_by, self.route.servers)
+        return is_well
+
+    def _blame(self, connection: Connection[Any], error: SMTPError, others: Sequence[Server]) -> None:
+        """Let the server of a connection rest: once, however many messages were in flight."""
+        if not connection.has_failed:
+            connection.has_failed = True
+            self._failed(connection.server, connection.session.phase, error, others)
 
     def _login(self, server: Server, refused: str | None, deadline: float | None) -> Effects:
         """Name and secret for this server, with a token where it has a source of tokens; None: no login."""
@@ -170,11 +200,9 @@ class Connecting:
         raise error or DeliveryError("no server could be asked")
 
 
-def is_crowd(session: Session, error: SMTPError) -> bool:
+def is_crowd(reply: Reply | None) -> bool:
     """Whether the server turned a connection away because it has too many."""
-    reply = error.reply
-    early = session.phase in ("greeting", "hello")
-    return early and reply is not None and reply.is_transient and _crowd.search(reply.text) is not None
+    return reply is not None and reply.is_transient and _crowd.search(reply.text) is not None
 
 
 def open_session(

@@ -13,15 +13,15 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
-from smtpbackend.delivery.asks import END, GONE, Effects, Give, Pace, Pull, Release, Talk
-from smtpbackend.delivery.connecting import Connecting
+from smtpbackend.delivery.asks import END, GONE, Effects, Give, Pace, Pull, Talk
+from smtpbackend.delivery.connecting import Connecting, is_crowd
 from smtpbackend.delivery.judgement import judge
 from smtpbackend.delivery.mail import Mail, compose
 from smtpbackend.delivery.pooling import Connection
-from smtpbackend.delivery.receipts import failure, queue_id, report
+from smtpbackend.delivery.receipts import report
 from smtpbackend.delivery.route import Route
 from smtpbackend.delivery.server import Server
-from smtpbackend.delivery.splitting import first_group, may_follow, rest_of
+from smtpbackend.delivery.splitting import may_follow, rest_of
 from smtpbackend.envelope import Envelope
 from smtpbackend.errors import (
     CancelSend,
@@ -35,7 +35,7 @@ from smtpbackend.errors import (
 from smtpbackend.events import MessageSending, MessageSent, Telling
 from smtpbackend.outcome import Receipt, Status
 from smtpbackend.protocol.effects import ENOUGH, LATER, Ended, Next, Settled
-from smtpbackend.protocol.transaction import Transaction, notes, objection
+from smtpbackend.protocol.transaction import Transaction
 
 __all__ = ["Dispatch"]
 
@@ -76,21 +76,24 @@ class Dispatch(Connecting):
         self._taken = 0  # of the source
         self._drained = False
         self._is_alone = False  # the source had one item: another is asked for when that has its receipt
+        self._is_list = False  # the source had more than one
         self._is_slow = False  # the source made us wait for its last item
         self._line: deque[Mail] = deque()  # begun and not yet given, in order
-        self._waiting: list[tuple[int, Mail]] = []  # those in line who need another attempt, the oldest first
+        self._waiting: list[tuple[int, int, Mail]] = []  # those in line who need another attempt, in their turn
+        self._ready: Mail | None = None  # goes next over the connection that is talked on
+        self._turned_away: list[tuple[Mail, bool]] = []  # on it, as one too many; whether with its end
         self._flying: deque[tuple[Mail, Transaction]] = deque()
         self._left: float | None = None  # when those in flight are given up, where nobody takes receipts any more
 
     # The stream --------------------------------------------------------------------------------------------------
 
-    def run(self, alone: bool = False) -> Effects:
-        """Everything that comes out of the source, one message after the other. ``alone``: probably it has one."""
-        self._is_alone = alone
+    def run(self, count: int = 0) -> Effects:
+        """Everything that comes out of the source. ``count``: how many items it probably has; 0: not known."""
+        self._is_alone, self._is_list = count == 1, count > 1
         try:
             while True:
                 if self._waiting:
-                    mail = heapq.heappop(self._waiting)[1]
+                    mail = self._next_waiting()
                 else:
                     mail = yield from self._pull(False)
                     if mail is None:
@@ -100,7 +103,9 @@ class Dispatch(Connecting):
                     if server is None or self._is_late(mail):
                         self._give_up(mail)
                         break
-                    connection = yield from self._connect(server, mail.fresh, mail.deadline, mail.servers or ())
+                    connection = yield from self._connect(
+                        server, mail.fresh is server, mail.deadline, mail.servers or ()
+                    )
                     if connection is not None:
                         yield from self._converse(connection, mail)
                         break
@@ -163,7 +168,10 @@ class Dispatch(Connecting):
         return mail
 
     def _wait(self, mail: Mail) -> None:
-        heapq.heappush(self._waiting, (mail.number, mail))
+        heapq.heappush(self._waiting, (mail.turn, mail.number, mail))
+
+    def _next_waiting(self) -> Mail:
+        return heapq.heappop(self._waiting)[-1]
 
     # Servers -----------------------------------------------------------------------------------------------------
 
@@ -185,9 +193,25 @@ class Dispatch(Connecting):
     def _next_server(self, mail: Mail) -> Effects:
         """This server has had its chance with this message."""
         del (mail.servers or [])[:1]
-        mail.fresh = False
+        mail.turn = 0
         mail.rejoin()
         yield from self._count_move(mail)
+        self._wait(mail)
+
+    def _replay(self, mail: Mail) -> None:
+        """It goes again to the same server, on a fresh connection: nothing was said against it."""
+        mail.fresh = mail.servers[0] if mail.servers else None
+        self._wait(mail)
+
+    def _once_more(self, mail: Mail, connection: Connection[Any]) -> Effects:
+        """A command of this message was answered with the end of the connection: one more try, behind the others."""
+        if connection.server in mail.renewed:
+            connection.has_worked = True  # for this message it has
+            yield from self._next_server(mail)
+        else:
+            mail.renewed |= {connection.server}
+            mail.turn = 1
+            self._replay(mail)
 
     def _count_move(self, mail: Mail) -> Effects:
         if not self._is_late(mail) and (yield from self._server_for(mail)) is not None:
@@ -218,83 +242,90 @@ class Dispatch(Connecting):
 
     def _converse(self, connection: Connection[Any], mail: Mail) -> Effects:
         """Deliver ``mail``, and those behind it for as long as this connection does for them."""
-        server, session = connection.server, connection.session
+        self._ready = mail
         now = self.clock()
-        window = server.window if self.route.trusts(server, "window", now) else 1
-        chunk_in_flight = server.chunk_in_flight if self.route.trusts(server, "chunk_in_flight", now) else "never"
-        ready: Mail | None = mail
-        talk = session.deliver(self.policy, window, chunk_in_flight)
+        talk = self.route.experience.deliver(connection, self.policy, self._is_list, mail.deadline, now)
         go_on = Talk(connection, talk, None)
-        heard = session.reads
+        connection.reads = connection.session.reads
         answer: Any = None
         while True:
             connection.deadline = self._until() if self.deadline is not None or self._left is not None else None
             step = yield (go_on if answer is None else Talk(connection, talk, answer))
             answer = None
             if type(step) is Next:
-                if connection.is_used_up:
-                    if ready is not None:
-                        self._wait(ready)  # who is ready goes on over a fresh connection
-                        ready = None
-                    continue
-                while answer is None:
-                    mail = ready or (yield from self._next_mail(connection, step.unsent))
-                    if mail is None:
-                        break
-                    if mail is LATER:
-                        answer = LATER
-                        break
-                    ready = None
-                    if self._is_late(mail):
-                        self._give_up(mail)
-                        yield from self._give()
-                        continue
-                    if server.rate is not None:
-                        patient = not self._flying and not step.unsent
-                        if not (yield Pace(server, patient, mail.deadline)):
-                            if patient:
-                                mail.error = mail.error or _too_fast(server)
-                                self._give_up(mail)
-                                yield from self._give()
-                                continue
-                            ready, answer = mail, LATER
-                            break
-                    answer = self._transaction(mail, connection)
-                    if answer is not None:
-                        answer.is_last = self._is_alone
-                    else:
-                        yield from self._next_server(mail)
-                        self._wait(mail)
+                answer = yield from self._next_transaction(connection, step.unsent)
             elif type(step) is Settled:
-                mail, transaction = self._flying.popleft()
-                if session.reads != heard:  # not where several replies came together, and others took their time
-                    heard = session.reads
-                    connection.heard = self.clock()
-                final = transaction.final if transaction.is_accepted else None
-                if final is not None and len(transaction.recipients) == len(mail.pending) and not mail.aside:
-                    connection.has_worked = True
-                    self.route.worked(server)
-                    mail.accept(final, server.name)
-                elif (yield from self._record(mail, transaction, connection)):
-                    if ready is None:
-                        ready = mail
-                    else:  # another one goes on first
-                        self._wait(mail)
-                elif mail.pending:
-                    following = yield from self._server_for(mail)
-                    if following is None or self._is_late(mail):
-                        self._give_up(mail)
-                    else:
-                        self._wait(mail)
-                yield from self._give()
-                if self._is_alone and ready is None:
+                yield from self._settled(connection)
+                if not self._is_alone:
+                    yield from self._give()
+                elif self._ready is None:
                     answer = ENOUGH
             elif type(step) is Ended:
                 break
-        self._learn(connection)
-        if ready is not None:
-            self._wait(ready)
-        yield Release(connection)
+        if self._ready is not None:
+            self._wait(self._ready)
+        self.route.experience.learn(connection, self.clock())
+        turned_away, self._turned_away = self._turned_away, []
+        is_well = yield from self._leave(connection, bool(turned_away))
+        for mail, was_closed in turned_away:
+            if is_well:  # and one of our connections will be free
+                self._wait(mail)
+            elif was_closed:
+                yield from self._once_more(mail, connection)
+            else:
+                yield from self._next_server(mail)
+
+    def _next_transaction(self, connection: Connection[Any], unsent: bool) -> Effects:
+        """What goes next over this connection: LATER where that cannot be said yet, None where nothing does."""
+        while not connection.is_used_up:
+            mail = self._ready or (yield from self._next_mail(connection, unsent))
+            self._ready = None
+            if mail is None or mail is LATER:
+                return mail
+            if not self._is_late(mail):
+                may_begin = yield from self._keep_pace(mail, connection.server, unsent)
+                if may_begin is LATER:
+                    self._ready = mail
+                    return LATER
+                if may_begin:
+                    transaction = self._transaction(mail, connection)
+                    if transaction is not None:
+                        transaction.is_last = self._is_alone
+                        return transaction
+                    yield from self._next_server(mail)
+                    continue
+            self._give_up(mail)
+            yield from self._give()
+        return None
+
+    def _keep_pace(self, mail: Mail, server: Server, unsent: bool) -> Effects:
+        """Whether the ``rate`` of a server lets this message begin; LATER where others go first."""
+        if server.rate is None:
+            return True
+        patient = not self._flying and not unsent
+        if (yield Pace(server, patient, mail.deadline)):
+            return True
+        if not patient:
+            return LATER
+        mail.error = mail.error or _too_fast(server)
+        return False
+
+    def _settled(self, connection: Connection[Any]) -> Effects:
+        """The oldest in flight has all replies that it will ever have."""
+        mail, transaction = self._flying.popleft()
+        session = connection.session
+        if session.reads != connection.reads:  # not where several replies came together, and others took their time
+            connection.reads = session.reads
+            connection.heard = self.clock()
+        final = transaction.final if transaction.is_accepted else None
+        if final is not None and len(transaction.recipients) == len(mail.pending) and not mail.aside:
+            connection.has_worked = True
+            self.route.worked(connection.server)
+            mail.accept(final, connection.server.name)
+        elif transaction.is_unread:
+            self._replay(mail)
+        else:
+            yield from self._record(mail, transaction, connection)
 
     def _until(self) -> float | None:
         """The deadline of whatever is said now: that of the oldest in flight."""
@@ -307,7 +338,7 @@ class Dispatch(Connecting):
         """Who goes next over this connection: LATER where that cannot be said yet, None where nobody does."""
         while True:
             if self._waiting:
-                mail = heapq.heappop(self._waiting)[1]
+                mail = self._next_waiting()
             else:
                 window = connection.server.window
                 if len(self._line) > window or self._left is not None or (self._flying and self._is_slow):
@@ -320,7 +351,7 @@ class Dispatch(Connecting):
                 self._give_up(mail)
                 yield from self._give()
             elif (server is connection.server or server == connection.server) and not (
-                mail.fresh and connection.reused
+                mail.fresh is server and connection.reused
             ):
                 return mail
             else:
@@ -329,82 +360,60 @@ class Dispatch(Connecting):
 
     def _transaction(self, mail: Mail, connection: Connection[Any]) -> Transaction | None:
         """A transaction with those still pending, or None where this server cannot be given the message."""
-        assert mail.envelope is not None
-        assert mail.content is not None
-        offered = connection.session.capabilities
-        name = connection.server.name
-        trouble = objection(mail.envelope, mail.content, offered, name, connection.session.secure)
-        content = mail.content
-        if trouble is not None:
-            try:
-                content = content.as_7bit()
-            except SMTPError:
-                pass
-            else:
-                trouble = objection(mail.envelope, content, offered, name, connection.session.secure)
-        group = first_group(mail.pending, offered.limits) if "LIMITS" in offered else mail.pending
-        if trouble is None and self.policy == "all" and len(group) < len(mail.pending):
-            trouble = NotSupported(
-                f"{name} takes no more than {len(group)} of these {len(mail.pending)} recipients in one transaction "
-                f"(LIMITS {offered['LIMITS']}), and recipient_policy is 'all': nobody was sent the message",
-                server=name,
+        session = connection.session
+        is_awake = self.clock() - connection.heard <= AWAKE
+        try:
+            transaction = mail.transaction(
+                session.capabilities, connection.server.name, session.secure, self.policy, is_awake
             )
-        if trouble is not None:
+        except NotSupported as trouble:
             mail.error = trouble
             mail.objections += 1
             return None
-        mail.notes = notes(mail.envelope, offered)
-        is_awake = self.clock() - connection.heard <= AWAKE
-        transaction = Transaction(mail.envelope, group, content, is_awake)
         self._flying.append((mail, transaction))
         return transaction
 
     def _record(self, mail: Mail, transaction: Transaction, connection: Connection[Any]) -> Effects:
-        """Write down what a transaction says of each recipient. True: another one on this connection follows."""
-        server, session = connection.server, connection.session
-        name = server.name
-        mail.count_attempt(transaction.recipients)
-        judgement = judge(transaction, self.policy, name)
-        follow = judgement.again
-        if len(transaction.recipients) < len(mail.pending) and may_follow(transaction):
-            follow += rest_of(mail.pending, transaction)
-        for recipient, status, reply, error in judgement.settled:
-            mail.settle(recipient, status, reply, name, error)
-            if status is Status.ACCEPTED:
-                mail.reply, mail.server = reply, name
-        for recipient, reply, error in judgement.pending:
-            mail.heard[recipient] = (reply, name, error)
-        # its end says nothing about the server where it had done its work before, or was asked for a proof
-        proven = connection.has_worked or session.probing or session.overlapping
-        if transaction.error is None:
-            connection.has_worked = True
+        """Write down what a transaction says of each recipient, and send those still pending on their way."""
+        server, session, error = connection.server, connection.session, transaction.error
+        by_data = self.route.experience.wants_data(connection, transaction, self.clock())
+        judgement = judge(transaction, self.policy, server.name, by_data)
+        mail.record(transaction, judgement, server.name)
+        had_worked = connection.has_worked  # then its end says nothing against the server
+        if error is None:
             self.route.worked(server)
+        connection.has_worked = had_worked or error is None or bool(judgement.settled)
+        follow = judgement.again
+        if len(transaction.recipients) < len(mail.pending) + len(judgement.settled) and may_follow(transaction):
+            follow += rest_of(mail.pending, transaction)
         if follow:
-            mail.aside += tuple(recipient for recipient in mail.pending if recipient not in follow)
-            mail.pending = follow
-            return True
-        mail.error = transaction.error or judgement.error  # what an earlier server said is not the last word any more
-        ended = transaction.error is not None or judgement.renew
-        if mail.pending and ended and proven and server not in mail.renewed:
-            mail.renewed |= {server}
-            mail.fresh = True
+            mail.set_aside(follow)
+            if self._ready is None:
+                self._ready = mail
+            else:  # another one goes on first
+                self._wait(mail)
+            return
+        mail.error = error or judgement.error  # what an earlier server said is not the last word any more
+        if not (mail.pending or mail.aside):
+            return
+        if is_crowd(transaction.last_word):
             session.broken = True
-            return False
-        ours = isinstance(transaction.error, InvalidInput) or (transaction.was_closed and not mail.pending)
-        if session.broken and transaction.error is not None and not ours and not connection.has_failed:
-            connection.has_failed = True
-            self._failed(server, session.phase, transaction.error, (mail.servers or [])[1:])
-        if mail.pending or mail.aside:
+            self._turned_away.append((mail, transaction.was_closed))
+        elif error is not None and session.is_on_trial:
+            self._replay(mail)
+        elif transaction.was_closed:
+            if judgement.settled:
+                self._replay(mail)
+            else:
+                yield from self._once_more(mail, connection)
+        elif mail.pending and (error is not None or judgement.renew) and had_worked and server not in mail.renewed:
+            mail.renewed |= {server}
+            session.broken = True
+            self._replay(mail)
+        else:
+            if session.broken and error is not None and not isinstance(error, InvalidInput):
+                self._blame(connection, error, (mail.servers or [])[1:])
             yield from self._next_server(mail)
-        return False
-
-    def _learn(self, connection: Connection[Any]) -> None:
-        """Remember a server that did not survive being asked for a proof, or that answers what it was not asked."""
-        session = connection.session
-        if session.probing or session.is_talkative:
-            self.route.distrust(connection.server, "chunk_in_flight", self.clock())
-        if session.overlapping or session.is_talkative:
-            self.route.distrust(connection.server, "window", self.clock())
 
     # Receipts ----------------------------------------------------------------------------------------------------
 
@@ -417,34 +426,16 @@ class Dispatch(Connecting):
                 self._drained = True
 
     def _receipt(self, mail: Mail) -> Receipt:
-        message, envelope, content = mail.message, mail.envelope, mail.content
-        outcomes = mail.settled
-        if outcomes is None:
-            outcomes = tuple([mail.outcomes[recipient] for recipient in (envelope.recipients if envelope else ())])
-        receipt = Receipt(
-            content.message_id if content else None,
-            outcomes,
-            mail.reply,
-            mail.server,
-            queue_id(mail.reply),
-            None,
-            mail.notes,
-        )
+        receipt = mail.receipt()
         if mail.settled is not None:
             if self.tell.wants("message_sent"):
-                self.tell(MessageSent(message, envelope, receipt))
-        else:
-            error = failure(receipt, mail.error)
-            if error is not None:
-                # frozen, and the error has to carry the receipt it stands in
-                object.__setattr__(receipt, "error", error)
-                error.receipt = receipt
-            if envelope is not None and not isinstance(mail.error, CancelSend):
-                for event in report(message, envelope, receipt):
-                    self.tell(event)
+                self.tell(MessageSent(mail.message, mail.envelope, receipt))
+        elif mail.envelope is not None and not isinstance(mail.error, CancelSend):
+            for event in report(mail.message, mail.envelope, receipt):
+                self.tell(event)
         self.ended(receipt)
-        if content is not None:
-            content.close()
+        if mail.content is not None:
+            mail.content.close()
         return receipt
 
     def _break_off(self) -> None:
@@ -454,9 +445,7 @@ class Dispatch(Connecting):
             if not transaction.is_settled:
                 transaction.error = transaction.error or ConnectionLost(why)
             name = mail.servers[0].name if mail.servers else ""
-            mail.count_attempt(transaction.recipients)
-            for recipient, status, reply, error in judge(transaction, self.policy, name).settled:
-                mail.settle(recipient, status, reply, name, error)
+            mail.record(transaction, judge(transaction, self.policy, name), name)
             mail.error = transaction.error
         for mail in self._line:
             mail.rejoin()

@@ -35,11 +35,18 @@ class Judgement(NamedTuple):
     error: SMTPError | None = None
 
 
-def judge(transaction: Transaction, policy: str, server: str) -> Judgement:
-    """Read a settled transaction by the rules of DESIGN 4.2 to 4.4."""
+def judge(transaction: Transaction, policy: str, server: str, by_data: bool = False) -> Judgement:
+    """Read a settled transaction by the rules of DESIGN 4.2 to 4.4.
+
+    ``by_data``: the server refused a chunk, and may take the same content by DATA.
+    """
     t = transaction
     judgement = Judgement([], [])
     settle, wait = judgement.settled.append, judgement.pending.append
+
+    if t.is_unread:
+        judgement.pending.extend((recipient, None, t.error) for recipient in t.recipients)
+        return judgement
 
     if t.is_confused:  # none of the replies can be trusted, and the server has the content
         doubt = in_doubt(t.error or ProtocolViolation("the replies cannot be told apart"), server)
@@ -86,7 +93,7 @@ def judge(transaction: Transaction, policy: str, server: str) -> Judgement:
                 again.append(recipient)
         elif t.error is not None and (t.finals is None or final is None):
             if ended is None:
-                wait((recipient, final, error))
+                wait((recipient, final or (error.reply if t.was_closed and error else None), error))
             else:
                 settle((recipient, ended, final, error))
         elif final is None:  # nobody was accepted
@@ -94,6 +101,8 @@ def judge(transaction: Transaction, policy: str, server: str) -> Judgement:
         elif final.is_positive:
             sent = True
             settle((recipient, Status.ACCEPTED, final, None))
+        elif by_data:
+            again.append(recipient)
         else:
             whose = "" if t.finals is None else f" for {recipient.address}"
             refused = ContentRefused(f"{server} refused the content{whose}: {final}", server=server, reply=final)
@@ -102,7 +111,7 @@ def judge(transaction: Transaction, policy: str, server: str) -> Judgement:
                 settle((recipient, Status.REJECTED, final, refused))
             else:
                 wait((recipient, final, refused))
-    if not sent or t.error is not None:
+    if not (sent or by_data) or t.error is not None:
         again.clear()
     # "Too many recipients" (RFC 5321 4.5.3.1.10): they follow in a transaction of their own.
     return judgement._replace(again=tuple(again))

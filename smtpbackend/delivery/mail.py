@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
 from smtpbackend import mime
+from smtpbackend.delivery.judgement import Judgement
+from smtpbackend.delivery.receipts import failure, queue_id
 from smtpbackend.delivery.server import Server
+from smtpbackend.delivery.splitting import first_group
 from smtpbackend.envelope import Envelope, Recipient
-from smtpbackend.errors import InvalidInput, SMTPError
-from smtpbackend.outcome import Outcome, Reply, Status
+from smtpbackend.errors import InvalidInput, NotSupported, SMTPError
+from smtpbackend.outcome import Outcome, Receipt, Reply, Status
+from smtpbackend.protocol.capabilities import Capabilities
+from smtpbackend.protocol.transaction import Transaction, notes, objection
 
 __all__ = ["Mail", "compose"]
 
@@ -35,7 +41,8 @@ class Mail:
     offered = 0  # how many servers there are, and how many of them
     objections = 0  # cannot be given this message
     renewed: frozenset[Server] = frozenset()  # had their one fresh connection
-    fresh = False
+    turn = 0  # 1: behind those in flight, since a connection ended at a command of this one
+    fresh: Server | None = None  # which one it is to have a fresh connection to
     reply: Reply | None = None
     server: str | None = None
     error: SMTPError | None = None
@@ -56,6 +63,41 @@ class Mail:
             )
             self.pending = ()
 
+    def transaction(self, offered: Capabilities, server: str, secure: bool, policy: str, is_awake: bool) -> Transaction:
+        """A transaction with those still pending. Raises `NotSupported` where a server cannot be given the message.
+
+        ``offered`` and ``secure`` are of the connection, ``is_awake``: whether the server was heard on it lately.
+        """
+        assert self.envelope is not None
+        assert self.content is not None
+        content = self.content
+        trouble = objection(self.envelope, content, offered, server, secure)
+        if trouble is not None:
+            with contextlib.suppress(SMTPError):
+                content = content.as_7bit()
+                trouble = objection(self.envelope, content, offered, server, secure)
+        group = first_group(self.pending, offered.limits) if "LIMITS" in offered else self.pending
+        if trouble is None and policy == "all" and len(group) < len(self.pending):
+            trouble = NotSupported(
+                f"{server} takes no more than {len(group)} of these {len(self.pending)} recipients in one transaction "
+                f"(LIMITS {offered['LIMITS']}), and recipient_policy is 'all': nobody was sent the message",
+                server=server,
+            )
+        if trouble is not None:
+            raise trouble
+        self.notes = notes(self.envelope, offered)
+        return Transaction(self.envelope, group, content, is_awake)
+
+    def record(self, transaction: Transaction, judgement: Judgement, server: str) -> None:
+        """Write down what a transaction said of each recipient."""
+        self.count_attempt(transaction.recipients)
+        for recipient, status, reply, error in judgement.settled:
+            self.settle(recipient, status, reply, server, error)
+            if status is Status.ACCEPTED:
+                self.reply, self.server = reply, server
+        for recipient, reply, error in judgement.pending:
+            self.heard[recipient] = (reply, server, error)
+
     def count_attempt(self, recipients: tuple[Recipient, ...]) -> None:
         """They were named in a transaction."""
         for recipient in recipients:
@@ -72,6 +114,11 @@ class Mail:
         else:
             self.pending = tuple([other for other in self.pending if other is not recipient])
 
+    def set_aside(self, but: tuple[Recipient, ...]) -> None:
+        """All that are pending but those, who go in a transaction of their own first."""
+        self.aside += tuple(recipient for recipient in self.pending if recipient not in but)
+        self.pending = but
+
     def rejoin(self) -> None:
         """Those set aside are pending again."""
         self.pending, self.aside = self.pending + self.aside, ()
@@ -84,6 +131,20 @@ class Mail:
                 self.settle(recipient, status, None, server or heard_from, error)
             else:  # the last word is that server's
                 self.settle(recipient, status, reply, heard_from, last_error)
+
+    def receipt(self) -> Receipt:
+        """What became of it, when nobody is pending any more."""
+        outcomes = self.settled
+        if outcomes is None:
+            recipients = self.envelope.recipients if self.envelope else ()
+            outcomes = tuple([self.outcomes[recipient] for recipient in recipients])
+        message_id = self.content.message_id if self.content else None
+        receipt = Receipt(message_id, outcomes, self.reply, self.server, queue_id(self.reply), None, self.notes)
+        if self.settled is None and (error := failure(receipt, self.error)) is not None:
+            # frozen, and the error has to carry the receipt it stands in
+            object.__setattr__(receipt, "error", error)
+            error.receipt = receipt
+        return receipt
 
 
 def compose(

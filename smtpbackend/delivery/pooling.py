@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 from smtpbackend.delivery.configuration import Limits
 from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.tls import is_local
+from smtpbackend.protocol.delivering import RATION
 from smtpbackend.protocol.session import Session
 
 __all__ = ["GOODBYE", "Bucket", "Connection", "Shelf"]
@@ -24,7 +25,7 @@ class Connection(Generic[W]):
 
     ``reused`` tells that the lease at hand is not its first, ``has_worked`` that it carried a message, or did before
     this lease, and ``has_failed`` that its server was blamed for its end. ``deadline`` (seconds of the clock) bounds
-    whatever is said on it now; ``heard`` is when the server last answered.
+    whatever is said on it now; ``heard`` is when the server last answered, and ``reads`` how often by then.
     """
 
     def __init__(self, server: Server, wire: W, session: Session, max_messages: int = 100, generation: int = 0) -> None:
@@ -37,13 +38,14 @@ class Connection(Generic[W]):
         self.epoch = 0
         self.heard = 0.0
         self.idle_since = 0.0
+        self.reads = 0
         self.deadline: float | None = None
 
     @property
     def is_used_up(self) -> bool:
-        """Whether it has carried as many messages as we, or the server (RFC 9422 4.1), let it carry."""
+        """Whether it has carried as many messages, or refusals, as we or the server (RFC 9422 4.1) let it carry."""
         session = self.session
-        if session.transactions >= self.max_messages:
+        if session.transactions >= self.max_messages or session.refusals >= RATION:
             return True
         offered = session.capabilities.limits.mailmax if "LIMITS" in session.capabilities else None
         return offered is not None and 0 < offered <= session.transactions

@@ -11,6 +11,7 @@ from smtpbackend.envelope import Envelope
 from smtpbackend.errors import (
     AuthenticationFailed,
     CancelSend,
+    ConnectionLost,
     ContentRefused,
     DeliveryError,
     InDoubt,
@@ -35,7 +36,9 @@ def failure(receipt: Receipt, last: SMTPError | None) -> SMTPError | None:
         return own(receipt.in_doubt[0].error or last)
     if isinstance(last, (InvalidInput, CancelSend, ContentRefused, SenderRefused, NotSupported)):
         return own(last)
-    if any(outcome.reply is not None for outcome in outcomes) and not isinstance(last, AuthenticationFailed):
+    # a reply that ended the connection stands beside its error
+    refused = any(outcome.reply is not None and not isinstance(outcome.error, ConnectionLost) for outcome in outcomes)
+    if refused and not isinstance(last, AuthenticationFailed):
         if isinstance(last, RecipientsRefused):
             return own(last)
         names = ", ".join(f"{o.address} ({o.reply or o.error})" for o in outcomes)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from smtpbackend.delivery.experience import Experience
 from smtpbackend.delivery.server import Server
 
 __all__ = ["Route"]
 
-DISTRUST = 3600.0  # seconds: a line that was cut at that moment does not stay slow for ever
-
 
 class Route:
-    """The servers of a mailer, and which of them rest.
+    """The servers of a mailer, which of them rest, and what was learnt of them.
 
     Shared by threads: each method reads or replaces single entries, so that none needs a lock.
     """
@@ -22,7 +21,7 @@ class Route:
         self.strategy = strategy
         self.rest = rest
         self._resting: dict[Server, float] = {}
-        self._distrusted: dict[tuple[Server, str], float] = {}
+        self.experience = Experience()
         self._turn = 0
 
     def order(self, now: float) -> list[Server]:
@@ -54,11 +53,3 @@ class Route:
         """End a server's rest."""
         if self._resting:
             self._resting.pop(server, None)
-
-    def trusts(self, server: Server, what: str, now: float) -> bool:
-        """Whether new connections to a server are asked for the proof that ``window`` or ``chunk_in_flight`` needs."""
-        return not self._distrusted or self._distrusted.get((server, what), 0.0) <= now
-
-    def distrust(self, server: Server, what: str, now: float) -> None:
-        """A connection did not survive being asked for that proof (DESIGN 5.1, 5.2): ask no other for a while."""
-        self._distrusted[server, what] = now + DISTRUST

@@ -50,7 +50,7 @@ class Server:
     timeout: Timeouts = Timeouts()  # noqa: RUF009 - immutable
     ignore_extensions: tuple[str, ...] = ()
     window: int = 32
-    chunk_in_flight: str = "probe"
+    chunk_in_flight: str = "auto"
     rate: float | None = None
     queue: bool = False
     source_address: str | None = None

@@ -271,10 +271,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "chunk_in_flight",
         "server",
-        _one_of("probe", "always", "never"),
-        "probe",
-        "Where the server offers CHUNKING and PIPELINING, when content may leave together with its recipients: `probe` "
-        "(where the connection has shown that it discards what it refuses), `always` or `never`.",
+        _one_of("auto", "probe", "never"),
+        "auto",
+        "Whether content may leave together with its recipients, as one BDAT. A connection has to show first that it "
+        "discards what it refuses, by a command that provokes an error: `auto` asks Postfix, Exim and Dovecot for "
+        "that, `probe` any server that offers CHUNKING, PIPELINING and SIZE, `never` none.",
     ),
     Setting(
         "rate",

@@ -1,30 +1,34 @@
 """Delivering: a stream of mail transactions over one connection, several of them in flight where the window allows it.
 
 Each transaction is a straight dialogue of its own (``transacting.py``), which composes commands and waits for its
-replies; the scheduler (`deliver`) hands it the replies in the order in which the commands went out. The next message
-behind the end of one a connection has to earn, by `_prove_overlap` (DESIGN 5.2).
+replies; the scheduler (`deliver`) hands it the replies in the order in which the commands went out. Before a message
+follows another in one write, the connection must pass `_prove_overlap` (DESIGN 5.2).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from typing import Any
 
 from smtpbackend.errors import ConnectionLost, DeliveryError, InvalidInput
 from smtpbackend.outcome import Reply
 from smtpbackend.protocol import command
 from smtpbackend.protocol.dialogue import Transcript
-from smtpbackend.protocol.effects import ENOUGH, LATER, Conversation, Next, Settled, Write
+from smtpbackend.protocol.effects import ENOUGH, LATER, Conversation, Next, Now, Settled, Write
 from smtpbackend.protocol.timeouts import Timeouts
 from smtpbackend.protocol.transacting import MAX_UNANSWERED, Closed, Flight, Transacting
 from smtpbackend.protocol.transaction import Transaction
 
-__all__ = ["Delivering"]
+__all__ = ["RATION", "Delivering"]
 
 MAX_UNSENT = 256 * 1024  # octets composed before they leave: a window of large contents is not held in memory
 AT_ONCE = 16384  # octets that any socket takes without a wait, when all before them has arrived
 OVERLAP_PATIENCE = 3.0  # seconds for a RSET in the write that ended a content, whose reply has come: DESIGN 5.2
+# Refusals in a row on one connection. Postfix sleeps a second for each error past the tenth and ends the connection at
+# the twentieth (smtpd_soft_error_limit, smtpd_hard_error_limit); Exim ends it at the eleventh RSET behind a refusal
+# (smtp_accept_max_nonmail).
+RATION = 9
 
 
 class Delivering(Transacting):
@@ -36,126 +40,60 @@ class Delivering(Transacting):
         """Whether it has proven that it answers what follows the end of a content in one write; None: not asked."""
         self.overlapping = False
         """Whether the connection was asked to prove that, and has not answered."""
+        self.ended_by: DeliveryError | None = None
+        """What ended the connection while mail was in flight."""
+        self.ended_at: int | None = None
+        """The number of the transaction at which the server ended it."""
+        self.refusals = 0
+        """Senders, recipients and contents refused since the last message that was accepted."""
+        self._opened = RATION  # messages that may be in flight, where none of late was refused
         self._was_full = False  # the window, and half of it is not free yet
+        self._flights: deque[Flight] = deque()
+        self._more = True  # whether another transaction may come
+        self._ahead: Transaction | None = None  # taken while a reply was awaited, and begun when it is its turn
+        self._done: deque[Transaction] = deque()  # settled, and told when the server has its next work
 
-    def deliver(self, policy: str = "any", window: int = 1, chunk_in_flight: str = "probe") -> Conversation[None]:
+    @property
+    def is_on_trial(self) -> bool:
+        """Whether it ended over what we tried on it, and not over the message that was on its way."""
+        return self.probing or self.overlapping or self.mixes_up
+
+    def deliver(self, policy: str = "any", window: int = 1, probe_from: int | None = None) -> Conversation[None]:
         """Take a stream of transactions (`Next`) and give each back when it is settled (`Settled`), in order.
 
         At most ``window`` are in flight. Replies are matched by counting (RFC 2920 3.1): those still to come belong to
-        the oldest transaction first, because each one's commands are contiguous. ``chunk_in_flight`` says when content
-        may leave beside its recipients: "probe" (where the connection proves that this is safe), "always" or "never".
+        the oldest transaction first, because each one's commands are contiguous. From the transaction of number
+        ``probe_from`` on the connection may be asked to prove that it discards refused chunks; None: never.
         A connection that ends settles what is in flight and leaves the session ``broken``; nothing is raised.
         """
-        if "PIPELINING" not in self.capabilities:
+        if not self.pipelines:
             window = 1
-        flights: deque[Flight] = deque()
-        self._was_full = False
-        more = True
-        ahead: Transaction | None = None  # taken while a reply was awaited, and begun when it is its turn
-        done: deque[Transaction] = deque()  # settled, and told when the server has its next work
+        flights = self._flights = deque()
+        self._more, self._was_full = True, False
         try:
             while True:
                 last = flights[-1] if flights else None
-                if last is not None and not last.has_begun:
-                    if last is flights[0] or self._fits(last):
-                        yield from self._begin(last, policy, chunk_in_flight)
-                        continue
-                elif (more or ahead) and not self.broken and (last is None or self._may_follow(flights, window)):
-                    if last is None:
-                        self._check_quiet()
-                    elif len(self._unsent) > MAX_UNSENT:
-                        yield from self._flush()
-                    transaction, ahead = ahead, None
-                    if transaction is None:
-                        if done:
-                            yield from _told(done)
-                        transaction = yield Next(bool(self._unsent))
-                    if transaction is None:
-                        more = False
-                        continue
-                    if last is not None and not self.overlaps and self._unsent:
-                        flights.append(self._prove_overlap())
-                    if transaction is not LATER:
-                        flights.append(Flight(transaction))
-                        more = not transaction.is_last
-                        continue
-                    if self._unsent and self._replies.is_empty:
-                        yield from self._flush()
-                        continue
-                if last is None:
-                    if ahead is None:
-                        break
-                    flights.append(Flight(ahead))
-                    ahead = None
+                if last is not None and not last.has_begun and (last is flights[0] or self._fits(last)):
+                    yield from self._begin(last, policy, probe_from)
+                elif self._may_take(last, window) and (yield from self._take_next(last)):
                     continue
-                flight = flights[0]
-                was_free = flight.line_free
-                while flight.wait is not None and flight.line_free is was_free:
-                    reply = self._at_hand()
-                    if reply is None:
-                        if done:
-                            if len(self._unsent) <= AT_ONCE:
-                                yield from self._flush()
-                            yield from _told(done)
-                        if self.overlaps and more and ahead is None and len(flights) < window:
-                            # the server has its work now, and we prepare the next one meanwhile
-                            yield from self._flush()
-                            if not self.broken:
-                                transaction = yield Next(True)
-                                ahead = transaction if transaction is not LATER else None
-                                more = transaction is LATER or (ahead is not None and not ahead.is_last)
-                        reply = yield from self._reply(flight.wait)
-                        if reply.code == 421:
-                            raise Closed(reply)
-                    try:
-                        step = flight.steps.send(reply)
-                    except StopIteration:
-                        flight.wait = None
-                        flight.line_free = True
-                    else:
-                        if type(step) is Write:
-                            if done:
-                                yield from _told(done)
-                            yield from self._write_on(flight, step)
-                        else:
-                            flight.wait = step
-                if flight.wait is None:
-                    flights.popleft()
-                    transaction = flight.transaction
-                    if transaction is not None:
-                        transaction.is_settled = True
-                        if done:
-                            yield from _told(done)
-                        if ahead is not None and self._due <= len(self._replies.ready):
-                            done.append(transaction)  # all is answered: the server waits for us
-                        else:
-                            answer = yield Settled(transaction)
-                            more = more or (transaction.is_last and answer is not ENOUGH)
+                elif flights:
+                    yield from self._hear(flights[0], window)
+                elif self._ahead is not None:
+                    self._take_up_ahead()
+                else:
+                    break
         except Closed as closed:
-            self.broken = True
-            yield from _told(done)
-            if ahead is not None:
-                flights.append(Flight(ahead))
-            for transaction in _unsettled(flights):
-                transaction.close(closed.reply)
-                transaction.error = ConnectionLost(
-                    f"{self.server} closed the connection: {closed.reply}", server=self.server, reply=closed.reply
-                )
-                yield Settled(transaction)
+            yield from self._end(closed.reply, not flights[0].clears)
         except DeliveryError as error:
-            self.broken = True
-            if self._unsent:  # what was composed and has not left has asked nothing
-                self.probing = self.overlapping = False
-            yield from _told(done)
-            if ahead is not None:
-                flights.append(Flight(ahead))
-            for transaction in _unsettled(flights):
-                transaction.error = transaction.error or error
-                yield Settled(transaction)
+            if self._refused_reset is not None and isinstance(error, ConnectionLost):
+                yield from self._end(self._refused_reset, False)
+            else:
+                yield from self._end(error)
         except BaseException:
             self.broken = self.broken or bool(flights)
             raise
-        yield from _told(done)
+        yield from self._tell()
         self._unsent.clear()
         self._ending.clear()
         if not self._replies.is_empty and not self._replies.says_goodbye:
@@ -163,22 +101,141 @@ class Delivering(Transacting):
         if not self.broken:
             self.phase = "idle"
 
+    def _take_next(self, last: Flight | None) -> Conversation[bool]:
+        """Ask for the next transaction; False where it is not known yet whether there is one."""
+        if last is None:
+            self._check_quiet()
+        elif len(self._unsent) > MAX_UNSENT:
+            yield from self._flush()
+        transaction, self._ahead = self._ahead, None
+        if transaction is None:
+            if self._done:
+                yield from self._tell()
+            transaction = yield Next(bool(self._unsent))
+        if transaction is None:
+            self._more = False
+            return True
+        if last is not None and not self.overlaps and self._unsent:
+            self._flights.append(self._prove_overlap())
+        if transaction is not LATER:
+            self._flights.append(Flight(transaction))
+            self._more = not transaction.is_last
+            return True
+        if self._unsent and self._replies.is_empty:
+            yield from self._flush()
+            return True
+        return False
+
+    def _hear(self, flight: Flight, window: int) -> Conversation[None]:
+        """Hand the oldest in flight its replies, until it is over or lets another one follow."""
+        was_free = flight.line_free
+        while flight.wait is not None and flight.line_free is was_free:
+            reply = self._at_hand()
+            if reply is None:
+                if self._done:
+                    if len(self._unsent) <= AT_ONCE:
+                        yield from self._flush()
+                    yield from self._tell()
+                if self.overlaps and self._more and self._ahead is None and len(self._flights) < self._room(window):
+                    yield from self._look_ahead()
+                reply = yield from self._reply(flight.wait)
+                if reply.code == 421:
+                    raise Closed(reply)
+            yield from self._go_on(flight, reply)
+        if flight.wait is None:
+            self._flights.popleft()
+            if flight.transaction is not None:
+                yield from self._settle(flight.transaction)
+
+    def _look_ahead(self) -> Conversation[None]:
+        """The server has its work now, and we prepare the next one meanwhile."""
+        yield from self._flush()
+        if not self.broken:
+            transaction = yield Next(True)
+            self._ahead = transaction if transaction is not LATER else None
+            self._more = transaction is LATER or (transaction is not None and not transaction.is_last)
+
+    def _take_up_ahead(self) -> None:
+        assert self._ahead is not None
+        self._flights.append(Flight(self._ahead))
+        self._ahead = None
+
+    def _settle(self, transaction: Transaction) -> Conversation[None]:
+        """All replies to a transaction have come."""
+        transaction.is_settled = True
+        if transaction.was_taken:
+            self.refusals = 0
+            self._opened += 1
+        elif refusals := transaction.refusals:
+            self.refusals += refusals
+            self._opened = RATION
+        if self._done:
+            yield from self._tell()
+        if self._ahead is not None and self._due <= len(self._replies.ready):
+            self._done.append(transaction)  # all is answered: the server waits for us
+        else:
+            answer = yield Settled(transaction)
+            self._more = self._more or (transaction.is_last and answer is not ENOUGH)
+
+    def _tell(self) -> Conversation[None]:
+        """Give back those that were settled before."""
+        while self._done:
+            yield Settled(self._done.popleft())
+
+    def _end(self, why: Reply | DeliveryError, is_own: bool = False) -> Conversation[None]:
+        """The connection has ended: settle what is in flight.
+
+        Where the server's last word was a reply, nothing behind it was read (RFC 5321 3.8); ``is_own``: it was the
+        answer to the oldest in flight.
+        """
+        self.broken = True
+        if self._unsent:  # what was composed and has not left has asked nothing
+            self.probing = self.overlapping = False
+        yield from self._tell()
+        if self._ahead is not None:
+            self._take_up_ahead()
+        transactions = [flight.transaction for flight in self._flights if flight.transaction is not None]
+        if isinstance(why, Reply):
+            error: DeliveryError = ConnectionLost(
+                f"{self.server} closed the connection: {why}", server=self.server, reply=why
+            )
+        else:
+            error = why
+        self.ended_by = error
+        if isinstance(error, ConnectionLost) and transactions:
+            self.ended_at = transactions[0].number or self.transactions + 1
+        for transaction in transactions:
+            transaction.error = transaction.error or error
+            if isinstance(why, Reply):
+                transaction.close(why, is_own and transaction is transactions[0])
+        for transaction in transactions:
+            yield Settled(transaction)
+
     # The window --------------------------------------------------------------------------------------------------
 
-    def _may_follow(self, flights: deque[Flight], window: int) -> bool:
-        """Whether another transaction may be asked for while these are in flight.
+    def _may_take(self, last: Flight | None, window: int) -> bool:
+        """Whether another transaction may be asked for now.
 
         A window that was full is filled again when half of it is free: not one by one, as replies trickle in.
         """
-        if not flights[-1].line_free:
+        if self.broken or not (self._more or self._ahead):
             return False
-        if len(flights) > (window // 2 if self._was_full else window - 1):
+        if last is None:
+            return True
+        if not last.has_begun or not last.line_free:
+            return False
+        room = self._room(window)
+        if len(self._flights) > (room // 2 if self._was_full else room - 1):
             self._was_full = True
             return False
         self._was_full = False
         if len(self._unsent) > MAX_UNSENT and not self._replies.is_empty:
             return False  # what was read is heard first: one reply too many would be taken for that to what leaves now
         return self.overlaps is not False
+
+    def _room(self, window: int) -> int:
+        """How many may be in flight: refusals close the window, for servers punish them."""
+        return min(window, self._opened - self.refusals)
 
     def _fits(self, flight: Flight) -> bool:
         """Whether a transaction that waits for its turn may begin behind those in flight."""
@@ -190,20 +247,23 @@ class Delivering(Transacting):
         The window opens when both are answered. Courier discards whatever it has read behind the dot.
         """
         proof = Flight(None)
-        proof.steps = self._await_overlap()
+        proof.steps = self._await_overlap(proof)
         proof.wait = next(proof.steps)
         proof.has_begun = True
         return proof
 
-    def _await_overlap(self) -> Generator[float, Reply, None]:
+    def _await_overlap(self, proof: Flight) -> Generator[float, Reply, None]:
         self._put(command.RSET)
-        self._is_new = self.overlapping = True
+        proof.clears = self.overlapping = True
         self.overlaps = False  # until it is proven
         reply = yield min(self.timeouts.reply, OVERLAP_PATIENCE)
+        self._hear_reset(proof, reply)
         self.overlapping = False
-        self._is_new = self.overlaps = reply.is_positive
+        self.overlaps = reply.is_positive
+        if self.overlaps:
+            self._latest = None
 
-    def _begin(self, flight: Flight, policy: str, chunk_in_flight: str) -> Conversation[None]:
+    def _begin(self, flight: Flight, policy: str, probe_from: int | None) -> Conversation[None]:
         """Let a transaction begin, or end where it cannot."""
         assert flight.transaction is not None
         flight.has_begun = True
@@ -213,51 +273,37 @@ class Delivering(Transacting):
             )
             flight.line_free = True
             return
-        flight.steps = self._transact(flight, flight.transaction, policy, chunk_in_flight)
+        flight.steps = self._transact(flight, flight.transaction, policy, probe_from)
         try:
-            yield from self._start(flight)
+            yield from self._go_on(flight, None)
         except InvalidInput as error:  # by the write gate or the source, before anything of it was composed
             flight.transaction.error = error
             flight.line_free = True
 
-    def _start(self, flight: Flight) -> Conversation[None]:
-        """Let a transaction go on until it waits for its first reply, or is over (``wait`` is None)."""
-        try:
-            step = next(flight.steps)
-        except StopIteration:
-            flight.line_free = True
-        else:
-            if type(step) is Write:
-                yield from self._write_on(flight, step)
-            else:
-                flight.wait = step
+    def _go_on(self, flight: Flight, reply: Reply | None) -> Conversation[None]:
+        """Let a transaction go on until it waits for its next reply, or is over (``wait`` is None).
 
-    def _write_on(self, flight: Flight, step: Any) -> Conversation[None]:
-        """Let a transaction write pieces of a large content, until it waits for a reply, or is over."""
+        It may write pieces of a large content, or ask for the time.
+        """
         steps = flight.steps
         try:
-            while type(step) is Write:
+            step = steps.send(reply)
+            while type(step) is Write or type(step) is Now:
                 try:
-                    yield from self._flush()  # what was composed before it goes first
-                    if self._unwritable is not None:
-                        raise self._unwritable
-                    yield step
+                    answer = yield from self._perform(step)
                 except OSError as error:
                     self._unwritable = error
                     step = steps.throw(error)
                 else:
-                    step = next(steps)
+                    step = steps.send(answer)
             flight.wait = step
         except StopIteration:
             flight.wait = None
             flight.line_free = True
 
-
-def _told(done: deque[Transaction]) -> Conversation[None]:
-    """Tell those that were settled before."""
-    while done:
-        yield Settled(done.popleft())
-
-
-def _unsettled(flights: deque[Flight]) -> Iterator[Transaction]:
-    return (flight.transaction for flight in flights if flight.transaction is not None)
+    def _perform(self, step: Any) -> Conversation[Any]:
+        if type(step) is Write:
+            yield from self._flush()  # what was composed before it goes first
+            if self._unwritable is not None:
+                raise self._unwritable
+        return (yield step)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from smtpbackend.errors import ConnectionLost, DeliveryError, ProtocolViolation, SMTPError, TimedOut
 from smtpbackend.outcome import Reply
-from smtpbackend.protocol.effects import Conversation, Read, Write
+from smtpbackend.protocol.effects import NOW, Conversation, Read, Write
 from smtpbackend.protocol.reply import ReplyReader
 from smtpbackend.protocol.timeouts import Timeouts
 from smtpbackend.protocol.transaction import Transaction
@@ -38,6 +38,8 @@ class Dialogue:
         self._ending: list[Transaction] = []  # their last octets are in _unsent
         self.is_talkative = False
         """Whether it gave more replies than there were commands: those in flight can only be told apart by counting."""
+        self.slowest = 0.0
+        """Seconds that the slowest reply took while nothing but one command was asked, since the connection is open."""
         self.reads = 0
         """How often something was read."""
         self._resumed = False
@@ -95,12 +97,14 @@ class Dialogue:
         if self._transcript:
             self._transcript(">", shown or line[:-2].decode("utf-8"))
         self._due += 1
+        begun = yield NOW
         try:
             yield Write(line, self.timeouts.reply)
         except OSError as error:
             self._unwritable = error
             self.broken = True
         reply = yield from self._reply(self.timeouts.reply)
+        self.slowest = max(self.slowest, (yield NOW) - begun)
         if reply.code == 421:
             self.broken = True
         return reply

@@ -1,6 +1,6 @@
 """What a conversation asks of the world, one floor down and one floor up. Nothing here does anything.
 
-Three effects are the network; a wire performs them and sends the answer back in. Two more belong to
+Three effects are the network and one is the time; a wire performs them and sends the answer back in. Two more belong to
 `Session.deliver` alone, which takes a stream of transactions: it asks the floor above for the next one, and tells
 it of each that is settled. A wire does not know these and hands them on.
 """
@@ -13,7 +13,20 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 if TYPE_CHECKING:
     from smtpbackend.protocol.transaction import Transaction
 
-__all__ = ["ENOUGH", "LATER", "Channel", "Conversation", "Ended", "Next", "Read", "Settled", "StartTLS", "Write"]
+__all__ = [
+    "ENOUGH",
+    "LATER",
+    "NOW",
+    "Channel",
+    "Conversation",
+    "Ended",
+    "Next",
+    "Now",
+    "Read",
+    "Settled",
+    "StartTLS",
+    "Write",
+]
 
 T = TypeVar("T")
 
@@ -45,6 +58,10 @@ class StartTLS(NamedTuple):
     """
 
     timeout: float
+
+
+class Now(NamedTuple):
+    """Tell me the time: answered in seconds of a monotonic clock."""
 
 
 class Channel(NamedTuple):
@@ -100,5 +117,6 @@ class Ended(NamedTuple):
     value: Any
 
 
+NOW: Final = Now()
 LATER: Final = object()
 ENOUGH: Final = object()

@@ -27,7 +27,7 @@ from smtpbackend.protocol import command, sasl
 from smtpbackend.protocol.capabilities import Capabilities
 from smtpbackend.protocol.delivering import Delivering
 from smtpbackend.protocol.dialogue import Transcript
-from smtpbackend.protocol.effects import Channel, Conversation, StartTLS
+from smtpbackend.protocol.effects import NOW, Channel, Conversation, StartTLS
 from smtpbackend.protocol.timeouts import Timeouts
 
 __all__ = ["Session"]
@@ -84,7 +84,9 @@ class Session(Delivering):
             self.phase = "tls"
             yield from self._secure()
         self.phase = "greeting"
+        begun = yield NOW
         self.greeting = reply = yield from self._reply(self.timeouts.reply)
+        self.slowest = (yield NOW) - begun
         if reply.code != 220:
             raise self._failed(ConnectFailed, f"{self.server} does not welcome us: {reply}", reply)
         self.phase = "hello"
@@ -327,7 +329,7 @@ class Session(Delivering):
         reply = yield from self._ask(command.RSET)
         if not reply.is_positive:
             raise self._failed(CommandRefused, f"{self.server} refused RSET with {reply}", reply)
-        self._clean = True
+        self._latest = None
 
     def quit(self) -> Conversation[None]:
         """QUIT, and whatever the server says to it (RFC 5321 4.1.1.10)."""

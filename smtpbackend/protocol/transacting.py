@@ -1,13 +1,13 @@
-"""One mail transaction as a straight dialogue: its commands, its content by DATA or by BDAT, the replies to each.
+"""One mail transaction as a straight dialogue: its commands, its content by DATA or as one chunk, the replies to each.
 
 It composes what may go out in one group and yields where it needs a reply, or writes a piece of a large content; who
-hands it the replies, and what else is in flight, is the matter of ``delivering.py``. Content beside its recipients a
-connection has to earn, by `_probe` (DESIGN 5.1).
+hands it the replies, and what else is in flight, is the matter of ``delivering.py``. A chunk (BDAT) is sent only on a
+connection that has proven that it discards one that it refuses (DESIGN 5.1).
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from typing import Any
 
 from smtpbackend.errors import DeliveryError, InvalidInput, ProtocolViolation
@@ -15,17 +15,19 @@ from smtpbackend.outcome import Reply
 from smtpbackend.protocol import command
 from smtpbackend.protocol.capabilities import Capabilities
 from smtpbackend.protocol.dialogue import Dialogue, Transcript
-from smtpbackend.protocol.effects import Write
+from smtpbackend.protocol.effects import NOW, Write
 from smtpbackend.protocol.timeouts import Timeouts
 from smtpbackend.protocol.transaction import Transaction
 
-__all__ = ["MAX_UNANSWERED", "Closed", "Flight", "Transacting"]
+__all__ = ["GROUP", "MAX_CHUNK", "MAX_UNANSWERED", "PROBE_PATIENCE", "Closed", "Flight", "Transacting"]
 
 MAX_UNANSWERED = 256  # commands in flight on one connection: DESIGN 5.2
-MAX_TOGETHER = 256 * 1024  # octets of content that may leave beside its recipients: DESIGN 5.1
+GROUP = MAX_UNANSWERED - 3  # of them in one group: DATA or BDAT may come on top, and the two of a probe
+MAX_CHUNK = 256 * 1024  # octets of content that may leave as one chunk: DESIGN 5.1
 IN_ONE_PIECE = 65536  # octets of content that may share a write with commands
-CHUNK = 256 * 1024  # octets of one BDAT of a large content
-CHUNKS_AHEAD = 4  # chunks without a reply: enough to fill 1 MB of a network's delay
+PROBE_PATIENCE = 2.0  # seconds for the replies to a probe: DESIGN 5.1
+PROBE_SLOW = 1.0  # seconds over which a probe is slow, where it also took twice the slowest other reply: DESIGN 5.1
+UNKNOWN = (500, 502, 504)  # RFC 5321 4.2.2: the command or its parameter is not known, or not implemented
 
 
 class Flight:
@@ -34,7 +36,7 @@ class Flight:
     Without a transaction it is a proof that the connection is asked for.
     """
 
-    __slots__ = ("has_begun", "line_free", "steps", "transaction", "wait")
+    __slots__ = ("clears", "has_begun", "line_free", "steps", "transaction", "wait")
 
     steps: Generator[Any, Any, None]
 
@@ -43,6 +45,7 @@ class Flight:
         self.has_begun = False
         self.wait: float | None = None
         self.line_free = False  # nothing that this one still sends could come between another's commands
+        self.clears = False  # the reply that it waits for is to RSET or to the probe, and no message's
 
     @property
     def commands(self) -> int:
@@ -66,102 +69,101 @@ class Transacting(Dialogue):
         self.lmtp = lmtp
         """Whether each accepted recipient has a final reply of its own (RFC 2033 4.2)."""
         self.capabilities = Capabilities()
+        self.in_lock_step = False
+        """Whether each command waits for the reply to the one before it, whatever the server offers."""
+        self.mixes_up = False
+        """Whether a group of commands was answered as if some of it had not been read."""
         self.transactions = 0
         self.discards: bool | None = None
         """Whether it has proven that the chunk of a BDAT that it refuses is not read as commands; None: not asked."""
         self.probing = False
         """Whether the connection was asked to prove that, and has not answered."""
-        self._is_new = True  # whether nothing was said since the greeting, or RSET, that RSET would have to clear
-        self._clean = True  # whether the last transaction left nothing behind that RSET would have to clear
+        self.probed_slowly = False
+        """Whether its answer took so long that it may have been a punishment."""
+        self._latest: Transaction | None = None  # begun, and not followed by RSET
+        self._refused_reset: Reply | None = None  # until the next reply
+
+    @property
+    def pipelines(self) -> bool:
+        """Whether commands may leave in groups (RFC 2920)."""
+        return "PIPELINING" in self.capabilities and not self.in_lock_step
 
     def _transact(
-        self, flight: Flight, transaction: Transaction, policy: str, chunk_in_flight: str
+        self, flight: Flight, transaction: Transaction, policy: str, probe_from: int | None
     ) -> Generator[Any, Any, None]:
         """One transaction as a straight dialogue: composes commands, yields the time-out of each reply it needs.
 
         It is given its first reply when it is its turn; from then on it may take what is at hand.
         """
-        timeouts = self.timeouts
-        offered = self.capabilities
-        grouped = "PIPELINING" in offered
-        chunked = "CHUNKING" in offered
-        utf8 = transaction.needs_smtputf8
-        mail = command.mail(transaction.envelope.sender, transaction.mail_parameters(offered), utf8)
-        rcpts = [
-            command.rcpt(recipient, transaction.rcpt_parameters(recipient, offered), utf8)
-            for recipient in transaction.recipients
-        ]
-        # In LMTP the number of replies to the content depends on those to the recipients.
-        may_fly = chunked and grouped and policy == "any" and not self.lmtp
-        probes = may_fly and chunk_in_flight == "probe" and self.discards is None
-        flies = (
-            may_fly
-            and (self.discards or chunk_in_flight == "always")
-            and transaction.is_awake
-            and transaction.content.size <= MAX_TOGETHER
-        )
-        together = self._whole(transaction) if flies else b""
-        with_data = grouped and policy == "any" and not chunked
-        # DESIGN 5.2: without RSET Exim keeps the old sender. In lock step a clean end leaves nothing to reset.
-        reset = not self._is_new and (grouped or not self._clean) and not probes
+        commands = self._envelope(transaction)
+        chunk = self._chunk(transaction)
+        beside = chunk if policy == "any" and transaction.is_awake else b""
+        with_data = self.pipelines and policy == "any" and not chunk
+        follows = bool(self._due or self._composed)  # others are in flight
+        was_clean = self._latest is None or self._latest.left_nothing
+        self._latest = transaction
         self.transactions += 1
-        number = self.transactions
-        was_clean, self._clean, self._is_new = self._clean, False, False
-
-        if grouped:
-            group, rest = rcpts[: MAX_UNANSWERED - 3], rcpts[MAX_UNANSWERED - 3 :]
-            if probes:
-                self._put_probe()
-            lines = [command.RSET, mail, *group] if reset else [mail, *group]
-            self._put_group(transaction, flight, lines, with_data and not rest, b"" if rest else together)
-            if probes:
-                yield from self._probe(was_clean)
-            elif reset:
-                self._reset_answered((yield timeouts.reply), was_clean)
+        transaction.number = self.transactions
+        if not follows:
             self.phase = "mail"
-            transaction.mail = (self._at_hand() if probes or reset else None) or (yield timeouts.reply)
-            self.phase = "rcpt"
-            for place in range(len(group)):
-                transaction.rcpt[place] = self._at_hand() or (yield timeouts.reply)
-            done = len(group)
-            while rest and transaction.mail.is_positive:
-                group, rest = rest[: MAX_UNANSWERED - 1], rest[MAX_UNANSWERED - 1 :]
-                self._put_group(transaction, flight, [*group], with_data and not rest, b"" if rest else together)
-                for place in range(done, done + len(group)):
-                    transaction.rcpt[place] = self._at_hand() or (yield timeouts.reply)
-                done += len(group)
-            if rest:
-                return  # MAIL was refused, and neither DATA nor content has been sent
-        else:
-            if reset:
-                self._put(command.RSET)
-                self._reset_answered((yield timeouts.reply), was_clean)
-            self.phase = "mail"
-            self._put(mail)
-            transaction.mail = yield timeouts.reply
-            self.phase = "rcpt"
-            if not transaction.mail.is_positive:
-                return
-            for place, line in enumerate(rcpts):
-                self._put(line)
-                transaction.rcpt[place] = self._at_hand() or (yield timeouts.reply)
-
+        begun: float | None = None
+        if probe_from is not None and self.transactions >= probe_from and was_clean and not follows and self._may_probe:
+            begun = yield NOW
+            self._put_probe(flight)
+        elif follows or not was_clean:  # DESIGN 5.2: without RSET Exim keeps the old sender
+            flight.clears = True
+            commands.insert(0, command.RSET)
+        batch = GROUP if self.pipelines else 1
+        heard = False
+        place = len(transaction.recipients) - len(commands)  # of a reply: -2 is to RSET, -1 to MAIL
+        for start in range(0, len(commands), batch):
+            group = commands[start : start + batch]
+            is_last = start + batch >= len(commands)
+            if with_data and is_last:
+                group.append(command.DATA)  # RFC 2920 3.1: at the end of a group
+            self._put(*group)
+            if beside and is_last:
+                self._put_chunk(transaction, flight, beside)
+            if begun is not None and not heard:
+                yield from self._hear_probe(flight, begun)
+                heard = True
+            for _ in commands[start : start + batch]:
+                reply = (self._at_hand() if heard else None) or (yield self.timeouts.reply)
+                heard = True
+                if place >= 0:
+                    transaction.rcpt[place] = reply
+                elif place == -1:
+                    if self._refused_reset is not None:
+                        self._go_on_without_reset(was_clean)
+                    transaction.mail = reply
+                    self.phase = "rcpt"
+                else:
+                    self._hear_reset(flight, reply)
+                if reply.code == 503 and batch > 1 and self.transactions == 1:
+                    self._check_order(transaction, reply)
+                place += 1
+            if not (is_last or transaction.mail is None or transaction.mail.is_positive):
+                return  # and neither DATA nor content has been sent
         self.phase = "data"
         wanted = transaction.everybody_accepted if policy == "all" else transaction.has_recipients
-        if together:
+        if beside:
             yield from self._await_chunk(transaction, wanted)
-        else:
-            if not with_data and not wanted:
-                return
-            if chunked:
-                yield from self._put_chunks(transaction, flight)
-            elif not (yield from self._put_data(transaction, flight, wanted, with_data)):
-                return
-            yield from self._await_finals(transaction)
-        if chunked and transaction.final is not None and transaction.final.code == 552:
-            self.broken = True  # Exim over its limit does not discard the rest of the chunk: DESIGN 5.2
-        if self.transactions == number:  # nobody has begun another one behind it
-            self._clean = self.lmtp or (transaction.final is not None and transaction.final.is_positive)
+        elif chunk and wanted:
+            self._put_chunk(transaction, flight, chunk)
+            yield from self._await_chunk(transaction, wanted)
+        elif wanted or with_data:
+            yield from self._by_data(transaction, flight, wanted, with_data)
+
+    def _envelope(self, transaction: Transaction) -> list[bytes]:
+        """MAIL and each RCPT, with their parameters. Raises `InvalidInput`."""
+        offered, utf8 = self.capabilities, transaction.needs_smtputf8
+        return [
+            command.mail(transaction.envelope.sender, transaction.mail_parameters(offered), utf8),
+            *[
+                command.rcpt(recipient, transaction.rcpt_parameters(recipient, offered), utf8)
+                for recipient in transaction.recipients
+            ],
+        ]
 
     def _at_hand(self) -> Reply | None:
         """The next reply, where it is awaited and was read already: most come together."""
@@ -177,22 +179,29 @@ class Transacting(Dialogue):
             raise Closed(reply)
         return reply
 
-    def _reset_answered(self, reply: Reply, was_clean: bool) -> None:
+    def _hear_reset(self, flight: Flight, reply: Reply) -> None:
+        """What a refusal means, the next reply tells, or the end of the connection."""
+        flight.clears = False
+        self.phase = "mail"
+        self._refused_reset = None if reply.is_positive else reply
+
+    def _go_on_without_reset(self, was_clean: bool) -> None:
         """A server without RSET is survived where there was nothing to reset."""
-        if not reply.is_positive and not was_clean:
+        reply, self._refused_reset = self._refused_reset, None
+        if not was_clean:
             raise self._failed(ProtocolViolation, f"{self.server} refused RSET with {reply}")
 
-    def _put_group(
-        self, transaction: Transaction, flight: Flight, lines: list[bytes], with_data: bool, together: bytes
-    ) -> None:
-        """Commands of one group, with what may stand at its end: DATA (RFC 2920 3.1), or the whole content."""
-        if with_data:
-            lines.append(command.DATA)
-        self._put(*lines)
-        if together:
-            self._put_chunk(together, last=True)
-            self._ending.append(transaction)
-            flight.line_free = True
+    def _check_order(self, transaction: Transaction, reply: Reply) -> None:
+        """503 is about the order of commands, which was right: the server has not read all of the group.
+
+        The first message of a connection shows it. What it was answered says nothing about sender or recipient.
+        """
+        if transaction.mail is not None and (transaction.mail is reply or transaction.mail.is_positive):
+            transaction.forget_replies()
+            self.mixes_up = True
+            raise self._failed(
+                ProtocolViolation, f"{self.server} answered {reply}: it does not read what is sent as one group"
+            )
 
     def _await_finals(self, transaction: Transaction) -> Generator[float, Reply, None]:
         """What the server says to the content: once, or in LMTP once for each recipient that it accepted."""
@@ -216,39 +225,43 @@ class Transacting(Dialogue):
 
     # The content, by DATA ----------------------------------------------------------------------------------------
 
-    def _put_data(
+    def _by_data(
         self, transaction: Transaction, flight: Flight, wanted: bool, with_data: bool
-    ) -> Generator[Any, Any, bool]:
-        """DATA and the content (RFC 5321 4.1.1.4); False where it did not come to its end."""
+    ) -> Generator[Any, Any, None]:
+        """DATA, the content, and the replies to both (RFC 5321 4.1.1.4)."""
         if not with_data:
             self._put(command.DATA)
         data = self._at_hand() or (yield self.timeouts.reply)
-        if not 300 <= data.code < 400:
+        # 250 is what some servers say instead of 354; behind a group it could be another command's
+        if not (300 <= data.code < 400 or (data.is_positive and not with_data)):
             if data.is_positive:
                 raise self._failed(ProtocolViolation, f"{self.server} answered DATA with {data}")
             if wanted:
                 transaction.final = data
-            return False
-        if not wanted:
-            if any(reply and reply.is_positive for reply in transaction.rcpt):
-                # MAIL refused, recipients taken, content awaited: whose mail would an empty content be?
-                raise self._failed(ProtocolViolation, f"{self.server} refused MAIL and went on to ask for the content")
-            if self.lmtp:  # RFC 2033 4.2: it must not, and how many replies would follow?
-                raise self._failed(ProtocolViolation, f"{self.server} wants content for nobody")
-            self._put(command.END)  # RFC 2920 3.1
-            self._at_hand() or (yield self.timeouts.final)
-            return False
-        if self.lmtp:
-            transaction.finals = [None] * len(transaction.rcpt)
-        try:
-            yield from self._put_content(transaction)
-        except DeliveryError:
-            raise
-        except OSError:
-            yield from self._last_words(transaction)
-            return False
-        flight.line_free = True
-        return True
+        elif wanted:
+            if self.lmtp:
+                transaction.finals = [None] * len(transaction.rcpt)
+            try:
+                yield from self._put_content(transaction)
+            except DeliveryError:
+                raise
+            except OSError:
+                yield from self._last_words(transaction)
+                return
+            flight.line_free = True
+            yield from self._await_finals(transaction)
+        else:
+            yield from self._put_nothing(transaction)
+
+    def _put_nothing(self, transaction: Transaction) -> Generator[float, Reply, None]:
+        """The server asks for a content although nobody is to get it: it ends at once (RFC 2920 3.1)."""
+        if transaction.accepted:
+            # MAIL refused, recipients taken, content awaited: whose mail would an empty content be?
+            raise self._failed(ProtocolViolation, f"{self.server} refused MAIL and went on to ask for the content")
+        if self.lmtp:  # RFC 2033 4.2: it must not, and how many replies would follow?
+            raise self._failed(ProtocolViolation, f"{self.server} wants content for nobody")
+        self._put(command.END)
+        self._at_hand() or (yield self.timeouts.final)
 
     def _put_content(self, transaction: Transaction) -> Generator[Write, None, None]:
         """Stuffed content and the final dot; a large one leaves piece by piece, up to the end that hands it over."""
@@ -286,46 +299,35 @@ class Transacting(Dialogue):
         transaction.final = final
         self.broken = True
 
-    # The content, by BDAT (RFC 3030) -----------------------------------------------------------------------------
+    # The content, as one chunk (RFC 3030) ------------------------------------------------------------------------
 
-    def _put_probe(self) -> None:
-        """BDAT outside of a transaction: who discards its octet sees RSET behind it, who does not sees XRSET.
+    def _chunk(self, transaction: Transaction) -> bytes:
+        """The whole content, where it may leave as one chunk; nothing where it goes by DATA (DESIGN 5.1).
 
-        go-smtp (issue 315) reads the chunk of a refused BDAT as commands: content made to look like some would be run.
+        Exim over its limit refuses a chunk and reads it as commands, proof or not, unless MAIL declared the SIZE. A
+        source that fails has harmed nothing yet: raises `InvalidInput`.
         """
-        self.probing = True
-        self.discards = False  # until it is proven
-        self._put_chunk(b"X", last=False)
-        self._put(command.RSET)
-
-    def _probe(self, was_clean: bool) -> Generator[float, Reply, None]:
-        """The two replies to the probe: a refusal, and to RSET a success where the octet was discarded."""
-        patience = min(self.timeouts.reply, self.timeouts.reused)
-        refusal = yield patience
-        reset = self._at_hand() or (yield patience)
-        self.probing = False
-        self.discards = refusal.code >= 400 and reset.is_positive
-        self._reset_answered(reset, was_clean)
-
-    def _put_chunk(self, chunk: bytes, last: bool, replies: int = 1) -> None:
-        self._unsent += command.bdat(len(chunk), last)
-        self._unsent += chunk
-        self._composed += replies
-        if self._transcript:
-            self._transcript(">", f"BDAT {len(chunk)}{' LAST' if last else ''}")
-            self._transcript(">", f"<{len(chunk)} octets>")
-
-    def _whole(self, transaction: Transaction) -> bytes:
-        """A content that leaves beside its recipients. A source that fails has harmed nothing yet."""
-        if transaction.content.whole is not None:
-            return transaction.content.whole
+        content = transaction.content
+        if not (self.discards and "SIZE" in self.capabilities and content.size <= MAX_CHUNK):
+            return b""
+        if content.whole is not None:
+            return content.whole
         try:
-            return b"".join(transaction.content.chunks())
+            return b"".join(content.chunks())
         except Exception as error:
             raise self._unreadable(error) from error
 
+    def _put_chunk(self, transaction: Transaction, flight: Flight, chunk: bytes) -> None:
+        self._put(command.bdat(len(chunk), last=True))
+        self._unsent += chunk
+        if self._transcript:
+            self._transcript(">", f"<{len(chunk)} octets>")
+        transaction.is_chunked = True
+        self._ending.append(transaction)
+        flight.line_free = True
+
     def _await_chunk(self, transaction: Transaction, wanted: bool) -> Generator[float, Reply, None]:
-        """The reply to a content that left beside its recipients."""
+        """The reply to a chunk, which may have left beside its recipients."""
         final = self._at_hand() or (yield self.timeouts.final)
         if 300 <= final.code < 400:
             raise self._failed(ProtocolViolation, f"{self.server} answered the end of content with {final}")
@@ -335,63 +337,36 @@ class Transacting(Dialogue):
             raise self._failed(ProtocolViolation, f"{self.server} gave more replies than there were commands")
         if wanted:
             transaction.final = final
-        elif final.is_positive and any(reply and reply.is_positive for reply in transaction.rcpt):
+        elif final.is_positive and transaction.accepted:
             transaction.final = final
             raise self._failed(ProtocolViolation, f"{self.server} refused MAIL and took the content")
 
-    def _put_chunks(self, transaction: Transaction, flight: Flight) -> Generator[Any, Any, None]:
-        """The content by one BDAT or several; the last is composed when those before it are answered.
+    @property
+    def _may_probe(self) -> bool:
+        """Whether there is a proof to be had, for which this connection was not asked yet.
 
-        So no RSET can follow a chunk that is not the last, which crashes Exim (DESIGN 5.2).
+        In LMTP there is none: how many replies come to a chunk depends on those to the recipients.
         """
-        ahead = 0
-        most = CHUNKS_AHEAD if "PIPELINING" in self.capabilities else 1  # RFC 3030 2, RFC 2920 3.1
-        if self.lmtp:
-            transaction.finals = [None] * len(transaction.rcpt)
-        chunks = _chunks(transaction.content.chunks())
-        try:
-            while True:
-                try:
-                    chunk, last = next(chunks)
-                except Exception as error:
-                    raise self._source_failed(transaction, error) from error
-                # RFC 3030 2: none after a refusal, be it only read and not yet heard
-                while ahead and (last or ahead >= most or not self._replies.is_empty):
-                    refusal = self._at_hand() or (yield self.timeouts.final)
-                    ahead -= 1
-                    if not refusal.is_positive:
-                        transaction.final = refusal
-                        self.broken = True
-                        return
-                if last:
-                    break
-                self._put_chunk(chunk, last)
-                ahead += 1
-                yield Write(self._take(), self.timeouts.content)
-        except DeliveryError:
-            raise
-        except OSError as error:
-            while ahead:  # DESIGN 4.3: what did the server have to say (421, 552)?
-                refusal = self._at_hand() or (yield self.timeouts.reply)
-                ahead -= 1
-                if not refusal.is_positive:
-                    transaction.final = refusal
-                    return
-            raise self._lost(error) from error
-        self._put_chunk(chunk, last, transaction.accepted if self.lmtp else 1)
-        self._ending.append(transaction)
-        flight.line_free = True
+        needed = {"CHUNKING", "SIZE"}
+        return self.discards is None and self.pipelines and not self.lmtp and needed <= self.capabilities.keys()
 
+    def _put_probe(self, flight: Flight) -> None:
+        """BDAT outside of a transaction: who discards its octet sees RSET behind it, who does not sees XRSET.
 
-def _chunks(pieces: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
-    """Content as chunks for BDAT, and whether each is the last."""
-    chunk = b""
-    waiting: list[bytes] = []
-    size = 0
-    for piece in pieces:
-        if size + len(piece) > CHUNK and waiting:
-            chunk, waiting, size = b"".join(waiting), [], 0
-            yield chunk, False
-        waiting.append(piece)
-        size += len(piece)
-    yield b"".join(waiting), True
+        go-smtp (issue 315) reads the chunk of a refused BDAT as commands: content made to look like some would be run.
+        """
+        flight.clears = self.probing = True
+        self.discards = False  # until it is proven
+        self._put(command.bdat(1, last=False))
+        self._unsent += b"X"
+        self._put(command.RSET)
+
+    def _hear_probe(self, flight: Flight, begun: float) -> Generator[Any, Any, None]:
+        """The two replies to the probe: a refusal of BDAT where it stands, and to RSET 250 where X was discarded."""
+        patience = min(self.timeouts.reply, PROBE_PATIENCE)
+        refusal = yield patience
+        reset = self._at_hand() or (yield patience)
+        self.probing = False
+        self._hear_reset(flight, reset)
+        self.probed_slowly = (yield NOW) - begun > max(PROBE_SLOW, 2 * self.slowest)
+        self.discards = refusal.is_permanent and refusal.code not in UNKNOWN and reset.code == 250

@@ -48,7 +48,13 @@ class Transaction:
         self.is_confused = False
         """Whether the content was in flight, and the server gave more replies than there were commands."""
         self.was_closed = False
-        """Whether the server ended the conversation with 421: nothing unanswered was done."""
+        """Whether a command of its own was answered 421: nothing unanswered was done."""
+        self.is_unread = False
+        """Whether the server had ended the conversation before: nothing of it was read, whatever was sent."""
+        self.is_chunked = False
+        """Whether its content left by BDAT."""
+        self.number = 0
+        """Which one it is on its connection; 0: it was not begun."""
 
     @property
     def next_final(self) -> int | None:
@@ -68,11 +74,44 @@ class Transaction:
         own = self.finals[place] if self.finals is not None else None
         return own or self.final
 
-    def close(self, reply: Reply) -> None:
-        """Take down that the server said 421 where something else was awaited."""
-        self.was_closed = True
-        if self.finals is not None and self.handed_over and (place := self.next_final) is not None:
+    def close(self, reply: Reply, is_own: bool) -> None:
+        """Take down that the server ended the connection with this reply, be it to its ``own`` command or before."""
+        self.was_closed = is_own
+        self.is_unread = not is_own
+        if is_own and self.finals is not None and self.handed_over and (place := self.next_final) is not None:
             self.finals[place] = reply
+
+    def forget_replies(self) -> None:
+        """They were not to its commands."""
+        self.mail = None
+        self.rcpt = [None] * len(self.rcpt)
+
+    @property
+    def left_nothing(self) -> bool:
+        """Whether the server holds nothing of it that RSET would have to clear."""
+        if self.finals is not None:
+            return self.next_final is None
+        if self.final is not None:
+            return self.final.is_positive
+        return self.mail is not None and not self.mail.is_positive and not self.accepted
+
+    @property
+    def last_word(self) -> Reply | None:
+        """The reply that stands for all of it: to its sender, its content, or the one that ended the connection."""
+        if self.was_closed and self.error is not None:
+            return self.error.reply
+        return self.final if self.mail is None or self.mail.is_positive else self.mail
+
+    @property
+    def was_taken(self) -> bool:
+        """Whether the server took the content for anybody."""
+        return any(reply is not None and reply.is_positive for reply in self.finals or (self.final,))
+
+    @property
+    def refusals(self) -> int:
+        """How many errors the server counted: refused senders, recipients and contents."""
+        replies = (self.mail, *self.rcpt, self.final, *(self.finals or ()))
+        return sum(reply is not None and reply.code >= 400 for reply in replies)
 
     @property
     def accepted(self) -> int:

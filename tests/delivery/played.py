@@ -13,7 +13,7 @@ from smtpbackend.delivery.pooling import Bucket, Connection
 from smtpbackend.delivery.route import Route
 from smtpbackend.errors import ConnectFailed, SMTPError, TimedOut
 from smtpbackend.events import Telling
-from smtpbackend.protocol.effects import LATER, Ended, Read, StartTLS, Write
+from smtpbackend.protocol.effects import LATER, Ended, Now, Read, StartTLS, Write
 from smtpbackend.protocol.session import Session
 from smtpbackend.testing import CUT, SILENCE, TLS, Play, Speaker
 
@@ -46,6 +46,8 @@ class ListWire:
                     elif type(step) is StartTLS:
                         assert self.incoming.pop(0) == TLS
                         self.speaker.secured = True
+                    elif type(step) is Now:
+                        answer = self.world.now
                     else:
                         return step
                 except OSError as error:
@@ -76,6 +78,7 @@ class Played:
     def __init__(self, servers: dict[str, list[Any]], **options: Any) -> None:
         self.now = 1000.0
         keys = {key: options.pop(key) for key in ("window", "chunk_in_flight", "rate") if key in options}
+        keys.setdefault("chunk_in_flight", "probe")
         self.servers = {Server(host, tls="none", **{"window": 1, **keys}): plays for host, plays in servers.items()}
         self.route = Route(list(self.servers), options.pop("strategy", "failover"), options.pop("rest", 30.0))
         self.options = options
@@ -105,16 +108,16 @@ class Played:
 
     def send(self, *items: Any) -> list[Receipt]:
         """Send these, and give all receipts."""
-        return list(self.stream(items))
+        return list(self.stream(items, self.options.get("count", len(items))))
 
     def ask(self, question: Callable[[Session], Any]) -> Any:
         """Put a question."""
         (answer,) = self.perform(self.dispatch().ask(question), ())
         return answer
 
-    def stream(self, items: Iterable[Any]) -> Generator[Receipt, None, None]:
-        """Send these one by one as receipts are taken."""
-        return self.perform(self.dispatch().run(self.options.get("alone", False)), items)
+    def stream(self, items: Iterable[Any], count: int = 0) -> Generator[Receipt, None, None]:
+        """Send these one by one as receipts are taken; ``count``: how many the source says that it has."""
+        return self.perform(self.dispatch().run(count), items)
 
     def perform(self, dispatch: Generator[Any, Any, None], items: Iterable[Any]) -> Generator[Any, None, None]:
         """Perform the effects of a dispatch."""

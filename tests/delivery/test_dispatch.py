@@ -151,7 +151,6 @@ class TestSeveralServers:
             {"RCPT": LATER},
             {"DATA": LATER},
             {".": LATER},
-            {".": "421 closing"},
             {"RCPT": FULL},
         ],
     )
@@ -161,6 +160,21 @@ class TestSeveralServers:
         assert receipt.ok
         assert receipt.server == "b:25"
         assert world.leases == [("a", False), ("b", False)]
+
+    @pytest.mark.parametrize("place", ["RCPT", "DATA", "."])
+    def test_or_only_when_a_second_connection_ended_at_a_command_of_this_message(self, place: str) -> None:
+        world = Played({"a": [{place: "421 closing"}], "b": [{}]})
+        [receipt] = world.send(mail())
+        assert receipt.server == "b:25"
+        assert world.leases == [("a", False), ("a", True), ("b", False)]
+        assert world.names() == ["message_sending", "message_sent"]  # nobody is blamed
+
+    def test_or_at_once_when_the_first_mail_was_answered_so(self) -> None:
+        world = Played({"a": [{"MAIL": "421 closing"}], "b": [{}]})
+        [receipt] = world.send(mail())
+        assert receipt.server == "b:25"
+        assert world.leases == [("a", False), ("b", False)]
+        assert world.names() == ["message_sending", "server_failed a mail", "message_sent"]
 
     @pytest.mark.parametrize("bad", [{"MAIL": NO}, {"RCPT": NO}, {"DATA": NO}, {".": NO}, {".": CUT}])
     def test_or_is_never_asked(self, bad: Any) -> None:
@@ -270,20 +284,20 @@ class TestAConnectionFromThePool:
 
     @pytest.mark.parametrize("how", [CUT, SILENCE, "421 4.4.2 idle", b"nonsense\r\n"])
     def test_is_replaced_by_a_fresh_one(self, how: Any) -> None:
-        world = self.world({"RSET": how}, {})
+        world = self.world({"MAIL": ["250 ok", how]}, {})
         [receipt] = world.send(mail())
         assert receipt.server == "a:25"
         assert world.leases == [("a", False), ("a", True)]
         assert world.names() == ["message_sending", "message_sent"]
 
     def test_the_first_reply_has_ten_seconds(self) -> None:
-        world = self.world({"RSET": SILENCE}, {})
+        world = self.world({"MAIL": ["250 ok", SILENCE]}, {})
         before = world.now
         assert world.send(mail())[0].ok
         assert world.now == before + 10
 
     def test_a_fresh_one_that_fails_too_is_the_servers_failure(self) -> None:
-        world = self.world({"RSET": CUT}, {"MAIL": CUT})
+        world = self.world({"MAIL": ["250 ok", CUT]}, {"MAIL": CUT})
         [receipt] = world.send(mail())
         assert receipt.server == "b:25"
         assert world.leases == [("a", False), ("a", True), ("b", False)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from smtpbackend import Server
-from smtpbackend.delivery.route import DISTRUST, Route
+from smtpbackend.delivery.route import Route
 
 A, B, C = (Server(f"{name}.example") for name in "abc")
 
@@ -75,20 +75,3 @@ def test_a_trial_that_fails_or_is_never_heard_of_means_another_rest() -> None:
     route.failed(first, 63)
     assert route.order(92) == [second, first]
     assert route.order(94) == [first, second]
-
-
-def test_distrust_is_about_one_server_and_one_proof() -> None:
-    first, second = Server("a"), Server("b")
-    route = Route([first, second])
-    route.distrust(first, "window", 100.0)
-    assert not route.trusts(first, "window", 101.0)
-    assert route.trusts(first, "chunk_in_flight", 101.0)
-    assert route.trusts(second, "window", 101.0)
-
-
-def test_distrust_has_an_end() -> None:
-    """A line that was cut in the middle of a proof is not slow for ever."""
-    route = Route([server := Server("a")])
-    route.distrust(server, "window", 100.0)
-    assert not route.trusts(server, "window", 100.0 + DISTRUST - 1)
-    assert route.trusts(server, "window", 100.0 + DISTRUST)

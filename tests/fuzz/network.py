@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any
 
-from smtpbackend.protocol.effects import Channel, Ended, Read, StartTLS, Write
+from smtpbackend.protocol.effects import Channel, Ended, Now, Read, StartTLS, Write
 from tests.fuzz.ledger import Due, Ledger
 
 EXTENSIONS = (
@@ -94,7 +94,7 @@ class Network:
         """Perform network effects until something else is yielded or the conversation returns."""
         try:
             step = conversation.send(value)
-            while type(step) in (Write, Read, StartTLS):
+            while type(step) in (Write, Read, StartTLS, Now):
                 try:
                     answer = self.perform(step)
                 except OSError as error:
@@ -105,10 +105,12 @@ class Network:
         except StopIteration as stop:
             return Ended(stop.value)
 
-    def perform(self, effect: Write | Read | StartTLS) -> Any:
+    def perform(self, effect: Write | Read | StartTLS | Now) -> Any:
         """Answer one effect, or raise what it ends in."""
         self.performed += 1
         assert self.performed < 20_000, "this never ends"
+        if isinstance(effect, Now):
+            return float(self.performed)
         if isinstance(effect, Write):
             return self._write(bytes(effect.data))
         if isinstance(effect, Read):

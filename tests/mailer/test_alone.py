@@ -41,7 +41,7 @@ def told(receipt: Receipt) -> list[Any]:
 def test_its_receipt_is_the_same(play: str, policy: str) -> None:
     receipts, sent = [], []
     for alone in (True, False):
-        world = Played(PLAYS[play], alone=alone, policy=policy)
+        world = Played(PLAYS[play], count=int(alone), policy=policy)
         (receipt,) = world.send(mail("u1", "u2", "u3"))
         receipts.append(told(receipt))
         sent.append({host: world.handed_over(host) for host in PLAYS[play]})
@@ -52,9 +52,9 @@ def test_its_receipt_is_the_same(play: str, policy: str) -> None:
 
 def test_a_second_is_sent_when_the_first_has_its_receipt() -> None:
     """A hint is no promise: what came to a list meanwhile goes out as well."""
-    world = Played({"a": [{}]}, alone=True)
+    world = Played({"a": [{}]})
     messages = [mail("u1")]
-    stream = world.stream(messages)
+    stream = world.stream(messages, 1)
     assert next(stream).ok
     assert world.pulled == 1
     messages.append(mail("u2"))

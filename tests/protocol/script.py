@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from smtpbackend.envelope import Envelope, Recipient
 from smtpbackend.mime import Content, given
-from smtpbackend.protocol.effects import ENOUGH, LATER, Conversation, Next, Read, Settled, StartTLS, Write
+from smtpbackend.protocol.effects import ENOUGH, LATER, Conversation, Next, Now, Read, Settled, StartTLS, Write
 from smtpbackend.protocol.session import Session
 from smtpbackend.protocol.transaction import Transaction
 
@@ -47,6 +47,9 @@ class Script:
         self.settled: list[Transaction] = []
         self.settled_after: list[int] = []
         """How many writes there were, when each of these was told."""
+        self.now = 0.0
+        self.delays: deque[float] = deque()
+        """How many seconds each Read takes; those that are not named take none."""
         self._tls = tls
         self._fails = dict(fails or {})
         self._transactions = deque(transactions)
@@ -70,12 +73,15 @@ class Script:
             elif isinstance(effect, Read):
                 self.order += "R"
                 self.reads.append(effect)
+                self.now += self.delays.popleft() if self.delays else 0.0
                 assert self.answers, f"nothing is scripted for this Read; sent so far: {self.sent}"
                 scripted = self.answers.popleft()
                 answer, error = (scripted, None) if isinstance(scripted, bytes) else (None, scripted)
             elif isinstance(effect, StartTLS):
                 self.order += "S"
                 error = self._tls
+            elif isinstance(effect, Now):
+                answer = self.now
             elif isinstance(effect, Next):
                 self.asked.append(effect.unsent)
                 answer = self._transactions.popleft() if self._transactions else None
@@ -124,11 +130,14 @@ def deliver(
     *answers: Answer,
     policy: str = "any",
     window: int = 1,
+    probe_from: int | None = None,
     fails: Mapping[int, OSError] | None = None,
+    delays: Iterable[float] = (),
 ) -> Script:
     """Play `Session.deliver`."""
     script = Script(*answers, transactions=transactions, fails=fails)
-    script.run(session.deliver(policy, window))
+    script.delays.extend(delays)
+    script.run(session.deliver(policy, window, probe_from))
     return script
 
 

@@ -1,0 +1,92 @@
+"""What was learnt of servers: what they bear, and what is not tried on them again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from smtpbackend.delivery.pooling import Connection
+from smtpbackend.delivery.probing import takes_probe
+from smtpbackend.delivery.server import Server
+from smtpbackend.protocol.effects import Conversation
+from smtpbackend.protocol.transacting import PROBE_PATIENCE
+from smtpbackend.protocol.transaction import Transaction
+
+__all__ = ["Experience"]
+
+AN_HOUR = 3600.0  # seconds: a line that was cut at that moment does not stay slow for ever
+FOR_GOOD = float("inf")  # seconds: for as long as the process lives
+PROBE_TIME = 3 * PROBE_PATIENCE  # seconds to the deadline: a probe may use some, and a connection in its place
+NO_BDAT = (500, 502)  # RFC 5321 4.2.2: the command is not known, or not implemented
+
+
+class Experience:
+    """What a mailer's servers have shown. ``now`` is in seconds, of any monotonic clock.
+
+    Shared by threads: each method reads or replaces single entries, so that none needs a lock.
+    """
+
+    def __init__(self) -> None:
+        self._avoided: dict[tuple[Server, str], float] = {}
+        self._ended_at: dict[Server, int] = {}
+        self._most: dict[Server, tuple[int, float]] = {}
+
+    def allows(self, server: Server, what: str, now: float) -> bool:
+        """Whether a server may be given "groups" of commands, or asked for the proof of a "window" or of "chunks"."""
+        return not self._avoided or self._avoided.get((server, what), 0.0) <= now
+
+    def avoid(self, server: Server, what: str, now: float, seconds: float = AN_HOUR) -> None:
+        """That did not go well on a connection (DESIGN 5.1, 5.2): try it on no other for a while."""
+        self._avoided[server, what] = now + seconds
+
+    def deliver(
+        self, connection: Connection[Any], policy: str, is_list: bool, deadline: float | None, now: float
+    ) -> Conversation[None]:
+        """The conversation that delivers on a connection, on terms that its server bears.
+
+        ``is_list``: more than one message is to go; ``deadline`` is that of the first.
+        """
+        server, session = connection.server, connection.session
+        session.in_lock_step = not self.allows(server, "groups", now)
+        most, until = self._most.get(server, (0, 0.0))
+        if until > now:
+            connection.max_messages = min(connection.max_messages, most)
+        window = server.window if self.allows(server, "window", now) else 1
+        probe_from = None
+        if session.discards is None and server.chunk_in_flight != "never" and self.allows(server, "chunks", now):
+            is_known = server.chunk_in_flight == "probe" or takes_probe(session.greeting, session.capabilities)
+            if is_known and (deadline is None or deadline - now > PROBE_TIME):
+                probe_from = 1 if is_list else 2
+        return session.deliver(policy, window, probe_from)
+
+    def learn(self, connection: Connection[Any], now: float) -> None:
+        """Remember what a server did not survive, or did not do well, and where it ends connections.
+
+        A server that ended two at the same number of messages has a limit (DESIGN 4.4).
+        """
+        session, server = connection.session, connection.server
+        if session.probing or session.probed_slowly or session.discards is False or session.is_talkative:
+            self.avoid(server, "chunks", now, FOR_GOOD)
+        if session.overlapping or session.is_talkative:
+            self.avoid(server, "window", now)
+        if session.mixes_up:
+            self.avoid(server, "groups", now)
+        number = session.ended_at
+        if number is not None:
+            if number > 1 and self._ended_at.get(server) == number:
+                self._most[server] = number - 1, now + AN_HOUR
+            self._ended_at[server] = number
+
+    def wants_data(self, connection: Connection[Any], transaction: Transaction, now: float) -> bool:
+        """Whether a chunk was refused as if the server could not do BDAT: the same content goes again by DATA.
+
+        A 4xx may as well be about the message, which must not go twice each time that it is refused for now: it counts
+        once a server.
+        """
+        server, final = connection.server, transaction.final
+        if not transaction.is_chunked or final is None or transaction.error is not None:
+            return False
+        if final.code not in NO_BDAT and not (final.is_transient and self.allows(server, "chunks", now)):
+            return False
+        connection.session.discards = False
+        self.avoid(server, "chunks", now, FOR_GOOD)
+        return True

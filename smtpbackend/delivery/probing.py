@@ -1,0 +1,42 @@
+"""Which servers are asked for the proof that they discard a refused chunk (DESIGN 5.1).
+
+The proof takes an error on purpose, and servers punish errors: Exchange delays every later reply. So only those are
+asked that are known to take it well, by what they say of themselves.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from smtpbackend.outcome import Reply
+from smtpbackend.protocol.capabilities import Capabilities
+
+__all__ = ["takes_probe"]
+
+
+class _Family(NamedTuple):
+    """Words of the greeting; keywords that stand in the reply to EHLO, and keywords that never do."""
+
+    greeting: tuple[str, ...]
+    offers: tuple[str, ...]
+    never: tuple[str, ...]
+
+
+_FAMILIES = (
+    # Each answers the probe 503 and 250 at once, and counts no more than one error or none against its limits:
+    # tests/mailer/test_postfix.py, tests/servers/test_exim.py, tests/servers/test_dovecot.py.
+    _Family(("ESMTP Postfix",), ("ENHANCEDSTATUSCODES",), ("BINARYMIME",)),
+    _Family(("ESMTP Exim ",), ("HELP",), ("BINARYMIME", "ENHANCEDSTATUSCODES")),
+    _Family((" Dovecot ", "ready"), ("ENHANCEDSTATUSCODES",), ()),
+)
+
+
+def takes_probe(greeting: Reply | None, offered: Capabilities) -> bool:
+    """Whether a server belongs to a family that takes the probe well, by its greeting and what it offers."""
+    text = f" {greeting.text} " if greeting is not None else ""
+    return any(
+        all(word in text for word in family.greeting)
+        and all(keyword in offered for keyword in family.offers)
+        and not any(keyword in offered for keyword in family.never)
+        for family in _FAMILIES
+    )
