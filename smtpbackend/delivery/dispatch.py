@@ -206,8 +206,9 @@ class Dispatch(Connecting):
     def _once_more(self, mail: Mail, connection: Connection[Any]) -> Effects:
         """A command of this message was answered with the end of the connection: one more try, behind the others."""
         if connection.server in mail.renewed:
-            connection.has_worked = True  # for this message it has
             yield from self._next_server(mail)
+            if not mail.servers:  # it is settled by that reply
+                connection.has_worked = True
         else:
             mail.renewed |= {connection.server}
             mail.turn = 1

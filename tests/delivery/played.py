@@ -15,7 +15,7 @@ from smtpbackend.errors import ConnectFailed, SMTPError, TimedOut
 from smtpbackend.events import Telling
 from smtpbackend.protocol.effects import LATER, Ended, Now, Read, StartTLS, Write
 from smtpbackend.protocol.session import Session
-from smtpbackend.testing import CUT, SILENCE, TLS, Play, Speaker
+from smtpbackend.testing import CUT, RESET, SILENCE, TLS, Play, Speaker
 
 REFUSED = "refused"
 """Instead of a Play: nobody listens there."""
@@ -40,7 +40,10 @@ class ListWire:
                 try:
                     answer = None
                     if type(step) is Write:
+                        heard = len(self.speaker.commands)
                         self.incoming += self.speaker.hear(bytes(step.data))
+                        for line in self.speaker.commands[heard:]:
+                            self.world.now += self.world.slow.get(line, 0.0)
                     elif type(step) is Read:
                         answer = self._read(step, deadline)
                     elif type(step) is StartTLS:
@@ -68,6 +71,8 @@ class ListWire:
         if said == CUT:
             self.incoming.insert(0, CUT)
             return b""
+        if said == RESET:
+            raise ConnectionResetError(104, "reset")
         assert isinstance(said, bytes), said
         return said
 
@@ -93,6 +98,10 @@ class Played:
         self.max_messages = 100
         self.buckets: dict[Server, Bucket] = {}
         self.paused = 0.0
+        self.ours = 0
+        """Other connections of this process to each server."""
+        self.slow: dict[str, float] = {}
+        """Seconds that a server takes for a flight with this command in it."""
 
     def dispatch(self) -> Dispatch:
         """One for these servers."""
@@ -155,7 +164,8 @@ class Played:
                             if not session.broken and not connection.is_used_up:
                                 connection.idle_since = self.now
                                 self.idle.append(connection)
-                            answer = crowded and any(other.server == connection.server for other in self.out)
+                            ours = self.ours or any(other.server == connection.server for other in self.out)
+                            answer = crowded and bool(ours)
                         case _:
                             raise AssertionError(f"{effect!r} is no effect")
                 except SMTPError as error:
