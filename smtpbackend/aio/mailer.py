@@ -104,7 +104,7 @@ class AsyncMailer:
         most = connections * max(server.window for server in self.configuration.servers)
 
         def send(share: AsyncIterator[Any]) -> AsyncGenerator[Receipt, None]:
-            return self._pool().perform(self._dispatch(listeners, down=down).run(), share)
+            return self._pool().perform(self._dispatch(listeners, down=down).run(operator.length_hint(share)), share)
 
         return spread(source, connections, most, send)
 

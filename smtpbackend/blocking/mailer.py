@@ -105,7 +105,7 @@ class Mailer:
         most = connections * max(server.window for server in self.configuration.servers)
 
         def send(share: Iterator[Any]) -> Iterator[Receipt]:
-            return self._pool.perform(self._dispatch(listeners, down=down).run(), share)
+            return self._pool.perform(self._dispatch(listeners, down=down).run(operator.length_hint(share)), share)
 
         receipts: Iterator[Receipt] = spread(iter(messages), connections, most, send)
         return receipts

@@ -125,8 +125,7 @@ class Connecting:
             self._barren.pop(server, None)
         elif session.ended_by is not None and not is_well and not session.is_on_trial:
             ended = self._barren[server] = self._barren.get(server, 0) + 1
-            is_refused = session.ended_at == 1 and session.phase == "mail" and session.ended_by.reply is not None
-            if ended >= BARREN or is_refused:
+            if ended >= BARREN or session.refused_first:
                 del self._barren[server]
                 self._down[server] = session.ended_by
                 self._blame(connection, session.ended_by, self.route.servers)

@@ -93,7 +93,7 @@ class Dispatch(Connecting):
         try:
             while True:
                 if self._waiting:
-                    mail = self._next_waiting()
+                    mail = heapq.heappop(self._waiting)[-1]
                 else:
                     mail = yield from self._pull(False)
                     if mail is None:
@@ -147,11 +147,7 @@ class Dispatch(Connecting):
         mail = None
         self._taken = number = self._taken + 1
         try:
-            envelope, content = compose(message, envelope, self.stamp)
-            if self.dkim:
-                from smtpbackend.delivery.dkim import signed
-
-                content = signed(content, self.dkim, self.stamp()[0])
+            envelope, content = compose(message, envelope, self.stamp, self.dkim)
             mail = Mail(number, message, envelope, content)
             if self.tell.wants("message_sending"):
                 self.tell(MessageSending(message, envelope))
@@ -169,9 +165,6 @@ class Dispatch(Connecting):
 
     def _wait(self, mail: Mail) -> None:
         heapq.heappush(self._waiting, (mail.turn, mail.number, mail))
-
-    def _next_waiting(self) -> Mail:
-        return heapq.heappop(self._waiting)[-1]
 
     # Servers -----------------------------------------------------------------------------------------------------
 
@@ -227,14 +220,7 @@ class Dispatch(Connecting):
                 if self._left is None
                 else DeliveryError("nobody took the receipts any more before this message was sent")
             )
-        error = mail.error or next(iter(reversed(self._down.values())), None)
-        if error is None:
-            error = DeliveryError("no server could be tried")
-        mail.error = error
-        if isinstance(error, NotSupported) and mail.objections == mail.offered:
-            mail.settle_all(Status.REJECTED, error, error.server)
-        else:
-            mail.settle_all(Status.DEFERRED, error, error.server)
+        mail.give_up(next(iter(reversed(self._down.values())), DeliveryError("no server could be tried")))
 
     def _is_late(self, mail: Mail) -> bool:
         return self._left is not None or (mail.deadline is not None and self.clock() >= mail.deadline)
@@ -284,7 +270,8 @@ class Dispatch(Connecting):
             if mail is None or mail is LATER:
                 return mail
             if not self._is_late(mail):
-                may_begin = yield from self._keep_pace(mail, connection.server, unsent)
+                rate = connection.server.rate
+                may_begin = True if rate is None else (yield from self._keep_pace(mail, connection.server, unsent))
                 if may_begin is LATER:
                     self._ready = mail
                     return LATER
@@ -301,8 +288,6 @@ class Dispatch(Connecting):
 
     def _keep_pace(self, mail: Mail, server: Server, unsent: bool) -> Effects:
         """Whether the ``rate`` of a server lets this message begin; LATER where others go first."""
-        if server.rate is None:
-            return True
         patient = not self._flying and not unsent
         if (yield Pace(server, patient, mail.deadline)):
             return True
@@ -339,7 +324,7 @@ class Dispatch(Connecting):
         """Who goes next over this connection: LATER where that cannot be said yet, None where nobody does."""
         while True:
             if self._waiting:
-                mail = self._next_waiting()
+                mail = heapq.heappop(self._waiting)[-1]
             else:
                 window = connection.server.window
                 if len(self._line) > window or self._left is not None or (self._flying and self._is_slow):
@@ -377,7 +362,8 @@ class Dispatch(Connecting):
     def _record(self, mail: Mail, transaction: Transaction, connection: Connection[Any]) -> Effects:
         """Write down what a transaction says of each recipient, and send those still pending on their way."""
         server, session, error = connection.server, connection.session, transaction.error
-        by_data = self.route.experience.wants_data(connection, transaction, self.clock())
+        is_crowded = is_crowd(transaction.last_word)
+        by_data = not is_crowded and self.route.experience.wants_data(connection, transaction, self.clock())
         judgement = judge(transaction, self.policy, server.name, by_data)
         mail.record(transaction, judgement, server.name)
         had_worked = connection.has_worked  # then its end says nothing against the server
@@ -397,7 +383,7 @@ class Dispatch(Connecting):
         mail.error = error or judgement.error  # what an earlier server said is not the last word any more
         if not (mail.pending or mail.aside):
             return
-        if is_crowd(transaction.last_word):
+        if is_crowded:
             session.broken = True
             self._turned_away.append((mail, transaction.was_closed))
         elif error is not None and session.is_on_trial:

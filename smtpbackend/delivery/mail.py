@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -132,6 +132,12 @@ class Mail:
             else:  # the last word is that server's
                 self.settle(recipient, status, reply, heard_from, last_error)
 
+    def give_up(self, last: SMTPError) -> None:
+        """No server is left, or no time. ``last``: why, where nothing was said about this message."""
+        error = self.error = self.error or last
+        is_impossible = isinstance(error, NotSupported) and self.objections == self.offered
+        self.settle_all(Status.REJECTED if is_impossible else Status.DEFERRED, error, error.server)
+
     def receipt(self) -> Receipt:
         """What became of it, when nobody is pending any more."""
         outcomes = self.settled
@@ -148,9 +154,26 @@ class Mail:
 
 
 def compose(
+    message: Any,
+    envelope: Envelope | None,
+    stamp: Callable[[], tuple[datetime, str]],
+    dkim: Sequence[Any] = (),
+) -> tuple[Envelope, mime.Content]:
+    """What leaves for ``message``: a Message, an ``email.message.Message``; with an envelope also ready content.
+
+    ``stamp`` gives the date and a token for what lacks them; ``dkim`` has the signers.
+    """
+    envelope, content = _composed(message, envelope, stamp)
+    if dkim:
+        from smtpbackend.delivery.dkim import signed
+
+        content = signed(content, dkim, stamp()[0])
+    return envelope, content
+
+
+def _composed(
     message: Any, envelope: Envelope | None, stamp: Callable[[], tuple[datetime, str]]
 ) -> tuple[Envelope, mime.Content]:
-    """What leaves for ``message``: a Message, an ``email.message.Message``; with an envelope also ready content."""
     from email.message import Message as EmailMessage
 
     from smtpbackend.message import Message

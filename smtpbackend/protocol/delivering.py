@@ -44,6 +44,8 @@ class Delivering(Transacting):
         """What ended the connection while mail was in flight."""
         self.ended_at: int | None = None
         """The number of the transaction at which the server ended it."""
+        self.refused_first = False
+        """Whether it did so in answer to the first MAIL."""
         self.refusals = 0
         """Senders, recipients and contents refused since the last message that was accepted."""
         self._opened = RATION  # messages that may be in flight, where none of late was refused
@@ -84,7 +86,7 @@ class Delivering(Transacting):
                 else:
                     break
         except Closed as closed:
-            yield from self._end(closed.reply, not flights[0].clears)
+            yield from self._end(closed.args[0], not flights[0].clears)
         except DeliveryError as error:
             if self._refused_reset is not None and isinstance(error, ConnectionLost):
                 yield from self._end(self._refused_reset, False)
@@ -141,7 +143,15 @@ class Delivering(Transacting):
                 reply = yield from self._reply(flight.wait)
                 if reply.code == 421:
                     raise Closed(reply)
-            yield from self._go_on(flight, reply)
+            try:
+                step = flight.steps.send(reply)
+            except StopIteration:
+                flight.wait, flight.line_free = None, True
+            else:
+                if type(step) is Write or type(step) is Now:
+                    yield from self._go_on(flight, step)
+                else:
+                    flight.wait = step
         if flight.wait is None:
             self._flights.popleft()
             if flight.transaction is not None:
@@ -204,6 +214,7 @@ class Delivering(Transacting):
         self.ended_by = error
         if isinstance(error, ConnectionLost) and transactions:
             self.ended_at = transactions[0].number or self.transactions + 1
+        self.refused_first = is_own and self.ended_at == 1 and transactions[0].mail is None
         for transaction in transactions:
             transaction.error = transaction.error or error
             if isinstance(why, Reply):
@@ -275,19 +286,15 @@ class Delivering(Transacting):
             return
         flight.steps = self._transact(flight, flight.transaction, policy, probe_from)
         try:
-            yield from self._go_on(flight, None)
+            yield from self._go_on(flight, next(flight.steps))
         except InvalidInput as error:  # by the write gate or the source, before anything of it was composed
             flight.transaction.error = error
             flight.line_free = True
 
-    def _go_on(self, flight: Flight, reply: Reply | None) -> Conversation[None]:
-        """Let a transaction go on until it waits for its next reply, or is over (``wait`` is None).
-
-        It may write pieces of a large content, or ask for the time.
-        """
+    def _go_on(self, flight: Flight, step: Any) -> Conversation[None]:
+        """Let a transaction write pieces of a large content, or ask for the time, until it waits for a reply, or is over."""
         steps = flight.steps
         try:
-            step = steps.send(reply)
             while type(step) is Write or type(step) is Now:
                 try:
                     answer = yield from self._perform(step)

@@ -54,11 +54,7 @@ class Flight:
 
 
 class Closed(Exception):
-    """The server said 421."""
-
-    def __init__(self, reply: Reply) -> None:
-        super().__init__(reply)
-        self.reply = reply
+    """The server said 421: that reply is the argument."""
 
 
 class Transacting(Dialogue):
@@ -98,7 +94,8 @@ class Transacting(Dialogue):
         commands = self._envelope(transaction)
         chunk = self._chunk(transaction)
         beside = chunk if policy == "any" and transaction.is_awake else b""
-        with_data = self.pipelines and policy == "any" and not chunk
+        grouped = self.pipelines
+        with_data = grouped and policy == "any" and not chunk
         follows = bool(self._due or self._composed)  # others are in flight
         was_clean = self._latest is None or self._latest.left_nothing
         self._latest = transaction
@@ -113,7 +110,7 @@ class Transacting(Dialogue):
         elif follows or not was_clean:  # DESIGN 5.2: without RSET Exim keeps the old sender
             flight.clears = True
             commands.insert(0, command.RSET)
-        batch = GROUP if self.pipelines else 1
+        batch = GROUP if grouped else 1
         heard = False
         place = len(transaction.recipients) - len(commands)  # of a reply: -2 is to RSET, -1 to MAIL
         for start in range(0, len(commands), batch):
@@ -214,11 +211,6 @@ class Transacting(Dialogue):
             else:
                 transaction.finals[due] = final
 
-    def _source_failed(self, transaction: Transaction, error: Exception) -> DeliveryError:
-        """DESIGN 4.3: a source that fails in mid-content closes the connection."""
-        transaction.error = self._unreadable(error)
-        return self._failed(DeliveryError, str(transaction.error))
-
     def _unreadable(self, error: Exception) -> InvalidInput:
         what = f"the content could not be read to its end: {type(error).__name__}: {error}"
         return InvalidInput(what, field="content", server=self.server)
@@ -275,8 +267,9 @@ class Transacting(Dialogue):
         while whole is None:
             try:
                 chunk = next(content, None)
-            except Exception as error:
-                raise self._source_failed(transaction, error) from error
+            except Exception as error:  # DESIGN 4.3: it closes the connection
+                transaction.error = self._unreadable(error)
+                raise self._failed(DeliveryError, str(transaction.error)) from error
             if chunk is None:
                 break
             size += len(chunk)

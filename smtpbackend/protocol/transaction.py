@@ -92,7 +92,7 @@ class Transaction:
         if self.finals is not None:
             return self.next_final is None
         if self.final is not None:
-            return self.final.is_positive
+            return self.final.code < 300
         return self.mail is not None and not self.mail.is_positive and not self.accepted
 
     @property
@@ -105,7 +105,9 @@ class Transaction:
     @property
     def was_taken(self) -> bool:
         """Whether the server took the content for anybody."""
-        return any(reply is not None and reply.is_positive for reply in self.finals or (self.final,))
+        if self.finals is None:
+            return self.final is not None and self.final.code < 300
+        return any(reply is not None and reply.is_positive for reply in self.finals)
 
     @property
     def refusals(self) -> int:

@@ -1,4 +1,4 @@
-"""Connections that end: who is charged with it, who goes again, and when it is the server that has failed (DESIGN 4.4)."""
+"""Connections that end: who is charged, who goes again, and when it is the server that has failed (DESIGN 4.4)."""
 
 from __future__ import annotations
 
@@ -152,7 +152,9 @@ class TestTooManyConnections:
 
 def test_a_single_message_gives_its_connection_back_before_anybody_is_told() -> None:
     """A Listener that sends mail itself must not wait for the connection of its own send."""
-    world = Played({"a": [{"RCPT TO:<gone@": "550 5.1.1 nobody"}]}, listeners=[lambda event: out.append(len(world.out))])
+    world = Played(
+        {"a": [{"RCPT TO:<gone@": "550 5.1.1 nobody"}]}, listeners=[lambda event: out.append(len(world.out))]
+    )
     out: list[int] = []
     world.send(mail("ann", "gone"))
     told = [name for name in world.names() if name != "message_sending"]

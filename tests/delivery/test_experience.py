@@ -13,7 +13,17 @@ from tests.delivery.test_dispatch import A, D, R, mail, statuses
 from tests.delivery.test_window import CHUNKING, mails
 
 POSTFIX = "220 mx.example.com ESMTP Postfix"
-STOCK = ("PIPELINING", "SIZE 10240000", "VRFY", "ETRN", "ENHANCEDSTATUSCODES", "8BITMIME", "DSN", "SMTPUTF8", "CHUNKING")
+STOCK = (
+    "PIPELINING",
+    "SIZE 10240000",
+    "VRFY",
+    "ETRN",
+    "ENHANCEDSTATUSCODES",
+    "8BITMIME",
+    "DSN",
+    "SMTPUTF8",
+    "CHUNKING",
+)
 EXCHANGE = "220 mx.example.com Microsoft ESMTP MAIL Service ready"
 
 
@@ -78,6 +88,16 @@ class TestWhoIsProbed:
         assert chunks(world) == 0
         assert [name for name in world.names() if name.startswith("server_failed")] == []
 
+    @pytest.mark.parametrize("count", [1, 5])
+    def test_its_rset_refused_with_the_end_is_no_messages_fault(self, count: int) -> None:
+        probed = Play({"": POSTFIX, "RSET": ("554 5.7.0 too many errors", CUT)}, STOCK)
+        world = Played({"a": [probed, Play({"": POSTFIX}, STOCK)], "b": [{}]}, chunk_in_flight="auto", count=2)
+        receipts = world.send(*mails(count))
+        assert [receipt.server for receipt in receipts] == ["a:25"] * count
+        assert all(receipt.outcomes[0].attempts == 1 for receipt in receipts)
+        assert [name for name in world.names() if name.startswith("server_failed")] == []
+        assert probes(world) == 1
+
     def test_never_again_where_it_was_slow(self) -> None:
         """The proof of the connection that gave it holds."""
         world = self.world()
@@ -122,7 +142,9 @@ class TestChunksThatAreRefused:
     def test_of_several_in_flight_only_the_first_goes_again(self, answer: str) -> None:
         world = Played({"a": [Play({"BDAT": answer, "BDAT 1": "503 no"}, CHUNKING)]}, window=8)
         receipts = world.send(*mails(9))
-        assert [statuses(receipt)[0] for receipt in receipts].count(A) == 2  # by DATA: the first, and the one sent again
+        assert [statuses(receipt)[0] for receipt in receipts].count(
+            A
+        ) == 2  # by DATA: the first, and the one sent again
 
     def test_a_refusal_for_good_is_the_servers_answer(self) -> None:
         world = Played({"a": [Play({"BDAT": "550 5.7.1 spam", "BDAT 1": "503 no"}, CHUNKING)]})
