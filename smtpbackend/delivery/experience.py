@@ -46,17 +46,23 @@ class Experience:
         ``is_list``: more than one message is to go; ``deadline`` is that of the first.
         """
         server, session = connection.server, connection.session
-        session.in_lock_step = not self.allows(server, "groups", now)
-        most, until = self._most.get(server, (0, 0.0))
-        if until > now:
-            connection.max_messages = min(connection.max_messages, most)
-        window = server.window if self.allows(server, "window", now) else 1
-        probe_from = None
-        if session.discards is None and server.chunk_in_flight != "never" and self.allows(server, "chunks", now):
-            is_known = server.chunk_in_flight == "probe" or takes_probe(session.greeting, session.capabilities)
-            if is_known and (deadline is None or deadline - now > PROBE_TIME):
-                probe_from = 1 if is_list else 2
+        window, probe_from = server.window, None
+        if self._avoided:
+            session.in_lock_step = not self.allows(server, "groups", now)
+            window = window if self.allows(server, "window", now) else 1
+        if self._most:
+            most, until = self._most.get(server, (0, 0.0))
+            connection.max_messages = min(connection.max_messages, most) if until > now else connection.max_messages
+        has_time = deadline is None or deadline - now > PROBE_TIME
+        if has_time and session.discards is None and "CHUNKING" in session.capabilities:
+            probe_from = (1 if is_list else 2) if self._may_probe(connection, now) else None
         return session.deliver(policy, window, probe_from)
+
+    def _may_probe(self, connection: Connection[Any], now: float) -> bool:
+        server, session = connection.server, connection.session
+        if server.chunk_in_flight == "never" or not self.allows(server, "chunks", now):
+            return False
+        return server.chunk_in_flight == "probe" or takes_probe(session.greeting, session.capabilities)
 
     def learn(self, connection: Connection[Any], now: float) -> None:
         """Remember what a server did not survive, or did not do well, and where it ends connections.

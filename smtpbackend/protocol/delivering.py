@@ -48,7 +48,7 @@ class Delivering(Transacting):
         """Whether it did so in answer to the first MAIL."""
         self.refusals = 0
         """Senders, recipients and contents refused since the last message that was accepted."""
-        self._opened = RATION  # messages that may be in flight, where none of late was refused
+        self._room = RATION  # messages that may be in flight: refusals close the window, for servers punish them
         self._was_full = False  # the window, and half of it is not free yet
         self._flights: deque[Flight] = deque()
         self._more = True  # whether another transaction may come
@@ -138,7 +138,12 @@ class Delivering(Transacting):
                     if len(self._unsent) <= AT_ONCE:
                         yield from self._flush()
                     yield from self._tell()
-                if self.overlaps and self._more and self._ahead is None and len(self._flights) < self._room(window):
+                if (
+                    self.overlaps
+                    and self._more
+                    and self._ahead is None
+                    and len(self._flights) < min(window, self._room)
+                ):
                     yield from self._look_ahead()
                 reply = yield from self._reply(flight.wait)
                 if reply.code == 421:
@@ -174,11 +179,11 @@ class Delivering(Transacting):
         """All replies to a transaction have come."""
         transaction.is_settled = True
         if transaction.was_taken:
+            self._room = max(self._room, RATION) + 1
             self.refusals = 0
-            self._opened += 1
         elif refusals := transaction.refusals:
             self.refusals += refusals
-            self._opened = RATION
+            self._room = RATION - self.refusals
         if self._done:
             yield from self._tell()
         if self._ahead is not None and self._due <= len(self._replies.ready):
@@ -235,7 +240,7 @@ class Delivering(Transacting):
             return True
         if not last.has_begun or not last.line_free:
             return False
-        room = self._room(window)
+        room = self._room if self._room < window else window
         if len(self._flights) > (room // 2 if self._was_full else room - 1):
             self._was_full = True
             return False
@@ -243,10 +248,6 @@ class Delivering(Transacting):
         if len(self._unsent) > MAX_UNSENT and not self._replies.is_empty:
             return False  # what was read is heard first: one reply too many would be taken for that to what leaves now
         return self.overlaps is not False
-
-    def _room(self, window: int) -> int:
-        """How many may be in flight: refusals close the window, for servers punish them."""
-        return min(window, self._opened - self.refusals)
 
     def _fits(self, flight: Flight) -> bool:
         """Whether a transaction that waits for its turn may begin behind those in flight."""
@@ -292,7 +293,7 @@ class Delivering(Transacting):
             flight.line_free = True
 
     def _go_on(self, flight: Flight, step: Any) -> Conversation[None]:
-        """Let a transaction write pieces of a large content, or ask for the time, until it waits for a reply, or is over."""
+        """Let a transaction write pieces of its content, or ask for the time, until it waits for a reply or is over."""
         steps = flight.steps
         try:
             while type(step) is Write or type(step) is Now:

@@ -111,11 +111,14 @@ class Transacting(Dialogue):
             flight.clears = True
             commands.insert(0, command.RSET)
         batch = GROUP if grouped else 1
+        is_first = grouped and self.transactions == 1
         heard = False
-        place = len(transaction.recipients) - len(commands)  # of a reply: -2 is to RSET, -1 to MAIL
+        rcpt = transaction.rcpt
+        ahead = len(commands) - len(rcpt)  # MAIL, and perhaps RSET
         for start in range(0, len(commands), batch):
-            group = commands[start : start + batch]
-            is_last = start + batch >= len(commands)
+            end = min(start + batch, len(commands))
+            is_last = end == len(commands)
+            group = commands if is_last and not start else commands[start:end]
             if with_data and is_last:
                 group.append(command.DATA)  # RFC 2920 3.1: at the end of a group
             self._put(*group)
@@ -124,11 +127,11 @@ class Transacting(Dialogue):
             if begun is not None and not heard:
                 yield from self._hear_probe(flight, begun)
                 heard = True
-            for _ in commands[start : start + batch]:
+            for place in range(start - ahead, end - ahead):
                 reply = (self._at_hand() if heard else None) or (yield self.timeouts.reply)
                 heard = True
                 if place >= 0:
-                    transaction.rcpt[place] = reply
+                    rcpt[place] = reply
                 elif place == -1:
                     if self._refused_reset is not None:
                         self._go_on_without_reset(was_clean)
@@ -136,9 +139,8 @@ class Transacting(Dialogue):
                     self.phase = "rcpt"
                 else:
                     self._hear_reset(flight, reply)
-                if reply.code == 503 and batch > 1 and self.transactions == 1:
+                if is_first and reply.code == 503:
                     self._check_order(transaction, reply)
-                place += 1
             if not (is_last or transaction.mail is None or transaction.mail.is_positive):
                 return  # and neither DATA nor content has been sent
         self.phase = "data"
@@ -180,7 +182,7 @@ class Transacting(Dialogue):
         """What a refusal means, the next reply tells, or the end of the connection."""
         flight.clears = False
         self.phase = "mail"
-        self._refused_reset = None if reply.is_positive else reply
+        self._refused_reset = None if reply.code < 300 else reply
 
     def _go_on_without_reset(self, was_clean: bool) -> None:
         """A server without RSET is survived where there was nothing to reset."""

@@ -43,18 +43,20 @@ class Transaction:
         """Whether the write that ends the content was given to the wire (DESIGN 4.3)."""
         self.error: SMTPError | None = None
         """Why the conversation ended before the transaction did."""
-        self.is_settled = False
-        """Whether everything was said about it: nothing that happens later changes it."""
-        self.is_confused = False
-        """Whether the content was in flight, and the server gave more replies than there were commands."""
-        self.was_closed = False
-        """Whether a command of its own was answered 421: nothing unanswered was done."""
-        self.is_unread = False
-        """Whether the server had ended the conversation before: nothing of it was read, whatever was sent."""
-        self.is_chunked = False
-        """Whether its content left by BDAT."""
-        self.number = 0
-        """Which one it is on its connection; 0: it was not begun."""
+
+    # most transactions never have another value
+    is_settled = False
+    """Whether everything was said about it: nothing that happens later changes it."""
+    is_confused = False
+    """Whether the content was in flight, and the server gave more replies than there were commands."""
+    was_closed = False
+    """Whether a command of its own was answered 421: nothing unanswered was done."""
+    is_unread = False
+    """Whether the server had ended the conversation before: nothing of it was read, whatever was sent."""
+    is_chunked = False
+    """Whether its content left by BDAT."""
+    number = 0
+    """Which one it is on its connection; 0: it was not begun."""
 
     @property
     def next_final(self) -> int | None:
