@@ -163,7 +163,7 @@ class Session(Delivering):
         return TLSFailed(f"{self.server} {what} and {why}; {remedy}", server=self.server, reply=reply)
 
     def _secure(self) -> Conversation[None]:
-        if not self._replies.is_empty:
+        if self._replies.has_unread:
             raise self._failed(
                 ProtocolViolation, f"{self.server} (or someone in between) sent data ahead of the TLS handshake"
             )

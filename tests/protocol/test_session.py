@@ -278,7 +278,19 @@ class TestStartTLS:
 
     @pytest.mark.parametrize("tls", ["required", "opportunistic"])
     @pytest.mark.parametrize(
-        "injected", [b"250 ok\r\n", b"2", b"\r\n", b"250-mx\r\n250 AUTH PLAIN\r\n", b"220 go\r\n250", b"\x16\x03\x03"]
+        "injected",
+        [
+            b"250 ok\r\n",
+            b"2",
+            b"\r\n",
+            b"\n",
+            b"\r",
+            b" ",
+            b"\t\r\n",
+            b"250-mx\r\n250 AUTH PLAIN\r\n",
+            b"220 go\r\n250",
+            b"\x16\x03\x03",
+        ],
     )
     def test_bytes_behind_the_220_end_it_and_nothing_follows(self, tls: str, injected: bytes) -> None:
         session, script = new(), Script(HELLO, ehlo_reply("STARTTLS", "AUTH PLAIN"), GO + injected)
