@@ -136,7 +136,7 @@ class Delivering(Transacting):
             yield from _told(done)
             if ahead is not None:
                 flights.append(Flight(ahead))
-            for transaction in _unsettled(flights):
+            for transaction in self._unsettled(flights):
                 transaction.close(closed.reply)
                 transaction.error = ConnectionLost(
                     f"{self.server} closed the connection: {closed.reply}", server=self.server, reply=closed.reply
@@ -149,7 +149,7 @@ class Delivering(Transacting):
             yield from _told(done)
             if ahead is not None:
                 flights.append(Flight(ahead))
-            for transaction in _unsettled(flights):
+            for transaction in self._unsettled(flights):
                 transaction.error = transaction.error or error
                 yield Settled(transaction)
         except BaseException:
@@ -162,6 +162,14 @@ class Delivering(Transacting):
             self.is_talkative = self.broken = True
         if not self.broken:
             self.phase = "idle"
+
+    def _unsettled(self, flights: deque[Flight]) -> Iterator[Transaction]:
+        """Those whose replies did not all come. Where there were blank lines, one may have been meant for a reply."""
+        for flight in flights:
+            if flight.transaction is not None:
+                if self._replies.has_skipped:
+                    flight.transaction.distrust()
+                yield flight.transaction
 
     # The window --------------------------------------------------------------------------------------------------
 
@@ -257,7 +265,3 @@ def _told(done: deque[Transaction]) -> Conversation[None]:
     """Tell those that were settled before."""
     while done:
         yield Settled(done.popleft())
-
-
-def _unsettled(flights: deque[Flight]) -> Iterator[Transaction]:
-    return (flight.transaction for flight in flights if flight.transaction is not None)

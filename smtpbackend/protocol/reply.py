@@ -47,6 +47,8 @@ class ReplyReader:
     def __init__(self) -> None:
         self.ready: deque[Reply] = deque()
         """The next ones, where they were understood already."""
+        self.has_skipped = False
+        """Whether there were blank lines; who reads says since when."""
         self._buffer = b""  # what comes behind them
         self._at = 0  # what is before was understood
         self._code = 0
@@ -136,6 +138,7 @@ class ReplyReader:
                     return reply
             elif line.isspace():
                 self._blank += 1
+                self.has_skipped = True
             else:
                 raise ProtocolViolation(f"{_shown(bare[:80])!r} is not an SMTP reply")
             if len(self._lines) + self._blank >= MAX_LINES or self._octets > MAX_OCTETS:

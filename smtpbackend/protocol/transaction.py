@@ -74,6 +74,12 @@ class Transaction:
         if self.finals is not None and self.handed_over and (place := self.next_final) is not None:
             self.finals[place] = reply
 
+    def distrust(self) -> None:
+        """Forget the replies: the last one stayed away, so one before it may be another command's."""
+        self.mail = self.final = None
+        self.rcpt = [None] * len(self.recipients)
+        self.finals = None if self.finals is None else [None] * len(self.recipients)
+
     @property
     def accepted(self) -> int:
         """How many recipients the server took."""

@@ -156,7 +156,8 @@ class Conversation:
             assert mailing.was_handed_over, "in doubt, and never handed over"
             rcpt = mailing.rcpt[path].reply
             # where others are in flight, one of them may have shown that no reply behind its own can be trusted; and
-            # where content was in flight, a reply too many that none of its own can be
+            # where content was in flight, a reply too many that none of its own can be; or a blank line stood for one
+            is_confused = is_confused or self.session._replies.has_skipped
             assert rcpt is None or rcpt.is_positive or self.window > 1 or is_confused, "in doubt, and refused"
         elif known:
             assert mailing is not None

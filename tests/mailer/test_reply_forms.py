@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from smtpbackend import Server, Status
-from smtpbackend.errors import HelloRefused, ProtocolViolation, RecipientsRefused, TimedOut, TLSFailed
+from smtpbackend.errors import HelloRefused, ProtocolViolation, RecipientsRefused, TLSFailed
+from smtpbackend.protocol.timeouts import Timeouts
 from smtpbackend.testing import CUT, Play
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import Twin, hello
 
+TO = tuple(f"u{number}@example.com" for number in range(5))
 GLUED = {"": b"220mx\r\n", "EHLO": b"250-mx\r\n250PIPELINING\r\n", "MAIL": b"250OK\r\n", "RCPT": b"250OK\r\n"}
 GLUED |= {"DATA": b"354go\r\n", ".": b"250OK id=12345\r\n", "RSET": b"250OK\r\n"}
 SEEN: dict[str, dict[str, Any]] = {
@@ -103,9 +105,18 @@ class TestBounds:
         with pytest.raises(ProtocolViolation, match="256 lines"):
             twin(scripted({verb: b"\r\n" * 300}).url).send(hello())
 
-    def test_a_blank_line_is_no_answer(self, twin: Twin, scripted: Scripted) -> None:
-        with pytest.raises(TimedOut):
-            twin(scripted({"EHLO": b"\r\n"}).url, timeout={"reply": 0.2}).send(hello())
+    @pytest.mark.parametrize("extensions", [(), ("PIPELINING",), ("PIPELINING", "CHUNKING", "SIZE")])
+    @pytest.mark.parametrize("verb", ["EHLO", "MAIL", "RCPT TO:<u0", "RCPT TO:<u1"])
+    def test_a_blank_line_is_no_answer(
+        self, twin: Twin, scripted: Scripted, verb: str, extensions: tuple[str, ...]
+    ) -> None:
+        """Those behind it are then taken for the one before: nobody is settled by another's reply."""
+        server, other = scripted(Play({verb: b"\r\n", "RCPT TO:<u2": "550 5.1.1 no"}, extensions)), scripted()
+        short = Server("127.0.0.1", server.port, timeout=Timeouts(reply=0.3, reused=0.3, final=0.3))
+        receipt = twin(short, other.url).send(hello(*TO[:3]))
+        assert receipt.ok or {outcome.status for outcome in receipt.outcomes} == {Status.IN_DOUBT}
+        assert receipt.ok is not any(server.handed_over)
+        assert len(other.handed_over) == receipt.ok
 
     @pytest.mark.parametrize("odd", [b"150 k\r\n", b"650 k\r\n", b"2500 k\r\n", b" 250 k\r\n", b"250-k\r\nk\r\n"])
     def test_what_is_no_reply_is_none_still(self, twin: Twin, scripted: Scripted, odd: bytes) -> None:
@@ -151,7 +162,6 @@ LIMITS = [
     "552 #5.5.3 Too many recipients",
     "552 Too many recipients",
 ]
-TO = tuple(f"u{number}@example.com" for number in range(5))
 
 
 @pytest.mark.parametrize("reply", LIMITS)

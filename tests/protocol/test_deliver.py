@@ -647,6 +647,21 @@ class TestReplies:
         assert not one.was_closed
         assert session.broken
 
+    @pytest.mark.parametrize("end", [TimeoutError(), b"", b"421 4.3.2 bye\r\n", b"junk\r\n"])
+    @pytest.mark.parametrize("blank", [b"\r\n", b""])
+    def test_a_blank_line_may_have_been_meant_for_the_reply_that_stays_away(self, blank: bytes, end: Any) -> None:
+        """Then all behind it are other commands' replies: nobody is refused by one of them."""
+        session, one = opened("PIPELINING"), two()
+        deliver(session, [one], OK + blank + NO, end)
+        assert one.error is not None
+        assert codes(one) == ((None, [None, None], None) if blank else (250, [550, None], None))
+
+    def test_a_blank_line_in_a_flight_that_was_answered_says_nothing_of_the_next(self) -> None:
+        session, one, other = opened("PIPELINING"), two(), two()
+        deliver(session, [one, other], OK + b"\r\n" + OK * 2 + GO, QUEUED, OK * 2 + NO, TimeoutError())
+        assert one.is_accepted
+        assert codes(other) == (250, [550, None], None)
+
     @pytest.mark.parametrize("blank", [b"\r\n", b"\n \t\r\n", b"\r"])
     @pytest.mark.parametrize(("extensions", "window"), [(["PIPELINING"], 1), (["PIPELINING"], 8), ([], 1)])
     def test_a_blank_line_behind_each_reply_changes_nothing(
