@@ -67,7 +67,7 @@ def judge(transaction: Transaction, policy: str, server: str, by_data: bool = Fa
                 settle((recipient, Status.REJECTED, t.mail, not_from))
             else:
                 wait((recipient, t.mail, not_from))
-        return judgement._replace(error=not_from, renew=is_full(t.mail))
+        return judgement._replace(error=not_from, renew=t.mail.is_transient and says_full(t.mail))
 
     for_good = any(reply is not None and reply.is_permanent for reply in t.rcpt)
     if policy == "all" and not t.everybody_accepted and (t.error is None or for_good):
@@ -81,16 +81,23 @@ def judge(transaction: Transaction, policy: str, server: str, by_data: bool = Fa
         ended = Status.IN_DOUBT
         error = in_doubt(error, server)
 
+    finals = [t.final_for(place) for place, reply in enumerate(t.rcpt) if reply is not None and reply.is_positive]
+    sent = t.error is None and any(final is not None and final.is_positive for final in finals)
+    hopeless = not (sent or by_data) and any(final is not None and final.is_permanent for final in finals)
+
     again = []
-    sent = False
+    behind = False  # a recipient that was accepted
     for place, (recipient, reply) in enumerate(zip(t.recipients, t.rcpt, strict=True)):
         final = t.final_for(place)
+        if reply is not None and is_full(reply, behind) and not (hopeless and reply.is_permanent):
+            wait((recipient, reply, None))
+            again.append(recipient)
+            continue
+        behind = behind or (reply is not None and reply.is_positive)
         if reply is not None and reply.is_permanent:
             settle((recipient, Status.REJECTED, reply, None))
         elif reply is not None and not reply.is_positive:
             wait((recipient, reply, None))
-            if is_full(reply):
-                again.append(recipient)
         elif t.error is not None and (t.finals is None or final is None):
             if ended is None:
                 wait((recipient, final or (error.reply if t.was_closed and error else None), error))
@@ -99,7 +106,6 @@ def judge(transaction: Transaction, policy: str, server: str, by_data: bool = Fa
         elif final is None:  # nobody was accepted
             wait((recipient, None, None))
         elif final.is_positive:
-            sent = True
             settle((recipient, Status.ACCEPTED, final, None))
         elif by_data:
             again.append(recipient)
@@ -111,10 +117,8 @@ def judge(transaction: Transaction, policy: str, server: str, by_data: bool = Fa
                 settle((recipient, Status.REJECTED, final, refused))
             else:
                 wait((recipient, final, refused))
-    if not (sent or by_data) or t.error is not None:
-        again.clear()
-    # "Too many recipients" (RFC 5321 4.5.3.1.10): they follow in a transaction of their own.
-    return judgement._replace(again=tuple(again))
+    # Too many recipients: they follow in a transaction of their own, but only behind one that settled somebody.
+    return judgement._replace(again=tuple(again) if sent or by_data else ())
 
 
 def _judge_all(t: Transaction, judgement: Judgement, server: str) -> Judgement:
@@ -124,7 +128,8 @@ def _judge_all(t: Transaction, judgement: Judgement, server: str) -> Judgement:
         for recipient, reply in zip(t.recipients, t.rcpt, strict=True)
         if reply and not reply.is_positive
     ]
-    final = [recipient for recipient, reply in refused if reply.is_permanent or is_full(reply)]
+    # what may be a full mailbox is a 4xx as any other here: only who says "too many recipients" asks for a split
+    final = [recipient for recipient, reply in refused if reply.is_permanent or says_full(reply)]
     if not final:
         replies = dict(refused)
         judgement.pending.extend((recipient, replies.get(recipient), None) for recipient in t.recipients)
@@ -143,9 +148,20 @@ def _judge_all(t: Transaction, judgement: Judgement, server: str) -> Judgement:
     return judgement._replace(error=error)
 
 
-def is_full(reply: Reply) -> bool:
-    """452 4.5.3: too many recipients, or too many messages for this connection."""
-    return reply.code == 452 and reply.enhanced == (4, 5, 3)
+def says_full(reply: Reply) -> bool:
+    """X.5.3 (RFC 3463 3.6): too many recipients, or to MAIL too many messages for this connection."""
+    return reply.code >= 400 and reply.enhanced is not None and reply.enhanced[1:] == (5, 3)
+
+
+def is_full(reply: Reply, behind: bool) -> bool:
+    """Whether this refusal of a recipient is of one too many, and says nothing of the recipient.
+
+    452, or 552 from old servers, which is to be read as 452 (RFC 5321 4.5.3.1.10). Both are also of a full mailbox: so
+    without X.5.3, or for good, they count only ``behind`` a recipient that was accepted, and never with another status.
+    """
+    if says_full(reply):
+        return behind or reply.is_transient
+    return behind and reply.code in (452, 552) and reply.enhanced is None
 
 
 def in_doubt(cause: SMTPError, server: str) -> InDoubt:

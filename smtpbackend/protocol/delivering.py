@@ -222,6 +222,8 @@ class Delivering(Transacting):
         self.refused_first = is_own and self.ended_at == 1 and transactions[0].mail is None
         for transaction in transactions:
             transaction.error = transaction.error or error
+            if self._replies.has_skipped:  # a blank line may have been meant for a reply
+                transaction.forget_replies()
             if isinstance(why, Reply):
                 transaction.close(why, is_own and transaction is transactions[0])
         for transaction in transactions:

@@ -65,6 +65,7 @@ class Dialogue:
         """What is composed, to be given to the wire now. What ends a content is handed over by that (DESIGN 4.3)."""
         if not self._due:  # what is composed comes after every reply to what was sent before it
             self._check_quiet()
+            self._replies.has_skipped = False
         if self._unwritable is not None:
             raise self._lost(self._unwritable)
         data, self._unsent = self._unsent, bytearray()

@@ -1,7 +1,19 @@
-"""Replies off the wire (RFC 5321 4.2): bytes in, `Reply` values out. Everything read is bounded here."""
+"""Replies off the wire (RFC 5321 4.2): bytes in, `Reply` values out. Everything read is bounded here.
+
+Replies are matched with commands by counting, so what is lenient here is so within a line only. The rule:
+
+- Lines end with LF and nowhere else.
+- A line of white space is of no reply: it neither begins one nor ends one.
+- Each other line begins with three digits that no fourth follows. Where "-" stands behind them the reply goes on in the
+  next line, with the same digits; else this is its last line, whatever stands there (a tab; "250OK").
+
+So one line is never two replies, two lines are one reply only where "-" says so, and all else is no reply: an error,
+which ends the connection.
+"""
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections import deque
 
@@ -14,8 +26,8 @@ MAX_LINE = 8192  # RFC 5321 4.5.3.1.5 says 512 with CRLF; servers go beyond it, 
 MAX_LINES = 256  # an EHLO reply has some 30; Postfix's client stops at line_length_limit instead
 MAX_OCTETS = 65536  # of one whole reply: 30 lines of the RFC's length fit four times over
 
-_LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])(.*))?", re.DOTALL)
-_ENHANCED = re.compile(r"([245])\.([0-9]{1,3})\.([0-9]{1,3})(?: +|$)")  # RFC 2034 4, RFC 3463 2
+_LINE = re.compile(rb"([2-5][0-9][0-9])(?![0-9])([ \t-]?)(.*)", re.DOTALL)
+_ENHANCED = re.compile(r" *#?([245])\.([0-9]{1,3})\.([0-9]{1,3})(?: +|$)")  # RFC 2034 4, RFC 3463 2; "#": IronPort
 
 
 _known: dict[bytes, Reply] = {}
@@ -28,36 +40,47 @@ MAX_AT_ONCE = 128  # lines that are looked up together: what does not stop talki
 class ReplyReader:
     """Fed with what was read, gives the replies that are complete.
 
-    Lines may end in a bare LF: some servers do that, and nothing of ours depends on the difference.
+    Lines may end in a bare LF: some servers do that, and nothing of ours depends on the difference. Blank lines count
+    for the limits of the reply that they stand in or before.
     """
 
     def __init__(self) -> None:
         self.ready: deque[Reply] = deque()
         """The next ones, where they were understood already."""
+        self.has_skipped = False
+        """Whether there were blank lines; who reads says since when."""
         self._buffer = b""  # what comes behind them
         self._at = 0  # what is before was understood
         self._code = 0
         self._lines: list[bytes] = []
-        self._octets = 0
+        self._blank = 0  # lines without anything
+        self._octets = 0  # of what is no whole reply yet
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing waits here, not even half a line."""
-        return not self.ready and self._at == len(self._buffer) and not self._lines
+        """Whether nothing waits here that is a reply or could become one, not even half a line: blank lines cannot."""
+        if self.ready or self._lines:
+            return False
+        return self._at == len(self._buffer) or self._buffer[self._at :].isspace()
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether any octet waits here, be it of a blank line: none may ahead of a TLS handshake (RFC 3207 4.2)."""
+        return bool(self.ready or self._octets) or self._at < len(self._buffer)
 
     @property
     def says_goodbye(self) -> bool:
         """Whether what waits begins as a 421 does, which may come unasked (RFC 5321 3.8)."""
         if self.ready:
             return self.ready[0].code == 421
-        beginning = self._buffer[self._at : self._at + 3]
+        beginning = self._buffer[self._at :].lstrip()[:3]
         return not self._lines and b"421".startswith(beginning)
 
     def feed(self, data: bytes) -> None:
         """Take bytes as they came."""
         self._buffer = self._buffer[self._at :] + data if self._at < len(self._buffer) else data
         self._at = 0
-        if not self._lines:
+        if not self._octets:
             self._recognise()
 
     def clear(self) -> None:
@@ -96,25 +119,29 @@ class ReplyReader:
             line = self._buffer[at : end + 1]
             self._at = end + 1
             bare = line.removesuffix(b"\n").removesuffix(b"\r")
-            match = _LINE.fullmatch(bare)
-            if match is None:
-                raise ProtocolViolation(f"{_shown(bare[:80])!r} is not an SMTP reply")
-            code, separator, text = match.groups()
-            number = int(code)
-            if self._lines and number != self._code:
-                raise ProtocolViolation(f"a reply began with code {self._code} and went on with {number}")
-            self._code = number
-            self._lines.append(text or b"")
             self._octets += len(line)
-            if separator != b"-":
-                lines, self._lines, self._octets = self._lines, [], 0
-                reply = _reply(number, lines)
-                if len(lines) == 1 and len(line) <= MAX_KNOWN_LINE:
-                    if len(_known) >= MAX_KNOWN:
-                        _known.clear()
-                    _known[line[:-1]] = reply
-                return reply
-            if len(self._lines) >= MAX_LINES or self._octets > MAX_OCTETS:
+            match = _LINE.fullmatch(bare)
+            if match is not None:
+                code, separator, text = match.groups()
+                number = int(code)
+                if self._lines and number != self._code:
+                    raise ProtocolViolation(f"a reply began with code {self._code} and went on with {number}")
+                self._code = number
+                self._lines.append(text)
+                if separator != b"-":
+                    lines, self._lines, self._blank, self._octets = self._lines, [], 0, 0
+                    reply = _reply(number, lines)
+                    if len(lines) == 1 and len(line) <= MAX_KNOWN_LINE:
+                        if len(_known) >= MAX_KNOWN:
+                            _known.clear()
+                        _known[line[:-1]] = reply
+                    return reply
+            elif line.isspace():
+                self._blank += 1
+                self.has_skipped = True
+            else:
+                raise ProtocolViolation(f"{_shown(bare[:80])!r} is not an SMTP reply")
+            if len(self._lines) + self._blank >= MAX_LINES or self._octets > MAX_OCTETS:
                 raise ProtocolViolation(f"a reply is longer than {MAX_LINES} lines or {MAX_OCTETS} octets")
 
 
@@ -132,6 +159,20 @@ def _reply(code: int, lines: list[bytes]) -> Reply:
 
 
 def _shown(line: bytes) -> str:
-    """A line as text that is safe to log: no control characters, nothing undecodable."""
-    text = line.decode("utf-8", "backslashreplace")
-    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    """A line as text that is safe to log: a tab is a blank, and there are no other control characters.
+
+    What is not UTF-8 is read as the Windows code page that servers of that kind write, each octet for itself: what is
+    UTF-8 beside it stays readable, where a text was cut amid a character.
+    """
+    text = line.decode("utf-8", "smtpbackend.cp1252")
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text.replace("\t", " "))
+
+
+def _as_cp1252(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return error.object[error.start : error.end].decode("cp1252", "backslashreplace"), error.end
+
+
+codecs.register_error("smtpbackend.cp1252", _as_cp1252)

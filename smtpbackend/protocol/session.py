@@ -90,10 +90,10 @@ class Session(Delivering):
         if reply.code != 220:
             raise self._failed(ConnectFailed, f"{self.server} does not welcome us: {reply}", reply)
         self.phase = "hello"
-        yield from self.hello()
+        yield from self.hello(tls == "required" or login is not None)
         if tls in ("required", "opportunistic"):
             self.phase = "tls"
-            yield from self._upgrade(tls == "required", on_tls_failure)
+            yield from self._upgrade(tls == "required", on_tls_failure, login is not None)
         if login is not None:
             self.phase = "auth"
             yield from self.login(login, mechanisms, allow_cleartext_auth)
@@ -108,10 +108,11 @@ class Session(Delivering):
         self.phase = "idle"
         self.broken = False
 
-    def hello(self) -> Conversation[None]:
-        """EHLO, and HELO for a server that refuses it with 5yz (RFC 5321 3.2): then no extension is assumed.
+    def hello(self, extended: bool = False) -> Conversation[None]:
+        """EHLO, and HELO for a server that refuses it (RFC 5321 3.2): then no extension is assumed.
 
-        In LMTP it is LHLO, and nothing else will do (RFC 2033 4.1).
+        Refused with 4yz too (nodemailer does so), but where ``extended`` says that only EHLO will do, for STARTTLS or
+        AUTH: it may be answered later. In LMTP it is LHLO, and nothing else will do (RFC 2033 4.1).
         """
         reply = yield from self._ask((command.lhlo if self.lmtp else command.ehlo)(self.client_name))
         if reply.is_positive:
@@ -123,18 +124,29 @@ class Session(Delivering):
                 f"{self.server} refused LHLO with {reply}; if it speaks SMTP, the URL begins with smtp",
                 reply,
             )
-        if reply.is_permanent:
+        what = "EHLO"
+        if reply.is_permanent or (reply.is_transient and reply.code != 421 and not extended):
             self.capabilities = Capabilities()
-            reply = yield from self._ask(command.helo(self.client_name))
+            refusal = reply
+            try:
+                reply = yield from self._ask(command.helo(self.client_name))
+            except ConnectionLost:  # who hangs up has said why
+                reply = refusal
+            else:
+                what = "EHLO and HELO"
+                if refusal.is_transient and reply.is_permanent:
+                    reply = refusal  # EHLO may be answered later
         if not reply.is_positive:
             raise self._failed(
                 HelloRefused,
-                f"{self.server} refused EHLO and HELO with {reply}; "
+                f"{self.server} refused {what} with {reply}; "
                 f"if it dislikes the name {self.client_name!r}, set client_name",
                 reply,
             )
 
-    def _upgrade(self, required: bool, on_failure: Callable[[Reply | SMTPError], str]) -> Conversation[None]:
+    def _upgrade(
+        self, required: bool, on_failure: Callable[[Reply | SMTPError], str], extended: bool
+    ) -> Conversation[None]:
         """STARTTLS (RFC 3207). Returns without TLS only where policy and ``on_failure`` let it."""
         trouble: Reply | SMTPError
         if "STARTTLS" not in self.capabilities:
@@ -150,7 +162,7 @@ class Session(Delivering):
                     self.may_go_on_in_clear = not required and on_failure(failure) == "insecure"
                     raise
                 self.capabilities = Capabilities()  # RFC 3207 4.2: what was learnt before is forgotten
-                yield from self.hello()
+                yield from self.hello(extended)
                 return
             if reply.code == 421:
                 raise self._failed(ConnectionLost, f"{self.server} closed the connection: {reply}", reply)
@@ -165,7 +177,7 @@ class Session(Delivering):
         return TLSFailed(f"{self.server} {what} and {why}; {remedy}", server=self.server, reply=reply)
 
     def _secure(self) -> Conversation[None]:
-        if not self._replies.is_empty:
+        if self._replies.has_unread:
             raise self._failed(
                 ProtocolViolation, f"{self.server} (or someone in between) sent data ahead of the TLS handshake"
             )

@@ -84,9 +84,10 @@ class Transaction:
             self.finals[place] = reply
 
     def forget_replies(self) -> None:
-        """They were not to its commands."""
-        self.mail = None
-        self.rcpt = [None] * len(self.rcpt)
+        """One stayed away, so any of them may be another command's."""
+        self.mail = self.final = None
+        self.rcpt = [None] * len(self.recipients)
+        self.finals = None if self.finals is None else [None] * len(self.recipients)
 
     @property
     def left_nothing(self) -> bool:

@@ -40,7 +40,10 @@ GOOD = {
 
 
 class Spoken(NamedTuple):
-    """Octets (the good code stands for ``%d``), said so many times, and the kind that the table below knows."""
+    """Octets (the good code stands for ``%d``), said so many times, and the kind that the table below knows.
+
+    "nothing" is only said behind a good reply: in its place it would be silence.
+    """
 
     kind: str
     octets: bytes
@@ -59,6 +62,7 @@ SAID = {
     "451": Spoken("4xx", b"451 4.3.0 later\r\n"),
     "452": Spoken("4xx", b"452 4.3.1 full\r\n"),
     "452 4.5.3": Spoken("too many", b"452 4.5.3 too many\r\n"),
+    "451 #4.5.3": Spoken("too many", b"451 #4.5.3 too many\r\n"),
     "500": Spoken("5xx", b"500 5.5.1 what\r\n"),
     "501": Spoken("5xx", b"501 5.5.4 syntax\r\n"),
     "502": Spoken("5xx", b"502 5.5.1 not here\r\n"),
@@ -70,7 +74,10 @@ SAID = {
     "554": Spoken("5xx", b"554 5.0.0 no\r\n"),
     "garbage": Spoken("no reply", b"\xff\xfe mail? never heard of it\r\n"),
     "another protocol": Spoken("no reply", b"HTTP/1.1 400 Bad Request\r\n"),
-    "an empty line": Spoken("no reply", b"\r\n"),
+    "a blank line": Spoken("nothing", b"\r\n"),
+    "a blank line ahead": Spoken("text", b"\r\n%d k\r\n"),
+    "a tab": Spoken("text", b"%d\tk\r\n"),
+    "no blank": Spoken("text", b"%dOK\r\n"),
     "nine digits": Spoken("no reply", b"250250250 k\r\n"),
     "two codes": Spoken("no reply", b"%d-k\r\n551 k\r\n"),
     "NUL alone": Spoken("no reply", b"\0\r\n"),
@@ -111,13 +118,14 @@ DOUBT = Fate("doubt", "doubt", False)
 _NEVER = {"2xx": NEXT, "3xx": NEXT, "421": NEXT, "4xx": NEXT, "too many": NEXT, "5xx": NEXT, "no reply": NEXT}
 # RFC 5321 4.2.1: whatever begins with 2 is "done as asked"
 _HELLO = {**_NEVER, "2xx": SENT, "text": SENT}
+_HELO = {"4xx": SENT, "too many": SENT, "5xx": SENT}  # HELO is good enough where nobody logs in: RFC 5321 3.2
 
 EXPECTED: dict[str, dict[str, Fate]] = {
     "greeting": {**_NEVER, "text": SENT},  # RFC 5321 4.3.2: 220 and nothing else
-    "EHLO": {**_HELLO, "5xx": SENT},  # HELO is good enough: RFC 5321 3.2
+    "EHLO": {**_HELLO, **_HELO},
     "HELO": _HELLO,
     "STARTTLS": {**_NEVER, "text": SENT},  # tls is "required"
-    "EHLO again": {**_HELLO, "5xx": SENT},
+    "EHLO again": {**_HELLO, **_HELO},
     # RFC 4954 4: a challenge that is no base64 is cancelled
     "AUTH": {**_NEVER, "2xx": SENT, "text": NEXT},
     "AUTH name": {**_NEVER, "2xx": SENT, "text": NEXT},

@@ -228,12 +228,13 @@ class Receiver:
         self._has_been_odd = True
         self.ledger.struck += 1
         octets = odd.octets
-        if octets[:3] == b"421":
+        code = octets.lstrip()[:3]  # a blank line is of no reply
+        if code == b"421":
             then, self.is_over = "close", True
-        elif then == "tls" and not odd.extra and octets[:3] != b"220":
+        elif then == "tls" and not odd.extra and code != b"220":
             then = ""
         refusals = (b"4", b"5", b"3") if point.startswith(("MAIL", "RCPT")) else (b"4", b"5")
-        is_refused = octets[:1] in refusals and not octets[3:4].isdigit() and not odd.extra
+        is_refused = code[:1] in refusals and not octets[3:4].isdigit() and not odd.extra
         said = good + octets if odd.extra else octets
         if odd.times > 1:
             return Said(self.end, point, good if odd.extra else b"", then, not is_refused, odd)

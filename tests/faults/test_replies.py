@@ -25,7 +25,9 @@ def spoken(case: Case, point: str, what: dict[str, Spoken], **how: Any) -> Itera
     for said in what.values():
         odd = Odd(point, said.at(point), times=said.times, **how)
         for extra in (False, True):
-            if extra and case.has_window and odd.message > 0:
+            if not extra and said.kind == "nothing":
+                continue
+            if extra and case.has_window and odd.message > 0 and said.kind != "nothing":
                 continue  # whose it is only counting could tell (RFC 2920 3.1), and others are in flight
             yield replace(case, fault=replace(odd, extra=extra), closing=point == "QUIT")
 

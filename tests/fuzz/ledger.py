@@ -26,9 +26,9 @@ ENDS_A_GROUP = {b"EHLO", b"HELO", b"LHLO", b"DATA", b"VRFY", b"EXPN", b"QUIT", b
 ENDS_A_GROUP |= {b"QUED"}
 BARE = {b"DATA", b"QUIT", b"NOOP", b"STARTTLS", b"RSET", b"QUED"}
 
-_reply_line = re.compile(rb"([2-5][0-9][0-9])(?:([ -]).*)?\r?", re.DOTALL)
+_reply_line = re.compile(rb"([2-5][0-9][0-9])(?![0-9])([ \t-]?)(.*)", re.DOTALL)
 _path = re.compile(rb"(?:FROM|TO):<([^ ]*|\".*\"@[^ ]*)>((?: [A-Za-z0-9-]+(?:=[!-<>-~]+)?)*)")
-_status = re.compile(rb"[245]\.[0-9]{1,3}\.[0-9]{1,3} +")
+_status = re.compile(rb"#?[245]\.[0-9]{1,3}\.[0-9]{1,3} +")
 _lonely = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 
 
@@ -37,10 +37,9 @@ class Illegal(AssertionError):
 
 
 class Heard(NamedTuple):
-    """A reply that the client was given: its code, and whether it has the status 4.5.3."""
+    """A reply that the client was given."""
 
     code: int
-    is_full: bool = False
 
     @property
     def is_positive(self) -> bool:
@@ -132,6 +131,7 @@ class Ledger:
         self._partial = b""
         self._code = 0
         self._octets = 0
+        self._blank = 0
         self._lines: list[bytes] = []
         self._received = b""
         self._mode = "command"
@@ -159,18 +159,24 @@ class Ledger:
                 self._garbage = len(self._partial) >= REPLY_LINE
                 return
             line, self._partial = self._partial[:end], self._partial[end + 1 :]
+            self._octets += len(line) + 1
             match = _reply_line.fullmatch(line)
-            if match is None or (self._lines and int(match[1]) != self._code):
+            if match is not None:
+                if self._lines and int(match[1]) != self._code:
+                    self._garbage = True
+                    return
+                self._code = int(match[1])
+                self._lines.append(match[3].replace(b"\t", b" ").strip(b" \r"))
+                if match[2] != b"-":
+                    lines, self._lines, self._blank, self._octets = self._lines, [], 0, 0
+                    self._replied(self._code, lines)
+                    continue
+            elif line.strip():
                 self._garbage = True
                 return
-            self._code = int(match[1])
-            self._lines.append(line[4:].strip(b" \r"))
-            self._octets += len(line) + 1
-            if match[2] != b"-":
-                lines, self._lines, self._octets = self._lines, [], 0
-                self._replied(self._code, lines)
-            elif len(self._lines) >= REPLY_LINES or self._octets > REPLY:
-                self._garbage = True
+            else:
+                self._blank += 1  # of no reply, but it counts
+            self._garbage = len(self._lines) + self._blank >= REPLY_LINES or self._octets > REPLY
 
     def failed(self) -> None:
         """The wire told the client that the connection is at its end."""
@@ -186,7 +192,7 @@ class Ledger:
         if self.answered > len(self.due):
             return
         due = self.due[self.answered]
-        due.reply = Heard(code, code == 452 and any(line.startswith(b"4.5.3") for line in lines))
+        due.reply = Heard(code)
         self.answered += 1
         if due.what in ("EHLO", "LHLO", "HELO") and code < 300:
             texts = [_status.sub(b"", line) if _status.match(line) else line for line in lines[1:]]
@@ -239,7 +245,7 @@ class Ledger:
         if self._ended:
             raise Illegal("something was sent over a connection that is at its end")
         unanswered = len(self.due) - self.answered
-        if unanswered < 0 or (not unanswered and (self._partial or self._lines)):
+        if unanswered < 0 or (not unanswered and (self._partial.strip() or self._lines)):
             raise Illegal("the server spoke unasked, and is still spoken to")
         if self._garbage and unanswered < 2:
             raise Illegal("the server does not speak SMTP, and is still spoken to")

@@ -31,6 +31,14 @@ ODD_EXTENSIONS = (
     (b"pipelining", b"chunking", b"size 300000"),
     (b"SIZE -1", b"PIPELINING x", b"CHUNKING CHUNKING"),
 )
+LIMITS = (
+    b"452 4.5.3 too many",
+    b"452 #4.5.3 too many",
+    b"451 4.5.3 too many",
+    b"452 too many",
+    b"552 5.5.3 too many",
+    b"552 too many",
+)
 OFTEN = (0, 0, 3, 8, 20, 50)  # of 256 replies, how many are odd
 
 
@@ -240,11 +248,20 @@ class Network:
             case 21:
                 self._say(proper[:4] + b"x" * (500, 8180, 8190, 9000)[self._tape.below(4)] + b"\r\n")
             case 22:
-                self._say(b"\r\n")
+                self._say(
+                    (
+                        b"\r\n",
+                        b"\r\n" + proper,
+                        proper + b"\r\n",
+                        b"\n \t\r\n".join((b"", *proper.splitlines(keepends=True), b"")),
+                        proper[:3] + b"OK id=1\r\n",
+                        proper.replace(b" ", b"\t"),
+                    )[self._tape.below(6)]
+                )
             case 23:
                 self._say(proper.replace(b"\r\n", b"\n"))
             case 24:
-                self._say(b"452 4.5.3 too many\r\n")
+                self._say(LIMITS[self._tape.below(len(LIMITS))] + b"\r\n")
             case 25:
                 self._say(b"552 5.3.4 too big\r\n")
             case 26:

@@ -144,7 +144,7 @@ class TestBadServers:
             ({"EHLO": b"250 \xff\x00\r\n999 what\r\n"}, ProtocolViolation),
             ({"MAIL": CUT}, ConnectionLost),
             ({"MAIL": RESET}, ConnectionLost),
-            ({"MAIL": b"\r\n"}, ProtocolViolation),
+            ({"MAIL": b"\0\r\n"}, ProtocolViolation),
             ({"DATA": "250 fine"}, ProtocolViolation),
             ({"RCPT": "421 4.3.2 closing", "DATA": CUT}, ConnectionLost),
         ],

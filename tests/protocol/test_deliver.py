@@ -676,7 +676,7 @@ class TestReplies:
         script = deliver(session, [transaction()], OK, OK, GO, QUEUED)
         assert [read.timeout for read in script.reads] == [10, 60, 60, 300]
 
-    @pytest.mark.parametrize("junk", [b"hello\r\n", b"\r\n", b"999 ok\r\n", b"250-a\r\n251 b\r\n", b"x" * 9000])
+    @pytest.mark.parametrize("junk", [b"hello\r\n", b"\r\n" * 256, b"999 ok\r\n", b"250-a\r\n251 b\r\n", b"x" * 9000])
     @pytest.mark.parametrize("at", [0, 1])
     def test_what_is_no_reply_ends_it(self, junk: bytes, at: int) -> None:
         session, one = opened("PIPELINING"), two()
@@ -688,6 +688,43 @@ class TestReplies:
         assert one.handed_over is bool(at)
         assert not one.was_closed
         assert session.broken
+
+    @pytest.mark.parametrize("end", [TimeoutError(), b"", b"421 4.3.2 bye\r\n", b"junk\r\n"])
+    @pytest.mark.parametrize("blank", [b"\r\n", b""])
+    def test_a_blank_line_may_have_been_meant_for_the_reply_that_stays_away(self, blank: bytes, end: Any) -> None:
+        """Then all behind it are other commands' replies: nobody is refused by one of them."""
+        session, one = opened("PIPELINING"), two()
+        deliver(session, [one], OK + blank + NO, end)
+        assert one.error is not None
+        assert codes(one) == ((None, [None, None], None) if blank else (250, [550, None], None))
+
+    def test_a_blank_line_in_a_flight_that_was_answered_says_nothing_of_the_next(self) -> None:
+        session, one, other = opened("PIPELINING"), two(), two()
+        deliver(session, [one, other], OK + b"\r\n" + OK * 2 + GO, QUEUED, OK + NO, TimeoutError())
+        assert one.is_accepted
+        assert codes(other) == (250, [550, None], None)
+
+    @pytest.mark.parametrize("blank", [b"\r\n", b"\n \t\r\n", b"\r"])
+    @pytest.mark.parametrize(("extensions", "window"), [(["PIPELINING"], 1), (["PIPELINING"], 8), ([], 1)])
+    def test_a_blank_line_behind_each_reply_changes_nothing(
+        self, blank: bytes, extensions: list[str], window: int
+    ) -> None:
+        """It is neither a reply nor a word that nobody asked for, at the end of a transaction too."""
+        answers = [OK + blank, OK + blank, GO + blank, QUEUED + blank]
+        if blank != b"\r":  # half a line is so only until more comes
+            answers = [OK + blank + OK + blank, GO + blank, QUEUED + blank] if extensions else answers
+        else:
+            answers = [octets.removesuffix(blank) for octets in answers[:-1]] + answers[-1:]
+        session, one, other = opened(*extensions), transaction(), transaction()
+        again = [octets.removeprefix(b"\n") for octets in answers]
+        if window > 1:
+            again.insert(0, OK)  # to RSET
+        script = deliver(session, [one, other], *answers, *[(b"\n" if blank == b"\r" else b"") + again[0], *again[1:]])
+        assert [codes(each) for each in script.settled] == [(250, [250], 250)] * 2
+        assert [each.error for each in script.settled] == [None, None]
+        assert not session.broken
+        assert not session.is_talkative
+        assert session.is_quiet
 
     def test_a_reply_nobody_asked_for_ends_the_connection_before_the_next_transaction(self) -> None:
         session, one, other = opened("PIPELINING"), transaction(), transaction()

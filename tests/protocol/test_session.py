@@ -6,6 +6,7 @@ import base64
 import ssl
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -103,7 +104,7 @@ class TestOpening:
         with pytest.raises(TimedOut, match=r"did not answer in time \(hello, at most 7\.5 s\)"):
             script.run(session.open("none"))
 
-    @pytest.mark.parametrize("refusal", [b"500 5.5.1 what?\r\n", b"502 no\r\n", b"550 no\r\n"])
+    @pytest.mark.parametrize("refusal", [b"500 5.5.1 what?\r\n", b"502 no\r\n", b"550 no\r\n", b"451 later\r\n"])
     def test_helo_follows_a_refused_ehlo_and_no_extension_is_assumed(self, refusal: bytes) -> None:
         session, script = new(), Script(HELLO, refusal, b"250-mx.example.com\r\n250 PIPELINING\r\n")
         script.run(session.open("opportunistic", on_tls_failure=lambda trouble: "insecure"))
@@ -121,6 +122,69 @@ class TestOpening:
         assert caught.value.smtp_code == int(refusals[-1][:3])
         assert script.sent == [EHLO, HELO][: len(refusals)]
         assert session.broken
+
+    @pytest.mark.parametrize(("tls", "credentials"), [("none", ANN), ("required", None), ("required", ANN)])
+    def test_helo_does_not_follow_a_4xx_where_only_ehlo_will_do(self, tls: str, credentials: Any) -> None:
+        """Without STARTTLS or AUTH it would fail for another reason than the one that there is."""
+        session, script = new(local_peer=True), Script(HELLO, b"451 4.3.0 later\r\n")
+        with pytest.raises(HelloRefused, match="refused EHLO with 451") as caught:
+            script.run(session.open(tls, credentials))
+        assert caught.value.is_transient
+        assert script.sent == [EHLO]
+
+    def test_nor_inside_tls_where_there_is_a_login(self) -> None:
+        script = Script(HELLO, ehlo_reply("STARTTLS"), GO, b"451 4.3.0 later\r\n")
+        with pytest.raises(HelloRefused, match="451"):
+            script.run(new().open("required", ANN))
+        assert script.sent == [EHLO, STARTTLS, EHLO]
+
+    def test_inside_tls_it_follows_where_there_is_none(self) -> None:
+        session = new()
+        script = Script(HELLO, ehlo_reply("STARTTLS", "PIPELINING"), GO, b"451 later\r\n", b"250 mx\r\n")
+        script.run(session.open("required"))
+        assert script.sent == [EHLO, STARTTLS, EHLO, HELO]
+        assert session.secure
+        assert not session.capabilities
+
+    def test_nor_in_lmtp(self) -> None:
+        script = Script(HELLO, b"451 later\r\n")
+        with pytest.raises(HelloRefused, match="refused LHLO with 451"):
+            script.run(new(lmtp=True).open("none"))
+
+    @pytest.mark.parametrize(
+        ("ehlo", "helo", "code"),
+        [
+            (b"451 later\r\n", b"502 no\r\n", 451),  # to ask again may help
+            (b"451 later\r\n", b"450 busy\r\n", 450),
+            (b"502 no\r\n", b"451 later\r\n", 451),
+            (b"550 5.7.1 blocked\r\n", b"", 550),
+            (b"550 5.7.1 blocked\r\n", ConnectionResetError(), 550),
+            (b"451 4.7.1 later\r\n", b"", 451),
+            (b"451 4.7.1 later\r\n", b"421 bye\r\n", 421),
+        ],
+    )
+    def test_of_two_refusals_the_one_that_tells_more_is_given(self, ehlo: bytes, helo: Any, code: int) -> None:
+        """Who hangs up has said why, and a 4xx is not made permanent by a server that knows no HELO."""
+        session, script = new(), Script(HELLO, ehlo, helo)
+        with pytest.raises(HelloRefused) as caught:
+            script.run(session.open("none"))
+        assert caught.value.smtp_code == code
+        assert script.sent == [EHLO, HELO]
+        assert session.broken
+
+    def test_a_blank_line_behind_any_reply_is_nothing_that_was_said(self) -> None:
+        session = new()
+        script = Script(HELLO + b"\r\n", b"\r\n" + ehlo_reply("XQUE") + b" \r\n\r\n", b"250 queued\r\n\n")
+        script.run(session.open("none", queue=True))
+        assert "XQUE" in session.capabilities
+        assert not session.broken
+        assert session.is_quiet
+
+    def test_tabs_separate_as_blanks_do(self) -> None:
+        session = new(local_peer=True)
+        octets = b"250-mx\r\n250-AUTH\tLOGIN\tPLAIN\r\n250\tSIZE\t1000\r\n"
+        Script(HELLO, octets, b"235 welcome\r\n").run(session.open("none", ANN))
+        assert session.capabilities == {"AUTH": "LOGIN PLAIN", "SIZE": "1000"}
 
     def test_a_word_before_it_was_asked_for_ends_it(self) -> None:
         session, script = new(), Script(HELLO + ehlo_reply("PIPELINING"))
@@ -278,7 +342,19 @@ class TestStartTLS:
 
     @pytest.mark.parametrize("tls", ["required", "opportunistic"])
     @pytest.mark.parametrize(
-        "injected", [b"250 ok\r\n", b"2", b"\r\n", b"250-mx\r\n250 AUTH PLAIN\r\n", b"220 go\r\n250", b"\x16\x03\x03"]
+        "injected",
+        [
+            b"250 ok\r\n",
+            b"2",
+            b"\r\n",
+            b"\n",
+            b"\r",
+            b" ",
+            b"\t\r\n",
+            b"250-mx\r\n250 AUTH PLAIN\r\n",
+            b"220 go\r\n250",
+            b"\x16\x03\x03",
+        ],
     )
     def test_bytes_behind_the_220_end_it_and_nothing_follows(self, tls: str, injected: bytes) -> None:
         session, script = new(), Script(HELLO, ehlo_reply("STARTTLS", "AUTH PLAIN"), GO + injected)
