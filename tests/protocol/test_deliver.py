@@ -719,7 +719,8 @@ class TestReplies:
         again = [octets.removeprefix(b"\n") for octets in answers]
         if window > 1:
             again.insert(0, OK)  # to RSET
-        script = deliver(session, [one, other], *answers, *[(b"\n" if blank == b"\r" else b"") + again[0], *again[1:]])
+        again[0] = (b"\n" if blank == b"\r" else b"") + again[0]
+        script = deliver(session, [one, other], *answers, *again, window=window)
         assert [codes(each) for each in script.settled] == [(250, [250], 250)] * 2
         assert [each.error for each in script.settled] == [None, None]
         assert not session.broken
