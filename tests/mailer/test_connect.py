@@ -17,8 +17,9 @@ from smtpbackend.errors import (
     RecipientsRefused,
     TLSFailed,
 )
+from smtpbackend.forking import sockets
 from smtpbackend.testing import CUT, DEAF, RESET, Play, flood, when_heard
-from tests.mailer.conftest import Scripted
+from tests.mailer.conftest import Names, Scripted
 from tests.mailer.twins import Twin, hello
 from tests.servers.ports import free_ports
 
@@ -26,22 +27,31 @@ SHORT = 0.15  # seconds
 LIMITLESS = ("PIPELINING", "8BITMIME")  # no SIZE
 
 
+def connected_to() -> list[int]:
+    """The ports that sockets of the mailers are connected to; those that are connecting still have -1."""
+    found = []
+    for sock in list(sockets):
+        if sock.fileno() >= 0:
+            try:
+                found.append(sock.getpeername()[1])
+            except OSError:
+                found.append(-1)
+    return found
+
+
 @pytest.fixture
-def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[tuple[str, int]]]:
-    """What a host name is resolved to; others as ever."""
-    known: dict[str, list[tuple[str, int]]] = {}
-    ask = socket.getaddrinfo
+def dialled(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Host and port of each connection that was begun."""
+    begun: list[tuple[str, int]] = []
+    make = socket.socket
 
-    def getaddrinfo(host: Any, port: Any, *args: Any, **options: Any) -> Any:
-        if host not in known:
-            return ask(host, port, *args, **options)
-        return [
-            (socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, its_port))
-            for address, its_port in known[host]
-        ]
+    class Noted(make):  # type: ignore[valid-type, misc]
+        def connect_ex(self, address: Any) -> int:
+            begun.append(address[:2])
+            return int(super().connect_ex(address))
 
-    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    return known
+    monkeypatch.setattr(socket, "socket", Noted)
+    return begun
 
 
 class TestAddresses:
@@ -60,24 +70,74 @@ class TestAddresses:
         assert six.commands[0] == f"EHLO {socket.gethostname()}" if full else "EHLO [IPv6:::1]"
         assert named.commands[0] == "EHLO app.example.org"
 
-    def test_each_address_of_a_name_is_tried(
-        self, twin: Twin, scripted: Scripted, names: dict[str, list[tuple[str, int]]]
-    ) -> None:
+    def test_each_address_of_a_name_is_tried(self, twin: Twin, scripted: Scripted, names: Names) -> None:
         server = scripted()
         [closed] = free_ports(1)
         names["mx.example.com"] = [("::1", closed), ("127.0.0.1", closed), ("127.0.0.1", server.port)]
         assert twin({"host": "mx.example.com", "tls": "none"}).send(hello()).ok
 
     def test_a_silent_address_does_not_use_up_the_time_of_the_others(
-        self, twin: Twin, scripted: Scripted, names: dict[str, list[tuple[str, int]]], unreachable: int
+        self, twin: Twin, scripted: Scripted, names: Names, unreachable: int
     ) -> None:
         server = scripted()
         names["mx.example.com"] = [("127.0.0.1", unreachable), ("127.0.0.1", server.port)]
         assert twin({"host": "mx.example.com", "tls": "none", "timeout": {"connect": 0.6}}).send(hello()).ok
 
-    def test_every_address_stands_in_the_error(
-        self, twin: Twin, names: dict[str, list[tuple[str, int]]], unreachable: int
+    def test_the_next_is_tried_while_one_is_silent_and_nothing_is_left_of_that(
+        self, twin: Twin, scripted: Scripted, names: Names, dialled: list[Any], unreachable: int
     ) -> None:
+        """It is closed as soon as another has won, and not when its own time is up."""
+        server = scripted()
+        names["mx.example.com"] = [("127.0.0.1", unreachable), ("127.0.0.1", server.port)]
+        assert twin({"host": "mx.example.com", "tls": "none"}).send(hello()).ok
+        assert dialled == [("127.0.0.1", unreachable), ("127.0.0.1", server.port)]
+        assert connected_to() == [server.port]
+
+    def test_the_one_that_worked_is_tried_first_next_time(
+        self, twin: Twin, scripted: Scripted, names: Names, dialled: list[Any], unreachable: int
+    ) -> None:
+        server = scripted()
+        names["mx.example.com"] = [("127.0.0.1", unreachable), ("127.0.0.1", server.port)]
+        for _ in range(3):
+            mailer = twin({"host": "mx.example.com", "tls": "none"})
+            assert mailer.send(hello()).ok
+            mailer.close()
+        assert dialled == [("127.0.0.1", unreachable), *[("127.0.0.1", server.port)] * 3]
+
+    def test_one_where_nobody_is_well_is_not(
+        self, twin: Twin, scripted: Scripted, names: Names, dialled: list[Any]
+    ) -> None:
+        """One of a farm accepts connections and turns everybody away: its siblings are tried as the DNS has them."""
+        ill, well = scripted({"": "421 4.3.2 not now"}), scripted()
+        names["mx.example.com"] = [("127.0.0.1", ill.port), ("127.0.0.1", well.port)]
+        mailer = twin({"host": "mx.example.com", "tls": "none"})
+        with pytest.raises(ConnectFailed):
+            mailer.send(hello())
+        names["mx.example.com"].reverse()
+        assert mailer.send(hello()).ok
+        assert dialled == [("127.0.0.1", ill.port), ("127.0.0.1", well.port)]
+
+    def test_many_that_refuse_cost_nothing(
+        self, twin: Twin, scripted: Scripted, names: Names, dialled: list[Any]
+    ) -> None:
+        """No wait for a time-out: with the shortest the last of them is reached."""
+        server = scripted()
+        ports = free_ports(15)
+        names["mx.example.com"] = [*[("127.0.0.1", port) for port in ports], ("127.0.0.1", server.port)]
+        assert twin({"host": "mx.example.com", "tls": "none"}).send(hello()).ok
+        assert [port for _, port in dialled] == [*ports, server.port]
+        assert connected_to() == [server.port]
+
+    def test_the_source_address_is_for_its_own_family(
+        self, twin: Twin, scripted: Scripted, names: Names, dialled: list[Any]
+    ) -> None:
+        server = scripted()
+        names["mx.example.com"] = [("::1", server.port), ("127.0.0.1", server.port)]
+        assert twin({"host": "mx.example.com", "tls": "none", "source_address": "127.0.0.7"}).send(hello()).ok
+        assert [host for host, _ in dialled] == ["127.0.0.1"]
+        assert connected_to() == [server.port]
+
+    def test_every_address_stands_in_the_error(self, twin: Twin, names: Names, unreachable: int) -> None:
         [closed] = free_ports(1)
         names["mx.example.com"] = [("::1", closed), ("127.0.0.1", unreachable)]
         with pytest.raises(ConnectFailed) as caught:
@@ -86,12 +146,22 @@ class TestAddresses:
         assert "mx.example.com:25" in text
         assert "::1: Connection refused" in text
         assert "127.0.0.1: no answer in time" in text
+        assert "deadline" not in text
+        assert connected_to() == []
+
+    def test_a_deadline_that_ended_it_is_named(self, twin: Twin, names: Names, unreachable: int) -> None:
+        names["mx.example.com"] = [("127.0.0.1", unreachable), ("127.0.0.2", unreachable)]
+        with pytest.raises(DeliveryError) as caught:
+            twin({"host": "mx.example.com", "tls": "none"}, deadline=SHORT).send(hello())
+        assert "127.0.0.2: not tried in time" in str(caught.value)
+        assert f"the deadline of {SHORT} s passed" in str(caught.value)
+        assert connected_to() == []
 
     def test_an_address_of_a_kind_that_the_kernel_does_not_have_is_passed_over(
         self,
         twin: Twin,
         scripted: Scripted,
-        names: dict[str, list[tuple[str, int]]],
+        names: Names,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         server = scripted()
@@ -108,7 +178,7 @@ class TestAddresses:
         assert twin({"host": "mx.example.com", "tls": "none"}).send(hello()).ok
 
     def test_a_host_name_outside_ascii_is_looked_up_as_a_labels(
-        self, twin: Twin, scripted: Scripted, names: dict[str, list[tuple[str, int]]]
+        self, twin: Twin, scripted: Scripted, names: Names
     ) -> None:
         server = scripted()
         names["xn--bcher-kva.example"] = [("127.0.0.1", server.port)]
