@@ -14,7 +14,7 @@ from smtpbackend.protocol.command import check_client_name
 from smtpbackend.protocol.sasl import Login, needs_nothing
 from smtpbackend.protocol.timeouts import DeadlinePassed, Timeouts
 
-__all__ = ["Server", "from_url"]
+__all__ = ["Server", "from_url", "port_doubt"]
 
 _SCHEMES = ("smtp", "smtps", "lmtp", "smtp+unix", "lmtp+unix", "smtp+srv")
 
@@ -292,13 +292,26 @@ def unreachable(
     if server.path is not None:
         remedy = "check that the server listens there, and that this user may write to the socket"
     if isinstance(late, DeadlinePassed):
-        remedy = f"{late} meanwhile, see deadline; {remedy}"
+        remedy = f"{late}; {remedy}"
     return ConnectFailed(f"cannot connect to {server.name} ({what}); {remedy}", server=server.name)
 
 
 def shown(address: Any) -> str:
     """An address of the socket module as text: of a unix socket it is its path."""
     return address if isinstance(address, str) else str(address[0])
+
+
+def port_doubt(server: Server) -> str:
+    """Why port and ``tls`` do not fit together, as far as one can tell from the number; mostly that is ""."""
+    if server.path is not None or server.srv:
+        return ""
+    if server.port == 465 and server.tls != "implicit":  # RFC 8314 7.3
+        return (
+            f"port 465 is that of implicit TLS, and tls is {server.tls!r}: a server there waits for TLS, and is silent"
+        )
+    if server.port in (25, 587) and server.tls == "implicit":
+        return f"port {server.port} begins in clear, and tls is 'implicit': what a server says there is not TLS"
+    return ""
 
 
 def _reason(error: OSError) -> str:
