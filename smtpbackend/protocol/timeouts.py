@@ -47,4 +47,4 @@ def time_is_up(until: float, deadline: float | None) -> TimeoutError:
     if deadline is None or until < deadline:
         return TimeoutError("timed out")
     of = f" of {deadline.seconds:g} s" if isinstance(deadline, Deadline) else ""
-    return DeadlinePassed(f"the deadline{of} passed")
+    return DeadlinePassed(f"the deadline{of} passed, see deadline")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import threading
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -15,13 +17,15 @@ from smtpbackend.errors import (
     HelloRefused,
     ProtocolViolation,
     RecipientsRefused,
+    TimedOut,
     TLSFailed,
 )
 from smtpbackend.forking import sockets
-from smtpbackend.testing import CUT, DEAF, RESET, Play, flood, when_heard
+from smtpbackend.testing import CUT, DEAF, RESET, SILENCE, Play, flood, when_heard
 from tests.mailer.conftest import Names, Scripted
 from tests.mailer.twins import Twin, hello
 from tests.servers.ports import free_ports
+from tests.servers.tls import Certificates
 
 SHORT = 0.15  # seconds
 LIMITLESS = ("PIPELINING", "8BITMIME")  # no SIZE
@@ -239,8 +243,134 @@ class TestBadServers:
             twin(server.url, timeout=5).send(message)
         assert caught.value.receipt.accepted == ()
 
-    def test_a_tls_server_behind_a_clear_port_is_told_with_the_remedy(self, twin: Twin, scripted: Scripted) -> None:
-        server = scripted({"": b"220 clear\r\n"})
+
+class TestPortAndTLSMixedUp:
+    """The commonest slips, told with the setting to change."""
+
+    @pytest.mark.parametrize(
+        "said",
+        [
+            b"220 clear\r\n",
+            b"220-mx.example.com ESMTP\r\n220 and more\r\n",
+            b"554 5.7.1 no\r\n",
+            b"* OK IMAP4rev1\r\n",
+            b"SSH-2.0-x\r\n",
+        ],
+    )
+    def test_a_server_that_speaks_in_clear_where_tls_was_to_begin(
+        self, twin: Twin, scripted: Scripted, said: bytes
+    ) -> None:
+        server = scripted({"": said})
         # the greeting is there before the handshake or comes into it
-        with pytest.raises((TLSFailed, ProtocolViolation), match=r"check that port and tls fit together"):
+        with pytest.raises(TLSFailed, match=r"check that port and tls fit together.*tls='required'") as caught:
             twin(Server("127.0.0.1", server.port, tls="implicit")).send(hello())
+        assert "speaks in clear" in str(caught.value)
+        server.wait_for_end()
+
+    @pytest.mark.parametrize("at_once", [True, False])
+    @pytest.mark.parametrize("said", [b"220 clear\r\n", b"554 5.7.1 no\r\n"])
+    def test_whether_it_speaks_first_or_answers_the_handshake(self, twin: Twin, said: bytes, at_once: bool) -> None:
+        with SpeaksInClear(said, at_once) as port, pytest.raises(TLSFailed, match=r"speaks in clear.*tls='required'"):
+            twin(Server("127.0.0.1", port, tls="implicit")).send(hello())
+
+    @pytest.mark.parametrize("tls", ["none", "opportunistic", "required"])
+    def test_a_port_of_implicit_tls_that_is_spoken_to_in_clear(self, twin: Twin, scripted: Scripted, tls: str) -> None:
+        """It waits for our handshake, and we for its greeting: that has a time-out of its own."""
+        server = scripted(Play(implicit_tls=True), certificate="server")
+        mailer = twin(Server("127.0.0.1", server.port, tls=tls, timeout={"greeting": SHORT}))  # type: ignore[arg-type]
+        with pytest.raises(TimedOut, match=rf"greeting, at most {SHORT} s.*tls='implicit'.*587"):
+            mailer.send(hello())
+
+    def test_the_handshake_of_implicit_tls_and_the_greeting_share_one_time_out(
+        self, twin: Twin, ca: Certificates
+    ) -> None:
+        """Each comes within it, both do not: on a slow machine even less."""
+        with LateTLS(ca, 0.5) as port:
+            server = {"host": "localhost", "port": port, "tls": "implicit", "ca_file": str(ca.ca_file)}
+            with pytest.raises((TimedOut, TLSFailed), match="localhost") as caught:
+                twin({**server, "timeout": {"greeting": 0.8}}).send(hello())
+            assert "closed" not in str(caught.value)
+            with pytest.raises(ConnectFailed, match="not today"):
+                twin({**server, "timeout": {"greeting": 20}}).send(hello())
+
+
+class TestDeadline:
+    @pytest.mark.parametrize("where", ["", "EHLO", "MAIL", "DATA", "."])
+    def test_an_error_that_it_caused_names_it(self, twin: Twin, scripted: Scripted, where: str) -> None:
+        server = scripted({where: SILENCE})
+        with pytest.raises(DeliveryError, match=r"the deadline of 0\.3 s passed") as caught:
+            twin(server.url, deadline=0.3).send(hello())
+        assert "at most" not in str(caught.value)
+
+    def test_in_a_handshake(self, twin: Twin, scripted: Scripted, ca: Certificates) -> None:
+        with SpeaksInClear(b"", False) as port:
+            for tls in ("implicit", "none"):
+                with pytest.raises(DeliveryError, match=r"the deadline of 0\.3 s passed, see deadline"):
+                    twin({"host": "127.0.0.1", "port": port, "tls": tls}, deadline=0.3).send(hello())
+
+    def test_in_a_look_up(self, twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
+        go = threading.Event()
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: go.wait(20) and [])
+        with pytest.raises(
+            DeliveryError, match=r"look-up of mx\.example\.com took too long.*deadline of 0\.2 s passed"
+        ):
+            twin("smtp://mx.example.com", deadline=0.2).send(hello())
+        go.set()
+
+    def test_in_content_that_is_not_read(self, twin: Twin, scripted: Scripted) -> None:
+        server = scripted(Play({"DATA": ("354 go", DEAF)}, LIMITLESS))
+        with pytest.raises(DeliveryError, match=r"the deadline of 0\.5 s passed"):
+            twin(server.url, deadline=0.5).send(hello(text="x" * 20_000_000))
+
+    def test_one_that_was_not_reached_is_not_named(self, twin: Twin, scripted: Scripted) -> None:
+        server = scripted({"EHLO": SILENCE})
+        with pytest.raises(TimedOut, match=r"\(hello, at most 0\.15 s\); see timeout") as caught:
+            twin(server.url, deadline=60, timeout={"reply": SHORT, "greeting": 20}).send(hello())
+        assert "deadline" not in str(caught.value)
+
+
+class SpeaksInClear:
+    """A server that says this at once, or to the first that it hears; nothing more, and keeps the connection open."""
+
+    def __init__(self, said: bytes, at_once: bool) -> None:
+        self._said = said
+        self._at_once = at_once
+
+    def __enter__(self) -> int:
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        threading.Thread(target=self._serve, daemon=True).start()
+        return int(self._listening.getsockname()[1])
+
+    def __exit__(self, *_: object) -> None:
+        self._listening.close()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                with self._listening.accept()[0] as caller:
+                    self._talk(caller)
+
+    def _talk(self, caller: socket.socket) -> None:
+        with suppress(OSError):
+            if not self._at_once:
+                caller.recv(9999)
+            caller.sendall(self._said)
+            while caller.recv(9999):
+                pass
+
+
+class LateTLS(SpeaksInClear):
+    """One that takes its time for the handshake, and as long again for its greeting, which is no welcome."""
+
+    def __init__(self, ca: Certificates, seconds: float) -> None:
+        super().__init__(b"554 5.3.2 not today\r\n", False)
+        self._context = ca.server_context("server")
+        self._seconds = seconds
+
+    def _talk(self, caller: socket.socket) -> None:
+        pause = threading.Event()
+        pause.wait(self._seconds)
+        with suppress(OSError), self._context.wrap_socket(caller, server_side=True) as secured:
+            pause.wait(self._seconds)
+            secured.sendall(self._said)
+            secured.recv(9999)
