@@ -17,7 +17,6 @@ from typing import Any
 
 __all__ = ["begin", "failure", "sockets", "unforked"]
 
-_UNDER_WAY = (0, errno.EINPROGRESS, errno.EINTR)  # what connect(2) says of a socket that does not wait
 PATIENCE = 1.0  # seconds that a fork waits at most: what is done unforked never waits for a network
 
 
@@ -93,9 +92,11 @@ def begin(info: tuple[Any, ...], source_address: str | None) -> socket.socket:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if source_address:
                 sock.bind((source_address, 0))
-        code = sock.connect_ex(address)
-        if code not in _UNDER_WAY:
-            raise OSError(code, os.strerror(code))
+        try:
+            sock.connect(address)
+        except (BlockingIOError, InterruptedError) as error:
+            if error.errno == errno.EAGAIN:  # nothing is under way: a unix socket's backlog is full
+                raise
     except BaseException:
         if sock is not None:
             sock.close()

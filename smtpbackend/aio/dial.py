@@ -81,12 +81,12 @@ async def _wait(under_way: dict[Any, socket.socket], until: float) -> list[Any]:
     timer = loop.call_at(until, wake)
     try:
         for info in under_way:
-            loop.add_writer(under_way[info], wake, info)
+            loop.add_writer(under_way[info].fileno(), wake, info)
         await woken
     finally:
         timer.cancel()
         for info in under_way:
-            loop.remove_writer(under_way[info])
+            loop.remove_writer(under_way[info].fileno())
     return ended
 
 

@@ -50,9 +50,9 @@ def dialled(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     make = socket.socket
 
     class Noted(make):  # type: ignore[valid-type, misc]
-        def connect_ex(self, address: Any) -> int:
+        def connect(self, address: Any) -> None:
             begun.append(address[:2])
-            return int(super().connect_ex(address))
+            super().connect(address)
 
     monkeypatch.setattr(socket, "socket", Noted)
     return begun
@@ -88,7 +88,7 @@ class TestAddresses:
         assert twin({"host": "mx.example.com", "tls": "none", "timeout": {"connect": 0.6}}).send(hello()).ok
 
     def test_the_next_is_tried_while_one_is_silent_and_nothing_is_left_of_that(
-        self, twin: Twin, scripted: Scripted, names: Names, dialled: list[Any], unreachable: int
+        self, twin: Twin, scripted: Scripted, names: Names, unreachable: int, dialled: list[Any]
     ) -> None:
         """It is closed as soon as another has won, and not when its own time is up."""
         server = scripted()
@@ -98,7 +98,7 @@ class TestAddresses:
         assert connected_to() == [server.port]
 
     def test_the_one_that_worked_is_tried_first_next_time(
-        self, twin: Twin, scripted: Scripted, names: Names, dialled: list[Any], unreachable: int
+        self, twin: Twin, scripted: Scripted, names: Names, unreachable: int, dialled: list[Any]
     ) -> None:
         server = scripted()
         names["mx.example.com"] = [("127.0.0.1", unreachable), ("127.0.0.1", server.port)]

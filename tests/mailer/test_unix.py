@@ -73,15 +73,16 @@ def test_a_backlog_that_is_full_is_waited_for(twin: Twin, path: str, monkeypatch
     class Noted(make):  # type: ignore[valid-type, misc]
         """Once it was told "not now", what fills the backlog goes away."""
 
-        def connect_ex(self, address: Any) -> int:
-            code = int(super().connect_ex(address))
-            if code:
-                refused.append(code)
+        def connect(self, address: Any) -> None:
+            try:
+                super().connect(address)
+            except OSError as error:
+                refused.append(error.errno or 0)
                 for caller in full:
                     caller.close()
                     listening.accept()[0].close()
                 full.clear()
-            return code
+                raise
 
     with make(socket.AF_UNIX) as listening:
         listening.bind(path)
