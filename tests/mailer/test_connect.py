@@ -93,7 +93,7 @@ class TestAddresses:
         """It is closed as soon as another has won, and not when its own time is up."""
         server = scripted()
         names["mx.example.com"] = [("127.0.0.1", unreachable), ("127.0.0.1", server.port)]
-        assert twin({"host": "mx.example.com", "tls": "none"}).send(hello()).ok
+        assert twin({"host": "mx.example.com", "tls": "none", "timeout": {"connect": 10_000}}).send(hello()).ok
         assert dialled == [("127.0.0.1", unreachable), ("127.0.0.1", server.port)]
         assert connected_to() == [server.port]
 
