@@ -43,8 +43,7 @@ def earliest(time_out: float, deadline: float | None) -> float:
 
 
 def time_is_up(until: float, deadline: float | None) -> TimeoutError:
-    """What a wait that was over at ``until`` ends in: it says whose time that was."""
-    if deadline is None or until < deadline:
+    """What a wait that was over at ``until`` ends in: where that was the deadline of a send, it says so."""
+    if not isinstance(deadline, Deadline) or until < deadline:
         return TimeoutError("timed out")
-    of = f" of {deadline.seconds:g} s" if isinstance(deadline, Deadline) else ""
-    return DeadlinePassed(f"the deadline{of} passed, see deadline")
+    return DeadlinePassed(f"the deadline of {deadline.seconds:g} s passed, see deadline")
