@@ -1,4 +1,4 @@
-"""What a fork must not cut in two.
+"""What a fork must not cut in two, and the sockets that a child closes, from their birth on.
 
 A child has one thread and a copy of everything else: of each socket, and of the locks that OpenSSL held for a thread
 that is no more. A connection that a child holds too would not end when its parent closes it; on the locks the child
@@ -7,13 +7,15 @@ would wait for ever.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import threading
 import time
 import weakref
+from typing import Any
 
-__all__ = ["sockets", "unforked"]
+__all__ = ["begin", "failure", "sockets", "unforked"]
 
 PATIENCE = 1.0  # seconds that a fork waits at most: what is done unforked never waits for a network
 
@@ -75,6 +77,37 @@ class _Unforked:
 
 sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 """What a child closes: each socket is put in as it is made, unforked."""
+
+
+def begin(info: tuple[Any, ...], source_address: str | None) -> socket.socket:
+    """A socket on its way to an address that ``getaddrinfo`` gave; it never waits. Raises OSError."""
+    family, kind, protocol, _, address = info
+    sock: socket.socket | None = None
+    try:
+        with unforked:
+            sock = socket.socket(family, kind, protocol)  # a kernel without IPv6 has no such sockets
+            sockets.add(sock)
+        sock.setblocking(False)
+        if family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if source_address:
+                sock.bind((source_address, 0))
+        try:
+            sock.connect(address)
+        except (BlockingIOError, InterruptedError) as error:
+            if error.errno == errno.EAGAIN:  # nothing is under way: a unix socket's backlog is full
+                raise
+    except BaseException:
+        if sock is not None:
+            sock.close()
+        raise
+    return sock
+
+
+def failure(sock: socket.socket) -> OSError | None:
+    """Why one that was on its way did not arrive, if it did not."""
+    code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    return OSError(code, os.strerror(code)) if code else None
 
 
 def _close_sockets() -> None:

@@ -12,7 +12,7 @@ from django.core.checks import CheckMessage, Error, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
-from smtpbackend.delivery.server import is_loopback
+from smtpbackend.delivery.server import Server, is_loopback, port_doubt
 from smtpbackend_django.backend import EmailBackend
 
 __all__ = ["check_credentials", "check_settings", "register_checks"]
@@ -27,12 +27,20 @@ def register_checks() -> None:
 
 
 def check_settings(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
-    """E001: a setting is unknown or cannot work. W002: ``SMTPBACKEND`` is set, and nobody reads it."""
-    found: list[CheckMessage] = [
-        Error(str(backend), id="smtpbackend.E001", hint="The settings are listed in docs/reference/settings.md.")
-        for _, backend in _backends()
-        if isinstance(backend, Exception)
-    ]
+    """What the settings cannot mean.
+
+    E001: a setting is unknown or cannot work. W002: ``SMTPBACKEND`` is set, and nobody reads it. W003: a port that
+    begins in clear is spoken to by TLS, or one of implicit TLS in clear.
+    """
+    found: list[CheckMessage] = []
+    for name, backend in _backends():
+        if isinstance(backend, Exception):
+            hint = "The settings are listed in docs/reference/settings.md."
+            found.append(Error(str(backend), id="smtpbackend.E001", hint=hint))
+            continue
+        for server in backend._mailer().configuration.servers:
+            if doubt := port_doubt(server):
+                found.append(Warning(f"{name}, {server.name}: {doubt}.", id="smtpbackend.W003", hint=_remedy(server)))
     if _mailers() is not None and getattr(settings, "SMTPBACKEND", None) is not None:
         found.append(
             Warning(
@@ -42,6 +50,12 @@ def check_settings(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
             )
         )
     return found
+
+
+def _remedy(server: Server) -> str:
+    if server.tls == "implicit":
+        return "Set EMAIL_USE_TLS instead of EMAIL_USE_SSL (use_tls, or tls='required'), or port 465."
+    return "Set EMAIL_USE_SSL instead of EMAIL_USE_TLS (use_ssl, or tls='implicit'), or port 587."
 
 
 def check_credentials(app_configs: Any = None, **_: Any) -> list[CheckMessage]:

@@ -8,10 +8,12 @@ open is read from Flask-Mail's ``MAIL_*``; once ``SMTPBACKEND_SERVERS`` or ``SMT
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from smtpbackend.delivery.configuration import configure
+from smtpbackend.delivery.server import Server, port_doubt
 from smtpbackend.delivery.settings import MAILER_KEYS, SERVER_KEYS
 from smtpbackend.errors import InvalidSetting
 
@@ -46,7 +48,10 @@ class Config(NamedTuple):
 
 
 def read_config(config: Mapping[str, Any], app_debug: bool | int = False) -> Config:
-    """Read and check what ``app.config`` says about mail. Raises `InvalidSetting`; nothing is connected."""
+    """Read and check what ``app.config`` says about mail. Raises `InvalidSetting`; nothing is connected.
+
+    Warns of a port that does not fit the kind of TLS.
+    """
     ours = _ours(config)
     own = {key: ours.pop(key, None) for key in _OWN}
     mailer = _from_flask_mail(config, has_server="servers" in ours or "host" in ours)
@@ -58,6 +63,9 @@ def read_config(config: Mapping[str, Any], app_debug: bool | int = False) -> Con
 
         for server in servers:  # a wrong path is found now, not at the first mail
             check_files(server)
+    for server in servers:
+        if doubt := port_doubt(server):
+            warnings.warn(f"{server.name}: {doubt}; {_remedy(server)}", RuntimeWarning, stacklevel=3)
     suppress = _either(own["suppress_send"], config.get("MAIL_SUPPRESS_SEND"))
     debug = _either(own["debug"], config.get("MAIL_DEBUG"))
     max_emails = mailer.get("max_messages")
@@ -78,6 +86,12 @@ def read_config(config: Mapping[str, Any], app_debug: bool | int = False) -> Con
         max_emails=None if max_emails is None else int(max_emails),
         wants_transcript=debug is not None and _level(debug) > 0,
     )
+
+
+def _remedy(server: Server) -> str:
+    if server.tls == "implicit":
+        return "set MAIL_USE_TLS instead of MAIL_USE_SSL (SMTPBACKEND_TLS = 'required'), or MAIL_PORT = 465"
+    return "set MAIL_USE_SSL instead of MAIL_USE_TLS (SMTPBACKEND_TLS = 'implicit'), or MAIL_PORT = 587"
 
 
 def _ours(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""To a server by its name or address: the look-up, each address in turn, a proxy where there is one."""
+"""To a server by its name or address: the look-up, its addresses as they shall be tried, a proxy where there is one."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from smtpbackend.delivery.server import Server, is_address, shown, unreachable
+from smtpbackend.delivery.addresses import Begin, Wait, reach
+from smtpbackend.delivery.server import Server, is_address, unreachable
 from smtpbackend.delivery.tls import server_hostname
-from smtpbackend.forking import sockets, unforked
-from smtpbackend.protocol.timeouts import earliest
+from smtpbackend.forking import begin, failure
+from smtpbackend.protocol.timeouts import earliest, time_is_up
 
 __all__ = ["dial"]
 
@@ -22,52 +23,87 @@ Ready = TypeVar("Ready")
 async def dial(server: Server, deadline: float | None, ready: Callable[[socket.socket], Awaitable[Ready]]) -> Ready:
     """What ``ready`` makes of a socket that is connected: an OSError of it counts against the address.
 
-    Look-up and all addresses share one budget. Raises `ConnectFailed`.
+    Performs what ``delivery/addresses.py`` decides. Raises `ConnectFailed`.
     """
+    race = reach(server, await _find(server, deadline), asyncio.get_running_loop().time, deadline)
+    under_way: dict[Any, socket.socket] = {}
+    ended: dict[Any, OSError | None]
+    try:
+        step = next(race)
+        while True:
+            answer: Any = None
+            if isinstance(step, Wait):
+                answer = ended = {info: failure(under_way[info]) for info in await _wait(under_way, step.until)}
+            elif isinstance(step, Begin):
+                try:
+                    under_way[step.info] = begin(step.info, server.source_address)
+                except OSError as error:
+                    answer = error
+                ended = {}
+            else:
+                sock = under_way[step.info]
+                try:
+                    if server.proxy is not None:
+                        await _pass_proxy(server, sock, step.until)
+                    made = await ready(sock)
+                except OSError as error:
+                    answer = error
+                    ended = {step.info: error}
+                else:
+                    for info in under_way:
+                        if info is not step.info:
+                            under_way[info].close()
+                    race.close()  # what it holds of the others' errors would hold this frame
+                    return made
+            for info in ended:
+                if ended[info] is not None:
+                    under_way[info].close()
+                    del under_way[info]
+            step = race.send(answer)
+    except BaseException:
+        for info in under_way:
+            under_way[info].close()
+        raise
+
+
+async def _wait(under_way: dict[Any, socket.socket], until: float) -> list[Any]:
+    """Those that are connected or have failed, once there is one, or at ``until``. No task: nothing to be cancelled."""
     loop = asyncio.get_running_loop()
-    end = earliest(loop.time() + server.timeout.connect, deadline)
-    causes: list[tuple[str, OSError]] = []
+    woken = loop.create_future()
+    ended: list[Any] = []
+
+    def wake(info: Any = None) -> None:
+        if info is not None and info not in ended:
+            ended.append(info)
+        if not woken.done():
+            woken.set_result(None)
+
+    timer = loop.call_at(until, wake)
+    try:
+        for info in under_way:
+            loop.add_writer(under_way[info].fileno(), wake, info)
+        await woken
+    finally:
+        timer.cancel()
+        for info in under_way:
+            loop.remove_writer(under_way[info].fileno())
+    return ended
+
+
+async def _find(server: Server, deadline: float | None) -> list[Any]:
+    """The addresses of a server, or of its proxy. Raises `ConnectFailed`."""
+    if server.path is not None:
+        return [(socket.AF_UNIX, socket.SOCK_STREAM, 0, "", server.path)]
     host, port = server.next_hop
+    end = earliest(asyncio.get_running_loop().time() + server.timeout.connect, deadline)
     try:
         async with asyncio.timeout_at(end):
-            if server.path is not None:
-                found: list[Any] = [(socket.AF_UNIX, socket.SOCK_STREAM, 0, "", server.path)]
-            else:
-                found = await _look_up(server_hostname(host), port)
+            return await _look_up(server_hostname(host), port)
+    except TimeoutError as error:
+        words = TimeoutError(f"the look-up of {host} took too long")
+        raise unreachable(server, [("", words)], time_is_up(end, deadline)) from error
     except (OSError, UnicodeError) as error:
         raise unreachable(server, [("", error if isinstance(error, OSError) else OSError(str(error)))]) from error
-    for number, (family, kind, protocol, _, address) in enumerate(found):
-        born: socket.socket | None = None
-        try:
-            with unforked:
-                sock = born = socket.socket(family, kind, protocol)
-                sockets.add(sock)
-        except OSError as error:  # a kernel without IPv6 has no such sockets
-            causes.append((shown(address), error))
-            continue
-        except BaseException:
-            if born is not None:
-                born.close()
-            raise
-        sock.setblocking(False)
-        try:
-            if server.source_address and server.path is None:
-                sock.bind((server.source_address, 0))
-            # what is left is shared among the addresses left: one that is silent does not use up all
-            async with asyncio.timeout(max((end - loop.time()) / (len(found) - number), 0.001)):
-                await loop.sock_connect(sock, address)
-            if family != socket.AF_UNIX:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if server.proxy is not None:
-                await _pass_proxy(server, sock, end)
-            return await ready(sock)
-        except OSError as error:
-            sock.close()
-            causes.append((shown(address), error))
-        except BaseException:
-            sock.close()
-            raise
-    raise unreachable(server, causes) from causes[-1][1]
 
 
 async def _look_up(host: str, port: int) -> list[Any]:

@@ -6,7 +6,7 @@ import asyncio
 
 from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.srv import Found, look_up
-from smtpbackend.protocol.timeouts import earliest
+from smtpbackend.protocol.timeouts import DeadlinePassed, earliest, time_is_up
 
 __all__ = ["find"]
 
@@ -28,7 +28,8 @@ async def find(server: Server, deadline: float | None) -> Found:
                 left = max(end - now(), 0.001)
                 answer = await asyncresolver.resolve(name, "SRV", lifetime=left, search=False)
             except Exception as error:
-                failed = error
+                late = time_is_up(now(), deadline)
+                failed = late if isinstance(late, DeadlinePassed) else error
             if task and task.cancelling() > cancelled:
                 # dnspython waits by wait_for, which up to Python 3.11 loses a cancellation that comes with the answer
                 raise asyncio.CancelledError

@@ -20,7 +20,7 @@ from smtpbackend.delivery.tls import Context, certificate_name
 from smtpbackend.errors import ProtocolViolation
 from smtpbackend.forking import unforked
 from smtpbackend.protocol.effects import Channel, Conversation, Ended, Now, Read, StartTLS, Write
-from smtpbackend.protocol.timeouts import earliest
+from smtpbackend.protocol.timeouts import earliest, time_is_up
 
 __all__ = ["Wire"]
 
@@ -94,7 +94,8 @@ class Wire(asyncio.BufferedProtocol):
                 if type(step) is not StartTLS:
                     return step
                 try:
-                    answer = await self._start_tls(earliest(self._loop.time() + step.timeout, deadline))
+                    self._until = earliest(self._loop.time() + step.timeout, deadline)
+                    answer = await self._start_tls(self._until)
                 except OSError as error:
                     self._step = conversation.throw(error)
                 else:
@@ -184,9 +185,9 @@ class Wire(asyncio.BufferedProtocol):
         elif looks:
             self._timer = self._loop.call_soon(self._time_is_up, looks - 1)
         elif self._of_task is not None:
-            self._wake(TimeoutError("timed out"))
+            self._wake(time_is_up(self._until, self._deadline))
         else:
-            self._waiting.set_exception(TimeoutError("timed out"))
+            self._waiting.set_exception(time_is_up(self._until, self._deadline))
 
     def is_quiet(self) -> bool:
         """Whether nothing waits to be read: on an idle connection that could only be its end (DESIGN 4.5)."""
@@ -263,7 +264,8 @@ class Wire(asyncio.BufferedProtocol):
         if not self._has_begun:
             if step is not self._reading:
                 self._reading = step
-                self._until = earliest(self._loop.time() + step.timeout, self._deadline)
+                if not step.goes_on:
+                    self._until = earliest(self._loop.time() + step.timeout, self._deadline)
             if self._has_heard and self._may_hurry:
                 self._acknowledge()
             self._has_heard = True
@@ -325,8 +327,7 @@ class Wire(asyncio.BufferedProtocol):
                 raise ConnectionError("the server closed the connection")
             # RFC 3207 4.2; whoever can inject into the clear part must not be heard inside TLS
             raise ProtocolViolation(
-                f"{self._server.name} (or someone in between) sent data ahead of the TLS handshake; "
-                "check that port and tls fit together (465 is 'implicit', 587 and 25 are 'required')",
+                f"{self._server.name} (or someone in between) sent data ahead of the TLS handshake",
                 server=self._server.name,
             )
         with unforked:

@@ -1,17 +1,19 @@
-"""To a server by its name or address: the look-up, each address in turn, a proxy where there is one."""
+"""To a server by its name or address: the look-up, its addresses as they shall be tried, a proxy where there is one."""
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from smtpbackend.delivery.server import Server, is_address, shown, unreachable
+from smtpbackend.delivery.addresses import Begin, Wait, reach
+from smtpbackend.delivery.server import Server, is_address, unreachable
 from smtpbackend.delivery.tls import server_hostname
-from smtpbackend.forking import sockets, unforked
-from smtpbackend.protocol.timeouts import earliest
+from smtpbackend.forking import begin, failure
+from smtpbackend.protocol.timeouts import earliest, time_is_up
 
 __all__ = ["MAX_POLL", "dial"]
 
@@ -23,50 +25,68 @@ Ready = TypeVar("Ready")
 def dial(server: Server, deadline: float | None, ready: Callable[[socket.socket], Ready]) -> Ready:
     """What ``ready`` makes of a socket that is connected: an OSError of it counts against the address.
 
-    Look-up and all addresses share one budget. Raises `ConnectFailed`.
+    Performs what ``delivery/addresses.py`` decides. Raises `ConnectFailed`.
     """
-    end = earliest(time.monotonic() + server.timeout.connect, deadline)
-    causes: list[tuple[str, OSError]] = []
-    host, port = server.next_hop
+    race = reach(server, _find(server, deadline), time.monotonic, deadline)
+    under_way: dict[Any, socket.socket] = {}
+    ended: dict[Any, OSError | None]
     try:
-        if server.path is not None:
-            found: list[Any] = [(socket.AF_UNIX, socket.SOCK_STREAM, 0, "", server.path)]
-        else:
-            found = _look_up(server_hostname(host), port, end)
+        step = next(race)
+        while True:
+            answer: Any = None
+            if isinstance(step, Wait):
+                poll = select.poll()
+                by_number = {}
+                for info, sock in under_way.items():
+                    poll.register(sock, select.POLLOUT)
+                    by_number[sock.fileno()] = info
+                left = max(step.until - time.monotonic(), 0.0)  # what is there already did not come too late
+                events = poll.poll(min(left, MAX_POLL) * 1000)
+                answer = ended = {by_number[number]: failure(under_way[by_number[number]]) for number, _ in events}
+            elif isinstance(step, Begin):
+                try:
+                    under_way[step.info] = begin(step.info, server.source_address)
+                except OSError as error:
+                    answer = error
+                ended = {}
+            else:
+                sock = under_way[step.info]
+                try:
+                    if server.proxy is not None:
+                        _pass_proxy(server, sock, step.until)
+                    made = ready(sock)
+                except OSError as error:
+                    answer = error
+                    ended = {step.info: error}
+                else:
+                    for info in under_way:
+                        if info is not step.info:
+                            under_way[info].close()
+                    race.close()  # what it holds of the others' errors would hold this frame
+                    return made
+            for info in ended:
+                if ended[info] is not None:
+                    under_way[info].close()
+                    del under_way[info]
+            step = race.send(answer)
+    except BaseException:
+        for info in under_way:
+            under_way[info].close()
+        raise
+
+
+def _find(server: Server, deadline: float | None) -> list[Any]:
+    """The addresses of a server, or of its proxy. Raises `ConnectFailed`."""
+    if server.path is not None:
+        return [(socket.AF_UNIX, socket.SOCK_STREAM, 0, "", server.path)]
+    host, port = server.next_hop
+    end = earliest(time.monotonic() + server.timeout.connect, deadline)
+    try:
+        return _look_up(server_hostname(host), port, end)
+    except TimeoutError as error:
+        raise unreachable(server, [("", error)], time_is_up(end, deadline)) from error
     except (OSError, UnicodeError) as error:
         raise unreachable(server, [("", error if isinstance(error, OSError) else OSError(str(error)))]) from error
-    for number, (family, kind, protocol, _, address) in enumerate(found):
-        born: socket.socket | None = None
-        try:
-            with unforked:
-                sock = born = socket.socket(family, kind, protocol)
-                sockets.add(sock)
-        except OSError as error:  # a kernel without IPv6 has no such sockets
-            causes.append((shown(address), error))
-            continue
-        except BaseException:
-            if born is not None:
-                born.close()
-            raise
-        try:
-            # what is left is shared among the addresses left: one that is silent does not use up all
-            share = (end - time.monotonic()) / (len(found) - number)
-            sock.settimeout(min(max(share, 0.001), MAX_POLL))
-            if server.source_address and server.path is None:
-                sock.bind((server.source_address, 0))
-            sock.connect(address)
-            if family != socket.AF_UNIX:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if server.proxy is not None:
-                _pass_proxy(server, sock, end)
-            return ready(sock)
-        except OSError as error:
-            sock.close()
-            causes.append((shown(address), error))
-        except BaseException:
-            sock.close()
-            raise
-    raise unreachable(server, causes) from causes[-1][1]
 
 
 def _look_up(host: str, port: int, end: float) -> list[Any]:

@@ -6,7 +6,7 @@ import time
 
 from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.srv import Found, look_up
-from smtpbackend.protocol.timeouts import earliest
+from smtpbackend.protocol.timeouts import DeadlinePassed, earliest, time_is_up
 
 __all__ = ["find"]
 
@@ -24,7 +24,8 @@ def find(server: Server, deadline: float | None) -> Found:
                 left = max(end - time.monotonic(), 0.001)
                 answer = resolver.resolve(name, "SRV", lifetime=left, search=False)
             except Exception as error:
-                name = conversation.throw(error)
+                late = time_is_up(time.monotonic(), deadline)
+                name = conversation.throw(late if isinstance(late, DeadlinePassed) else error)
             else:
                 name = conversation.send(answer)
     except StopIteration as stop:

@@ -21,7 +21,7 @@ from smtpbackend.delivery.tls import Context, certificate_name
 from smtpbackend.errors import ProtocolViolation
 from smtpbackend.forking import sockets, unforked
 from smtpbackend.protocol.effects import Channel, Conversation, Ended, Now, Read, StartTLS, Write
-from smtpbackend.protocol.timeouts import earliest
+from smtpbackend.protocol.timeouts import earliest, time_is_up
 
 __all__ = ["Wire"]
 
@@ -44,6 +44,7 @@ class Wire:
         self._ended = False
         self._is_secured = False
         self._has_heard = False  # since we wrote last
+        self._deadline: float | None = None
         is_unix = sock.family == socket.AF_UNIX
         self._may_hurry = not is_unix and hasattr(socket, "TCP_QUICKACK")
         self.peer: str | None = None if is_unix else sock.getpeername()[0]
@@ -61,6 +62,7 @@ class Wire:
         """
         reading: Read | None = None
         until = 0.0
+        self._deadline = deadline
         try:
             step = conversation.send(value)
             while True:
@@ -70,12 +72,14 @@ class Wire:
                     if kind is Read:
                         if step is not reading:
                             reading = step
-                            until = earliest(time.monotonic() + step.timeout, deadline)
+                            if not step.goes_on:
+                                until = earliest(time.monotonic() + step.timeout, deadline)
                         answer = self._read(until)
                     elif kind is Write:
-                        self._write(step.data, step.timeout, deadline)
+                        self._write(step.data, step.timeout)
                     elif kind is StartTLS:
-                        answer = self._start_tls(earliest(time.monotonic() + step.timeout, deadline))
+                        until = earliest(time.monotonic() + step.timeout, deadline)
+                        answer = self._start_tls(until)
                     elif kind is Now:
                         answer = time.monotonic()
                     else:
@@ -141,7 +145,7 @@ class Wire:
         with contextlib.suppress(OSError):  # what is wrong with it, reading tells
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
-    def _write(self, data: bytes | bytearray, timeout: float, deadline: float | None) -> None:
+    def _write(self, data: bytes | bytearray, timeout: float) -> None:
         self._has_heard = False
         left = memoryview(data)
         until: float | None = None
@@ -160,7 +164,7 @@ class Wire:
             except ssl.SSLWantReadError:
                 wanted = select.POLLIN
             if until is None:  # the time-out is for each piece of progress
-                until = earliest(time.monotonic() + timeout, deadline)
+                until = earliest(time.monotonic() + timeout, self._deadline)
             if self._wait(wanted, until) & select.POLLIN:
                 self._read_ahead()
 
@@ -184,8 +188,7 @@ class Wire:
                 raise ConnectionError("the server closed the connection")
             # RFC 3207 4.2; whoever can inject into the clear part must not be heard inside TLS
             raise ProtocolViolation(
-                f"{self._server.name} (or someone in between) sent data ahead of the TLS handshake; "
-                "check that port and tls fit together (465 is 'implicit', 587 and 25 are 'required')",
+                f"{self._server.name} (or someone in between) sent data ahead of the TLS handshake",
                 server=self._server.name,
             )
         self._poll.unregister(self._socket)
@@ -218,7 +221,7 @@ class Wire:
         left = max(until - time.monotonic(), 0.0)
         events = self._poll.poll(min(left, MAX_POLL) * 1000)
         if not events:
-            raise TimeoutError("timed out")
+            raise time_is_up(until, self._deadline)
         # an error or hang-up is for the next call to find
         return wanted if events[0][1] & ~(select.POLLIN | select.POLLOUT) else events[0][1]
 

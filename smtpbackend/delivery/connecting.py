@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
+from smtpbackend.delivery.addresses import forget
 from smtpbackend.delivery.asks import Effects, Find, Give, Lease, Release, Talk, Token
 from smtpbackend.delivery.credentials import wants_fresh
 from smtpbackend.delivery.pooling import Connection
@@ -20,6 +21,7 @@ from smtpbackend.outcome import Reply
 from smtpbackend.protocol import command
 from smtpbackend.protocol.sasl import Login
 from smtpbackend.protocol.session import Session
+from smtpbackend.protocol.timeouts import Deadline
 
 __all__ = ["Connecting", "is_crowd", "open_session"]
 
@@ -89,6 +91,7 @@ class Connecting:
                     return connection
                 except SMTPError as error:
                     session.broken = True  # also where nothing was said because no token could be had
+                    forget(server)
                     crowded = session.phase in ("greeting", "hello") and is_crowd(error.reply)
                     is_one_of_ours = yield Release(connection, crowded)
                     fresh = True
@@ -170,7 +173,7 @@ class Connecting:
 
     def ask(self, question: Callable[[Session], Effects]) -> Effects:
         """Put one question to the first server that can be asked; its answer is given, or the last error raised."""
-        deadline = None if self.deadline is None else self.clock() + self.deadline
+        deadline = None if self.deadline is None else Deadline.after(self.deadline, self.clock())
         error: SMTPError | None = None
         servers = self.route.order(self.clock())
         while servers:

@@ -35,6 +35,7 @@ from smtpbackend.errors import (
 from smtpbackend.events import MessageSending, MessageSent, Telling
 from smtpbackend.outcome import Receipt, Status
 from smtpbackend.protocol.effects import ENOUGH, LATER, Ended, Next, Settled
+from smtpbackend.protocol.timeouts import Deadline
 from smtpbackend.protocol.transaction import Transaction
 
 __all__ = ["Dispatch"]
@@ -160,7 +161,7 @@ class Dispatch(Connecting):
             mail.error = error
             mail.settle_all(Status.REJECTED, error)
         if self.deadline is not None:
-            mail.deadline = self.clock() + self.deadline
+            mail.deadline = Deadline.after(self.deadline, self.clock())
         return mail
 
     def _wait(self, mail: Mail) -> None:

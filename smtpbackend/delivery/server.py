@@ -12,9 +12,9 @@ from smtpbackend.delivery.settings import SERVER_KEYS, check_keys, read
 from smtpbackend.errors import ConnectFailed, InvalidSetting
 from smtpbackend.protocol.command import check_client_name
 from smtpbackend.protocol.sasl import Login, needs_nothing
-from smtpbackend.protocol.timeouts import Timeouts
+from smtpbackend.protocol.timeouts import DeadlinePassed, Timeouts
 
-__all__ = ["Server", "from_url"]
+__all__ = ["Server", "from_url", "port_doubt"]
 
 _SCHEMES = ("smtp", "smtps", "lmtp", "smtp+unix", "lmtp+unix", "smtp+srv")
 
@@ -278,14 +278,21 @@ def resolve(given: Any, defaults: Mapping[str, Any], port: Any = None) -> Server
 _plain = {f.name: f.default for f in fields(Server)}
 
 
-def unreachable(server: Server, causes: Sequence[tuple[str, OSError]]) -> ConnectFailed:
-    """The error of a server that no address of could be connected to; ``causes`` are (address, error)."""
+def unreachable(
+    server: Server, causes: Sequence[tuple[str, OSError]], late: TimeoutError | None = None
+) -> ConnectFailed:
+    """The error of a server that no address of could be connected to; ``causes`` are (address, error).
+
+    ``late`` is what waiting for them ended in, or would have.
+    """
     what = "; ".join(f"{address}: {_reason(cause)}" if address else _reason(cause) for address, cause in causes)
     remedy = "check host and port, and that no firewall is in the way"
     if server.proxy is not None:
         remedy = "check host and port, and proxy and its credentials"
     if server.path is not None:
         remedy = "check that the server listens there, and that this user may write to the socket"
+    if isinstance(late, DeadlinePassed):
+        remedy = f"{late}; {remedy}"
     return ConnectFailed(f"cannot connect to {server.name} ({what}); {remedy}", server=server.name)
 
 
@@ -294,9 +301,22 @@ def shown(address: Any) -> str:
     return address if isinstance(address, str) else str(address[0])
 
 
+def port_doubt(server: Server) -> str:
+    """Why port and ``tls`` do not fit together, as far as one can tell from the number; mostly that is ""."""
+    if server.path is not None or server.srv:
+        return ""
+    if server.port == 465 and server.tls != "implicit":  # RFC 8314 7.3
+        return (
+            f"port 465 is that of implicit TLS, and tls is {server.tls!r}: a server there waits for TLS, and is silent"
+        )
+    if server.port in (25, 587) and server.tls == "implicit":
+        return f"port {server.port} begins in clear, and tls is 'implicit': what a server says there is not TLS"
+    return ""
+
+
 def _reason(error: OSError) -> str:
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    if error.errno and str(error.strerror).startswith("Connect call failed"):  # asyncio's words for any of them
+    if isinstance(error, TimeoutError):  # the kernel's own is one, with other words
+        return "no answer in time" if error.errno else str(error) or "no answer in time"
+    if error.errno and error.errno > 0:  # those of a look-up are below
         return os.strerror(error.errno)
     return error.strerror or str(error) or type(error).__name__

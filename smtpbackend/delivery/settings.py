@@ -153,7 +153,10 @@ def _timeouts(name: str, value: Any) -> Timeouts:
         return value
     if isinstance(value, Mapping):
         check_keys(value, Timeouts._fields, f"{name} key")
-        return Timeouts()._replace(**{key: _number(f"{name}[{key!r}]", seconds) for key, seconds in value.items()})
+        given = {key: _number(f"{name}[{key!r}]", seconds) for key, seconds in value.items()}
+        # a greeting is a reply: who is less patient with all of them is so with the first
+        given.setdefault("greeting", min(Timeouts().greeting, given.get("reply", Timeouts().reply)))
+        return Timeouts()._replace(**given)
     seconds = _number(name, value)
     # one number bounds every wait, and lets none of the shorter ones grow
     return Timeouts(*(min(seconds, default) if field == "reused" else seconds for field, default in _DEFAULT_TIMEOUTS))
@@ -255,9 +258,10 @@ SETTINGS: tuple[Setting, ...] = (
         "server",
         _timeouts,
         Timeouts(),
-        "Seconds: one number for every wait, or a mapping of `connect` (10), `reply` (60), `content` (60, for each "
-        "piece of progress), `final` (300, for the answer to the content) and `reused` (10, for the first reply on a "
-        "kept connection).",
+        "Seconds: one number for every wait, or a mapping of `connect` (10, for the look-up, and for each address from "
+        "when it is tried: the next 0.25 s later), `greeting` (20, or `reply` if that is set to less; with the "
+        "handshake of implicit TLS), `reply` (60), `content` (60, for each piece of progress), `final` (300, for the "
+        "answer to the content) and `reused` (10, for the first reply on a kept connection).",
     ),
     Setting("ignore_extensions", "server", _names, (), "EHLO keywords that the server wrongly offers."),
     Setting(

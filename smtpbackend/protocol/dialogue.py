@@ -12,7 +12,7 @@ from smtpbackend.errors import ConnectionLost, DeliveryError, ProtocolViolation,
 from smtpbackend.outcome import Reply
 from smtpbackend.protocol.effects import NOW, Conversation, Read, Write
 from smtpbackend.protocol.reply import ReplyReader
-from smtpbackend.protocol.timeouts import Timeouts
+from smtpbackend.protocol.timeouts import DeadlinePassed, Timeouts
 from smtpbackend.protocol.transaction import Transaction
 
 __all__ = ["Dialogue", "Transcript"]
@@ -116,8 +116,8 @@ class Dialogue:
             self.is_talkative = not self._replies.says_goodbye
             raise self._failed(ProtocolViolation, f"{self.server} spoke when it was not asked ({self.phase})")
 
-    def _reply(self, timeout: float) -> Conversation[Reply]:
-        """The next reply, whatever it is. ``timeout`` (seconds) is for all of it."""
+    def _reply(self, timeout: float, goes_on: bool = False) -> Conversation[Reply]:
+        """The next reply, whatever it is. ``timeout`` (seconds) is for all of it; ``goes_on`` as in `Read`."""
         read: Read | None = None
         if not self._due:  # the one that is awaited is to what was not sent yet
             yield from self._flush()
@@ -125,7 +125,7 @@ class Dialogue:
             while (reply := self._heard()) is None:
                 if self._unsent:
                     yield from self._flush()
-                read = read or Read(self._patience(timeout))
+                read = read or Read(self._patience(timeout), goes_on)
                 data = yield read
                 if not data:
                     raise self._failed(ConnectionLost, f"{self.server} closed the connection ({self.phase})")
@@ -135,11 +135,10 @@ class Dialogue:
             if isinstance(error, SMTPError):
                 self.broken = True
                 raise
-            seconds = self._patience(timeout)
-            raise self._failed(
-                TimedOut,
-                f"{self.server} did not answer in time ({self.phase}, at most {seconds:g} s); see timeout and deadline",
-            ) from error
+            limit = f"at most {self._patience(timeout):g} s); see timeout"
+            if isinstance(error, DeadlinePassed):
+                limit = f"{error})"
+            raise self._failed(TimedOut, f"{self.server} did not answer in time ({self.phase}, {limit}") from error
         except OSError as error:
             if isinstance(error, SMTPError):
                 self.broken = True

@@ -45,10 +45,12 @@ class Read(NamedTuple):
     """Wait for bytes; answered with some, or with b"" at the end of the stream.
 
     ``timeout`` is in seconds. The clock starts when a Read is first yielded and runs on while the conversation
-    yields that same Read again, so that a server which drips bytes still times out.
+    yields that same Read again, so that a server which drips bytes still times out. With ``goes_on`` it is that of the
+    StartTLS just before, whose time is not up yet.
     """
 
     timeout: float
+    goes_on: bool = False
 
 
 class StartTLS(NamedTuple):

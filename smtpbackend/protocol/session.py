@@ -20,6 +20,7 @@ from smtpbackend.errors import (
     MissingExtra,
     ProtocolViolation,
     SMTPError,
+    TimedOut,
     TLSFailed,
 )
 from smtpbackend.outcome import Reply
@@ -82,10 +83,18 @@ class Session(Delivering):
         self.broken = True  # until it is open
         if tls == "implicit":  # RFC 8314 3
             self.phase = "tls"
-            yield from self._secure()
+            yield from self._secure(self.timeouts.greeting)
         self.phase = "greeting"
         begun = yield NOW
-        self.greeting = reply = yield from self._reply(self.timeouts.reply)
+        try:
+            self.greeting = reply = yield from self._reply(self.timeouts.greeting, goes_on=self.secure)
+        except (ConnectionLost, TimedOut) as error:
+            if not self.secure and not self.reads and not self.lmtp:
+                error.args = (
+                    f"{error}; a port of implicit TLS (465) does so: for that, set tls='implicit' (USE_SSL instead of "
+                    "USE_TLS), or change port to 587",
+                )
+            raise
         self.slowest = (yield NOW) - begun
         if reply.code != 220:
             raise self._failed(ConnectFailed, f"{self.server} does not welcome us: {reply}", reply)
@@ -156,7 +165,7 @@ class Session(Delivering):
             trouble = reply = yield from self._ask(command.STARTTLS)
             if reply.code == 220:
                 try:
-                    yield from self._secure()
+                    yield from self._secure(self.timeouts.connect)
                 except TLSFailed as failure:
                     # The connection is lost with the handshake; only a new one could go on in clear.
                     self.may_go_on_in_clear = not required and on_failure(failure) == "insecure"
@@ -176,15 +185,21 @@ class Session(Delivering):
         remedy = "set tls='none' only if the path is private" if required else "tls='none' only if the path is private"
         return TLSFailed(f"{self.server} {what} and {why}; {remedy}", server=self.server, reply=reply)
 
-    def _secure(self) -> Conversation[None]:
+    def _secure(self, timeout: float) -> Conversation[None]:
         if self._replies.has_unread:
             raise self._failed(
                 ProtocolViolation, f"{self.server} (or someone in between) sent data ahead of the TLS handshake"
             )
         try:
-            self.channel = yield StartTLS(self.timeouts.connect)
+            self.channel = yield StartTLS(timeout)
         except OSError as error:
             self.broken = True
+            if self.greeting is None and _is_clear(error):
+                raise TLSFailed(
+                    f"{self.server} speaks in clear, and tls is 'implicit'; check that port and tls fit together: for "
+                    "this port set tls='required' (STARTTLS; USE_TLS instead of USE_SSL), or change port to 465",
+                    server=self.server,
+                ) from error
             if isinstance(error, SMTPError):
                 raise
             reason = getattr(error, "verify_message", "") or str(error) or type(error).__name__
@@ -347,6 +362,13 @@ class Session(Delivering):
         """QUIT, and whatever the server says to it (RFC 5321 4.1.1.10)."""
         self.broken = True
         yield from self._ask(command.QUIT)
+
+
+def _is_clear(error: OSError) -> bool:
+    """Whether a handshake that nothing went before was ended by words of SMTP, ahead of it or in answer to it."""
+    # OpenSSL's names for what does not look like TLS; the second is that of 3.2 and later
+    reasons = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
+    return isinstance(error, ProtocolViolation) or getattr(error, "reason", None) in reasons
 
 
 def _base64(data: bytes) -> str:

@@ -53,7 +53,7 @@ def test_it_is_a_value() -> None:
     server = Server("mx.example.com", username="ann", password="secret", timeout=3, auth_mechanisms="plain")  # type: ignore[arg-type]
     assert server == pickle.loads(pickle.dumps(server))
     assert len({server, Server("mx.example.com")}) == 2
-    assert server.timeout == Timeouts(3.0, 3.0, 3.0, 3.0, 3.0)
+    assert server.timeout == Timeouts(3.0, 3.0, 3.0, 3.0, 3.0, 3.0)
     assert server.auth_mechanisms == ("PLAIN",)
     with pytest.raises(AttributeError):
         server.port = 5  # type: ignore[misc]

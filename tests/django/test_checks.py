@@ -128,6 +128,45 @@ def test_w001_in_email_mode() -> None:
     assert "a.example:25" in text
 
 
+@pytest.mark.parametrize(
+    ("settings", "remedy"),
+    [
+        ({"EMAIL_PORT": 465, "EMAIL_USE_TLS": True}, "EMAIL_USE_SSL instead of EMAIL_USE_TLS"),
+        ({"EMAIL_PORT": 465}, "EMAIL_USE_SSL instead of EMAIL_USE_TLS"),
+        ({"EMAIL_PORT": 587, "EMAIL_USE_SSL": True}, "EMAIL_USE_TLS instead of EMAIL_USE_SSL"),
+        ({"EMAIL_PORT": 25, "EMAIL_USE_SSL": True}, "EMAIL_USE_TLS instead of EMAIL_USE_SSL"),
+        ({"SMTPBACKEND": {"SERVERS": ["smtp://a.example:465?tls=required"]}}, "tls='implicit'"),
+        ({"SMTPBACKEND": {"SERVERS": ["smtp://b.example", "smtps://a.example:587"]}}, "tls='required'"),
+        ({"EMAIL_PORT": 465, "EMAIL_USE_SSL": True}, None),
+        ({"EMAIL_PORT": 587, "EMAIL_USE_TLS": True}, None),
+        ({"EMAIL_PORT": 2465, "EMAIL_USE_TLS": True}, None),
+        ({"EMAIL_PORT": 25}, None),
+        ({"SMTPBACKEND": {"HOST": "a.example", "PORT": 465}}, None),
+        ({"SMTPBACKEND": {"SERVERS": ["smtps://a.example"]}}, None),
+    ],
+)
+def test_w003_a_port_that_does_not_fit_the_kind_of_tls(settings: dict[str, Any], remedy: str | None) -> None:
+    host = {} if "SMTPBACKEND" in settings else {"EMAIL_HOST": "a.example"}
+    with email_settings(EMAIL_BACKEND=PATH, **host, **settings):
+        assert [identifier for identifier, _ in found()] == ["smtpbackend.W003"] * bool(remedy)
+        if remedy:
+            [message] = [message for message in run_checks(tags=["mail"]) if message.id == "smtpbackend.W003"]
+            assert "a.example:" in message.msg
+            assert remedy in str(message.hint)
+
+
+@mailers_only
+def test_w003_names_the_mailer() -> None:
+    mailers = {
+        "default": {"BACKEND": PATH, "OPTIONS": {"host": "a.example", "port": 465, "use_ssl": True}},
+        "news": {"BACKEND": PATH, "OPTIONS": {"host": "a.example", "port": 465, "use_tls": True}},
+        "other": {"BACKEND": PATH, "OPTIONS": {"host": "a.example", "port": 587, "use_ssl": True}},
+    }
+    with override_settings(MAILERS=mailers):
+        texts = [text for identifier, text in found() if identifier == "smtpbackend.W003"]
+    assert [text.partition(",")[0] for text in texts] == ["MAILERS['news']", "MAILERS['other']"]
+
+
 @mailers_only
 def test_w002_a_dict_that_nobody_reads() -> None:
     options = {"host": "a.example"}

@@ -204,3 +204,26 @@ def test_a_key_for_dkim_is_read_at_start() -> None:
     setting = {"domain": "example.org", "selector": "s", "key": "/none/key.pem"}
     with pytest.raises(InvalidSetting, match=r"dkim key '/none/key\.pem' cannot be read"):
         read_config({"SMTPBACKEND_HOST": "localhost", "SMTPBACKEND_DKIM": setting})
+
+
+@pytest.mark.parametrize(
+    ("settings", "remedy"),
+    [
+        ({"MAIL_PORT": 465, "MAIL_USE_TLS": True}, "set MAIL_USE_SSL instead of MAIL_USE_TLS"),
+        ({"MAIL_PORT": 465}, "set MAIL_USE_SSL instead of MAIL_USE_TLS"),
+        ({"MAIL_PORT": 587, "MAIL_USE_SSL": True}, "set MAIL_USE_TLS instead of MAIL_USE_SSL"),
+        ({"SMTPBACKEND_SERVERS": ["smtp://b.example", "smtps://a.example:587"]}, "SMTPBACKEND_TLS = 'required'"),
+    ],
+)
+def test_a_port_that_does_not_fit_the_kind_of_tls_is_told_at_once(settings: dict[str, Any], remedy: str) -> None:
+    """A warning: behind a tunnel a number may mean another port."""
+    app = Flask(__name__)
+    app.config.update(MAIL_SERVER="a.example", **settings)
+    with pytest.warns(RuntimeWarning, match=rf"a\.example:\d+: port \d+ .*{remedy}") as caught:
+        Mail(app)
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize("settings", [{"MAIL_USE_SSL": True}, {"MAIL_PORT": 587, "MAIL_USE_TLS": True}, {}])
+def test_one_that_fits_is_not(settings: dict[str, Any]) -> None:
+    read(MAIL_SERVER="a.example", **settings)

@@ -13,9 +13,10 @@ import dns.asyncresolver
 import pytest
 
 from smtpbackend import AsyncMailer, Message
+from smtpbackend.delivery import addresses
 from smtpbackend.delivery.credentials import Grant, Provider
 from smtpbackend.testing import SILENCE, Play, ScriptedServer, delay
-from tests.mailer.conftest import Scripted
+from tests.mailer.conftest import Names, Scripted
 from tests.mailer.suspensions import When, at_every_point, eventually, leaving_nothing
 from tests.mailer.twins import PATIENCE, hello
 from tests.servers.nameserver import Nameserver
@@ -96,6 +97,32 @@ class TestASend:
         await at_every_point(mailer, [server], lambda subject: mailer.send(hello(subject=subject)), when)
 
     @whenever
+    async def test_while_it_connects_to_several_addresses(
+        self,
+        scripted: Scripted,
+        names: Names,
+        several_unreachable: list[int],
+        when: When,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """One refuses, three are silent: those are under way when the one that is well is connected."""
+        monkeypatch.setattr(addresses, "DELAY", 0.005)
+        server = scripted()
+        [closed] = free_ports(1)
+        names["mx.example.com"] = [
+            ("::1", closed),
+            *[("127.0.0.1", port) for port in (*several_unreachable, server.port)],
+        ]
+        mailer = AsyncMailer("smtp://mx.example.com?tls=none")
+
+        async def before() -> None:
+            addresses._good.clear()
+
+        act = lambda subject: mailer.send(hello(subject=subject))  # noqa: E731
+        points = await at_every_point(mailer, [_Named(server, "mx.example.com:25")], act, when, before=before)
+        assert sum("dial" in point for point in points) >= 4, points
+
+    @whenever
     async def test_through_a_proxy(self, scripted: Scripted, when: When) -> None:
         server = scripted()
         with Proxy() as proxy:
@@ -118,10 +145,10 @@ class TestASend:
 
 
 class _Named:
-    """A server that is reached by the name of this machine."""
+    """A server that is reached by a name: that of this machine, or another."""
 
-    def __init__(self, server: ScriptedServer) -> None:
-        self.name = f"localhost:{server.port}"
+    def __init__(self, server: ScriptedServer, name: str = "") -> None:
+        self.name = name or f"localhost:{server.port}"
         self._server = server
 
     def __getattr__(self, name: str) -> Any:

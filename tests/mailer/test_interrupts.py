@@ -16,11 +16,14 @@ from typing import Any
 import pytest
 
 from smtpbackend import Mailer, Message
+from smtpbackend.delivery import addresses
+from smtpbackend.errors import ConnectFailed
+from smtpbackend.forking import sockets
 from smtpbackend.testing import DEAF, SILENCE, Play, ScriptedServer
-from tests.mailer.conftest import Scripted
+from tests.mailer.conftest import Names, Scripted
 from tests.mailer.leftovers import Leftovers, taken
 from tests.mailer.twins import PATIENCE, hello
-from tests.servers.ports import wait_until
+from tests.servers.ports import free_ports, wait_until
 from tests.servers.tls import Certificates
 
 Interrupt = Callable[..., Any]
@@ -42,6 +45,11 @@ def interrupt() -> Iterator[Interrupt]:
     before = signal.signal(signal.SIGUSR1, raise_interrupt)
     yield interrupt
     signal.signal(signal.SIGUSR1, before)
+
+
+def alive() -> list[socket.socket]:
+    """The sockets of all mailers that are open."""
+    return [sock for sock in list(sockets) if sock.fileno() >= 0]
 
 
 def when_in(function: str, interrupt: Interrupt) -> threading.Thread:
@@ -197,6 +205,21 @@ class TestWhileSomethingElseIsAwaited:
             leftovers.check(mailer._pool, [server], "connecting")
         assert server.connections == 0
 
+    def test_one_of_several_addresses(
+        self, scripted: Scripted, interrupt: Interrupt, names: Names, several_unreachable: list[int]
+    ) -> None:
+        """All that are under way are closed."""
+        server = scripted({})
+        names["mx.example.com"] = [("127.0.0.1", port) for port in several_unreachable]
+        mailer = Mailer("smtp://mx.example.com?tls=none", max_connections=1, timeout={"connect": PATIENCE})
+        with Leftovers() as leftovers:
+            watching = when_in("dial", lambda: wait_until(lambda: len(alive()) == 3, PATIENCE) and interrupt())
+            with pytest.raises(KeyboardInterrupt):
+                mailer.send(hello(subject="interrupted"))
+            watching.join()
+            leftovers.check(mailer._pool, [server], "connecting")
+            assert alive() == []
+
     def test_a_connection_of_the_pool(self, scripted: Scripted, interrupt: Interrupt) -> None:
         """The only one is in use by another thread, which gets through."""
         free = threading.Event()
@@ -342,15 +365,42 @@ class TestAtEveryCall:
         assert sum(point.startswith(self.MOMENTS) for point in points) < len(points) / 4
         assert max(taken([server]).values()) == 1
 
+    def test_no_socket_is_left_of_several_addresses(
+        self, scripted: Scripted, names: Names, unreachable: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One refuses, one is silent, one is not of this machine, one is well; then nobody is."""
+        monkeypatch.setattr(addresses, "DELAY", 0.005)
+        server = scripted({})
+        [closed] = free_ports(1)
+        found = [("::1", closed), ("127.0.0.1", unreachable), ("127.0.0.1", server.port)]
+        points: list[str] = []
+        for well in (True, False):
+            names["mx.example.com"] = found if well else found[:2]
+            with Leftovers() as leftovers:
+                for at in itertools.count(1):
+                    addresses._good.clear()
+                    mailer = Mailer("smtp://mx.example.com?tls=none", timeout={"connect": 5 if well else 0.02})
+                    stepping = _Stepping(at, ("/blocking/dial.py", "/blocking/wire.py"))
+                    with suppress(KeyboardInterrupt, ConnectFailed), stepping:
+                        mailer.send(hello(subject=f"interrupted {at}"))
+                    leftovers.check(mailer._pool, [], stepping.where)
+                    mailer.close()
+                    assert alive() == [], stepping.where
+                    if not stepping.where:
+                        break
+                    points.append(stepping.where)
+        assert sum("dial" in point for point in points) > 20
+
 
 class _Stepping:
     """Raises KeyboardInterrupt at the nth such point of the blocking twin, in this thread, within the block."""
 
     ROOMS = ("/blocking/mailer.py", "/blocking/pool.py", "/blocking/wire.py", "/blocking/dial.py")
 
-    def __init__(self, at: int) -> None:
+    def __init__(self, at: int, rooms: tuple[str, ...] = ROOMS) -> None:
         self.where = ""
         self._at = at
+        self._rooms = rooms
         self._points = 0
 
     def __enter__(self) -> None:
@@ -361,7 +411,7 @@ class _Stepping:
         sys.setprofile(self._before)
 
     def _look(self, frame: FrameType, event: str, function: Any) -> None:
-        if event in ("call", "c_return") and frame.f_code.co_filename.endswith(self.ROOMS):
+        if event in ("call", "c_return") and frame.f_code.co_filename.endswith(self._rooms):
             self._points += 1
             if self._points == self._at:
                 behind = f" behind {function.__name__}" if event == "c_return" else ""

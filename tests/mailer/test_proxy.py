@@ -14,8 +14,9 @@ import pytest
 from smtpbackend import Server
 from smtpbackend.errors import AuthenticationFailed, ConnectFailed, InvalidSetting, TLSFailed
 from smtpbackend.testing import Play
-from tests.mailer.conftest import Scripted
+from tests.mailer.conftest import Names, Scripted
 from tests.mailer.twins import Twin, hello
+from tests.servers.ports import free_ports
 from tests.servers.proxy import Proxy
 from tests.servers.tls import Certificates
 
@@ -105,6 +106,18 @@ def test_a_proxy_that_is_not_there(twin: Twin, scripted: Scripted) -> None:
     with pytest.raises(ConnectFailed, match=r"127\.0\.0\.1: Connection refused"):
         twin(server.url, proxy="socks5://127.0.0.1:1").send(hello())
     assert server.connections == 0
+
+
+@pytest.mark.parametrize("first", ["refuses", "is not there", "is silent"])
+def test_the_next_address_of_a_proxy_is_tried(
+    twin: Twin, scripted: Scripted, proxied: Callable[..., Proxy], names: Names, unreachable: int, first: str
+) -> None:
+    """A proxy that is connected to and leads nowhere counts against its address too."""
+    server, proxy = scripted(), proxied()
+    ports = {"refuses": proxied(refuses=True).port, "is not there": free_ports(1)[0], "is silent": unreachable}
+    names["proxy.example.com"] = [("127.0.0.1", ports[first]), ("127.0.0.1", proxy.port)]
+    assert twin(server.url, proxy="socks5://proxy.example.com:1080").send(hello()).ok
+    assert len(proxy.asked) == 1
 
 
 def test_a_server_behind_a_proxy_is_never_near(twin: Twin, scripted: Scripted, proxied: Callable[..., Proxy]) -> None:

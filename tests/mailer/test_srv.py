@@ -166,6 +166,12 @@ def test_a_name_server_that_is_silent_costs_the_time_of_a_connection(
     assert time.monotonic() - begin < 2
 
 
+def test_a_deadline_that_ended_the_look_up_is_named(names: Nameserver, mailer: Callable[..., Any]) -> None:
+    names.silent = True
+    with pytest.raises(ConnectFailed, match=r"look-up of .* failed: the deadline of 0\.3 s passed, see deadline"):
+        mailer(deadline=0.3).verify("ann@example.com")
+
+
 def test_another_server_is_tried_where_the_domain_has_none(names: Nameserver, twin: Twin, scripted: Scripted) -> None:
     server = scripted()
     assert twin("smtp+srv://localhost", server.url).send(hello()).server == server.name

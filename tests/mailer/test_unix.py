@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +16,7 @@ from smtpbackend.errors import ConnectFailed, TLSFailed
 from smtpbackend.testing import Play
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import Twin, hello
+from tests.servers.ports import wait_until
 from tests.servers.tls import Certificates
 
 
@@ -57,6 +62,52 @@ def test_tls_is_verified_by_the_host_that_is_given_beside_it(
 def test_nobody_listens_there(twin: Twin, path: str) -> None:
     with pytest.raises(ConnectFailed, match=r"cannot connect to unix:.*No such file.*may write to the socket"):
         twin(url_of(path)).send(hello())
+
+
+def test_a_backlog_that_is_full_is_waited_for(twin: Twin, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel says "not now" at once, where it would let a connect that waits wait."""
+    full: list[socket.socket] = []
+    make = socket.socket
+    refused: list[int] = []
+
+    class Noted(make):  # type: ignore[valid-type, misc]
+        """Once it was told "not now", what fills the backlog goes away."""
+
+        def connect(self, address: Any) -> None:
+            try:
+                super().connect(address)
+            except OSError as error:
+                refused.append(error.errno or 0)
+                for caller in full:
+                    caller.close()
+                    listening.accept()[0].close()
+                full.clear()
+                raise
+
+    with make(socket.AF_UNIX) as listening:
+        listening.bind(path)
+        listening.listen(0)
+        while not refused:
+            full.append(make(socket.AF_UNIX))
+            full[-1].setblocking(False)
+            if code := full[-1].connect_ex(path):
+                refused.append(code)
+        full.pop().close()
+        monkeypatch.setattr(socket, "socket", Noted)
+
+        def greet() -> None:
+            with listening.accept()[0] as caller:
+                caller.sendall(b"554 5.3.2 not today\r\n")
+                caller.recv(100)
+
+        refused.clear()
+        mailer = twin(url_of(path))
+        thread = threading.Thread(target=lambda: wait_until(lambda: bool(refused) and not full, 20) and greet())
+        thread.start()
+        with pytest.raises(ConnectFailed, match="not today"):
+            mailer.send(hello())
+        thread.join()
+        assert refused == [errno.EAGAIN]
 
 
 def test_a_path_that_is_too_long(twin: Twin) -> None:

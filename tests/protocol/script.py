@@ -42,6 +42,7 @@ class Script:
         self.order = ""
         """What was asked for: W(rite), R(ead), S(tartTLS)."""
         self.reads: list[Read] = []
+        self.handshakes: list[StartTLS] = []
         self.asked: list[bool] = []
         """``unsent`` of each Next."""
         self.settled: list[Transaction] = []
@@ -79,6 +80,7 @@ class Script:
                 answer, error = (scripted, None) if isinstance(scripted, bytes) else (None, scripted)
             elif isinstance(effect, StartTLS):
                 self.order += "S"
+                self.handshakes.append(effect)
                 error = self._tls
             elif isinstance(effect, Now):
                 answer = self.now

@@ -24,9 +24,10 @@ from smtpbackend.errors import (
 )
 from smtpbackend.outcome import Reply
 from smtpbackend.protocol.capabilities import Capabilities
+from smtpbackend.protocol.effects import Read, StartTLS
 from smtpbackend.protocol.sasl import Login
 from smtpbackend.protocol.session import Session
-from smtpbackend.protocol.timeouts import Timeouts
+from smtpbackend.protocol.timeouts import Deadline, Timeouts, time_is_up
 from tests.protocol.script import Script, ehlo_reply, opened
 
 SERVER = "mx.example.com:25"
@@ -103,6 +104,58 @@ class TestOpening:
         session, script = new(timeouts=Timeouts(reply=7.5)), Script(HELLO, TimeoutError())
         with pytest.raises(TimedOut, match=r"did not answer in time \(hello, at most 7\.5 s\)"):
             script.run(session.open("none"))
+
+    @pytest.mark.parametrize("silence", [TimeoutError(), b"", ConnectionResetError(104, "reset")])
+    def test_without_a_word_of_greeting_the_settings_for_implicit_tls_are_named(self, silence: bytes | OSError) -> None:
+        """A port of implicit TLS waits for the client to begin, whatever ``tls`` of ours speaks in clear."""
+        for tls in ("none", "opportunistic", "required"):
+            session, script = new(), Script(silence)
+            with pytest.raises((TimedOut, ConnectionLost), match=r"implicit TLS \(465\).*tls='implicit'.*port to 587"):
+                script.run(session.open(tls))
+
+    def test_they_are_not_named_where_something_was_heard_or_tls_is_there(self) -> None:
+        for session, script, tls in (
+            (new(), Script(b"220-wel", b""), "required"),
+            (new(), Script(b""), "implicit"),
+            (new(), Script(HELLO, b""), "required"),
+            (new(lmtp=True), Script(b""), "none"),
+        ):
+            with pytest.raises(ConnectionLost) as caught:
+                script.run(session.open(tls))
+            assert "465" not in str(caught.value)
+
+    def test_the_greeting_has_a_time_out_of_its_own(self) -> None:
+        session, script = new(timeouts=Timeouts(greeting=3, reply=7)), Script(HELLO, ehlo_reply("SIZE"))
+        script.run(session.open("none"))
+        assert script.reads == [Read(3), Read(7)]
+        assert Timeouts().greeting == 20
+
+    def test_the_handshake_of_implicit_tls_is_included(self) -> None:
+        """One clock for both; STARTTLS has that of a connection, its replies have theirs."""
+        session, script = new(timeouts=Timeouts(greeting=3, reply=7)), Script(HELLO, ehlo_reply("SIZE"))
+        script.run(session.open("implicit"))
+        assert script.handshakes == [StartTLS(3)]
+        assert script.reads == [Read(3, goes_on=True), Read(7)]
+        session = new(timeouts=Timeouts(connect=2, greeting=3, reply=7))
+        script = Script(HELLO, ehlo_reply("STARTTLS"), GO, ehlo_reply("SIZE"))
+        script.run(session.open("required"))
+        assert script.handshakes == [StartTLS(2)]
+        assert script.reads == [Read(3), Read(7), Read(7), Read(7)]
+
+    @pytest.mark.parametrize(
+        ("script", "tls"),
+        [
+            (Script(time_is_up(9.0, Deadline.after(4, 5.0))), "none"),
+            (Script(HELLO, time_is_up(9.0, Deadline.after(4, 5.0))), "none"),
+            (Script(tls=time_is_up(9.0, Deadline.after(4, 5.0))), "implicit"),
+            (Script(HELLO, ehlo_reply("STARTTLS"), GO, tls=time_is_up(9.0, Deadline.after(4, 5.0))), "required"),
+        ],
+        ids=["greeting", "reply", "implicit", "starttls"],
+    )
+    def test_a_deadline_that_ended_a_wait_is_named_and_a_time_out_is_not_blamed(self, script: Script, tls: str) -> None:
+        with pytest.raises(SMTPError, match=r"the deadline of 4 s passed, see deadline") as caught:
+            script.run(new().open(tls))
+        assert "at most" not in str(caught.value)
 
     @pytest.mark.parametrize("refusal", [b"500 5.5.1 what?\r\n", b"502 no\r\n", b"550 no\r\n", b"451 later\r\n"])
     def test_helo_follows_a_refused_ehlo_and_no_extension_is_assumed(self, refusal: bytes) -> None:
