@@ -16,15 +16,31 @@ from smtpbackend.delivery.route import Route
 from smtpbackend.delivery.server import Server
 from smtpbackend.errors import DeliveryError, SMTPError, TimedOut
 from smtpbackend.events import ServerFailed, Telling
+from smtpbackend.outcome import Reply
 from smtpbackend.protocol import command
 from smtpbackend.protocol.sasl import Login
 from smtpbackend.protocol.session import Session
 
-__all__ = ["Connecting", "open_session"]
+__all__ = ["Connecting", "is_crowd", "open_session"]
 
-# Postfix and Gmail "too many ... connections", Exim the same, Exchange "maximum number of concurrent ... connections",
-# Sendmail "too many open connections" and "connection rate limit exceeded"
-_crowd = re.compile(r"too many\b.*\b(?:connection|session)|maximum number\b.*\bconnection|connection\b.*\blimit", re.I)
+# "Too many connections" by code. Microsoft 365, to MAIL and content: "432 4.3.2 Concurrent connections limit
+# exceeded", "432 4.3.2 STOREDRV.ClientSubmit; sender thread limit exceeded". Sendmail and Exchange, greeting: 421 4.3.2
+_crowd_codes = ((421, (4, 3, 2)), (432, (4, 3, 2)))
+_kind = r"(?:open|active|new|concurrent|simultaneous|parallel|client|server|inbound|incoming|SMTP|TLS|TCP|IP)"
+# By its text alone, in a transient reply. "Too many messages in this connection" is another matter
+_crowd_texts = re.compile(
+    # Postfix "421 4.7.0 Error: too many connections from", Exim and Amazon SES "421 Too many concurrent SMTP
+    # connections", Sendmail "Too many open connections", Comcast "421 Too many sessions opened"
+    rf"\btoo many (?:{_kind} )*(?:connections|sessions)\b"
+    # Exchange "The maximum number of concurrent server connections has exceeded a limit", Dovecot "Maximum number of
+    # connections from user+IP exceeded"
+    rf"|\bmax(?:imum)?(?: number of)? (?:{_kind} )*connections\b"
+    # Microsoft 365 "Concurrent connections limit exceeded", Sendmail "Connection rate limit exceeded", Haraka
+    # "connection concurrency limit exceeded"
+    r"|(?<!per )(?<!per-)\bconnections? (?:rate |count |concurrency )?limit\b"
+    r"|\ball server ports are busy\b",  # Postfix's postscreen
+    re.I,
+)
 
 
 class Connecting:
@@ -84,11 +100,11 @@ class Connecting:
                     return connection
                 except SMTPError as error:
                     session.broken = True  # also where nothing was said because no token could be had
-                    crowded = is_crowd(session, error)
+                    crowded = error.reply is not None and is_crowd(error.reply)
                     is_one_of_ours = yield Release(connection, crowded)
                     fresh = True
                     if crowded and is_one_of_ours:
-                        connection, fresh = None, False  # DESIGN 4.4: the server is well, and one of ours will be free
+                        fresh = False  # DESIGN 4.4: the server is well, and one of ours will be free
                     elif session.may_go_on_in_clear and tls is None:
                         tls = "none"
                     elif refused is None and login and has_source and wants_fresh(error):
@@ -98,12 +114,13 @@ class Connecting:
                             raise
                     else:
                         raise
+                connection = None  # whatever comes now is not of that one: neither its phase nor its fault
                 connection = yield Lease(server, fresh, deadline)
             connection.session.resume()
             return connection
         except SMTPError as error:  # InvalidSetting too: what a callable of the caller's answered, a file that is gone
             self._down[server] = error
-            ours = connection is None and isinstance(error, TimedOut)  # all our connections stayed in use
+            ours = connection is None and isinstance(error, TimedOut)  # no turn came: the server is not at fault
             if not ours and (deadline is None or self.clock() < deadline):
                 self._failed(server, connection.session.phase if connection else "connect", error, others)
             return None
@@ -170,11 +187,10 @@ class Connecting:
         raise error or DeliveryError("no server could be asked")
 
 
-def is_crowd(session: Session, error: SMTPError) -> bool:
-    """Whether the server turned a connection away because it has too many."""
-    reply = error.reply
-    early = session.phase in ("greeting", "hello")
-    return early and reply is not None and reply.is_transient and _crowd.search(reply.text) is not None
+def is_crowd(reply: Reply) -> bool:
+    """Whether a server says, to whatever command, that it has too many connections of ours."""
+    by_code = (reply.code, reply.enhanced) in _crowd_codes
+    return by_code or (reply.is_transient and _crowd_texts.search(" ".join(reply.lines)) is not None)
 
 
 def open_session(
