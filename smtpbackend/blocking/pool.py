@@ -25,7 +25,7 @@ from smtpbackend.delivery.statistics import Statistics, Tally
 from smtpbackend.delivery.tls import Context, client_context
 from smtpbackend.delivery.transcript import transcript
 from smtpbackend.errors import SMTPError
-from smtpbackend.forking import unforked
+from smtpbackend.forking import at_end_of_child, unforked
 from smtpbackend.outcome import Receipt
 from smtpbackend.protocol.effects import LATER
 
@@ -229,6 +229,7 @@ class Pool:
                 turn.notify()
 
     def _open(self, server: Server, deadline: float | None) -> Connection[Wire]:
+        _say_goodbye_at_end()
         generation = self._shelves[server].generation
         wire = Wire.connect(server, self.context(server), deadline)
         try:
@@ -324,7 +325,20 @@ class Pool:
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 
 
+_is_promised = False  # that this process says goodbye, should it be a child that ends without its atexit
+
+
+def _say_goodbye_at_end() -> None:
+    """Asked for with each connection: who is forked is told of its own end later than of the fork."""
+    global _is_promised
+    if not _is_promised:
+        _is_promised = True
+        at_end_of_child(_at_exit)
+
+
 def _after_fork() -> None:
+    global _is_promised
+    _is_promised = False
     for pool in list(_pools):
         pool._forget()
 
