@@ -149,10 +149,11 @@ class Played:
                         case Release(connection, crowded):
                             self.out.remove(connection)
                             session = connection.session
-                            if not session.broken and not connection.is_used_up:
+                            if not session.broken and not connection.is_used_up and not crowded:
                                 connection.idle_since = self.now
                                 self.idle.append(connection)
-                            answer = crowded and any(other.server == connection.server for other in self.out)
+                            ours = [*self.out, *self.idle]
+                            answer = crowded and any(other.server == connection.server for other in ours)
                         case _:
                             raise AssertionError(f"{effect!r} is no effect")
                 except SMTPError as error:

@@ -192,7 +192,8 @@ def test_a_child_of_a_celery_worker_says_quit(scripted: Scripted, tmp_path: Path
         from pathlib import Path
         url, folder = sys.argv[1:3]
         app = Celery("script", broker="filesystem://")
-        app.conf.broker_transport_options = {"data_folder_in": folder, "data_folder_out": folder}
+        folders = ("data_folder_in", "data_folder_out", "control_folder")
+        app.conf.broker_transport_options = dict.fromkeys(folders, folder)
         app.conf.worker_max_tasks_per_child = 2
         mailer = Mailer(url, timeout=20)
 
