@@ -18,16 +18,16 @@ class Delivery:
     """A delivery on its way. ``pool`` is whose connection it has; None: it has none any more.
 
     ``task`` is the one that goes on with it, if it is one; when that has ended nobody is inside, though others run in
-    the same context (as under an ``asyncio.Runner``). ``has_lent``: somebody inside has a connection beyond the limit
-    already, which the next one waits for.
+    the same context (as under an ``asyncio.Runner``). ``lent``: how many connections beyond the limit those inside
+    have.
     """
 
-    __slots__ = ("has_lent", "pool", "task")
+    __slots__ = ("lent", "pool", "task")
 
     def __init__(self, pool: object, task: Any = None) -> None:
         self.pool: object | None = pool
         self.task = task
-        self.has_lent = False
+        self.lent = 0
 
     def leave(self) -> None:
         """It has no connection any more: nobody is inside, in whatever context."""
@@ -62,10 +62,11 @@ def enter(delivery: Delivery, outer: Deliveries | None = None) -> Delivery:
 def lender(pool: object, own: Delivery | None) -> Delivery | None:
     """The delivery on whose account this context may have one more connection of ``pool``, without waiting.
 
-    ``own`` is the stream that asks for one itself, over several connections: it is not inside of itself.
+    However many tasks ask for one, they have one at a time. ``own`` is the stream over several connections that asks
+    for one itself: it is not inside of itself, and its shares do not wait for each other.
     """
     for delivery in reversed(_here.get()):
         is_under_way = delivery.pool is pool and (delivery.task is None or not delivery.task.done())
-        if is_under_way and delivery is not own and not delivery.has_lent:
+        if is_under_way and delivery is not own and (own is not None or not delivery.lent):
             return delivery
     return None

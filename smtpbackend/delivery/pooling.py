@@ -101,7 +101,7 @@ class Shelf(Generic[W]):
         """Count a connection that is opened beyond the limit, for somebody inside of ``lender``."""
         self.open += 1
         self.beyond += 1
-        lender.has_lent = True
+        lender.lent += 1
 
     def may_open(self, now: float) -> bool:
         """Whether one more may be opened."""
@@ -162,7 +162,7 @@ class Shelf(Generic[W]):
             self.used.discard(connection)
         if lender is not None:
             self.beyond -= 1
-            lender.has_lent = False
+            lender.lent -= 1
         if failed is not None:
             self._failed = failed
 

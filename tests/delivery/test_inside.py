@@ -60,8 +60,9 @@ def test_what_is_lent_is_one_at_a_time() -> None:
 
     def check() -> None:
         outer = enter(Delivery(POOL))
-        outer.has_lent = True
+        outer.lent = 1
         assert lender(POOL, None) is None
+        assert lender(POOL, Delivery(POOL)) is outer, "the shares of a stream would wait for each other"
         inner = enter(Delivery(POOL))
         assert lender(POOL, None) is inner
 

@@ -154,6 +154,27 @@ class TestInsideAStream:
             assert all(receipt.ok for stream in outer for receipt in stream)
         assert len(server.handed_over) == 12
 
+    def test_streams_over_several_within_others_do_not_wait_for_each_other(self, server: ScriptedServer) -> None:
+        """Each of two threads has one of two connections, and needs two more."""
+        results: list[bool] = []
+        mailer = Mailer(server.url, max_connections=2, window=1)
+        both = threading.Barrier(2)
+
+        def work() -> None:
+            for receipt in mailer.send_many([hello()] * 2):
+                results.append(receipt.ok)
+                if len(results) <= 2:
+                    both.wait(30)
+                    results.extend(inner.ok for inner in mailer.send_many([hello()] * 8, connections=2))
+
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert results == [True] * 20
+        mailer.close()
+
     def test_that_ended_leaves_nobody_inside(self, server: ScriptedServer) -> None:
         """Read to its end, closed half-way, or thrown away."""
         with Mailer(server.url, max_connections=1, window=1, deadline=0.2) as mailer:
