@@ -123,9 +123,9 @@ class Shelf(Generic[W]):
             )
         elif now - max(begun, self._given_back) < server.timeout.final:
             why = (
-                f"no connection to {server.name} could be made ready for {server.timeout.connect:g} s, in which this "
-                f"delivery waited for its turn among max_connections ({self.limits.max_connections}); the first error "
-                "of those that tried says why"
+                f"no connection to {server.name} could be made ready for {server.timeout.connect:g} s "
+                f'(timeout["connect"]), and this delivery had no turn among max_connections '
+                f"({self.limits.max_connections}); server_failed, and the errors of those that tried, tell why"
             )
         else:
             why = (
