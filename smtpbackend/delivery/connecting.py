@@ -83,6 +83,7 @@ class Connecting:
         ``others`` are the servers that come after this one.
         """
         connection: Connection[Any] | None = None
+        crowded = False
         try:
             connection = yield Lease(server, fresh, deadline)
             tls = login = refused = None
@@ -120,7 +121,8 @@ class Connecting:
             return connection
         except SMTPError as error:  # InvalidSetting too: what a callable of the caller's answered, a file that is gone
             self._down[server] = error
-            ours = connection is None and isinstance(error, TimedOut)  # no turn came: the server is not at fault
+            # no turn came, or one connection was too many that was beyond our own limit: no fault of the server
+            ours = isinstance(error, TimedOut) if connection is None else crowded and connection.lender is not None
             if not ours and (deadline is None or self.clock() < deadline):
                 self._failed(server, connection.session.phase if connection else "connect", error, others)
             return None

@@ -199,6 +199,7 @@ class TestInsideAStream:
             assert server.connections == 2
             assert [receipt.ok for receipt in stream] == [True]
             assert mailer.stats().open == 1
+            assert not mailer._route._resting, "it is well, and takes what comes over the others"
 
 
 def answering(mailer: Callable[[], Mailer], results: list[Any]) -> Callable[[Any], None]:
