@@ -10,12 +10,14 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import sys
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from typing import Any
 
-__all__ = ["begin", "failure", "sockets", "unforked"]
+__all__ = ["at_end_of_child", "begin", "failure", "sockets", "unforked"]
 
 PATIENCE = 1.0  # seconds that a fork waits at most: what is done unforked never waits for a network
 
@@ -115,6 +117,19 @@ def _close_sockets() -> None:
     for sock in list(sockets):
         sock.close()
     sockets.clear()
+
+
+def at_end_of_child(close: Callable[[], object]) -> None:
+    """Have ``close`` called where a process ends by ``os._exit``, and not by the way on which ``atexit`` is.
+
+    So end the children of multiprocessing (its pools, and the executors of concurrent.futures) and of billiard, which
+    run the finalizers of ``multiprocessing.util`` first; and those of a Celery worker, which send a signal. A module
+    that is not loaded cannot have started this process, and is not loaded for this.
+    """
+    if (util := sys.modules.get("multiprocessing.util")) is not None:
+        util.Finalize(None, close, exitpriority=-100)  # behind those of others, who may still send
+    if (signals := sys.modules.get("celery.signals")) is not None:
+        signals.worker_process_shutdown.connect(lambda **_: close(), weak=False, dispatch_uid="smtpbackend")
 
 
 unforked = _Unforked()

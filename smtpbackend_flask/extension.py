@@ -339,6 +339,15 @@ class Mail(_Sending):
                 return state
         return None
 
+    def close(self) -> None:
+        """Say QUIT on the connections of all its apps; the next message opens new ones.
+
+        For a process that ends by ``os._exit``, as a job of RQ does; at any other end it is done by itself.
+        """
+        for app in list(self._apps):
+            if isinstance(state := app.extensions.get("smtpbackend"), State):
+                state.close()
+
     def connect(self) -> Connection:
         """A `Connection` for the current app, to be used as a context manager."""
         state = self.state

@@ -95,7 +95,7 @@ def test_it_costs_less_than_aiosmtplib(measure: Measure) -> None:
 @pytest.mark.parametrize(
     "unwanted",
     [
-        *("asyncio", "idna", "blinker", "uuid", "logging", "mimetypes", "tempfile"),
+        *("asyncio", "idna", "blinker", "uuid", "logging", "mimetypes", "tempfile", "multiprocessing"),
         *("django", "flask", "smtpbackend_django", "smtpbackend_flask", "smtpbackend.aio"),
         *("scramp", "dkim", "python_socks", "dns", "authlib", "sqlalchemy", "celery", "opentelemetry", "rich"),
     ],

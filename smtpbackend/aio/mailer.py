@@ -22,6 +22,7 @@ from smtpbackend.errors import DeliveryError, SMTPError
 if TYPE_CHECKING:
     from smtpbackend.aio.pool import Pool
     from smtpbackend.delivery.dispatch import Dispatch
+    from smtpbackend.delivery.inside import Delivery
     from smtpbackend.delivery.route import Route
     from smtpbackend.delivery.server import Server
     from smtpbackend.delivery.statistics import Statistics
@@ -103,10 +104,11 @@ class AsyncMailer:
         down: dict[Server, SMTPError] = {}
         most = connections * max(server.window for server in self.configuration.servers)
 
-        def send(share: AsyncIterator[Any]) -> AsyncGenerator[Receipt, None]:
-            return self._pool().perform(self._dispatch(listeners, down=down).run(operator.length_hint(share)), share)
+        def send(share: AsyncIterator[Any], within: Delivery) -> AsyncGenerator[Receipt, None]:
+            run = self._dispatch(listeners, down=down).run(operator.length_hint(share))
+            return self._pool().perform(run, share, within)
 
-        return spread(source, connections, most, send)
+        return spread(source, connections, most, self._pool, send)
 
     async def verify(self, address: str) -> Reply:
         """Ask the first server that answers about a mailbox (VRFY): 250, 251, 252 or 550 (RFC 5321 3.5)."""

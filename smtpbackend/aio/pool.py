@@ -13,13 +13,14 @@ from smtpbackend.aio.tokens import token
 from smtpbackend.aio.wire import Wire
 from smtpbackend.delivery.asks import END, GONE, Find, Give, Lease, Pace, Pull, Release, Talk, Token
 from smtpbackend.delivery.configuration import Limits
+from smtpbackend.delivery.inside import Delivery, enter, is_here, lender
 from smtpbackend.delivery.pooling import GOODBYE, Bucket, Connection, Shelf, new_session
 from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.srv import Found
 from smtpbackend.delivery.statistics import Statistics, Tally
 from smtpbackend.delivery.tls import Context, client_context
 from smtpbackend.delivery.transcript import transcript
-from smtpbackend.errors import SMTPError, TimedOut
+from smtpbackend.errors import SMTPError
 from smtpbackend.forking import unforked
 from smtpbackend.outcome import Receipt
 from smtpbackend.protocol.effects import LATER
@@ -47,12 +48,14 @@ class Pool:
                 self._contexts[server] = client_context(server)
         return self._contexts[server]
 
-    async def perform(self, dispatch: Generator[Any, Any, None], source: Any) -> AsyncGenerator[Any, None]:
-        """Perform what a dispatch decides; yields what it gives."""
+    async def perform(
+        self, dispatch: Generator[Any, Any, None], source: Any, within: Delivery | None = None
+    ) -> AsyncGenerator[Any, None]:
+        """Perform what a dispatch decides; yields what it gives. ``within``: the stream that this is a share of."""
         if self._keeper is None:
             self._keeper = self._closing()
             await anext(self._keeper)
-        held = None
+        held = delivery = None
         failed: Exception | None = None
         gone = False
         answer: Any = None
@@ -71,6 +74,9 @@ class Pool:
                                 yield effect[0]
                             except GeneratorExit:  # nobody takes receipts any more: what is in flight is still ended
                                 gone = True
+                            if delivery is not None and not is_here(delivery, task := asyncio.current_task()):
+                                delivery.leave()  # another task goes on
+                                delivery = enter(Delivery(self, task))
                         answer = GONE if gone else None
                     elif kind is Pull:
                         # what may make us wait for its next item does not say how many there are
@@ -84,8 +90,9 @@ class Pool:
                             except Exception as error:
                                 answer, failed = END, error
                     elif kind is Lease:
-                        answer = held = await self.lease(*effect)
+                        answer = held = await self.lease(effect.server, effect.fresh, effect.deadline, within)
                         held.deadline = effect.deadline
+                        delivery = enter(Delivery(self, asyncio.current_task()))
                     elif kind is Find:
                         answer = await self.find(*effect)
                     elif kind is Token:
@@ -93,7 +100,9 @@ class Pool:
                     elif kind is Pace:
                         answer = await self.pace(*effect)
                     elif kind is Release:
-                        held = None
+                        if delivery is not None:
+                            delivery.leave()
+                        held = delivery = None
                         answer = await self.release(*effect)
                 except SMTPError as error:
                     effect = dispatch.throw(error)
@@ -103,6 +112,8 @@ class Pool:
             pass
         finally:
             dispatch.close()
+            if delivery is not None:
+                delivery.leave()
             if held is not None:
                 held.session.broken = True
                 await self.release(held)
@@ -135,32 +146,38 @@ class Pool:
                 return False
             await asyncio.sleep(wait)
 
-    async def lease(self, server: Server, fresh: bool, deadline: float | None) -> Connection[Wire]:
+    async def lease(
+        self, server: Server, fresh: bool, deadline: float | None, within: Delivery | None = None
+    ) -> Connection[Wire]:
         """An idle connection that is alive, unless ``fresh``; else a new one, on which nothing has been said.
 
-        Waits for its turn where ``max_connections`` are in use. Raises `ConnectFailed` and `TimedOut`.
+        Waits for its turn where ``max_connections`` are in use, unless it is asked for from inside of a delivery
+        other than ``within`` that has one. Raises `ConnectFailed` and `TimedOut`.
         """
         while True:
-            connection, gone = await self._find(server, fresh, deadline)
+            connection, gone, beyond = await self._find(server, fresh, deadline, within)
             try:
                 await self._say_goodbye(*gone)
                 if connection is None:
-                    return await self._open(server, deadline)
+                    connection = await self._open(server, deadline)
+                    connection.lender = beyond
+                    self._shelves[server].used.add(connection)
+                    return connection
                 if connection.wire.is_quiet():
                     return connection
-            except BaseException:
-                if connection is not None:
-                    connection.wire.close()
-                self._count_out(server)
+            except BaseException as error:
+                self._give_up(server, connection, beyond, isinstance(error, SMTPError))
                 raise
-            connection.wire.close()
-            self._count_out(server)
+            self._give_up(server, connection)
 
     async def _find(
-        self, server: Server, fresh: bool, deadline: float | None
-    ) -> tuple[Connection[Wire] | None, list[Connection[Wire]]]:
-        """An idle connection, or None when one may be opened, which is then counted; and those to say goodbye to."""
-        end = self._loop.time() + server.timeout.connect if deadline is None else deadline
+        self, server: Server, fresh: bool, deadline: float | None, within: Delivery | None
+    ) -> tuple[Connection[Wire] | None, list[Connection[Wire]], Delivery | None]:
+        """An idle connection, or None when one may be opened, which is then counted; and those to say goodbye to.
+
+        Last, who lends it where it is beyond the limit.
+        """
+        begun = self._loop.time()
         gone: list[Connection[Wire]] = []
         turn: asyncio.Event | None = None
         shelf = self._shelves.get(server)
@@ -168,23 +185,25 @@ class Pool:
             shelf = self._shelves[server] = Shelf(self.limits)
         try:
             while True:
+                now = self._loop.time()
                 if not shelf.waiting or shelf.waiting[0] is turn:
-                    connection, expired, may_open = shelf.serve(fresh, self._loop.time())
+                    connection, expired, may_open = shelf.serve(fresh, now)
                     gone += expired
                     if connection is not None or may_open:
-                        return connection, gone
+                        return connection, gone, None
+                if (beyond := lender(self, within)) is not None:
+                    shelf.lend(beyond)
+                    return None, gone, beyond
+                end = shelf.turn_ends(server, begun, deadline)
+                if now >= end:
+                    raise shelf.no_turn(server, begun, now, deadline)
                 if turn is None:
                     turn = asyncio.Event()
                     shelf.waiting.append(turn)
                 turn.clear()
-                try:
+                with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout_at(end):
                         await turn.wait()
-                except TimeoutError:
-                    raise TimedOut(
-                        f"all {shelf.open} connections to {server} stayed in use; see max_connections",
-                        server=server.name,
-                    ) from None
         finally:
             if turn is not None:
                 shelf.waiting.remove(turn)
@@ -194,6 +213,12 @@ class Pool:
         """Have whoever waits the longest look again."""
         if shelf.waiting:
             shelf.waiting[0].set()
+
+    def _call_all(self) -> None:
+        """Have everybody look again: one of them may be inside of the delivery that has lent a connection."""
+        for shelf in self._shelves.values():
+            for turn in shelf.waiting:
+                turn.set()
 
     async def _open(self, server: Server, deadline: float | None) -> Connection[Wire]:
         generation = self._shelves[server].generation
@@ -210,13 +235,12 @@ class Pool:
         connection.deadline = None
         now = self._loop.time()
         shelf = self._shelves.get(connection.server)
-        kept = shelf is not None and shelf.put(connection, now)
-        others = False
+        kept = others = False
         if shelf is not None:
-            if not kept:
-                shelf.open -= 1
-            others = shelf.crowd(now) if crowded else shelf.open > 0
+            kept, others = shelf.take_back(connection, now, crowded)
             self._call_next(shelf)
+            if connection.lender is not None:
+                self._call_all()
         if not kept:
             await self._say_goodbye(connection)
         return others
@@ -267,7 +291,18 @@ class Pool:
             for connection in connections:
                 connection.wire.close()
 
-    def _count_out(self, server: Server) -> None:
+    def _give_up(
+        self,
+        server: Server,
+        connection: Connection[Wire] | None,
+        beyond: Delivery | None = None,
+        failed: bool = False,
+    ) -> None:
+        """Close a connection that nobody got, if there is one, and count it out."""
+        if connection is not None:
+            connection.wire.close()
         if (shelf := self._shelves.get(server)) is not None:
-            shelf.open -= 1
+            shelf.count_out(connection, beyond, self._loop.time() if failed else None)
             self._call_next(shelf)
+            if beyond is not None:
+                self._call_all()

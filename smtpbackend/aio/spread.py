@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
 from smtpbackend.delivery.dispatch import LEAVING
+from smtpbackend.delivery.inside import Delivery, enter, is_here
 from smtpbackend.delivery.spreading import Spread, Step
 from smtpbackend.protocol.effects import LATER
 
@@ -64,23 +65,30 @@ def _notify(changed: asyncio.Event) -> None:
 
 
 async def spread(
-    source: Any, streams: int, most: int, send: Callable[[Any], AsyncGenerator[Any, None]]
+    source: Any,
+    streams: int,
+    most: int,
+    pool: Callable[[], object],
+    send: Callable[[Any, Delivery], AsyncGenerator[Any, None]],
 ) -> AsyncGenerator[Any, None]:
-    """The receipts of everything in ``source``; ``send`` makes a stream of receipts of one of messages.
+    """The receipts of everything in ``source``; ``send`` makes a stream of receipts of one of messages, over ``pool``.
 
     The source is asked by one task at a time. At most ``most`` messages are under way. Whoever leaves waits for what is
-    in flight, and does not wait for the source.
+    in flight, and does not wait for the source. Who takes the receipts is inside of this delivery, as the tasks are:
+    each may wait for what another has.
     """
     state = Spread(source, most)
     changed = asyncio.Event()
     failures: list[BaseException] = []
     shares = [_Share(source, state, changed) for _ in range(streams)]
     running = streams
+    shared, taking = Delivery(pool()), Delivery(pool(), asyncio.current_task())
 
     async def work(share: _Share) -> None:
         nonlocal running
+        enter(shared)
         try:
-            receipts = send(share)
+            receipts = send(share, shared)
             try:
                 async for receipt in receipts:
                     state.put(share.numbers.popleft(), receipt)
@@ -98,7 +106,8 @@ async def spread(
             state.ended = state.ended or bool(failures)
             _notify(changed)
 
-    tasks = [asyncio.ensure_future(work(share)) for share in shares]
+    tasks = [asyncio.ensure_future(work(share)) for share in shares]  # each in a copy of this context
+    enter(taking)
     try:
         while True:
             while (receipt := state.next()) is None and running:
@@ -107,6 +116,9 @@ async def spread(
             if receipt is None:
                 break
             yield receipt
+            if not is_here(taking, task := asyncio.current_task()):  # another task goes on
+                taking.leave()
+                taking = enter(Delivery(pool(), task))
     except GeneratorExit:
         failures.append(GeneratorExit())
         raise
@@ -115,6 +127,7 @@ async def spread(
             task.cancel()
         raise
     finally:
+        taking.leave()
         state.ended = True
         _notify(changed)
         for task, share in zip(tasks, shares, strict=True):
@@ -124,6 +137,7 @@ async def spread(
         for task in stuck:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        shared.leave()
     for failure in failures:
         raise failure
     if state.failed is not None:

@@ -14,6 +14,7 @@ from smtpbackend.errors import DeliveryError, SMTPError
 # What sends is loaded with the first Mailer: a program that only imports it does not pay for it (DESIGN 5.6).
 if TYPE_CHECKING:
     from smtpbackend.delivery.dispatch import Dispatch
+    from smtpbackend.delivery.inside import Delivery
     from smtpbackend.delivery.route import Route
     from smtpbackend.delivery.server import Server
     from smtpbackend.delivery.statistics import Statistics
@@ -104,10 +105,11 @@ class Mailer:
         down: dict[Server, SMTPError] = {}
         most = connections * max(server.window for server in self.configuration.servers)
 
-        def send(share: Iterator[Any]) -> Iterator[Receipt]:
-            return self._pool.perform(self._dispatch(listeners, down=down).run(operator.length_hint(share)), share)
+        def send(share: Iterator[Any], within: Delivery) -> Iterator[Receipt]:
+            run = self._dispatch(listeners, down=down).run(operator.length_hint(share))
+            return self._pool.perform(run, share, within)
 
-        receipts: Iterator[Receipt] = spread(iter(messages), connections, most, send)
+        receipts: Iterator[Receipt] = spread(iter(messages), connections, most, self._pool, send)
         return receipts
 
     def verify(self, address: str) -> Reply:

@@ -17,14 +17,15 @@ from smtpbackend.blocking.tokens import token
 from smtpbackend.blocking.wire import Wire
 from smtpbackend.delivery.asks import END, GONE, Find, Give, Lease, Pace, Pull, Release, Talk, Token
 from smtpbackend.delivery.configuration import Limits
+from smtpbackend.delivery.inside import Delivery, enter, is_here, lender
 from smtpbackend.delivery.pooling import GOODBYE, Bucket, Connection, Shelf, new_session
 from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.srv import Found
 from smtpbackend.delivery.statistics import Statistics, Tally
 from smtpbackend.delivery.tls import Context, client_context
 from smtpbackend.delivery.transcript import transcript
-from smtpbackend.errors import SMTPError, TimedOut
-from smtpbackend.forking import unforked
+from smtpbackend.errors import SMTPError
+from smtpbackend.forking import at_end_of_child, unforked
 from smtpbackend.outcome import Receipt
 from smtpbackend.protocol.effects import LATER
 
@@ -60,9 +61,11 @@ class Pool:
                     context = self._contexts[server] = client_context(server)
         return context
 
-    def perform(self, dispatch: Generator[Any, Any, None], source: Iterator[Any]) -> Iterator[Any]:
-        """Perform what a dispatch decides; yields what it gives."""
-        held = None
+    def perform(
+        self, dispatch: Generator[Any, Any, None], source: Iterator[Any], within: Delivery | None = None
+    ) -> Iterator[Any]:
+        """Perform what a dispatch decides; yields what it gives. ``within``: the stream that this is a share of."""
+        held = delivery = None
         failed: Exception | None = None
         gone = False
         answer: Any = None
@@ -81,6 +84,9 @@ class Pool:
                                 yield effect[0]
                             except GeneratorExit:  # nobody takes receipts any more: what is in flight is still ended
                                 gone = True
+                            if delivery is not None and not is_here(delivery):
+                                delivery.leave()  # another thread goes on
+                                delivery = enter(Delivery(self))
                         answer = GONE if gone else None
                     elif kind is Pull:
                         # what may make us wait for its next item does not say how many there are
@@ -92,8 +98,9 @@ class Pool:
                             except Exception as error:
                                 answer, failed = END, error
                     elif kind is Lease:
-                        answer = held = self.lease(*effect)
+                        answer = held = self.lease(effect.server, effect.fresh, effect.deadline, within)
                         held.deadline = effect.deadline
+                        delivery = enter(Delivery(self))
                     elif kind is Find:
                         answer = self.find(*effect)
                     elif kind is Token:
@@ -101,7 +108,9 @@ class Pool:
                     elif kind is Pace:
                         answer = self.pace(*effect)
                     elif kind is Release:
-                        held = None
+                        if delivery is not None:
+                            delivery.leave()
+                        held = delivery = None
                         answer = self.release(*effect)
                 except SMTPError as error:
                     effect = dispatch.throw(error)
@@ -111,6 +120,8 @@ class Pool:
             pass
         finally:
             dispatch.close()
+            if delivery is not None:
+                delivery.leave()
             if held is not None:
                 held.session.broken = True
                 self.release(held)
@@ -144,32 +155,39 @@ class Pool:
                 return False
             time.sleep(wait)
 
-    def lease(self, server: Server, fresh: bool, deadline: float | None) -> Connection[Wire]:
+    def lease(
+        self, server: Server, fresh: bool, deadline: float | None, within: Delivery | None = None
+    ) -> Connection[Wire]:
         """An idle connection that is alive, unless ``fresh``; else a new one, on which nothing has been said.
 
-        Waits for its turn where ``max_connections`` are in use. Raises `ConnectFailed` and `TimedOut`.
+        Waits for its turn where ``max_connections`` are in use, unless it is asked for from inside of a delivery
+        other than ``within`` that has one. Raises `ConnectFailed` and `TimedOut`.
         """
         while True:
-            connection, gone = self._find(server, fresh, deadline)
+            connection, gone, beyond = self._find(server, fresh, deadline, within)
             try:
                 self._say_goodbye(*gone)
                 if connection is None:
-                    return self._open(server, deadline)
+                    connection = self._open(server, deadline)
+                    connection.lender = beyond
+                    with self._lock:
+                        self._shelves[server].used.add(connection)
+                    return connection
                 if connection.wire.is_quiet():
                     return connection
-            except BaseException:
-                if connection is not None:
-                    connection.wire.close()
-                self._count_out(server)
+            except BaseException as error:
+                self._give_up(server, connection, beyond, isinstance(error, SMTPError))
                 raise
-            connection.wire.close()
-            self._count_out(server)
+            self._give_up(server, connection)
 
     def _find(
-        self, server: Server, fresh: bool, deadline: float | None
-    ) -> tuple[Connection[Wire] | None, list[Connection[Wire]]]:
-        """An idle connection, or None when one may be opened, which is then counted; and those to say goodbye to."""
-        end = time.monotonic() + server.timeout.connect if deadline is None else deadline
+        self, server: Server, fresh: bool, deadline: float | None, within: Delivery | None
+    ) -> tuple[Connection[Wire] | None, list[Connection[Wire]], Delivery | None]:
+        """An idle connection, or None when one may be opened, which is then counted; and those to say goodbye to.
+
+        Last, who lends it where it is beyond the limit.
+        """
+        begun = time.monotonic()
         gone: list[Connection[Wire]] = []
         turn: threading.Condition | None = None
         with self._lock:
@@ -178,19 +196,22 @@ class Pool:
                 shelf = self._shelves[server] = Shelf(self.limits)
             try:
                 while True:
+                    now = time.monotonic()
                     if not shelf.waiting or shelf.waiting[0] is turn:
-                        connection, expired, may_open = shelf.serve(fresh, time.monotonic())
+                        connection, expired, may_open = shelf.serve(fresh, now)
                         gone += expired
                         if connection is not None or may_open:
-                            return connection, gone
+                            return connection, gone, None
+                    if (beyond := lender(self, within)) is not None:
+                        shelf.lend(beyond)
+                        return None, gone, beyond
+                    end = shelf.turn_ends(server, begun, deadline)
+                    if now >= end:
+                        raise shelf.no_turn(server, begun, now, deadline)
                     if turn is None:
                         turn = threading.Condition(self._lock)
                         shelf.waiting.append(turn)
-                    if not turn.wait(end - time.monotonic()):
-                        raise TimedOut(
-                            f"all {shelf.open} connections to {server} stayed in use; see max_connections",
-                            server=server.name,
-                        )
+                    turn.wait(end - now)
             finally:
                 if turn is not None:
                     shelf.waiting.remove(turn)
@@ -201,7 +222,14 @@ class Pool:
         if shelf.waiting:
             shelf.waiting[0].notify()
 
+    def _call_all(self) -> None:
+        """Have everybody look again: one of them may be inside of the delivery that has lent a connection."""
+        for shelf in self._shelves.values():
+            for turn in shelf.waiting:
+                turn.notify()
+
     def _open(self, server: Server, deadline: float | None) -> Connection[Wire]:
+        _say_goodbye_at_end()
         generation = self._shelves[server].generation
         wire = Wire.connect(server, self.context(server), deadline)
         try:
@@ -222,13 +250,12 @@ class Pool:
         with self._lock:
             now = time.monotonic()
             shelf = self._shelves.get(connection.server)
-            kept = shelf is not None and shelf.put(connection, now)
-            others = False
+            kept = others = False
             if shelf is not None:
-                if not kept:
-                    shelf.open -= 1
-                others = shelf.crowd(now) if crowded else shelf.open > 0
+                kept, others = shelf.take_back(connection, now, crowded)
                 self._call_next(shelf)
+                if connection.lender is not None:
+                    self._call_all()
         if not kept:
             self._say_goodbye(connection)
         return others
@@ -277,17 +304,41 @@ class Pool:
             for connection in connections:
                 connection.wire.close()
 
-    def _count_out(self, server: Server) -> None:
+    def _give_up(
+        self,
+        server: Server,
+        connection: Connection[Wire] | None,
+        beyond: Delivery | None = None,
+        failed: bool = False,
+    ) -> None:
+        """Close a connection that nobody got, if there is one, and count it out."""
+        if connection is not None:
+            connection.wire.close()
         with self._lock:
             if (shelf := self._shelves.get(server)) is not None:
-                shelf.open -= 1
+                shelf.count_out(connection, beyond, time.monotonic() if failed else None)
                 self._call_next(shelf)
+                if beyond is not None:
+                    self._call_all()
 
 
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 
 
+_is_promised = False  # that this process says goodbye, should it be a child that ends without its atexit
+
+
+def _say_goodbye_at_end() -> None:
+    """Asked for with each connection: who is forked is told of its own end later than of the fork."""
+    global _is_promised
+    if not _is_promised:
+        _is_promised = True
+        at_end_of_child(_at_exit)
+
+
 def _after_fork() -> None:
+    global _is_promised
+    _is_promised = False
     for pool in list(_pools):
         pool._forget()
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from smtpbackend.delivery.dispatch import LEAVING
+from smtpbackend.delivery.inside import Delivery, enter, here, is_here
 from smtpbackend.delivery.spreading import Spread, Step
 from smtpbackend.protocol.effects import LATER
 
@@ -58,23 +59,28 @@ class _Share:
         return item
 
 
-def spread(source: Iterator[Any], streams: int, most: int, send: Callable[[Any], Iterator[Any]]) -> Any:
-    """The receipts of everything in ``source``; ``send`` makes a stream of receipts of one of messages.
+def spread(
+    source: Iterator[Any], streams: int, most: int, pool: object, send: Callable[[Any, Delivery], Iterator[Any]]
+) -> Any:
+    """The receipts of everything in ``source``; ``send`` makes a stream of receipts of one of messages, over ``pool``.
 
     ``next()`` is called on the source by one thread at a time. At most ``most`` messages are under way. Whoever leaves
-    waits for what is in flight, and for a source that does not answer not longer than for that.
+    waits for what is in flight, and for a source that does not answer not longer than for that. Who takes the receipts
+    is inside of this delivery, as the threads are: each may wait for what another has.
     """
     state = Spread(source, most)
     changed = threading.Condition()
     failures: list[BaseException] = []
     running = streams
     process = os.getpid()
+    shared, taking, outer = Delivery(pool), Delivery(pool), here()
 
     def work() -> None:
         nonlocal running
         share = _Share(source, state, changed)
+        enter(shared, outer)
         try:
-            receipts: Any = send(share)
+            receipts: Any = send(share, shared)
             try:
                 for receipt in receipts:
                     with changed:
@@ -95,6 +101,7 @@ def spread(source: Iterator[Any], streams: int, most: int, send: Callable[[Any],
     threads = [threading.Thread(target=work, name=f"smtpbackend-{n}", daemon=True) for n in range(streams)]
     for thread in threads:
         thread.start()
+    enter(taking)
     try:
         while True:
             with changed:
@@ -104,10 +111,14 @@ def spread(source: Iterator[Any], streams: int, most: int, send: Callable[[Any],
             if receipt is None:
                 break
             yield receipt
+            if not is_here(taking):  # another thread goes on
+                taking.leave()
+                taking = enter(Delivery(pool))
     except GeneratorExit:
         failures.append(GeneratorExit())
         raise
     finally:
+        taking.leave()
         if os.getpid() == process:  # a fork has no such threads, and may have been made while one held the lock
             with changed:
                 state.ended = True
@@ -115,6 +126,7 @@ def spread(source: Iterator[Any], streams: int, most: int, send: Callable[[Any],
             end = time.monotonic() + LEAVING
             for thread in threads:
                 thread.join(max(end - time.monotonic(), 0.1))
+        shared.leave()
     for failure in failures:
         raise failure
     if state.failed is not None:

@@ -68,7 +68,10 @@ class Talk(NamedTuple):
 class Release(NamedTuple):
     """Take this connection back; a broken one is closed.
 
-    ``crowded``: the server said that it has too many. Answered with whether others of ours to it are open.
+    ``crowded``: the server answered on it, at whatever place, that it has too many (`is_crowd`). It is closed, and for
+    a minute no more are opened than are left. Answered True where another of ours is open: the message that was
+    answered waits for its turn, by another `Lease`, and nobody is to blame. False: there is none to wait for, or this
+    one was beyond the limit and its sender must not wait; then it is a reply like any other.
     """
 
     connection: Connection[Any]

@@ -25,9 +25,24 @@ from smtpbackend.protocol.timeouts import Deadline
 
 __all__ = ["Connecting", "is_crowd", "open_session"]
 
-# Postfix and Gmail "too many ... connections", Exim the same, Exchange "maximum number of concurrent ... connections",
-# Sendmail "too many open connections" and "connection rate limit exceeded"
-_crowd = re.compile(r"too many\b.*\b(?:connection|session)|maximum number\b.*\bconnection|connection\b.*\blimit", re.I)
+# "Too many connections" by code. Microsoft 365, to MAIL and content: "432 4.3.2 Concurrent connections limit
+# exceeded", "432 4.3.2 STOREDRV.ClientSubmit; sender thread limit exceeded". Sendmail and Exchange, greeting: 421 4.3.2
+_crowd_codes = ((421, (4, 3, 2)), (432, (4, 3, 2)))
+_kind = r"(?:open|active|new|concurrent|simultaneous|parallel|client|server|inbound|incoming|SMTP|TLS|TCP|IP)"
+# By its text alone, in a transient reply. "Too many messages in this connection" is another matter
+_crowd_texts = re.compile(
+    # Postfix "421 4.7.0 Error: too many connections from", Exim and Amazon SES "421 Too many concurrent SMTP
+    # connections", Sendmail "Too many open connections", Comcast "421 Too many sessions opened"
+    rf"\btoo many (?:{_kind} )*(?:connections|sessions)\b"
+    # Exchange "The maximum number of concurrent server connections has exceeded a limit", Dovecot "Maximum number of
+    # connections from user+IP exceeded"
+    rf"|\bmax(?:imum)?(?: number of)? (?:{_kind} )*connections\b"
+    # Microsoft 365 "Concurrent connections limit exceeded", Sendmail "Connection rate limit exceeded", Haraka
+    # "connection concurrency limit exceeded"
+    r"|(?<!per )(?<!per-)\bconnections? (?:rate |count |concurrency )?limit\b"
+    r"|\ball server ports are busy\b",  # Postfix's postscreen
+    re.I,
+)
 
 
 BARREN = 3  # connections in a row without a recipient settled after which a server has failed: DESIGN 4.4
@@ -74,6 +89,7 @@ class Connecting:
         ``others`` are the servers that come after this one.
         """
         connection: Connection[Any] | None = None
+        crowded = False
         try:
             connection = yield Lease(server, fresh, deadline)
             tls = login = refused = None
@@ -92,11 +108,11 @@ class Connecting:
                 except SMTPError as error:
                     session.broken = True  # also where nothing was said because no token could be had
                     forget(server)
-                    crowded = session.phase in ("greeting", "hello") and is_crowd(error.reply)
+                    crowded = is_crowd(error.reply)
                     is_one_of_ours = yield Release(connection, crowded)
                     fresh = True
                     if crowded and is_one_of_ours:
-                        connection, fresh = None, False  # DESIGN 4.4: the server is well, and one of ours will be free
+                        fresh = False  # DESIGN 4.4: the server is well, and one of ours will be free
                     elif session.may_go_on_in_clear and tls is None:
                         tls = "none"
                     elif refused is None and login and has_source and wants_fresh(error):
@@ -106,12 +122,14 @@ class Connecting:
                             raise
                     else:
                         raise
+                connection = None  # whatever comes now is not of that one: neither its phase nor its fault
                 connection = yield Lease(server, fresh, deadline)
             connection.session.resume()
             return connection
         except SMTPError as error:  # InvalidSetting too: what a callable of the caller's answered, a file that is gone
             self._down[server] = error
-            ours = connection is None and isinstance(error, TimedOut)  # all our connections stayed in use
+            # no turn came, or one connection was too many that was beyond our own limit: no fault of the server
+            ours = isinstance(error, TimedOut) if connection is None else crowded and connection.lender is not None
             if not ours and (deadline is None or self.clock() < deadline):
                 self._failed(server, connection.session.phase if connection else "connect", error, others)
             return None
@@ -203,8 +221,11 @@ class Connecting:
 
 
 def is_crowd(reply: Reply | None) -> bool:
-    """Whether the server turned a connection away because it has too many."""
-    return reply is not None and reply.is_transient and _crowd.search(reply.text) is not None
+    """Whether a server says, to whatever command, that it has too many connections of ours."""
+    if reply is None:
+        return False
+    by_code = (reply.code, reply.enhanced) in _crowd_codes
+    return by_code or (reply.is_transient and _crowd_texts.search(" ".join(reply.lines)) is not None)
 
 
 def open_session(

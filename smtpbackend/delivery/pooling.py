@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
+from weakref import WeakSet
 
 from smtpbackend.delivery.configuration import Limits
+from smtpbackend.delivery.inside import Delivery
 from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.tls import is_local
+from smtpbackend.errors import TimedOut
 from smtpbackend.protocol.delivering import RATION
 from smtpbackend.protocol.session import Session
+from smtpbackend.protocol.timeouts import Timeouts, earliest
 
-__all__ = ["GOODBYE", "Bucket", "Connection", "Shelf"]
+__all__ = ["GOODBYE", "Bucket", "Connection", "Shelf", "turn_ends"]
 
 W = TypeVar("W")
 
-CROWDED = 30.0  # seconds in which no more connections are opened than a server, which said "too many", had taken
+CROWDED = 60.0  # seconds in which no more connections are opened than a server, which said "too many", left us
+NEVER = float("-inf")
 GOODBYE = 1.0  # seconds for QUIT and the replies to it, however many connections are closed together
 
 
@@ -25,7 +30,9 @@ class Connection(Generic[W]):
 
     ``reused`` tells that the lease at hand is not its first, ``has_worked`` that it carried a message, or did before
     this lease, and ``has_failed`` that its server was blamed for its end. ``deadline`` (seconds of the clock) bounds
-    whatever is said on it now; ``heard`` is when the server last answered, and ``reads`` how often by then.
+    whatever is said on it now; ``heard`` is when the server last answered, 0 until it is ready for mail, and ``reads``
+    how often by then. ``lender`` is the delivery from inside of which it was leased beyond the limit: it is closed when
+    it comes back.
     """
 
     def __init__(self, server: Server, wire: W, session: Session, max_messages: int = 100, generation: int = 0) -> None:
@@ -40,6 +47,7 @@ class Connection(Generic[W]):
         self.idle_since = 0.0
         self.reads = 0
         self.deadline: float | None = None
+        self.lender: Delivery | None = None
 
     @property
     def is_used_up(self) -> bool:
@@ -52,19 +60,24 @@ class Connection(Generic[W]):
 
 
 class Shelf(Generic[W]):
-    """The connections to one server: those idle, how many there are, and who waits for one.
+    """The connections to one server: those idle, those in use, how many there are, and who waits for one.
 
     ``waiting`` has what a pool makes somebody wait on, in the order in which they came: only the first may be served.
+    ``open`` counts those that are being opened too, and those ``beyond`` the limit.
     """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.idle: list[Connection[W]] = []
+        self.used: WeakSet[Connection[W]] = WeakSet()  # one that an interrupt made us lose is not kept here
         self.waiting: deque[Any] = deque()
         self.open = 0
+        self.beyond = 0
         self.generation = 0  # what was opened before the last `empty` is not kept
         self._most = limits.max_connections
         self._crowded_until = 0.0
+        self._given_back = NEVER  # when one that was of use last came back
+        self._failed = NEVER  # when one was last lost that was of none
 
     def serve(self, fresh: bool, now: float) -> tuple[Connection[W] | None, list[Connection[W]], bool]:
         """What whoever is first may have: a connection; those to say goodbye to; whether a new one, which is counted.
@@ -80,21 +93,88 @@ class Shelf(Generic[W]):
             connection = self.idle.pop()
             connection.reused = connection.has_worked = True
             connection.heard = connection.idle_since
+            self.used.add(connection)
             return connection, gone, False
         if self.may_open(now):
             self.open += 1
             return None, gone, True
         return None, gone, False
 
-    def crowd(self, now: float) -> bool:
-        """The server has too many connections: open no more than there are. Whether there are any."""
-        if self.open:
-            self._most, self._crowded_until = self.open, now + CROWDED
-        return self.open > 0
+    def lend(self, lender: Delivery) -> None:
+        """Count a connection that is opened beyond the limit, for somebody inside of ``lender``."""
+        self.open += 1
+        self.beyond += 1
+        lender.lent += 1
 
     def may_open(self, now: float) -> bool:
         """Whether one more may be opened."""
-        return self.open < (self._most if now < self._crowded_until else self.limits.max_connections)
+        if now < self._crowded_until:
+            return self.open < self._most
+        return self.open - self.beyond < self.limits.max_connections
+
+    def turn_ends(self, server: Server, begun: float, deadline: float | None) -> float:
+        """When whoever waits since ``begun`` gives up, as far as is known now."""
+        is_ready = any(connection.heard for connection in self.used)
+        return turn_ends(begun, self._given_back, NEVER if is_ready else self._failed, server.timeout, deadline)
+
+    def no_turn(self, server: Server, begun: float, now: float, deadline: float | None) -> TimedOut:
+        """What is told to who waited so long."""
+        if deadline is not None and now >= deadline:
+            why = (
+                f"the deadline passed while this delivery waited for its turn: all {self.open} connections to "
+                f"{server.name} were in use; raise max_connections, or deadline"
+            )
+        elif now - max(begun, self._given_back) < server.timeout.final:
+            why = (
+                f"no connection to {server.name} could be made ready for {server.timeout.connect:g} s "
+                f'(timeout["connect"]), and this delivery had no turn among max_connections '
+                f"({self.limits.max_connections}); server_failed, and the errors of those that tried, tell why"
+            )
+        else:
+            why = (
+                f"none of the {self.open} connections to {server.name} was given back for {server.timeout.final:g} s "
+                '(timeout["final"]); raise max_connections, and see that every send_many is read to its end or closed'
+            )
+        return TimedOut(why, server=server.name)
+
+    def take_back(self, connection: Connection[W], now: float, crowded: bool = False) -> tuple[bool, bool]:
+        """Whether a connection that was leased is kept, else it must be closed; and whether others are open.
+
+        ``crowded``: the server said on it that it has too many. Then there are no others where it is itself beyond the
+        limit: who has it must not wait.
+        """
+        if connection.has_worked or not (crowded or connection.session.broken):
+            self._given_back = now
+        elif not crowded:
+            self._failed = now
+        kept = not crowded and connection.lender is None and self.put(connection, now)
+        if kept:
+            self.used.discard(connection)
+        else:
+            self.count_out(connection, connection.lender)
+        if not crowded:
+            return kept, self.open > 0
+        return kept, connection.lender is None and self.crowd(now)
+
+    def count_out(
+        self, connection: Connection[W] | None, lender: Delivery | None = None, failed: float | None = None
+    ) -> None:
+        """One fewer is open, or None that was to be opened; with ``failed``, the time, it could not be."""
+        self.open -= 1
+        if connection is not None:
+            self.used.discard(connection)
+        if lender is not None:
+            self.beyond -= 1
+            lender.lent -= 1
+        if failed is not None:
+            self._failed = failed
+
+    def crowd(self, now: float) -> bool:
+        """The server has too many, and the one that it said so to is closed: open no more than are left, if any are."""
+        if self.open:
+            self._most = min(self.open, self._most) if now < self._crowded_until else self.open
+            self._crowded_until = now + CROWDED
+        return self.open > 0
 
     def put(self, connection: Connection[W], now: float) -> bool:
         """Keep a connection for its next use; False when it must be closed instead."""
@@ -124,6 +204,17 @@ class Shelf(Generic[W]):
         if gone:
             self.idle = [connection for connection in self.idle if connection not in gone]
         return gone
+
+
+def turn_ends(begun: float, given_back: float, failed: float, timeouts: Timeouts, deadline: float | None) -> float:
+    """When a wait for a turn is over: a turn is not a connect, and who waits goes on while turns advance.
+
+    The time of a final reply is counted anew from each connection that is given back (RFC 5321 4.5.3.2.6: no mail takes
+    longer). Where meanwhile one could only fail to be made ready, and none is, nobody stands in line for a dead server
+    longer than a connect takes.
+    """
+    since = max(begun, given_back)
+    return earliest(since + (timeouts.connect if failed > since else timeouts.final), deadline)
 
 
 class Bucket:

@@ -261,7 +261,8 @@ SETTINGS: tuple[Setting, ...] = (
         "Seconds: one number for every wait, or a mapping of `connect` (10, for the look-up, and for each address from "
         "when it is tried: the next 0.25 s later), `greeting` (20, or `reply` if that is set to less; with the "
         "handshake of implicit TLS), `reply` (60), `content` (60, for each piece of progress), `final` (300, for the "
-        "answer to the content) and `reused` (10, for the first reply on a kept connection).",
+        "answer to the content, and for a turn while no connection is given back) and `reused` (10, for the first "
+        "reply on a kept connection).",
     ),
     Setting("ignore_extensions", "server", _names, (), "EHLO keywords that the server wrongly offers."),
     Setting(
@@ -307,7 +308,11 @@ SETTINGS: tuple[Setting, ...] = (
         "it never counts as loopback. Never shown. Needs the extra `socks`.",
     ),
     Setting(
-        "deadline", "mailer", _number, None, "Seconds for a whole `send`, over all servers and attempts. Default: none."
+        "deadline",
+        "mailer",
+        _number,
+        None,
+        "Seconds for a whole `send`, over all servers and attempts, the wait for a turn included. Default: none.",
     ),
     Setting(
         "recipient_policy",
@@ -325,7 +330,14 @@ SETTINGS: tuple[Setting, ...] = (
         "Which server is tried first: always the first listed (`failover`), or each in turn (`round_robin`).",
     ),
     Setting("rest", "mailer", _seconds, 30.0, "Seconds that a failed server is tried after the others."),
-    Setting("max_connections", "mailer", _count, 4, "Open connections to one server."),
+    Setting(
+        "max_connections",
+        "mailer",
+        _count,
+        4,
+        "Open connections to one server. Who sends besides waits for a turn, for as long as turns advance; what is "
+        "sent from inside of a delivery gets one more.",
+    ),
     Setting("max_idle", "mailer", _number, 60.0, "Seconds that an idle connection is kept."),
     Setting("max_messages", "mailer", _count, 100, "Messages sent over one connection."),
     Setting(

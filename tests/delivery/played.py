@@ -161,11 +161,12 @@ class Played:
                         case Release(connection, crowded):
                             self.out.remove(connection)
                             session = connection.session
-                            if not session.broken and not connection.is_used_up:
+                            if not session.broken and not connection.is_used_up and not crowded:
                                 connection.idle_since = self.now
                                 self.idle.append(connection)
-                            ours = self.ours or any(other.server == connection.server for other in self.out)
-                            answer = crowded and bool(ours)
+                            ours = [*self.out, *self.idle]
+                            is_open = self.ours or any(other.server == connection.server for other in ours)
+                            answer = crowded and bool(is_open)
                         case _:
                             raise AssertionError(f"{effect!r} is no effect")
                 except SMTPError as error:

@@ -6,8 +6,19 @@ import pytest
 
 from smtpbackend import Server
 from smtpbackend.delivery.configuration import Limits
-from smtpbackend.delivery.pooling import CROWDED, Bucket, Connection, Shelf, client_name, new_session
+from smtpbackend.delivery.inside import Delivery
+from smtpbackend.delivery.pooling import (
+    CROWDED,
+    NEVER,
+    Bucket,
+    Connection,
+    Shelf,
+    client_name,
+    new_session,
+    turn_ends,
+)
 from smtpbackend.protocol.session import Session
+from smtpbackend.protocol.timeouts import Timeouts
 
 SERVER = Server("mx.example.com", client_name="app.example.org")
 
@@ -18,7 +29,10 @@ def connection(shelf: Shelf[None] | None = None, transactions: int = 0) -> Conne
     session.transactions = transactions
     if shelf is not None:
         shelf.open += 1
-    return Connection(SERVER, None, session)
+    made: Connection[None] = Connection(SERVER, None, session)
+    if shelf is not None:
+        shelf.used.add(made)
+    return made
 
 
 def test_the_one_idle_for_the_shortest_time_is_taken() -> None:
@@ -49,19 +63,177 @@ def test_an_idle_one_makes_room_for_a_fresh_one() -> None:
     assert not used.reused
 
 
-def test_a_server_that_has_too_many_gets_no_more_for_a_while() -> None:
+TIMEOUTS = Timeouts(connect=10, final=300)
+
+
+@pytest.mark.parametrize(
+    ("given_back", "failed", "deadline", "end"),
+    [
+        (NEVER, NEVER, None, 400),  # nothing came back yet: from the beginning of the wait
+        (50, NEVER, None, 400),  # before it
+        (250, NEVER, None, 550),
+        (5000, NEVER, None, 5300),  # as long as turns advance
+        (250, NEVER, 130, 130),
+        (250, NEVER, 9000, 550),
+        (NEVER, 150, None, 110),  # nobody stands in line for a dead server
+        (NEVER, 90, None, 400),  # it was before our time
+        (160, 150, None, 460),  # it lives again
+        (160, 170, None, 170),
+    ],
+)
+def test_a_wait_for_a_turn_ends(given_back: float, failed: float, deadline: float | None, end: float) -> None:
+    """A turn is not a connect: who waits goes on while turns advance."""
+    assert turn_ends(100, given_back, failed, TIMEOUTS, deadline) == end
+
+
+class TestTurns:
+    def test_a_connection_that_comes_back_moves_the_end_on(self) -> None:
+        shelf: Shelf[None] = Shelf(Limits(max_connections=2))
+        kept, broken = connection(shelf), connection(shelf)
+        assert shelf.turn_ends(SERVER, 100, None) == 400
+        assert shelf.take_back(kept, 150) == (True, True)
+        assert shelf.turn_ends(SERVER, 100, None) == 450
+        broken.session.broken = broken.has_worked = True  # it carried a message, and then the server ended it
+        assert shelf.take_back(broken, 160) == (False, True)
+        assert shelf.turn_ends(SERVER, 100, None) == 460
+        assert (shelf.open, list(shelf.used)) == (1, [])
+
+    def test_one_that_could_not_be_opened_does_not(self) -> None:
+        shelf: Shelf[None] = Shelf(Limits(max_connections=2))
+        shelf.serve(False, 100)
+        shelf.count_out(None, failed=105)
+        assert shelf.open == 0
+        assert shelf.turn_ends(SERVER, 100, None) == 110
+
+    def test_nor_one_that_was_never_ready(self) -> None:
+        """No greeting, a refused login: the next in line would wait as long for nothing."""
+        shelf: Shelf[None] = Shelf(Limits(max_connections=2))
+        silent = connection(shelf)
+        silent.session.broken = True
+        shelf.take_back(silent, 105)
+        assert shelf.turn_ends(SERVER, 100, None) == 110
+
+    def test_nor_one_on_which_the_server_fell_silent(self) -> None:
+        """Each in its turn would put its message in doubt."""
+        shelf: Shelf[None] = Shelf(Limits(max_connections=2))
+        silent, other = connection(shelf), connection(shelf)
+        silent.heard = other.heard = 101
+        silent.session.broken = True
+        shelf.take_back(silent, 390)
+        assert shelf.turn_ends(SERVER, 100, None) == 400
+
+    def test_but_a_server_that_works_for_somebody_is_not_dead(self) -> None:
+        """Its mails take long, and it refuses one connection more."""
+        shelf: Shelf[None] = Shelf(Limits(max_connections=2))
+        works, refused = connection(shelf), connection(shelf)
+        works.heard = 1
+        refused.session.broken = True
+        shelf.take_back(refused, 105)
+        assert shelf.turn_ends(SERVER, 100, None) == 400
+
+    @pytest.mark.parametrize(
+        ("now", "deadline", "words"),
+        [
+            (130, 130, ["the deadline passed", "all 1 connections to mx.example.com:587 were in use", "deadline"]),
+            (110, None, ["no connection to mx.example.com:587 could be made ready for 10 s"]),
+            (400, None, ["none of the 1 connections to mx.example.com:587 was given back for 300 s", "send_many"]),
+        ],
+    )
+    def test_the_error_says_what_happened_and_what_to_set(
+        self, now: float, deadline: float | None, words: list[str]
+    ) -> None:
+        shelf: Shelf[None] = Shelf(Limits())
+        connection(shelf)
+        error = shelf.no_turn(SERVER, 100, now, deadline)
+        assert error.server == SERVER.name
+        assert error.is_transient
+        for part in ("max_connections", *words):
+            assert part in str(error)
+
+
+class TestBeyondTheLimit:
+    """Who sends from inside of a delivery is lent a connection."""
+
+    def test_it_is_counted_as_open_and_takes_nobody_s_place(self) -> None:
+        shelf: Shelf[None] = Shelf(Limits(max_connections=1))
+        shelf.lend(Delivery(shelf))
+        assert shelf.open == 1
+        assert shelf.serve(False, 100) == (None, [], True)
+        assert shelf.serve(False, 100) == (None, [], False)
+        assert shelf.open == 2
+
+    def test_it_is_closed_when_it_comes_back(self) -> None:
+        shelf: Shelf[None] = Shelf(Limits(max_connections=1))
+        lent = connection()
+        lent.lender = delivery = Delivery(shelf)
+        shelf.lend(delivery)
+        assert delivery.lent == 1
+        assert shelf.take_back(lent, 100) == (False, False)
+        assert delivery.lent == 0
+        assert (shelf.open, shelf.beyond, shelf.idle) == (0, 0, [])
+
+    def test_it_is_counted_out_where_it_could_not_be_opened(self) -> None:
+        shelf: Shelf[None] = Shelf(Limits(max_connections=1))
+        delivery = Delivery(shelf)
+        shelf.lend(delivery)
+        shelf.count_out(None, delivery, 100)
+        assert (shelf.open, shelf.beyond, delivery.lent) == (0, 0, 0)
+
+    def test_a_server_that_has_too_many_for_it_has_failed(self) -> None:
+        """Its sender must not wait: the one in use may be its own."""
+        shelf: Shelf[None] = Shelf(Limits(max_connections=1))
+        connection(shelf)
+        lent = connection()
+        lent.lender = Delivery(shelf)
+        shelf.lend(lent.lender)
+        assert shelf.take_back(lent, 100, crowded=True) == (False, False)
+        assert shelf.open == 1
+
+
+class TestCrowd:
     """DESIGN 4.4: "too many connections" waits for one of ours."""
-    shelf: Shelf[None] = Shelf(Limits(max_connections=4))
-    connection(shelf), connection(shelf)
-    assert shelf.crowd(100)
-    assert shelf.serve(False, 101) == (None, [], False)
-    assert shelf.serve(False, 100 + CROWDED) == (None, [], True)
 
+    def test_there_is_one_fewer_for_a_minute(self) -> None:
+        shelf: Shelf[None] = Shelf(Limits(max_connections=4))
+        *_, last = [connection(shelf) for _ in range(3)]
+        assert shelf.take_back(last, 100, crowded=True) == (False, True)
+        assert shelf.serve(False, 101) == (None, [], False)
+        assert CROWDED == 60
+        assert shelf.serve(False, 100 + CROWDED) == (None, [], True)
 
-def test_without_any_of_ours_there_is_nothing_to_wait_for() -> None:
-    shelf: Shelf[None] = Shelf(Limits())
-    assert not shelf.crowd(100)
-    assert shelf.serve(False, 101) == (None, [], True)
+    def test_each_that_is_told_so_is_one_fewer(self) -> None:
+        shelf: Shelf[None] = Shelf(Limits(max_connections=8))
+        connections = [connection(shelf) for _ in range(8)]
+        for refused in connections[3:]:
+            assert shelf.take_back(refused, 100, crowded=True) == (False, True)
+            assert not shelf.may_open(101)
+        assert shelf.open == 3
+
+    def test_one_is_always_allowed(self) -> None:
+        shelf: Shelf[None] = Shelf(Limits(max_connections=4))
+        first, second = connection(shelf), connection(shelf)
+        assert shelf.take_back(second, 100, crowded=True) == (False, True)
+        assert shelf.take_back(first, 100, crowded=True) == (False, False)
+        assert shelf.serve(False, 101) == (None, [], True)
+
+    def test_it_is_closed_in_whatever_state_it_is(self) -> None:
+        """A server that answers MAIL so may go on listening on it."""
+        shelf: Shelf[None] = Shelf(Limits(max_connections=4))
+        _, told = connection(shelf), connection(shelf)
+        assert not told.session.broken
+        assert shelf.take_back(told, 100, crowded=True) == (False, True)
+        assert shelf.idle == []
+
+    def test_it_says_nothing_against_the_turns_of_others(self) -> None:
+        shelf: Shelf[None] = Shelf(Limits(max_connections=4))
+        _, told = connection(shelf), connection(shelf)
+        shelf.take_back(told, 105, crowded=True)
+        assert shelf.turn_ends(SERVER, 100, None) == 400
+
+    def test_without_any_of_ours_there_is_nothing_to_wait_for(self) -> None:
+        shelf: Shelf[None] = Shelf(Limits())
+        assert shelf.take_back(connection(shelf), 100, crowded=True) == (False, False)
+        assert shelf.serve(False, 101) == (None, [], True)
 
 
 @pytest.mark.parametrize(("rate", "at_once"), [(0.5, 1), (1, 1), (10, 10)])

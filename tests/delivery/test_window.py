@@ -336,19 +336,21 @@ class TestMoves:
 
 
 class TestCrowd:
-    """DESIGN 4.4: "too many connections" in a greeting waits for one of ours instead of resting the server."""
+    """DESIGN 4.4: "too many connections" to a new one waits for one of ours instead of resting the server."""
 
+    @pytest.mark.parametrize("place", ["", "EHLO"], ids=["greeting", "EHLO"])
     @pytest.mark.parametrize(
-        "greeting",
+        "reply",
         [
             "421 4.7.0 mx.example.com Error: too many connections from 192.0.2.1",
             "421 Too many concurrent SMTP connections; please try again later.",
             "421 4.3.2 The maximum number of concurrent server connections has exceeded a limit",
             "421 4.3.2 Connection rate limit exceeded.",
+            "432 4.3.2 no more",
         ],
     )
-    def test_it_goes_on_over_one_that_comes_back(self, greeting: str) -> None:
-        world = Played({"a": [{}, {"": greeting}], "b": [{}]})
+    def test_it_goes_on_over_one_that_comes_back(self, reply: str, place: str) -> None:
+        world = Played({"a": [{}, {place: reply, "HELO": reply}], "b": [{}]})
         assert world.send(mail("first"))[0].ok
         [ours] = world.idle
         world.idle.clear()

@@ -214,3 +214,34 @@ def test_alias(server: AiosmtpdServer, fired: Fired) -> None:
     with override_settings(MAILERS={"news": {"BACKEND": PATH, "OPTIONS": options}}):
         send_mail("S", "B", None, ["ann@example.org"], using="news")
     assert {told["alias"] for _, told in fired} == {"news"}
+
+
+@pytest.mark.parametrize("number", [1, 3], ids=["single", "batch"])
+def test_a_receiver_that_sends_waits_for_nobody(server: AiosmtpdServer, receivers: Any, number: int) -> None:
+    """All threads have one connection between them, and each receiver tells the administrators."""
+    sent: list[int] = []
+    failed: list[BaseException] = []
+
+    def backend() -> EmailBackend:
+        return EmailBackend(host=server.host, port=server.port, max_connections=1)
+
+    def tell(**_: Any) -> None:
+        try:
+            sent.append(backend().send_messages([mail("admin@example.org")]))
+        except BaseException as error:
+            failed.append(error)
+
+    def send() -> None:
+        for _ in range(5):
+            messages = [mail("ann@example.org", "nobody@example.org") for _ in range(number)]
+            sent.append(backend().send_messages(messages))
+
+    receivers(signals.recipient_rejected, tell)
+    threads = [threading.Thread(target=send) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert failed == []
+    assert sorted(sent) == sorted([1] * 20 * number + [number] * 20)
+    assert len(server.arrived) == 40 * number

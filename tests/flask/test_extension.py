@@ -443,6 +443,21 @@ def test_initialising_again_keeps_the_connections(aiosmtpd: StartServer, make_ap
     assert len(moved.arrived) == 1
 
 
+def test_close_says_quit_for_all_apps_and_needs_none(make_app: MakeApp, smtp_server: Any) -> None:
+    """At the end of a job whose process ends by `os._exit`, behind its app context."""
+    server = smtp_server({})
+    mail = Mail()
+    for _ in range(2):
+        app, _ = make_app(None, mail, MAIL_SERVER="127.0.0.1", MAIL_PORT=server.port)
+        with app.app_context():
+            mail.send(Message("Hi", ["ann@example.com"], "Hello"))
+    mail.close()
+    server.wait_for_end()
+    assert [speaker.verbs[-1] for speaker in server.speakers] == ["QUIT"] * 2
+    with app.app_context():
+        assert mail.send(Message("Hi", ["ann@example.com"], "Hello")).ok
+
+
 def test_flask_mail_beside_it(aiosmtpd: StartServer, make_app: MakeApp) -> None:
     """A library that makes its own flask_mail.Mail takes extensions["mail"], and ours goes on."""
     server = aiosmtpd()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -150,6 +151,7 @@ def test_without_flask_mail() -> None:
     """The extension needs only Flask; email_dispatched is then our own, under Flask-Mail's name."""
     program = """
 import sys
+import threading
 sys.modules["flask_mail"] = None  # as if it were not installed
 from flask import Flask
 from smtpbackend_flask import Mail, Message, email_dispatched, signals
@@ -162,3 +164,30 @@ with mail.record_messages() as outbox:
 assert len(outbox) == 1
 """
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("number", [1, 3], ids=["single", "batch"])
+def test_a_receiver_that_sends_waits_for_nobody(aiosmtpd: StartServer, make_app: MakeApp, number: int) -> None:
+    """All threads have one connection between them, and each receiver tells the administrators."""
+    server = aiosmtpd(refused={"bob@example.com": "550 5.1.1 No such user"})
+    app, mail = make_app(server, SMTPBACKEND_MAX_CONNECTIONS=1)
+    sent: list[bool] = []
+
+    def tell(sender: Flask, **_: Any) -> None:
+        sent.append(mail.send(Message("Refused", ["admin@example.com"], "Hello")).ok)
+
+    def send() -> None:
+        with app.app_context():
+            for _ in range(5):
+                with mail.connect() as connection:
+                    messages = [Message("Hi", ["ann@example.com", "bob@example.com"], "Hello") for _ in range(number)]
+                    sent.extend(bool(receipt.accepted) for receipt in connection.send_many(messages))
+
+    threads = [threading.Thread(target=send) for _ in range(4)]
+    with smtpbackend_flask.signals["recipient_rejected"].connected_to(tell):
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    assert sent == [True] * 40 * number
+    assert len(server.arrived) == 40 * number

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from smtpbackend.testing import CUT, SILENCE
 from tests.mailer.conftest import Scripted
 from tests.processes.script import run, running
+from tests.servers.ports import wait_until
 
 SEND = {
     "blocking": """
@@ -130,3 +133,82 @@ def test_a_delivery_that_hangs_in_a_daemon_thread_does_not_keep_the_program(scri
     server.wait_for_end()
     assert server.speakers[0].verbs[-1] == "QUIT"
     assert "QUIT" not in server.speakers[1].verbs
+
+
+CHILDREN = """
+mailer = Mailer(sys.argv[1], timeout=20)
+
+def work(number):
+    mailer.send(hello(f"{os.getpid()} {number}"))
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[2])
+    work(0)
+    child = context.Process(target=work, args=(1,))
+    child.start()
+    child.join()
+    with context.Pool(2) as pool:
+        pool.map(work, range(20))
+        pool.close()
+        pool.join()
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_child_of_multiprocessing_says_quit(scripted: Scripted, tmp_path: Path, method: str) -> None:
+    """It ends by `os._exit`, without what `atexit` has; in a process and in a pool."""
+    server = scripted()
+    assert run(tmp_path, CHILDREN, server.url, method) == ""
+    server.wait_for_end()
+    assert server.connections >= 3
+    assert [speaker.verbs[-1] for speaker in server.speakers] == ["QUIT"] * server.connections
+    assert len(server.handed_over) == 22
+
+
+def test_a_child_that_is_not_answered_ends_all_the_same(scripted: Scripted, tmp_path: Path) -> None:
+    server = scripted({"QUIT": SILENCE})
+    source = CHILDREN.replace("work(0)", "begun = time.monotonic()").partition("    with context")[0]
+    assert run(tmp_path, source + "    assert time.monotonic() - begun < 10\n", server.url, "fork") == ""
+    server.wait_for_end()
+    assert [speaker.verbs[-1] for speaker in server.speakers] == ["QUIT"]
+
+
+def test_a_child_of_billiard_says_quit(scripted: Scripted, tmp_path: Path) -> None:
+    """The processes of Celery's fork of multiprocessing."""
+    pytest.importorskip("billiard")
+    server = scripted()
+    source = CHILDREN.replace("multiprocessing.get_context", "billiard.get_context").partition("    with context")[0]
+    assert run(tmp_path, "import billiard\n" + source, server.url, "fork") == ""
+    server.wait_for_end()
+    assert [speaker.verbs[-1] for speaker in server.speakers] == ["QUIT"] * 2
+
+
+def test_a_child_of_a_celery_worker_says_quit(scripted: Scripted, tmp_path: Path) -> None:
+    """It ends by `os._exit` without the finalizers, but with a signal: here after two tasks, and with the worker."""
+    pytest.importorskip("celery")
+    server = scripted()
+    source = """
+        from celery import Celery
+        from pathlib import Path
+        url, folder = sys.argv[1:3]
+        app = Celery("script", broker="filesystem://")
+        folders = ("data_folder_in", "data_folder_out", "control_folder")
+        app.conf.broker_transport_options = dict.fromkeys(folders, folder)
+        app.conf.worker_max_tasks_per_child = 2
+        mailer = Mailer(url, timeout=20)
+
+        @app.task(name="work")
+        def work(number):
+            mailer.send(hello(str(number)))
+
+        for number in range(3):
+            work.delay(number)
+        app.worker_main(["worker", "--concurrency=1", "--loglevel=critical", "--without-mingle", "--without-gossip"])
+        """
+    (tmp_path / "queue").mkdir()
+    with running(tmp_path, source, server.url, tmp_path / "queue") as script:
+        assert wait_until(lambda: len(server.handed_over) == 3, 30)
+        os.kill(script.pid, signal.SIGTERM)
+        script.end()
+    server.wait_for_end()
+    assert [speaker.verbs[-1] for speaker in server.speakers] == ["QUIT"] * 2
