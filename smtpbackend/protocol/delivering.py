@@ -62,7 +62,8 @@ class Delivering(Transacting):
                         continue
                 elif (more or ahead) and not self.broken and (last is None or self._may_follow(flights, window)):
                     if last is None:
-                        self._check_quiet()
+                        if not self._replies.is_empty:
+                            yield from self._hear_out()
                     elif len(self._unsent) > MAX_UNSENT:
                         yield from self._flush()
                     transaction, ahead = ahead, None
