@@ -364,7 +364,7 @@ class Dispatch(Connecting):
         server, session = connection.server, connection.session
         name = server.name
         mail.count_attempt(transaction.recipients)
-        judgement = judge(transaction, self.policy, name)
+        judgement = judge(transaction, self.policy, name, session.without_tls)
         follow = judgement.again
         if len(transaction.recipients) < len(mail.pending) and may_follow(transaction):
             follow += rest_of(mail.pending, transaction)
@@ -383,7 +383,7 @@ class Dispatch(Connecting):
             mail.aside += tuple(recipient for recipient in mail.pending if recipient not in follow)
             mail.pending = follow
             return True
-        mail.error = transaction.error or judgement.error  # what an earlier server said is not the last word any more
+        mail.error = judgement.error or transaction.error  # what an earlier server said is not the last word any more
         ended = transaction.error is not None or judgement.renew
         if mail.pending and ended and proven and server not in mail.renewed:
             mail.renewed |= {server}

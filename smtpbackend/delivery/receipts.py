@@ -19,6 +19,7 @@ from smtpbackend.errors import (
     RecipientsRefused,
     SenderRefused,
     SMTPError,
+    TLSFailed,
 )
 from smtpbackend.events import Event, MessageFailed, MessageInDoubt, MessageSent, RecipientDeferred, RecipientRejected
 from smtpbackend.outcome import Receipt, Reply, Status, refusals
@@ -35,6 +36,8 @@ def failure(receipt: Receipt, last: SMTPError | None) -> SMTPError | None:
         return own(receipt.in_doubt[0].error or last)
     if isinstance(last, (InvalidInput, CancelSend, ContentRefused, SenderRefused, NotSupported)):
         return own(last)
+    if isinstance(last, TLSFailed) and last.reply is not None and last.reply is outcomes[-1].reply:
+        return own(last)  # MAIL was refused for want of TLS
     if any(outcome.reply is not None for outcome in outcomes) and not isinstance(last, AuthenticationFailed):
         if isinstance(last, RecipientsRefused):
             return own(last)
