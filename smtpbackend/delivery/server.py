@@ -40,6 +40,7 @@ class Server:
     client_key: str | None = None
     client_key_password: str | None = field(default=None, repr=False)
     pinned_sha256: tuple[str, ...] = ()
+    strict_x509: bool = True
     min_tls: str = "1.2"
     username: str | None = None
     password: str | None = field(default=None, repr=False)
