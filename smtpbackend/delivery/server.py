@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from smtpbackend.delivery.settings import SERVER_KEYS, check_keys, read
 from smtpbackend.errors import ConnectFailed, InvalidSetting
 from smtpbackend.protocol.command import check_client_name
-from smtpbackend.protocol.sasl import Login, needs_nothing
+from smtpbackend.protocol.sasl import Login, check, needs_nothing
 from smtpbackend.protocol.timeouts import Timeouts
 
 __all__ = ["Server", "from_url"]
@@ -89,6 +89,7 @@ class Server:
         object.__setattr__(self, "host", host)
         if self.client_name is not None:
             check_client_name(self.client_name)
+        check(self.auth_mechanisms or ())
         secretless = self.token is not None or needs_nothing(self.auth_mechanisms)
         if self.token is not None and not self.username:
             raise InvalidSetting(f"token is set for {host}, username is not", field="username")
