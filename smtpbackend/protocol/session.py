@@ -259,14 +259,16 @@ class Session(Delivering):
                     attempt.hung_up(mechanism)
                 elif len(attempt.said) == before:
                     break  # the server was going before it heard of a login
-                continue  # behind a refusal: this mechanism was not heard any more
+                continue  # behind a refusal: perhaps this mechanism was not heard any more
             finally:
                 self._hidden = set()
             if refusal is None and reply is not None and reply.is_positive:  # 235, or 250 from who knows no better
                 return
             if reply is not None and reply.code == 421:
                 lost = self._left(reply)
-                break
+                if len(attempt.said) == before:
+                    break
+                continue  # it may have been on its way when this mechanism was named
             attempt.ended(mechanism, reply, refusal, cancelled)
         self.broken = True
         if lost is not None and not attempt.was_answered:

@@ -540,6 +540,20 @@ class TestLogin:
         assert password not in said
         assert encoded not in said
 
+    @pytest.mark.parametrize("refusal", [b"535 5.7.8 no\r\n", b"504 5.5.4 no\r\n"])
+    @pytest.mark.parametrize("together", [True, False])
+    def test_a_goodbye_behind_a_refusal_ends_the_connection_and_not_the_login(
+        self, refusal: bytes, together: bool
+    ) -> None:
+        """It may come with the refusal, or when the next mechanism is on its way."""
+        session, goodbye = new(), b"421 4.7.0 too many errors\r\n"
+        said = (refusal + goodbye,) if together else (refusal, goodbye)
+        script = Script(HELLO, ehlo_reply("AUTH PLAIN CRAM-MD5"), *said)
+        with pytest.raises(ConnectionLost, match=r"421 4\.7\.0 too many errors"):
+            script.run(session.open("implicit", ANN))
+        assert session.broken
+        assert session.login_goes_on
+
     def test_a_server_that_says_goodbye_is_not_asked_again(self) -> None:
         session = new()
         script = Script(HELLO, ehlo_reply("AUTH PLAIN CRAM-MD5"), b"421 4.7.0 bye\r\n")
