@@ -149,7 +149,15 @@ class ConnectFailed(DeliveryError, ConnectionError, smtplib.SMTPConnectError):
 
 
 class ConnectionLost(DeliveryError, ConnectionError, smtplib.SMTPServerDisconnected):
-    """The connection broke, or the server closed it, before the conversation was over."""
+    """The connection broke, or the server closed it, before the conversation was over.
+
+    ``reply`` is the last word before that, where it is the reason: 421, or what was refused to open the connection.
+    """
+
+    @property
+    def is_transient(self) -> bool:
+        """True: no word was said about the message."""
+        return True
 
 
 class TimedOut(DeliveryError, TimeoutError, smtplib.SMTPServerDisconnected):

@@ -73,6 +73,7 @@ class EmailBackend(smtp.EmailBackend):
         client_key: str | None = None,
         client_key_password: str | None = None,
         pinned_sha256: Any = None,
+        strict_x509: bool | None = None,
         min_tls: str | None = None,
         token: Any = None,
         auth_mechanisms: Any = None,

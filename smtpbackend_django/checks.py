@@ -13,11 +13,13 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 from smtpbackend.delivery.server import Server, is_loopback, port_doubt
+from smtpbackend.errors import MissingExtra
 from smtpbackend_django.backend import EmailBackend
 
 __all__ = ["check_credentials", "check_settings", "register_checks"]
 
 TAG = "mail"  # Django 6.1's Tags.mail
+UNUSABLE = (ImproperlyConfigured, ValueError, TypeError, MissingExtra)
 
 
 def register_checks() -> None:
@@ -92,7 +94,7 @@ def _backends() -> Iterator[tuple[str, EmailBackend | Exception]]:
                 backend = import_string(path)()
                 backend._mailer()
                 yield name, backend
-            except (ImproperlyConfigured, ValueError, TypeError) as error:
+            except UNUSABLE as error:
                 yield name, error
         return
     from django.core.mail import mailers as handler
@@ -103,7 +105,7 @@ def _backends() -> Iterator[tuple[str, EmailBackend | Exception]]:
                 backend = handler[alias]
                 backend._mailer()
                 yield f"MAILERS[{alias!r}]", backend
-            except (ImproperlyConfigured, ValueError, TypeError) as error:
+            except UNUSABLE as error:
                 yield f"MAILERS[{alias!r}]", error
 
 

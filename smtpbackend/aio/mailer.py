@@ -16,7 +16,7 @@ from collections.abc import (
 from typing import TYPE_CHECKING, Any
 
 from smtpbackend.delivery.configuration import configure
-from smtpbackend.errors import DeliveryError, SMTPError
+from smtpbackend.errors import SMTPError
 
 # What sends is loaded with the first Mailer: a program that only imports it does not pay for it (DESIGN 5.6).
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class AsyncMailer:
         for server in self.configuration.servers:
             try:
                 await self._perform(self._dispatch((), Route([server])).ask(lambda session: session.noop()), iter(()))
-            except DeliveryError as error:
+            except SMTPError as error:
                 found.append((server.name, error))
             else:
                 found.append((server.name, None))

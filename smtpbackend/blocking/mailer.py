@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from smtpbackend.delivery.configuration import configure
-from smtpbackend.errors import DeliveryError, SMTPError
+from smtpbackend.errors import SMTPError
 
 # What sends is loaded with the first Mailer: a program that only imports it does not pay for it (DESIGN 5.6).
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class Mailer:
         for server in self.configuration.servers:
             try:
                 self._perform(self._dispatch((), Route([server])).ask(lambda session: session.noop()), iter(()))
-            except DeliveryError as error:
+            except SMTPError as error:
                 found.append((server.name, error))
             else:
                 found.append((server.name, None))

@@ -19,7 +19,7 @@ from smtpbackend.errors import DeliveryError, SMTPError, TimedOut
 from smtpbackend.events import ServerFailed, Telling
 from smtpbackend.outcome import Reply
 from smtpbackend.protocol import command
-from smtpbackend.protocol.sasl import Login
+from smtpbackend.protocol.sasl import Attempt, Login
 from smtpbackend.protocol.session import Session
 from smtpbackend.protocol.timeouts import Deadline
 
@@ -92,16 +92,18 @@ class Connecting:
         crowded = False
         try:
             connection = yield Lease(server, fresh, deadline)
-            tls = login = refused = None
+            tls = login = refused = without_tls = None
+            attempt = Attempt()
             has_source = server.token is not None and not isinstance(server.token, str)
             while not connection.reused:
                 session = connection.session
+                session.without_tls = without_tls
                 try:
                     if login is None:
                         session.phase = "auth"
                         login = yield from self._login(server, refused, deadline)
                         session.phase = "connect"
-                    yield Talk(connection, open_session(connection, tls, login), None)
+                    yield Talk(connection, open_session(connection, tls, login, attempt), None)
                     connection.heard = self.clock()
                     self.route.worked(server)
                     return connection
@@ -114,12 +116,15 @@ class Connecting:
                     if crowded and is_one_of_ours:
                         fresh = False  # DESIGN 4.4: the server is well, and one of ours will be free
                     elif session.may_go_on_in_clear and tls is None:
-                        tls = "none"
+                        tls, without_tls = "none", error
+                    elif session.login_goes_on:
+                        pass
                     elif refused is None and login and has_source and wants_fresh(error):
                         refused = login.token
                         login = yield from self._login(server, refused, deadline)
                         if login.token == refused:  # there is no other
                             raise
+                        attempt = Attempt()
                     else:
                         raise
                 connection = None  # whatever comes now is not of that one: neither its phase nor its fault
@@ -229,7 +234,10 @@ def is_crowd(reply: Reply | None) -> bool:
 
 
 def open_session(
-    connection: Connection[Any], tls: str | None = None, login: Login | None = None
+    connection: Connection[Any],
+    tls: str | None = None,
+    login: Login | None = None,
+    attempt: Attempt | None = None,
 ) -> Generator[Any, Any, None]:
     """The conversation that makes a new connection ready for mail, as its server's settings say."""
     from smtpbackend.delivery.tls import on_failure
@@ -242,4 +250,5 @@ def open_session(
         allow_cleartext_auth=server.allow_cleartext_auth,
         on_tls_failure=on_failure(server, session.local_peer),
         queue=server.queue,
+        attempt=attempt,
     )

@@ -63,6 +63,9 @@ class Provider:
         self._token, self._until = grant.token, now + max(lifetime - self.margin, lifetime / 2)
         return grant.token
 
+    def check_extra(self) -> None:
+        """Raise `MissingExtra` where a library that `fetch` needs is not installed; asked when a mailer is made."""
+
     def fetch(self, timeout: float = PATIENCE) -> Grant:
         """Ask for a token; blocks. Raises `AuthenticationFailed`."""
         raise NotImplementedError
@@ -95,6 +98,11 @@ class _Endpoint(Provider):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.token_url} client_id={self.client_id!r}>"
 
+    def check_extra(self) -> None:
+        """Authlib and requests are looked for, and not loaded before there is a token to fetch."""
+        if not (_is_module("authlib") and _is_module("requests")):
+            raise MissingExtra(f'{type(self).__name__} needs Authlib and requests: pip install "smtpbackend[oauth2]"')
+
     def _request(self) -> dict[str, Any]:
         raise NotImplementedError
 
@@ -103,14 +111,11 @@ class _Endpoint(Provider):
 
     def fetch(self, timeout: float = PATIENCE) -> Grant:
         """Ask the endpoint; ``timeout`` is in seconds."""
-        try:
-            import requests
-            from authlib.integrations.base_client import OAuthError
-            from authlib.integrations.requests_client import OAuth2Session
-        except ImportError as error:
-            raise MissingExtra(
-                f'{type(self).__name__} needs Authlib and requests: pip install "smtpbackend[oauth2]"'
-            ) from error
+        self.check_extra()
+        import requests
+        from authlib.integrations.base_client import OAuthError
+        from authlib.integrations.requests_client import OAuth2Session
+
         client = OAuth2Session(
             self.client_id,
             self._client_secret,
@@ -254,6 +259,8 @@ def resolve(value: Any) -> Any:
             f"token must be a token, a callable that gives one, or the dotted path of one, not {type(value).__name__}",
             field="token",
         )
+    if isinstance(value, Provider):
+        value.check_extra()
     return value
 
 
@@ -262,7 +269,7 @@ def _is_module(name: str) -> bool:
     import sys
 
     try:
-        return name in sys.modules or importlib.util.find_spec(name) is not None
+        return sys.modules.get(name) is not None or importlib.util.find_spec(name) is not None
     except (ImportError, ValueError):
         return False
 

@@ -365,7 +365,7 @@ class Dispatch(Connecting):
         server, session, error = connection.server, connection.session, transaction.error
         is_crowded = is_crowd(transaction.last_word)
         by_data = not is_crowded and self.route.experience.wants_data(connection, transaction, self.clock())
-        judgement = judge(transaction, self.policy, server.name, by_data)
+        judgement = judge(transaction, self.policy, server.name, by_data, session.without_tls)
         mail.record(transaction, judgement, server.name)
         had_worked = connection.has_worked  # then its end says nothing against the server
         if error is None:
@@ -381,7 +381,7 @@ class Dispatch(Connecting):
             else:  # another one goes on first
                 self._wait(mail)
             return
-        mail.error = error or judgement.error  # what an earlier server said is not the last word any more
+        mail.error = judgement.error or error  # what an earlier server said is not the last word any more
         if not (mail.pending or mail.aside):
             return
         if is_crowded:

@@ -7,14 +7,17 @@ from typing import NamedTuple
 from smtpbackend.envelope import Recipient
 from smtpbackend.errors import (
     ContentRefused,
+    DeliveryError,
     InDoubt,
     InvalidInput,
     ProtocolViolation,
     RecipientsRefused,
     SenderRefused,
     SMTPError,
+    TLSFailed,
 )
 from smtpbackend.outcome import Reply, Status
+from smtpbackend.protocol.session import asks_for_tls, needs_tls
 from smtpbackend.protocol.transaction import Transaction
 
 __all__ = ["Judgement", "judge"]
@@ -35,10 +38,17 @@ class Judgement(NamedTuple):
     error: SMTPError | None = None
 
 
-def judge(transaction: Transaction, policy: str, server: str, by_data: bool = False) -> Judgement:
+def judge(
+    transaction: Transaction,
+    policy: str,
+    server: str,
+    by_data: bool = False,
+    without_tls: TLSFailed | None = None,
+) -> Judgement:
     """Read a settled transaction by the rules of DESIGN 4.2 to 4.4.
 
-    ``by_data``: the server refused a chunk, and may take the same content by DATA.
+    ``by_data``: the server refused a chunk, and may take the same content by DATA. ``without_tls``: why it went in
+    clear, where TLS was tried. Who refuses it for that says nothing of the message.
     """
     t = transaction
     judgement = Judgement([], [])
@@ -56,14 +66,17 @@ def judge(transaction: Transaction, policy: str, server: str, by_data: bool = Fa
 
     if t.mail is not None and not t.mail.is_positive:
         sender = t.envelope.sender.addr_spec if t.envelope.sender else ""
-        not_from = SenderRefused(
+        not_from: DeliveryError = SenderRefused(
             f"{server} refused the sender <{sender}>: {t.mail}", sender=sender, server=server, reply=t.mail
         )
+        wants_tls = without_tls is not None and asks_for_tls(t.mail)
+        if without_tls is not None and wants_tls:
+            not_from = needs_tls(without_tls, f"answers MAIL with {t.mail}", t.mail)
         for recipient, reply in zip(t.recipients, t.rcpt, strict=True):
             if t.final is not None and t.final.is_positive and reply is not None and reply.is_positive:
                 # content was in flight, and the server took it although it had refused the sender
                 settle((recipient, Status.IN_DOUBT, t.final, in_doubt(t.error or not_from, server)))
-            elif t.mail.is_permanent:
+            elif t.mail.is_permanent and not wants_tls:
                 settle((recipient, Status.REJECTED, t.mail, not_from))
             else:
                 wait((recipient, t.mail, not_from))

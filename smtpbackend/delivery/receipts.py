@@ -20,6 +20,7 @@ from smtpbackend.errors import (
     RecipientsRefused,
     SenderRefused,
     SMTPError,
+    TLSFailed,
 )
 from smtpbackend.events import Event, MessageFailed, MessageInDoubt, MessageSent, RecipientDeferred, RecipientRejected
 from smtpbackend.outcome import Receipt, Reply, Status, refusals
@@ -36,6 +37,8 @@ def failure(receipt: Receipt, last: SMTPError | None) -> SMTPError | None:
         return own(receipt.in_doubt[0].error or last)
     if isinstance(last, (InvalidInput, CancelSend, ContentRefused, SenderRefused, NotSupported)):
         return own(last)
+    if isinstance(last, TLSFailed) and last.reply is not None and last.reply is outcomes[-1].reply:
+        return own(last)  # MAIL was refused for want of TLS
     # a reply that ended the connection stands beside its error
     refused = any(outcome.reply is not None and not isinstance(outcome.error, ConnectionLost) for outcome in outcomes)
     if refused and not isinstance(last, AuthenticationFailed):

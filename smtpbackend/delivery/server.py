@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from smtpbackend.delivery.settings import SERVER_KEYS, check_keys, read
 from smtpbackend.errors import ConnectFailed, InvalidSetting
 from smtpbackend.protocol.command import check_client_name
-from smtpbackend.protocol.sasl import Login, needs_nothing
+from smtpbackend.protocol.sasl import Login, check, needs_nothing
 from smtpbackend.protocol.timeouts import DeadlinePassed, Timeouts
 
 __all__ = ["Server", "from_url", "port_doubt"]
@@ -40,6 +40,7 @@ class Server:
     client_key: str | None = None
     client_key_password: str | None = field(default=None, repr=False)
     pinned_sha256: tuple[str, ...] = ()
+    strict_x509: bool = True
     min_tls: str = "1.2"
     username: str | None = None
     password: str | None = field(default=None, repr=False)
@@ -88,6 +89,7 @@ class Server:
         object.__setattr__(self, "host", host)
         if self.client_name is not None:
             check_client_name(self.client_name)
+        check(self.auth_mechanisms or ())
         secretless = self.token is not None or needs_nothing(self.auth_mechanisms)
         if self.token is not None and not self.username:
             raise InvalidSetting(f"token is set for {host}, username is not", field="username")

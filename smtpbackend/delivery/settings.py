@@ -220,6 +220,14 @@ SETTINGS: tuple[Setting, ...] = (
         "that fits takes the place of authorities, name and dates; else no TLS. Makes `secure` the default of "
         "`on_tls_failure`.",
     ),
+    Setting(
+        "strict_x509",
+        "server",
+        _flag,
+        True,
+        "Refuse certificates that break rules of RFC 5280 which other clients overlook, as Python does from 3.13 on "
+        "(`ssl.VERIFY_X509_STRICT`). False: chain, name and dates are verified, and these rules are not.",
+    ),
     Setting("min_tls", "server", _one_of("1.2", "1.3"), "1.2", "Lowest TLS version: `1.2` or `1.3`."),
     Setting("username", "server", _text, None, "Name to log in with. Empty: no login."),
     Setting("password", "server", _text, None, "Its password. Never shown in a repr, log, transcript or error."),
@@ -236,8 +244,8 @@ SETTINGS: tuple[Setting, ...] = (
         "server",
         _names,
         None,
-        "SASL mechanisms to try, in this order. Default: all known, strongest first, but for EXTERNAL and ANONYMOUS, "
-        "which are used only when they are named here.",
+        "SASL mechanisms to try, in this order. Default: all known, strongest first, but for DIGEST-MD5, EXTERNAL and "
+        "ANONYMOUS, which are used only when they are named here.",
     ),
     Setting(
         "allow_cleartext_auth",

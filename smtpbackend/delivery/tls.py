@@ -21,6 +21,9 @@ __all__ = ["Context", "certificate_name", "check_files", "client_context", "on_f
 # X509_V_ERR_*, as in ssl.SSLCertVerificationError.verify_code
 _NAME_CODES = (62, 64)  # of host and address
 _DATE_CODES = (9, 10)  # not yet, and no longer valid
+_STRICT_CODES = (78, *range(80, 94))  # of VERIFY_X509_STRICT alone
+_NO_CA_CODE = 79  # and of it where the authority is a root of X.509 version 1
+STRICT = ssl.VERIFY_X509_STRICT if sys.version_info >= (3, 13) else 0  # as ssl.create_default_context
 
 
 class Context(ssl.SSLContext):
@@ -78,8 +81,7 @@ def client_context(server: Server) -> Context:
         # what ssl.create_default_context does, which makes no context of another class
         context.load_default_certs()
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        if sys.version_info >= (3, 13):
-            context.verify_flags |= ssl.VERIFY_X509_STRICT
+        context.verify_flags |= STRICT if server.strict_x509 else 0
     if (key_log := os.environ.get("SSLKEYLOGFILE")) and not sys.flags.ignore_environment:
         context.keylog_filename = key_log
     _load_files(context, server)
@@ -203,10 +205,17 @@ def _explain(error: ssl.SSLCertVerificationError, tls: Any) -> None:
         remedy = f"if the server has a new key and its operator confirms it, add {fingerprint[1]!r} to pinned_sha256"
     elif error.verify_code in _NAME_CODES:
         remedy = f"set host to a name that stands in the certificate, or {pins} if its operator confirms that"
+    elif error.verify_code in _STRICT_CODES:
+        remedy = (
+            f"only Python's strict mode refuses it: set strict_x509=False, which leaves all other checks, or {pins} if "
+            "the server's operator confirms that"
+        )
     elif error.verify_code in _DATE_CODES:
         remedy = f"check this machine's clock; the server's operator has to renew it, or set {pins} meanwhile"
     else:
         remedy = f"set ca_file to the authority that signed it, or {pins} if the server's operator confirms that"
+        if error.verify_code == _NO_CA_CODE and tls.context.verify_flags & ssl.VERIFY_X509_STRICT:
+            remedy = f"if its authority is an old root without extensions, set strict_x509=False; else {remedy}"
     described = ""
     if certificate is not None:
         described = (

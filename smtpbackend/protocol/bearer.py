@@ -45,4 +45,4 @@ def _refused(challenge: bytes, dummy: bytes, credentials: Login) -> Refused:
         details = said
     shown = ", ".join(f"{key}: {value}" for key, value in details.items() if isinstance(value, (str, int)))
     shown = "".join(c if c.isprintable() else "?" for c in shown)[:500]
-    return Refused(shown or "the token is refused", answer=dummy, details=details)
+    return Refused(shown or "the token is refused", answer=dummy, by_server=True, details=details)

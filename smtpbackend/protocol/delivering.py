@@ -106,7 +106,8 @@ class Delivering(Transacting):
     def _take_next(self, last: Flight | None) -> Conversation[bool]:
         """Ask for the next transaction; False where it is not known yet whether there is one."""
         if last is None:
-            self._check_quiet()
+            if not self._replies.is_empty:
+                yield from self._hear_out()
         elif len(self._unsent) > MAX_UNSENT:
             yield from self._flush()
         transaction, self._ahead = self._ahead, None

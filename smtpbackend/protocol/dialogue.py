@@ -44,10 +44,12 @@ class Dialogue:
         """How often something was read."""
         self._resumed = False
         self._unwritable: OSError | None = None
+        self._refusal: Reply | None = None  # to the last command of `_ask`, where nothing was said since
 
     def resume(self) -> None:
         """Say that the connection comes from the pool: the first reply has `Timeouts.reused` (DESIGN 4.5)."""
         self._resumed = True
+        self._refusal = None
 
     @property
     def is_quiet(self) -> bool:
@@ -64,7 +66,8 @@ class Dialogue:
     def _take(self) -> bytearray:
         """What is composed, to be given to the wire now. What ends a content is handed over by that (DESIGN 4.3)."""
         if not self._due:  # what is composed comes after every reply to what was sent before it
-            self._check_quiet()
+            if not self._replies.is_empty:
+                raise self._spoke()
             self._replies.has_skipped = False
         if self._unwritable is not None:
             raise self._lost(self._unwritable)
@@ -94,7 +97,8 @@ class Dialogue:
 
     def _ask(self, line: bytes, shown: str | None = None) -> Conversation[Reply]:
         """One command, one reply."""
-        self._check_quiet()
+        if not self._replies.is_empty:
+            yield from self._hear_out()
         if self._transcript:
             self._transcript(">", shown or line[:-2].decode("utf-8"))
         self._due += 1
@@ -108,13 +112,33 @@ class Dialogue:
         self.slowest = max(self.slowest, (yield NOW) - begun)
         if reply.code == 421:
             self.broken = True
+        if reply.code >= 400:
+            self._refusal = reply
         return reply
 
-    def _check_quiet(self) -> None:
-        """DESIGN 4.5: what came before it was asked for would be taken for the answer to the next command."""
-        if not self._replies.is_empty:
-            self.is_talkative = not self._replies.says_goodbye
-            raise self._failed(ProtocolViolation, f"{self.server} spoke when it was not asked ({self.phase})")
+    def _hear_out(self) -> Conversation[None]:
+        """Raise what it means that something was read before it was asked for: a goodbye is read to its end first."""
+        if self._replies.says_goodbye:
+            self._due += 1
+            reply = yield from self._reply(self.timeouts.reused)
+            raise self._left(reply) if reply.code == 421 else self._spoke(True)
+        raise self._spoke(True)
+
+    def _spoke(self, is_talkative: bool = False) -> DeliveryError:
+        """DESIGN 4.5: what came before it was asked for would be taken for the answer to the next command.
+
+        Only 421 may come so (RFC 5321 3.8): then it is the reason why the connection ends.
+        """
+        if not is_talkative and self._replies.says_goodbye:
+            if (reply := self._heard()) is not None:
+                return self._left(reply)
+        else:
+            self.is_talkative = True
+        return self._failed(ProtocolViolation, f"{self.server} spoke when it was not asked ({self.phase})")
+
+    def _left(self, reply: Reply) -> DeliveryError:
+        """The error of a 421."""
+        return self._failed(ConnectionLost, f"{self.server} closed the connection: {reply}", reply)
 
     def _reply(self, timeout: float, goes_on: bool = False) -> Conversation[Reply]:
         """The next reply, whatever it is. ``timeout`` (seconds) is for all of it; ``goes_on`` as in `Read`."""
@@ -128,7 +152,7 @@ class Dialogue:
                 read = read or Read(self._patience(timeout), goes_on)
                 data = yield read
                 if not data:
-                    raise self._failed(ConnectionLost, f"{self.server} closed the connection ({self.phase})")
+                    raise self._hung_up(f"{self.server} closed the connection")
                 self.reads += 1
                 self._replies.feed(data)
         except TimeoutError as error:
@@ -143,11 +167,15 @@ class Dialogue:
             if isinstance(error, SMTPError):
                 self.broken = True
                 raise
-            raise self._failed(
-                ConnectionLost, f"the connection to {self.server} was lost ({self.phase}): {error}"
-            ) from error
+            raise self._hung_up(f"the connection to {self.server} was lost", f": {error}") from error
         self._resumed = False
+        self._refusal = None
         return reply
+
+    def _hung_up(self, what: str, why: str = "") -> DeliveryError:
+        """The error of a connection that ended without a word: what was refused just before is the reason for it."""
+        behind = "" if self._refusal is None else f" behind {self._refusal}"
+        return self._failed(ConnectionLost, f"{what}{behind} ({self.phase}){why}", self._refusal)
 
     def _heard(self) -> Reply | None:
         """The next reply of what was read already, or None."""

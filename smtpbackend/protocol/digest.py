@@ -1,4 +1,4 @@
-"""DIGEST-MD5 (RFC 2831; historic since RFC 6331, and still better than a password in clear)."""
+"""DIGEST-MD5 (RFC 2831; historic since RFC 6331, and used only where it is asked for)."""
 
 from __future__ import annotations
 

@@ -124,7 +124,8 @@ class ReplyReader:
             if match is not None:
                 code, separator, text = match.groups()
                 number = int(code)
-                if self._lines and number != self._code:
+                # a greeting that was begun is taken back ("220-" and "521"): the last line is the server's word
+                if self._lines and number != self._code and not (self._code == 220 and number >= 400):
                     raise ProtocolViolation(f"a reply began with code {self._code} and went on with {number}")
                 self._code = number
                 self._lines.append(text)

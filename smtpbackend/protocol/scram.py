@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from smtpbackend.errors import MissingExtra
 from smtpbackend.protocol.effects import Channel
-from smtpbackend.protocol.sasl import Exchange, Login, Refused
+from smtpbackend.protocol.sasl import Exchange, Login, Refused, missing
 
 __all__ = ["channel_binding", "scram"]
 
@@ -14,7 +13,7 @@ def scram(mechanism: str, credentials: Login, nonce: str | None = None) -> Excha
     try:
         from scramp import ScramClient, ScramException
     except ImportError as error:
-        raise MissingExtra(f'{mechanism} needs scramp: pip install "smtpbackend[scram]"') from error
+        raise missing(mechanism, "scramp") from error
 
     plus = mechanism.endswith("-PLUS")
     binding = channel_binding(credentials.channel) if credentials.channel is not None else None
@@ -44,7 +43,7 @@ def scram(mechanism: str, credentials: Login, nonce: str | None = None) -> Excha
     except ScramException as error:
         said = "" if challenge is None else message
         if said.startswith("e="):  # RFC 5802 7: it says itself that it does not accept
-            raise Refused(f"the server says {said[2:]}") from None
+            raise Refused(f"the server says {said[2:]}", by_server=True) from None
         raise Refused("the server did not prove that it knows the password", impostor=True) from error
     challenge = yield b""
     if challenge is not None:

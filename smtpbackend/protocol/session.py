@@ -9,7 +9,9 @@ leaves the session ``broken``: its connection must be closed and never be used a
 from __future__ import annotations
 
 import binascii
+import re
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from smtpbackend.errors import (
     AuthenticationFailed,
@@ -31,7 +33,9 @@ from smtpbackend.protocol.dialogue import Transcript
 from smtpbackend.protocol.effects import NOW, Channel, Conversation, StartTLS
 from smtpbackend.protocol.timeouts import Timeouts
 
-__all__ = ["Session"]
+__all__ = ["Session", "asks_for_tls", "needs_tls"]
+
+T = TypeVar("T")
 
 
 class Session(Delivering):
@@ -62,6 +66,10 @@ class Session(Delivering):
         self.local_peer = local_peer
         self.may_go_on_in_clear = False
         """After a failed handshake: whether ``on_tls_failure`` allows a new connection without TLS."""
+        self.without_tls: TLSFailed | None = None
+        """Why there is no TLS, where it was tried and the policy lets the session go on in clear."""
+        self.login_goes_on = False
+        """After a login that the server hung up on: whether another mechanism may be tried on a new connection."""
         self._ignore = ignore
 
     # Opening -----------------------------------------------------------------------------------------------------
@@ -75,27 +83,18 @@ class Session(Delivering):
         allow_cleartext_auth: bool = False,
         on_tls_failure: Callable[[Reply | SMTPError], str] = lambda trouble: "secure",
         queue: bool = False,
+        attempt: sasl.Attempt | None = None,
     ) -> Conversation[None]:
         """Greeting, EHLO, TLS as the policy says, login. ``on_tls_failure`` is asked under "opportunistic" only.
 
-        ``queue``: say QUED where XQUE is offered.
+        ``queue``: say QUED where XQUE is offered. ``attempt``: what was tried to log in on connections before this one.
         """
         self.broken = True  # until it is open
         if tls == "implicit":  # RFC 8314 3
             self.phase = "tls"
             yield from self._secure(self.timeouts.greeting)
         self.phase = "greeting"
-        begun = yield NOW
-        try:
-            self.greeting = reply = yield from self._reply(self.timeouts.greeting, goes_on=self.secure)
-        except (ConnectionLost, TimedOut) as error:
-            if not self.secure and not self.reads and not self.lmtp:
-                error.args = (
-                    f"{error}; a port of implicit TLS (465) does so: for that, set tls='implicit' (USE_SSL instead of "
-                    "USE_TLS), or change port to 587",
-                )
-            raise
-        self.slowest = (yield NOW) - begun
+        self.greeting = reply = yield from self._greet()
         if reply.code != 220:
             raise self._failed(ConnectFailed, f"{self.server} does not welcome us: {reply}", reply)
         self.phase = "hello"
@@ -105,17 +104,33 @@ class Session(Delivering):
             yield from self._upgrade(tls == "required", on_tls_failure, login is not None)
         if login is not None:
             self.phase = "auth"
-            yield from self.login(login, mechanisms, allow_cleartext_auth)
+            yield from self.login(login, mechanisms, allow_cleartext_auth, attempt)
         if queue and "XQUE" in self.capabilities:
             self.phase = "hello"
             reply = yield from self._ask(command.QUED)  # whatever it is, but for the end
             if reply.code == 421:
-                raise self._failed(ConnectionLost, f"{self.server} closed the connection: {reply}", reply)
-        self._check_quiet()
+                raise self._left(reply)
+        if not self._replies.is_empty:
+            yield from self._hear_out()
         if self._unwritable is not None:
             raise self._failed(ConnectionLost, f"{self.server} could not be written to: {self._unwritable}")
         self.phase = "idle"
         self.broken = False
+
+    def _greet(self) -> Conversation[Reply]:
+        """The greeting; where it does not come in clear, the error says which settings make a server wait for TLS."""
+        begun = yield NOW
+        try:
+            reply = yield from self._behind_handshake(self._reply(self.timeouts.greeting, goes_on=self.secure))
+        except (ConnectionLost, TimedOut) as error:
+            if not self.secure and not self.reads and not self.lmtp:
+                error.args = (
+                    f"{error}; a port of implicit TLS (465) does so: for that, set tls='implicit' (USE_SSL instead of "
+                    "USE_TLS), or change port to 587",
+                )
+            raise
+        self.slowest = (yield NOW) - begun
+        return reply
 
     def hello(self, extended: bool = False) -> Conversation[None]:
         """EHLO, and HELO for a server that refuses it (RFC 5321 3.2): then no extension is assumed.
@@ -166,16 +181,19 @@ class Session(Delivering):
             if reply.code == 220:
                 try:
                     yield from self._secure(self.timeouts.connect)
+                    self.capabilities = Capabilities()  # RFC 3207 4.2: what was learnt before is forgotten
+                    yield from self._behind_handshake(self.hello(extended))
                 except TLSFailed as failure:
                     # The connection is lost with the handshake; only a new one could go on in clear.
                     self.may_go_on_in_clear = not required and on_failure(failure) == "insecure"
                     raise
-                self.capabilities = Capabilities()  # RFC 3207 4.2: what was learnt before is forgotten
-                yield from self.hello(extended)
                 return
             if reply.code == 421:
-                raise self._failed(ConnectionLost, f"{self.server} closed the connection: {reply}", reply)
+                raise self._left(reply)
             error = self._tls_failed(f"refused STARTTLS with {reply}", required, reply)
+            self.without_tls = TLSFailed(
+                f"{self.server} refused STARTTLS with {reply}", server=self.server, reply=reply
+            )
         if required or on_failure(trouble) != "insecure":
             self.broken = True
             raise error
@@ -210,59 +228,98 @@ class Session(Delivering):
                 remedy = getattr(error, "remedy", "set ca_file to the authority that signed it")
             else:
                 what = f"the TLS handshake with {self.server} failed: {reason}"
-                remedy = "check that port and tls fit together (465 is 'implicit', 587 and 25 are 'required')"
+                remedy = _remedy(getattr(error, "reason", None) or "")
             raise TLSFailed(f"{what}; {remedy}", server=self.server) from error
         self.secure = True
         self._replies.clear()
 
+    def _behind_handshake(self, conversation: Conversation[T]) -> Conversation[T]:
+        """The first replies in TLS: there a TLS 1.3 server says what it has against the client (RFC 8446 4.4.2.4)."""
+        try:
+            return (yield from conversation)
+        except ConnectionLost as lost:
+            alert = lost.__cause__
+            if getattr(alert, "library", "") != "SSL":  # as every ssl.SSLError has it
+                raise
+            self.phase, self.secure = "tls", False
+            reason = getattr(alert, "reason", None) or ""
+            raise TLSFailed(
+                f"the TLS handshake with {self.server} failed: {alert}; {_remedy(reason)}", server=self.server
+            ) from alert
+
     def login(
-        self, credentials: sasl.Login, mechanisms: Sequence[str] | None = None, allow_cleartext_auth: bool = False
+        self,
+        credentials: sasl.Login,
+        mechanisms: Sequence[str] | None = None,
+        allow_cleartext_auth: bool = False,
+        attempt: sasl.Attempt | None = None,
     ) -> Conversation[None]:
-        """AUTH with each mechanism that may be used, strongest first, until one passes (RFC 4954)."""
+        """AUTH with each mechanism that may be used, strongest first, until one passes (RFC 4954).
+
+        ``attempt`` knows what was tried on connections before this one, and is told what is tried here.
+        """
+        attempt = attempt or sasl.Attempt()
         offered = self.capabilities.auth_mechanisms
         credentials = credentials._replace(channel=self.channel, offered=tuple(offered))
         verified = self.secure or self.local_peer
         clear_allowed = verified or allow_cleartext_auth
         candidates = sasl.choose(offered, mechanisms, clear_allowed, credentials)
-        if not candidates:
+        if not candidates and not attempt.said:
+            if self.without_tls is not None and not sasl.choose(offered, mechanisms, True, credentials):
+                what = f"offers no login but {', '.join(offered)}" if offered else "offers no login (AUTH)"
+                self.phase, self.broken = "tls", True
+                raise needs_tls(self.without_tls, what)
             raise self._failed(AuthenticationFailed, self._no_mechanism(credentials, mechanisms, clear_allowed))
-        refused: list[str] = []
-        details = None
-        reply: Reply | None = None
+        before = len(attempt.said)
+        lost: SMTPError | None = None
         missing: MissingExtra | None = None
-        proven = True  # nobody has failed a challenge-response yet
-        for mechanism in candidates:
-            if mechanism.in_clear and not (proven or verified):
-                continue  # who failed it may be an impostor that is after the password
+        while (mechanism := attempt.following(candidates, verified)) is not None:
+            if lost is not None:
+                self.login_goes_on = True
+                raise lost
             try:
-                reply, refusal = yield from self._authenticate(mechanism, credentials)
+                reply, refusal, cancelled = yield from self._authenticate(mechanism, credentials)
             except MissingExtra as error:
                 if mechanisms is not None:
                     raise
                 missing = missing or error
+                attempt.skip(mechanism)
                 continue
+            except ConnectionLost as error:
+                lost = error
+                if error.reply is None:
+                    attempt.hung_up(mechanism)
+                elif len(attempt.said) == before:
+                    break  # the server was going before it heard of a login
+                continue  # behind a refusal: perhaps this mechanism was not heard any more
             finally:
                 self._hidden = set()
             if refusal is None and reply is not None and reply.is_positive:  # 235, or 250 from who knows no better
                 return
-            refused.append(f"{mechanism.name}: {'; '.join(str(why) for why in (refusal, reply) if why is not None)}")
-            proven = proven and mechanism.in_clear
-            if refusal is not None:
-                details = refusal.details or details
-                if refusal.impostor:
+            if reply is not None and reply.code == 421:
+                lost = self._left(reply)
+                if len(attempt.said) == before:
                     break
-            if reply is not None and not reply.is_permanent and not reply.is_positive:
-                break  # 421, 454: the server, not the mechanism, is in trouble
+                continue  # it may have been on its way when this mechanism was named
+            attempt.ended(mechanism, reply, refusal, cancelled)
         self.broken = True
-        if missing is not None and not refused:
+        if lost is not None and not attempt.was_answered:
+            raise lost
+        if missing is not None and not attempt.said:
             raise missing
+        reply = attempt.reply
+        if self.without_tls is not None and asks_for_tls(reply):
+            self.phase = "tls"
+            raise needs_tls(self.without_tls, f"answers AUTH with {reply}", reply)
+        secret = "token" if credentials.token else "password"
+        is_passing = reply is not None and reply.is_transient
         raise AuthenticationFailed(
-            f"{self.server} refused the login of {credentials.username!r} ({'; '.join(refused)}); "
-            f"check username and {'token' if credentials.token else 'password'}",
+            f"{self.server} refused the login of {credentials.username!r} ({'; '.join(attempt.said)}); "
+            + ("try again later" if is_passing else f"check username and {secret}"),
             server=self.server,
-            reply=None if reply is not None and reply.is_positive else reply,
-            details=details,
-        )
+            reply=reply,
+            details=attempt.details,
+        ) from lost
 
     def _no_mechanism(self, credentials: sasl.Login, wanted: Sequence[str] | None, clear_allowed: bool) -> str:
         offered = credentials.offered
@@ -271,7 +328,8 @@ class Session(Delivering):
         if not clear_allowed and sasl.choose(offered, wanted, True, credentials):
             secret = "token" if credentials.token else "password"
             return (
-                f"{self.server} would get the {secret} in clear, over a connection that is not verified; "
+                f"{self.server} would get the {secret} in clear, over a connection that is not verified"
+                f"{f' ({self.without_tls})' if self.without_tls else ''}; "
                 "set tls='required' or 'implicit', or allow_cleartext_auth=True if the path is private"
             )
         usable = [known for known in sasl.choose(sasl.known(), None, True, credentials) if "-PLUS" not in known.name]
@@ -280,14 +338,14 @@ class Session(Delivering):
 
     def _authenticate(
         self, mechanism: sasl.Mechanism, credentials: sasl.Login
-    ) -> Conversation[tuple[Reply | None, sasl.Refused | None]]:
-        """One exchange: the reply that ended it, and why the mechanism did not go on, if it did not."""
+    ) -> Conversation[tuple[Reply | None, sasl.Refused | None, bool]]:
+        """One exchange: the reply that ended it, why the mechanism did not go on, and whether it was cancelled."""
         exchange = mechanism.exchange(credentials)
         refusal: sasl.Refused | None = None
         try:
             initial = next(exchange)
         except sasl.Refused as error:  # it cannot be used here; nothing has been said
-            return None, error
+            return None, error, True
         self._hidden = {credentials.password, credentials.token}
         # RFC 4954 4: an empty initial response is "="
         encoded = None if initial is None else _base64(initial) or "="
@@ -307,6 +365,8 @@ class Session(Delivering):
                     answer = shown = "*"  # it was told that this is the end
                 elif held is not None:
                     answer, held = _base64(held), None
+                elif mechanism.prompted:
+                    answer = _base64(exchange.send(reply.text.encode()) or b"")
                 else:
                     challenge = binascii.a2b_base64(reply.text.encode("ascii"), strict_mode=True)
                     answer = _base64(exchange.send(challenge) or b"")
@@ -326,7 +386,7 @@ class Session(Delivering):
             except sasl.Refused as error:
                 refusal = error
         exchange.close()
-        return reply, refusal
+        return reply, refusal, shown == "*"
 
     # Asking ------------------------------------------------------------------------------------------------------
 
@@ -362,6 +422,28 @@ class Session(Delivering):
         """QUIT, and whatever the server says to it (RFC 5321 4.1.1.10)."""
         self.broken = True
         yield from self._ask(command.QUIT)
+
+
+def asks_for_tls(reply: Reply | None) -> bool:
+    """Whether it says that TLS comes first: 530 "Must issue a STARTTLS command first" (RFC 3207 4), and others."""
+    return reply is not None and reply.code >= 400 and _TLS.search(reply.text) is not None
+
+
+_TLS = re.compile(r"\b(?:START)?TLS\b|\bSSL\b|encrypt", re.I)
+
+
+def needs_tls(trouble: TLSFailed, what: str, reply: Reply | None = None) -> TLSFailed:
+    """Why nothing came of going on in clear: the trouble that TLS had."""
+    return TLSFailed(f"{trouble}; in clear it {what}", server=trouble.server, reply=reply)
+
+
+def _remedy(reason: str) -> str:
+    """What to do about a failed handshake; ``reason`` is OpenSSL's name for it."""
+    ours = "client_cert and client_key to a certificate that the server takes"
+    if "_ALERT_" in reason and ("CERTIFICATE" in reason or reason.endswith("UNKNOWN_CA")):
+        return f"it wants a client certificate: set {ours}"  # of such alerts only the client's can be the reason
+    check = "check that port and tls fit together (465 is 'implicit', 587 and 25 are 'required')"
+    return f"{check}, or set {ours} if it asks for one" if reason.endswith("ALERT_HANDSHAKE_FAILURE") else check
 
 
 def _is_clear(error: OSError) -> bool:

@@ -25,6 +25,7 @@ BY_NAME = {**SERVER_KEYS, **MAILER_KEYS}
         ("tls", "required", "required"),
         ("on_tls_failure", "secure", "secure"),
         ("min_tls", "1.3", "1.3"),
+        ("strict_x509", "no", False),
         ("auth_mechanisms", "plain, login", ("PLAIN", "LOGIN")),
         ("auth_mechanisms", ["cram-md5"], ("CRAM-MD5",)),
         ("ignore_extensions", "", ()),

@@ -31,6 +31,25 @@ def test_every_context_verifies_name_and_chain(fields: dict[str, Any]) -> None:
     assert context.minimum_version == least
 
 
+@pytest.mark.parametrize("strict", [True, False])
+def test_strict_x509_takes_one_flag_away_and_no_check(strict: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from smtpbackend.delivery import tls
+
+    monkeypatch.setattr(tls, "STRICT", ssl.VERIFY_X509_STRICT)
+    context = client_context(Server("mx.example.com", strict_x509=strict))
+    assert bool(context.verify_flags & ssl.VERIFY_X509_STRICT) is strict
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.check_hostname
+    strictest = client_context(Server("mx.example.com"))
+    assert context.verify_flags | ssl.VERIFY_X509_STRICT == strictest.verify_flags
+
+
+def test_strict_is_what_python_does() -> None:
+    ours, pythons = client_context(Server("mx.example.com")), ssl.create_default_context()
+    strict = ssl.VERIFY_X509_STRICT
+    assert ours.verify_flags & strict == pythons.verify_flags & strict
+
+
 def test_ca_file_is_trusted_beside_the_systems(ca: Certificates) -> None:
     plain = client_context(Server("mx.example.com"))
     more = client_context(Server("mx.example.com", ca_file=str(ca.ca_file)))

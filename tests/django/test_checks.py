@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,21 @@ def test_e001_names_the_path_that_cannot_be_used_and_its_setting(
         ((identifier, text),) = found()
     assert identifier == "smtpbackend.E001"
     assert f"{name} '{path}' cannot be used: No such file or directory" in text
+
+
+def test_e001_has_the_command_that_installs_a_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "python_socks", None)
+    with email_settings(EMAIL_BACKEND=PATH, SMTPBACKEND={"HOST": "x", "PROXY": "socks5h://localhost:1080"}):
+        ((identifier, text),) = found()
+    assert identifier == "smtpbackend.E001"
+    assert 'pip install "smtpbackend[socks]"' in text
+
+
+def test_e001_names_a_mechanism_that_is_not_known() -> None:
+    with email_settings(EMAIL_BACKEND=PATH, SMTPBACKEND={"HOST": "x", "AUTH_MECHANISMS": "PLAN"}):
+        ((identifier, text),) = found()
+    assert identifier == "smtpbackend.E001"
+    assert "'PLAN'" in text
 
 
 def test_e001_suggests_the_nearest_name() -> None:

@@ -126,9 +126,9 @@ EXPECTED: dict[str, dict[str, Fate]] = {
     "HELO": _HELLO,
     "STARTTLS": {**_NEVER, "text": SENT},  # tls is "required"
     "EHLO again": {**_HELLO, **_HELO},
-    # RFC 4954 4: a challenge that is no base64 is cancelled
-    "AUTH": {**_NEVER, "2xx": SENT, "text": NEXT},
-    "AUTH name": {**_NEVER, "2xx": SENT, "text": NEXT},
+    # draft-murchison-sasl-login-00: what the prompts of LOGIN say is ignored
+    "AUTH": {**_NEVER, "2xx": SENT, "text": SENT},
+    "AUTH name": {**_NEVER, "2xx": SENT, "text": SENT},
     "AUTH password": {**_NEVER, "2xx": SENT, "text": SENT},
     # go-mail #551: a server without RSET is survived
     "RSET": {
@@ -213,15 +213,12 @@ _PROTOCOL = (errors.ProtocolViolation,)
 _LOST = (errors.ConnectionLost,)
 ALONE: dict[str, dict[str, tuple[type[errors.SMTPError], ...]]] = {
     # of each point, what is raised where nobody is accepted: what each class is for stands in errors.py
-    "greeting": {"no reply": _PROTOCOL, "": (errors.ConnectFailed,)},
+    # a welcome that ends in a refusal ("220-" and "551") is a refusal
+    "greeting": {"no reply": (*_PROTOCOL, errors.ConnectFailed), "": (errors.ConnectFailed,)},
     "EHLO": {"no reply": _PROTOCOL, "421": (errors.HelloRefused, errors.ConnectionLost), "": (errors.HelloRefused,)},
     "HELO": {"no reply": _PROTOCOL, "421": (errors.HelloRefused, errors.ConnectionLost), "": (errors.HelloRefused,)},
-    "STARTTLS": {"no reply": _PROTOCOL, "421": (errors.TLSFailed, errors.ConnectionLost), "": (errors.TLSFailed,)},
-    "AUTH": {
-        "no reply": _PROTOCOL,
-        "421": (errors.AuthenticationFailed, errors.ConnectionLost),
-        "": (errors.AuthenticationFailed,),
-    },
+    "STARTTLS": {"no reply": (*_PROTOCOL, errors.TLSFailed), "421": _LOST, "": (errors.TLSFailed,)},
+    "AUTH": {"no reply": _PROTOCOL, "421": _LOST, "": (errors.AuthenticationFailed,)},
     "MAIL": {"no reply": _PROTOCOL, "421": _LOST, "": (errors.SenderRefused,)},
     "RCPT 1": {"no reply": _PROTOCOL, "421": _LOST, "": (errors.RecipientsRefused,)},
     "DATA": {"no reply": _PROTOCOL, "2xx": _PROTOCOL, "421": _LOST, "": (errors.ContentRefused,)},

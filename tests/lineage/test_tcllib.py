@@ -246,13 +246,13 @@ def test_a_command_that_always_says_secure_sends_nothing(new_mailer: MakeMailer,
 AUTH = {
     "EHLO": "250-mx.example.com\n250 AUTH LOGIN PLAIN CRAM-MD5",
     "AUTH CRAM-MD5": "535 5.7.8 no",
-    "AUTH PLAIN": "535 5.7.8 no",
+    "AUTH PLAIN": "504 5.5.4 no",
     "AUTH LOGIN": "235 2.7.0 welcome",
 }
 
 
 def test_the_most_secure_login_comes_first_and_each_is_tried(new_mailer: MakeMailer, scripted: Scripted) -> None:
-    """-username, -password: until one passes."""
+    """-username, -password: until one passes, or a password was refused."""
     server = scripted(AUTH)
     new_mailer(server.url, username="tim", password="tanstaaftanstaaf").send(note())
     tried = [line.split()[1] for line in server.commands if line.startswith("AUTH")]

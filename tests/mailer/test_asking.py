@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import sys
 from typing import Any
 
 import pytest
 
 from smtpbackend import Mailer, Server
+from smtpbackend.delivery.credentials import ClientCredentials, Grant, Provider
 from smtpbackend.errors import (
     AuthenticationFailed,
     ConnectFailed,
     DeliveryError,
     InvalidInput,
     InvalidSetting,
+    MissingExtra,
     TimedOut,
     TLSFailed,
 )
@@ -21,6 +25,9 @@ from tests.mailer.conftest import Scripted
 from tests.mailer.twins import AsyncioTwin, Twin, hello
 from tests.servers.ports import free_ports
 from tests.servers.tls import Certificates
+
+KEY = base64.b64encode(bytes(32)).decode()  # Ed25519
+TOKENS = ClientCredentials("https://login.example.com/token", "app", "secret")
 
 
 class TestConnect:
@@ -65,6 +72,38 @@ class TestCheck:
         assert [name for name, _ in found] == [good.name, refused.name, f"127.0.0.1:{closed}", stripped.name]
         kinds = [type(error) for _, error in found]
         assert kinds == [type(None), ConnectFailed, ConnectFailed, TLSFailed]
+
+    def test_every_server_is_listed_whatever_one_raises(
+        self, twin: Twin, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Callables of the site that answer nonsense or raise, and libraries that are not there."""
+        monkeypatch.setitem(sys.modules, "scramp", None)
+        good = scripted()
+        names = {"username": "ann", "password": "secret"}
+
+        def at(offered: str = "AUTH PLAIN XOAUTH2", **settings: Any) -> Server:
+            server = scripted(Play(extensions=(offered,)))
+            return Server(server.host, server.port, **settings)
+
+        class Vault(Provider):
+            def fetch(self, timeout: float = 1.0) -> Grant:
+                raise MissingExtra("this needs a library")
+
+        raising = [
+            at(on_tls_failure=lambda server, trouble: "perhaps"),
+            at(on_tls_failure=lambda server, trouble: 1 / 0),
+            at(username="ann", token=Vault()),
+            at(username="ann", token=lambda: 5),
+            at(username="ann", token=lambda: 1 / 0),
+            at(**names, auth_mechanisms="CRAM-MD5"),
+            at("AUTH SCRAM-SHA-256", **names),
+        ]
+        found = twin(*raising, good.url).check()
+        assert [name for name, _ in found] == [*(server.name for server in raising), good.name]
+        assert [type(error) for _, error in found] == [
+            *(InvalidSetting, InvalidSetting, MissingExtra, InvalidSetting, AuthenticationFailed),
+            *(AuthenticationFailed, MissingExtra, type(None)),
+        ]
 
     def test_it_does_not_change_the_order_of_servers(self, twin: Twin, scripted: Scripted) -> None:
         server, other = scripted({"": "554 no"}, {}), scripted()
@@ -197,6 +236,8 @@ class TestBadSettings:
             ({"ca_file": "/nonexistent.pem"}, "ca_file", "cannot be used"),
             ({"client_cert": "/nonexistent.pem"}, "client_cert", "cannot be used"),
             ({"client_cert": __file__}, "client_cert", "test_asking.py' cannot be used: it holds no certificate"),
+            ({"auth_mechanisms": "PLAN"}, "auth_mechanisms", "'PLAN', which is not known; known are SCRAM-.*PLAIN"),
+            ({"servers": ["smtp://a?auth_mechanisms=LOGIN,NTLM"]}, "auth_mechanisms", "'NTLM', which is not known"),
         ],
     )
     def test_are_found_while_the_mailer_is_made(
@@ -206,6 +247,35 @@ class TestBadSettings:
             twin(**settings)
         assert caught.value.field == field
         assert isinstance(caught.value, ValueError)
+
+    @pytest.mark.parametrize(
+        ("settings", "library", "extra"),
+        [
+            ({"auth_mechanisms": "PLAIN,scram-sha-256"}, "scramp", "scram"),
+            ({"servers": [{"host": "a", "auth_mechanisms": ["SCRAM-SHA-1-PLUS"]}]}, "scramp", "scram"),
+            ({"proxy": "socks5h://localhost:1080"}, "python_socks", "socks"),
+            ({"servers": ["smtp+srv://example.com"]}, "dns", "srv"),
+            ({"dkim": {"domain": "example.com", "selector": "s", "key": KEY}}, "dkim", "dkim"),
+            ({"username": "ann", "token": TOKENS}, "authlib", "oauth2"),
+            ({"username": "ann", "token": TOKENS}, "requests", "oauth2"),
+        ],
+        ids=lambda value: value if isinstance(value, str) else "",
+    )
+    def test_a_library_that_is_not_there_is_missed_while_the_mailer_is_made(
+        self, twin: Twin, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], library: str, extra: str
+    ) -> None:
+        """Where the settings ask for it by name."""
+        monkeypatch.setitem(sys.modules, library, None)
+        with pytest.raises(MissingExtra, match=rf'pip install "smtpbackend\[{extra}\]"'):
+            twin(**settings)
+
+    def test_a_library_that_nobody_asked_for_may_be_missing(
+        self, twin: Twin, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """SCRAM would come first where the server offers it."""
+        monkeypatch.setitem(sys.modules, "scramp", None)
+        server = scripted(Play(extensions=("AUTH SCRAM-SHA-256 PLAIN",)))
+        assert twin(server.url, username="ann", password="secret").send(hello()).ok
 
     def test_a_file_that_is_no_certificate(self, twin: Twin, ca: Certificates, tmp_path: Any) -> None:
         path = tmp_path / "no.pem"

@@ -36,6 +36,7 @@ class Trouble(NamedTuple):
     implicit: Play = Play(extensions=(AUTH,), implicit_tls=True)
     certificate: Kind = "server"
     pins: tuple[str, ...] = ()
+    asks: bool = False  # for the client's certificate
 
 
 GOOD = Play(extensions=OFFER)
@@ -51,6 +52,7 @@ TROUBLES = {
     "expired": Trouble(GOOD, certificate="expired"),
     "self-signed": Trouble(GOOD, certificate="self_signed"),
     "pinned otherwise": Trouble(GOOD, pins=("00" * 32,)),
+    "client certificate wanted": Trouble(GOOD, asks=True),
     "octets injected after 220": Trouble(
         Play({"STARTTLS": b"220 go ahead\r\n250-injected\r\n250 AUTH PLAIN\r\n"}, extensions=OFFER), IN_CLEAR
     ),
@@ -121,6 +123,8 @@ def test_a_cell(
         settings |= {"username": "ann", "password": PASSWORD}
     play = what.implicit if settings["tls"] == "implicit" else what.play
     server = scripted(play, certificate=what.certificate)
+    if what.asks:
+        server.ask_for_certificate(str(ca.ca_file))
     wanted = CELLS[login, trouble, policy]
     assert outcome(twin, server, settings) == wanted
     for speaker in server.speakers:

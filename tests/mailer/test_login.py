@@ -11,8 +11,8 @@ import pytest
 
 from smtpbackend import Server
 from smtpbackend.delivery.credentials import ClientCredentials
-from smtpbackend.errors import AuthenticationFailed, InvalidSetting
-from smtpbackend.testing import Play, ScriptedServer
+from smtpbackend.errors import AuthenticationFailed, ConnectionLost, InvalidSetting
+from smtpbackend.testing import CUT, RESET, Play, ScriptedServer
 from tests.mailer.conftest import Scripted
 from tests.mailer.test_secrets import everything_about
 from tests.mailer.twins import AsyncioTwin, Twin, hello
@@ -172,6 +172,107 @@ def test_the_json_of_the_refusal_is_in_the_error(twin: Twin, scripted: Scripted)
         twin(at(server, lambda: "narrow")).send(hello())
     assert caught.value.details == {"status": "insufficient_scope", "scope": "mail.send"}
     assert [command.split(" ")[0] for command in server.commands] == ["EHLO", "AUTH", "AQ=="]
+
+
+def test_a_refused_token_and_a_hang_up_are_followed_by_one_fresh_token(
+    twin: Twin, scripted: Scripted, endpoint: TokenEndpoint
+) -> None:
+    server = scripted(Play({"AUTH": ("535 5.7.8 the token expired", CUT)}, ("AUTH XOAUTH2 OAUTHBEARER",)))
+    with pytest.raises(AuthenticationFailed, match="the token expired"):
+        twin(at(server, provider(endpoint))).send(hello())
+    assert len(set(tokens(server))) == len(tokens(server)) == endpoint.requests == 2
+
+
+class TestPasswords:
+    """What follows a password that was refused, and a mechanism that cannot be used."""
+
+    def send(self, twin: Twin, server: ScriptedServer, **settings: Any) -> Any:
+        mailer = twin(Server(server.host, server.port, tls="none", username="ann", password="secret", **settings))
+        return mailer.send(hello())
+
+    def tried(self, server: ScriptedServer) -> list[str]:
+        """The mechanisms that the server was asked for, over all connections."""
+        return [command.split(" ")[1] for command in server.commands if command.startswith("AUTH")]
+
+    @pytest.mark.parametrize("end", [(), (CUT,), (RESET,), ("421 4.7.0 too many errors", CUT)])
+    def test_a_refused_password_is_told_as_such_and_tried_once(
+        self, twin: Twin, scripted: Scripted, end: tuple[Any, ...]
+    ) -> None:
+        """However the connection ends: what retries by itself would lock the account out."""
+        server = scripted(Play({"AUTH": ("535 5.7.8 bad password", *end)}, ("AUTH PLAIN LOGIN",)))
+        with pytest.raises(AuthenticationFailed, match=r"535 5\.7\.8 bad password") as caught:
+            self.send(twin, server)
+        assert not caught.value.is_transient
+        assert not isinstance(caught.value, ConnectionError)
+        assert caught.value.smtp_code == 535
+        assert self.tried(server) == ["PLAIN"]
+        assert server.connections == 1
+
+    @pytest.mark.parametrize("end", [(), (CUT,), ("421 4.7.0 too many errors", CUT)])
+    def test_plain_follows_a_challenge_that_was_refused(
+        self, twin: Twin, scripted: Scripted, end: tuple[Any, ...]
+    ) -> None:
+        """The server may not have the password as the challenge needs it; over a new connection if need be."""
+        refusal = "535 5.7.8 no secret in database"
+        server = scripted(Play({"AUTH CRAM-MD5": (refusal, *end)}, ("AUTH CRAM-MD5 LOGIN PLAIN",)))
+        assert self.send(twin, server).ok
+        assert self.tried(server)[0] == "CRAM-MD5"
+        assert self.tried(server)[-1] == "PLAIN"
+        assert server.connections == (2 if end else 1)
+
+    @pytest.mark.parametrize("end", [(), (CUT,)])
+    def test_plain_that_is_refused_too_is_the_end(self, twin: Twin, scripted: Scripted, end: tuple[Any, ...]) -> None:
+        server = scripted(Play({"AUTH": ("535 5.7.8 bad password", *end)}, ("AUTH CRAM-MD5 LOGIN PLAIN",)))
+        with pytest.raises(AuthenticationFailed, match=r"CRAM-MD5: 535 .*PLAIN: 535"):
+            self.send(twin, server)
+        assert "LOGIN" not in self.tried(server)
+
+    @pytest.mark.parametrize(
+        "answer", ["454 4.3.0 not now", "504 5.5.4 what", "534 5.7.9 too weak", "432 4.7.12 change"]
+    )
+    @pytest.mark.parametrize("end", [(), (CUT,)])
+    def test_the_next_mechanism_follows_one_that_cannot_be_used(
+        self, twin: Twin, scripted: Scripted, answer: str, end: tuple[Any, ...]
+    ) -> None:
+        answers = {"AUTH CRAM-MD5": (answer, *end), "AUTH PLAIN": (answer, *end)}
+        server = scripted(Play(answers, ("AUTH CRAM-MD5 PLAIN LOGIN",)))
+        assert self.send(twin, server).ok
+        assert list(dict.fromkeys(self.tried(server))) == ["CRAM-MD5", "PLAIN", "LOGIN"]
+        assert server.connections == (3 if end else 1)
+
+    def test_the_next_mechanism_follows_a_hang_up_without_a_word(self, twin: Twin, scripted: Scripted) -> None:
+        server = scripted(Play({"AUTH CRAM-MD5": CUT, "AUTH PLAIN": CUT}, ("AUTH CRAM-MD5 PLAIN LOGIN",)))
+        assert self.send(twin, server).ok
+        assert self.tried(server) == ["CRAM-MD5", "PLAIN", "LOGIN"]
+        assert server.connections == 3
+
+    def test_each_mechanism_is_hung_up_on_once(self, twin: Twin, scripted: Scripted) -> None:
+        """Then the server has failed, and the next one is tried."""
+        server = scripted(Play({"AUTH": CUT}, ("AUTH CRAM-MD5 PLAIN LOGIN",)))
+        with pytest.raises(ConnectionLost) as caught:
+            self.send(twin, server)
+        assert caught.value.is_transient
+        assert self.tried(server) == ["CRAM-MD5", "PLAIN", "LOGIN"]
+        assert server.connections == 3
+        assert self.send(twin, scripted(Play({"AUTH PLAIN": CUT}, ("AUTH PLAIN LOGIN",)))).ok
+
+    def test_a_goodbye_behind_the_login_is_the_reason_for_the_end(self, twin: Twin, scripted: Scripted) -> None:
+        """Dovecot, whose relay is down; the server rests, and the next one is tried."""
+        said = b"235 2.7.0 Logged in.\r\n421 4.4.0 Failed to connect to relay server\r\n"
+        server = scripted(Play({"AUTH": (said, CUT)}, ("AUTH PLAIN",)))
+        with pytest.raises(ConnectionLost, match=r"closed the connection: 421 4\.4\.0 Failed to connect to relay"):
+            self.send(twin, server)
+        told: list[Any] = []
+        spare = scripted()
+        given = Server(server.host, server.port, tls="none", username="ann", password="secret")
+        assert twin(given, spare.url, listeners=[told.append]).send(hello()).server == spare.name
+        [failure] = [event for event in told if event.name == "server_failed"]
+        assert failure.error.reply.code == 421
+
+    def test_digest_md5_is_not_used_unasked(self, twin: Twin, scripted: Scripted) -> None:
+        server = scripted(Play(extensions=("AUTH DIGEST-MD5 LOGIN PLAIN",)))
+        assert self.send(twin, server).ok
+        assert self.tried(server) == ["PLAIN"]
 
 
 @pytest.fixture(scope="module")

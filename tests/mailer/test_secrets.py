@@ -188,6 +188,6 @@ def test_a_bad_setting_is_told_without_it(twin: Twin, settings: dict[str, Any]) 
 
 
 def test_the_error_of_a_refused_login_names_the_user(twin: Twin, scripted: Scripted) -> None:
-    server = scripted(Play({"AUTH": "535 5.7.8 bad credentials"}, ("AUTH PLAIN LOGIN",)))
-    with pytest.raises(AuthenticationFailed, match=r"'ann'.*PLAIN: 535.*LOGIN: 535.*check username and password"):
+    server = scripted(Play({"AUTH": "535 5.7.8 bad credentials"}, ("AUTH PLAIN CRAM-MD5",)))
+    with pytest.raises(AuthenticationFailed, match=r"'ann'.*CRAM-MD5: 535.*PLAIN: 535.*check username and password"):
         twin(server.url, username="ann", password=PASSWORD).send(hello())

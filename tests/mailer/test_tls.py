@@ -20,6 +20,7 @@ from smtpbackend.errors import (
     DeliveryError,
     InvalidSetting,
     ProtocolViolation,
+    SenderRefused,
     TLSFailed,
 )
 from smtpbackend.testing import CUT, DEAF, TLS, Play, ScriptedServer, when_heard
@@ -116,6 +117,99 @@ class TestWorks:
         assert mailer.send(hello()).ok
         with pytest.raises(DeliveryError):
             twin(at(server, ca)).send(hello())
+
+
+class TestClientCertificate:
+    """A server that wants one and gets none. Under TLS 1.3 it says so behind the handshake."""
+
+    VERSIONS = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
+
+    def server(self, scripted: Scripted, ca: Certificates, version: ssl.TLSVersion, **options: Any) -> ScriptedServer:
+        server = scripted(Play(extensions=OFFER, **options), certificate="server")
+        server.ask_for_certificate(str(ca.ca_file))
+        server.speak_only(version)
+        return server
+
+    @pytest.mark.parametrize("version", VERSIONS)
+    @pytest.mark.parametrize("tls", ["required", "implicit", "opportunistic"])
+    def test_it_is_a_failed_handshake_that_names_the_setting(
+        self, twin: Twin, scripted: Scripted, ca: Certificates, tls: str, version: ssl.TLSVersion
+    ) -> None:
+        server = self.server(scripted, ca, version, implicit_tls=tls == "implicit")
+        told: list[Any] = []
+        mailer = twin(at(server, ca, tls=tls, on_tls_failure="secure"), listeners=[told.append])
+        with pytest.raises(TLSFailed, match=r"the TLS handshake with .* failed: .*set client_cert and client_key"):
+            mailer.send(hello())
+        [failure] = [event for event in told if event.name == "server_failed"]
+        assert failure.phase == "tls"
+        assert server.connections == 1
+        assert_nothing_was_told(server, "STARTTLS")
+
+    @pytest.mark.parametrize("version", VERSIONS)
+    def test_opportunistic_goes_on_in_clear_where_it_may(
+        self, twin: Twin, scripted: Scripted, ca: Certificates, version: ssl.TLSVersion
+    ) -> None:
+        server = self.server(scripted, ca, version)
+        asked: list[Any] = []
+
+        def decide(server: Server, trouble: Any) -> str:
+            asked.append(trouble)
+            return "insecure"
+
+        assert twin(at(server, ca, tls="opportunistic", on_tls_failure=decide)).send(hello()).ok
+        assert [type(trouble) for trouble in asked] == [TLSFailed]
+        assert server.connections == 2
+        assert not server.speakers[1].secured
+
+    @pytest.mark.parametrize("version", VERSIONS)
+    def test_one_that_the_server_does_not_take(
+        self, twin: Twin, scripted: Scripted, ca: Certificates, version: ssl.TLSVersion
+    ) -> None:
+        server = self.server(scripted, ca, version)
+        with pytest.raises(TLSFailed, match="it wants a client certificate: set client_cert"):
+            twin(at(server, ca, client_cert=str(ca.self_signed))).send(hello())
+
+
+class TestStrict:
+    """What only VERIFY_X509_STRICT refuses, which is in force from Python 3.13 on: here on every Python."""
+
+    @pytest.fixture(autouse=True)
+    def _as_python_3_13(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from smtpbackend.delivery import tls
+
+        monkeypatch.setattr(tls, "STRICT", ssl.VERIFY_X509_STRICT)
+
+    def test_the_error_names_the_setting_and_the_setting_helps(
+        self, twin: Twin, scripted: Scripted, ca: Certificates
+    ) -> None:
+        server = scripted(Play(extensions=OFFER), certificate="lax")
+        with pytest.raises(TLSFailed, match="only Python's strict mode refuses it: set strict_x509=False"):
+            twin(at(server, ca, ca_file=str(ca.lax_ca_file))).send(hello())
+        assert_nothing_was_told(server, "STARTTLS")
+        assert twin(at(server, ca, ca_file=str(ca.lax_ca_file), strict_x509=False)).send(hello()).ok
+
+    @pytest.mark.parametrize("kind", ["server", "lax"])
+    def test_without_it_the_chain_is_verified(
+        self, twin: Twin, scripted: Scripted, ca: Certificates, kind: Kind
+    ) -> None:
+        server = scripted(Play(extensions=OFFER), certificate=kind)
+        with pytest.raises(TLSFailed, match="is not trusted: unable to get local issuer"):
+            twin(at(server, ca, ca_file=None, strict_x509=False)).send(hello())
+        assert_nothing_was_told(server, "STARTTLS")
+
+    @pytest.mark.parametrize("strict", [True, False])
+    @pytest.mark.parametrize(
+        ("kind", "why"),
+        [("other_host", "IP address mismatch"), ("expired", "has expired"), ("self_signed", "self-signed")],
+    )
+    def test_name_dates_and_signature_are_verified_and_the_setting_not_named(
+        self, twin: Twin, scripted: Scripted, ca: Certificates, kind: Kind, why: str, strict: bool
+    ) -> None:
+        server = scripted(Play(extensions=OFFER), certificate=kind)
+        with pytest.raises(TLSFailed, match=f"is not trusted: .*{why}") as caught:
+            twin(at(server, ca, strict_x509=strict)).send(hello())
+        assert "strict_x509" not in str(caught.value)
+        assert_nothing_was_told(server, "STARTTLS")
 
 
 class TestPins:
@@ -360,6 +454,63 @@ class TestOpportunistic:
         assert server.connections == 2
         assert "STARTTLS" not in server.speakers[1].verbs
         assert not server.speakers[1].secured
+
+    @pytest.mark.parametrize("offered", [("STARTTLS", "SIZE"), ("STARTTLS", "AUTH NTLM")])
+    def test_what_kept_it_from_tls_is_named_where_the_login_needs_tls(
+        self, twin: Twin, scripted: Scripted, ca: Certificates, offered: tuple[str, ...]
+    ) -> None:
+        """A bridge on this machine, self-signed, that takes logins behind STARTTLS alone."""
+        server = scripted(Play(extensions=offered, after_tls=BEHIND), certificate="self_signed")
+        told: list[Any] = []
+        with pytest.raises(TLSFailed, match=r"is not trusted: self-signed .*set ca_file .*pinned_sha256=") as caught:
+            twin(at(server, ca, tls=None), listeners=[told.append]).send(hello())
+        assert "in clear it offers no login" in str(caught.value)
+        assert caught.value.is_transient
+        [failure] = [event for event in told if event.name == "server_failed"]
+        assert failure.phase == "tls"
+        assert server.connections == 2
+        assert_nothing_was_told(server, "STARTTLS")
+
+    def test_what_kept_it_from_tls_is_named_where_a_refused_login_asks_for_it(
+        self, twin: Twin, scripted: Scripted, ca: Certificates
+    ) -> None:
+        wants = "538 5.7.11 Encryption required for requested authentication mechanism"
+        server = scripted(Play({"AUTH": wants}, extensions=OFFER), certificate="expired")
+        with pytest.raises(TLSFailed, match=r"certificate has expired.* in clear it answers AUTH with 538 5\.7\.11"):
+            twin(at(server, ca, tls=None)).send(hello())
+
+    @pytest.mark.parametrize(
+        "wants", ["530 5.7.0 Must issue a STARTTLS command first", "451 5.7.3 STARTTLS is required"]
+    )
+    @pytest.mark.parametrize("pipelining", [(), ("PIPELINING",)])
+    @pytest.mark.parametrize("policy", ["any", "all"])
+    def test_what_kept_it_from_tls_is_named_where_mail_needs_tls(
+        self,
+        twin: Twin,
+        scripted: Scripted,
+        ca: Certificates,
+        wants: str,
+        pipelining: tuple[str, ...],
+        policy: str,
+    ) -> None:
+        """That is nothing against the message: it is deferred, or goes to the next server."""
+        server = scripted(Play({"MAIL": wants}, extensions=("STARTTLS", *pipelining)), certificate="self_signed")
+        given = at(server, ca, tls=None, username=None, password=None)
+        with pytest.raises(TLSFailed, match=r"is not trusted: self-signed .* in clear it answers MAIL with") as caught:
+            twin(given, recipient_policy=policy).send(hello("bob@example.com", "joe@example.com"))
+        assert caught.value.is_transient
+        assert caught.value.receipt is not None
+        assert {outcome.status for outcome in caught.value.receipt.outcomes} == {Status.DEFERRED}
+        spare = scripted()
+        assert twin(given, spare.url, recipient_policy=policy).send(hello()).server == spare.name
+
+    def test_a_sender_refused_for_another_reason_is_refused(
+        self, twin: Twin, scripted: Scripted, ca: Certificates
+    ) -> None:
+        for refusal in ("530 5.7.0 Authentication required", "550 5.7.1 not you"):
+            server = scripted(Play({"MAIL": refusal}, extensions=("STARTTLS",)), certificate="self_signed")
+            with pytest.raises(SenderRefused, match=refusal[:9]):
+                twin(at(server, ca, tls=None, username=None, password=None)).send(hello())
 
     def test_a_new_connection_that_fails_too_is_the_servers_failure(
         self, twin: Twin, scripted: Scripted, ca: Certificates

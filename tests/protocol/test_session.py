@@ -24,7 +24,7 @@ from smtpbackend.errors import (
 )
 from smtpbackend.outcome import Reply
 from smtpbackend.protocol.capabilities import Capabilities
-from smtpbackend.protocol.effects import Read, StartTLS
+from smtpbackend.protocol.effects import Conversation, Read, StartTLS
 from smtpbackend.protocol.sasl import Login
 from smtpbackend.protocol.session import Session
 from smtpbackend.protocol.timeouts import Deadline, Timeouts, time_is_up
@@ -246,6 +246,55 @@ class TestOpening:
         assert script.sent == []
         assert session.broken
 
+    @pytest.mark.parametrize("end", [b"", ConnectionResetError(104, "Connection reset by peer")])
+    @pytest.mark.parametrize("ehlo", [b"550 5.7.1 go away\r\n", b"550 5.7.1 go away\r\n421 bye\r\n"])
+    def test_a_refused_ehlo_is_the_reason_for_the_end_behind_it(self, ehlo: bytes, end: bytes | OSError) -> None:
+        session, script = new(), Script(HELLO, ehlo, end)
+        with pytest.raises(HelloRefused, match=r"refused EHLO with 550 5\.7\.1 go away"):
+            script.run(session.open("none"))
+        assert session.broken
+
+    @pytest.mark.parametrize("end", [b"", ConnectionResetError(104, "Connection reset by peer")])
+    @pytest.mark.parametrize("login", [None, ANN])
+    def test_a_refused_starttls_is_the_reason_for_the_end_behind_it(
+        self, login: Login | None, end: bytes | OSError
+    ) -> None:
+        """Where it would have gone on in clear: with the login, or with the first mail."""
+        session = new(local_peer=True)
+        refusal = b"554 5.7.3 no TLS for you\r\n"
+        script = Script(HELLO, ehlo_reply("STARTTLS", "AUTH PLAIN LOGIN"), refusal, end)
+
+        def talk() -> Conversation[None]:
+            yield from session.open("opportunistic", login, on_tls_failure=lambda trouble: "insecure")
+            yield from session.reset()
+
+        with pytest.raises(ConnectionLost, match=r"behind 554 5\.7\.3 no TLS for you") as caught:
+            script.run(talk())
+        assert caught.value.is_transient
+        assert session.broken
+        assert not session.login_goes_on
+
+    @pytest.mark.parametrize("welcome", [b"220-mx\r\n521 5.7.1 blocked\r\n", b"220-mx\r\n421-no\r\n421 blocked\r\n"])
+    def test_a_greeting_that_ends_in_a_refusal_is_no_welcome(self, welcome: bytes) -> None:
+        session, script = new(), Script(welcome, b"")
+        with pytest.raises(ConnectFailed, match=r"does not welcome us: [45]21 .*blocked"):
+            script.run(session.open("none"))
+        assert script.sent == []
+
+    @pytest.mark.parametrize("cut", range(1, 22))
+    @pytest.mark.parametrize("login", [None, ANN])
+    def test_a_goodbye_behind_the_last_reply_is_the_reason_for_the_end(self, login: Login | None, cut: int) -> None:
+        """Dovecot, whose relay is down, says so behind 235, in the same segment."""
+        goodbye = b"421 4.4.0 relay down\r\n"
+        last = b"235 ok\r\n" if login else ehlo_reply("AUTH PLAIN")
+        before = (HELLO, ehlo_reply("AUTH PLAIN")) if login else (HELLO,)
+        session, script = new(local_peer=True), Script(*before, last + goodbye[:cut], goodbye[cut:])
+        with pytest.raises(ConnectionLost, match=r"closed the connection: 421 4\.4\.0 relay down") as caught:
+            script.run(session.open("none", login))
+        assert caught.value.is_transient
+        assert session.broken
+        assert not session.login_goes_on
+
     def test_an_impossible_client_name_is_refused_at_birth(self) -> None:
         with pytest.raises(InvalidInput) as caught:
             Session(SERVER, "client\r\nMAIL FROM:<x@y>")
@@ -460,6 +509,41 @@ class TestStartTLS:
         assert not session.secure
         assert session.may_go_on_in_clear is (tls == "opportunistic" and verdict == "insecure")
 
+    @pytest.mark.parametrize("verdict", ["secure", "insecure"])
+    @pytest.mark.parametrize("tls", ["required", "opportunistic", "implicit"])
+    @pytest.mark.parametrize("where", ["behind", "in"])
+    def test_a_server_that_wants_a_client_certificate_failed_the_handshake(
+        self, tls: str, verdict: str, where: str
+    ) -> None:
+        """In TLS 1.3 it says so behind the handshake, where the first reply is awaited (RFC 8446 4.4.2.4)."""
+        alert = ssl.SSLError(1, "[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED] tlsv13 alert certificate required")
+        alert.library, alert.reason = "SSL", "TLSV13_ALERT_CERTIFICATE_REQUIRED"
+        session, asked = new(), []
+        clear = () if tls == "implicit" else (HELLO, ehlo_reply("STARTTLS"), GO)
+        script = Script(*clear, alert) if where == "behind" else Script(*clear, tls=alert)
+
+        def decide(trouble: object) -> str:
+            asked.append(trouble)
+            return verdict
+
+        with pytest.raises(
+            TLSFailed, match=r"handshake with .* failed: .*; it wants a client certificate: set "
+        ) as caught:
+            script.run(session.open(tls, on_tls_failure=decide))
+        assert "client_cert and client_key" in str(caught.value)
+        assert session.phase == "tls"
+        assert session.broken
+        assert not session.secure
+        assert asked == ([caught.value] if tls == "opportunistic" else [])
+        assert session.may_go_on_in_clear is (tls == "opportunistic" and verdict == "insecure")
+
+    def test_trouble_with_tls_after_the_first_replies_is_a_lost_connection(self) -> None:
+        trouble = ssl.SSLError(1, "[SSL: DECRYPTION_FAILED_OR_BAD_RECORD_MAC] decryption failed")
+        trouble.library, trouble.reason = "SSL", "DECRYPTION_FAILED_OR_BAD_RECORD_MAC"
+        session, script = new(), Script(HELLO, ehlo_reply("AUTH PLAIN"), trouble)
+        with pytest.raises(ConnectionLost):
+            script.run(session.open("implicit", ANN))
+
     def test_an_untrusted_certificate_names_the_server_and_the_remedy(self) -> None:
         error = ssl.SSLCertVerificationError(1, "certificate verify failed")
         error.verify_message = "Hostname mismatch, certificate is not valid for 'mx.example.com'."
@@ -549,7 +633,7 @@ class TestLogin:
         assert not session.broken
 
     def test_the_order_of_the_setting_counts(self) -> None:
-        _, script, _ = self.run(b"535 no\r\n", b"235 ok\r\n", mechanisms=["LOGIN", "PLAIN"])
+        _, script, _ = self.run(b"504 no\r\n", b"235 ok\r\n", mechanisms=["LOGIN", "PLAIN"])
         assert script.sent == [b"AUTH LOGIN\r\n", PLAIN]
 
     def test_all_refused(self) -> None:
@@ -584,13 +668,30 @@ class TestLogin:
         assert password not in said
         assert encoded not in said
 
-    @pytest.mark.parametrize("reply", [b"454 4.7.0 temporary failure\r\n", b"421 4.7.0 bye\r\n"])
-    def test_a_server_in_trouble_is_not_asked_again(self, reply: bytes) -> None:
-        session, script, error = self.run(reply)
-        assert error is not None
-        assert script.sent == [b"AUTH CRAM-MD5\r\n"]
-        assert error.is_transient is reply.startswith(b"4")
+    @pytest.mark.parametrize("refusal", [b"535 5.7.8 no\r\n", b"504 5.5.4 no\r\n"])
+    @pytest.mark.parametrize("together", [True, False])
+    def test_a_goodbye_behind_a_refusal_ends_the_connection_and_not_the_login(
+        self, refusal: bytes, together: bool
+    ) -> None:
+        """It may come with the refusal, or when the next mechanism is on its way."""
+        session, goodbye = new(), b"421 4.7.0 too many errors\r\n"
+        said = (refusal + goodbye,) if together else (refusal, goodbye)
+        script = Script(HELLO, ehlo_reply("AUTH PLAIN CRAM-MD5"), *said)
+        with pytest.raises(ConnectionLost, match=r"421 4\.7\.0 too many errors"):
+            script.run(session.open("implicit", ANN))
         assert session.broken
+        assert session.login_goes_on
+
+    def test_a_server_that_says_goodbye_is_not_asked_again(self) -> None:
+        session = new()
+        script = Script(HELLO, ehlo_reply("AUTH PLAIN CRAM-MD5"), b"421 4.7.0 bye\r\n")
+        with pytest.raises(ConnectionLost, match=r"421 4\.7\.0 bye") as caught:
+            script.run(session.open("implicit", ANN))
+        assert script.sent[1:] == [b"AUTH CRAM-MD5\r\n"]
+        assert caught.value.is_transient
+        assert caught.value.reply is not None
+        assert session.broken
+        assert not session.login_goes_on
 
     @pytest.mark.parametrize(
         "challenge",
@@ -598,11 +699,28 @@ class TestLogin:
     )
     def test_a_challenge_that_is_no_base64_is_cancelled(self, challenge: bytes) -> None:
         session, script, error = self.run(
-            challenge, b"501 5.7.0 cancelled\r\n", b"235 ok\r\n", mechanisms=["LOGIN", "PLAIN"]
+            challenge, b"501 5.7.0 cancelled\r\n", b"235 ok\r\n", mechanisms=["CRAM-MD5", "PLAIN"]
         )
         assert error is None
-        assert script.sent == [b"AUTH LOGIN\r\n", b"*\r\n", PLAIN]
+        assert script.sent == [b"AUTH CRAM-MD5\r\n", b"*\r\n", PLAIN]
         assert not session.broken
+
+    @pytest.mark.parametrize(
+        "prompts",
+        [
+            (b"334 Username:\r\n", b"334 Password:\r\n"),
+            (b"334 VXNlcm5hbWU6 \r\n", b"334 UGFzc3dvcmQ6 \r\n"),
+            (b"334  VXNlcm5hbWU6\r\n", b"334  UGFzc3dvcmQ6\r\n"),
+            (b"334 VXNlcm5hbWU\r\n", b"334 UGFzc3dvcmQ\r\n"),
+            (b"334 ok, go on\r\n", b"334-and\r\n334 now?\r\n"),
+            (b"334 \xff\xc3\xa4\r\n", b"334\r\n"),
+        ],
+    )
+    def test_the_prompts_of_login_are_not_read(self, prompts: tuple[bytes, bytes]) -> None:
+        """draft-murchison-sasl-login-00: "the contents of both challenges SHOULD be ignored"."""
+        _, script, error = self.run(*prompts, b"235 ok\r\n", mechanisms=["LOGIN"])
+        assert error is None
+        assert script.sent == [b"AUTH LOGIN\r\n", b64("ann") + b"\r\n", b64(PASSWORD) + b"\r\n"]
 
     def test_a_challenge_too_many_is_cancelled(self) -> None:
         _, script, error = self.run(b"334 YQ==\r\n", b"501 cancelled\r\n", offered="AUTH PLAIN")
@@ -682,7 +800,7 @@ class TestLogin:
         [
             (b"334 PDE@\r\n", b"501 no\r\n", b"535 no\r\n", b"334 YQ==\r\n", b"334 YQ==\r\n", b"535 no\r\n"),
             (b"334 PDE4\r\n", b"535 no\r\n", b"235 ok\r\n"),
-            (b"535 no\r\n", b"334 YQ==\r\n", b"454 no\r\n"),
+            (b"535 no\r\n", b"334 YQ==\r\n", b"454 no\r\n", b"535 no\r\n"),
         ],
     )
     def test_the_secret_is_in_no_transcript_and_in_no_error(self, answers: tuple[bytes, ...]) -> None:
@@ -698,7 +816,7 @@ class TestLogin:
     def test_the_transcript_shows_what_was_said(self) -> None:
         lines: list[str] = []
         self.run(
-            b"535 5.7.8 no\r\n",
+            b"504 5.5.4 no\r\n",
             b"334 YQ==\r\n",
             b"334 YQ==\r\n",
             b"235 ok\r\n",
@@ -710,7 +828,7 @@ class TestLogin:
             "> EHLO client.example.org",
             "< 250 mx.example.com AUTH PLAIN LOGIN",
             "> AUTH PLAIN ***",
-            "< 535 5.7.8 no",
+            "< 504 5.5.4 no",
             "> AUTH LOGIN",
             "< 334 YQ==",
             "> ***",
@@ -810,15 +928,41 @@ class TestAsking:
         assert script.reads[0].timeout == 10
         assert session.broken
 
-    def test_a_reply_nobody_asked_for_is_a_dead_connection(self) -> None:
+    @pytest.mark.parametrize("unasked", [b"250 ok\r\n", b"250", b"451 idle\r\n", b"4\xff"])
+    def test_a_reply_nobody_asked_for_is_a_dead_connection(self, unasked: bytes) -> None:
         session = opened()
-        Script(b"250 ok\r\n421 idle\r\n").run(session.noop())
+        Script(b"250 ok\r\n" + unasked).run(session.noop())
         assert not session.is_quiet
         script = Script()
         with pytest.raises(ProtocolViolation, match="spoke when it was not asked"):
             script.run(session.noop())
         assert script.sent == []
         assert session.broken
+        assert session.is_talkative
+
+    @pytest.mark.parametrize("cut", range(1, 18))
+    def test_a_goodbye_nobody_asked_for_is_the_reason_for_the_end(self, cut: int) -> None:
+        """RFC 5321 3.8: 421 may come at any time; however much of it was read with the reply before it."""
+        goodbye = b"421 4.4.2 idle\r\n"
+        session = opened()
+        Script(b"250 ok\r\n" + goodbye[:cut]).run(session.noop())
+        script = Script(*([goodbye[cut:]] if cut < len(goodbye) else []))
+        with pytest.raises(ConnectionLost, match=r"closed the connection: 421 4\.4\.2 idle") as caught:
+            script.run(session.noop())
+        assert caught.value.reply is not None
+        assert (caught.value.reply.code, caught.value.is_transient) == (421, True)
+        assert script.sent == []
+        assert session.broken
+        assert not session.is_talkative
+
+    def test_what_begins_as_a_goodbye_and_is_none_is_a_dead_connection(self) -> None:
+        session = opened()
+        Script(b"250 ok\r\n4").run(session.noop())
+        script = Script(b"50 no\r\n")
+        with pytest.raises(ProtocolViolation, match="spoke when it was not asked"):
+            script.run(session.noop())
+        assert script.sent == []
+        assert session.is_talkative
 
     def test_only_the_first_reply_on_a_pooled_connection_has_little_time(self) -> None:
         session, script = opened(), Script(b"250 ok\r\n", b"250 ok\r\n")

@@ -13,8 +13,17 @@ from smtpbackend.delivery.asks import Give, Lease, Pull
 from smtpbackend.delivery.dispatch import Dispatch
 from smtpbackend.delivery.route import Route
 from smtpbackend.delivery.stamp import stamp
-from smtpbackend.errors import ConnectFailed, InvalidInput, RecipientsRefused, TimedOut
+from smtpbackend.errors import (
+    ConnectFailed,
+    ContentRefused,
+    HelloRefused,
+    InvalidInput,
+    RecipientsRefused,
+    SenderRefused,
+    TimedOut,
+)
 from smtpbackend.events import Telling
+from smtpbackend.testing import CUT, Play
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import Twin, hello
 
@@ -34,6 +43,32 @@ def test_a_reply_stands_beside_the_server_that_gave_it(twin: Twin, scripted: Scr
         twin(first.url, second.url).send(hello())
     (outcome,) = caught.value.receipt.outcomes  # type: ignore[union-attr]
     assert (outcome.reply.code, outcome.server) == (450, first.name)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("extensions", [(), ("PIPELINING",), ("PIPELINING", "CHUNKING")])
+@pytest.mark.parametrize("code", [550, 451])
+def test_a_refusal_ahead_of_a_hang_up_is_the_reason(
+    twin: Twin, scripted: Scripted, extensions: tuple[str, ...], code: int
+) -> None:
+    """The error is about the sender, the recipient or the content that was refused, and not about the connection."""
+    for command, kind in (("MAIL", SenderRefused), ("RCPT", RecipientsRefused), (".", ContentRefused)):
+        server = scripted(Play({command: (f"{code} 5.7.1 no", CUT)}, extensions))
+        with pytest.raises(kind, match=str(code)) as caught:
+            twin(server.url).send(hello())
+        assert caught.value.is_transient is (code == 451)
+
+
+def test_a_greeting_that_ends_in_a_refusal_says_why(twin: Twin, scripted: Scripted) -> None:
+    """Block lists are told so: 220- ahead of 521."""
+    welcome = b"220-some.example.com ESMTP\r\n521 5.7.1 blocked using bl.example.org\r\n"
+    with pytest.raises(ConnectFailed, match=r"521 .*blocked using bl\.example\.org"):
+        twin(scripted(Play({"": (welcome, CUT)})).url).send(hello())
+
+
+def test_a_refused_ehlo_ahead_of_a_hang_up_is_the_reason(twin: Twin, scripted: Scripted) -> None:
+    """HELO is not answered any more."""
+    with pytest.raises(HelloRefused, match=r"550 5\.7\.1 go away"):
+        twin(scripted(Play({"EHLO": ("550 5.7.1 go away", CUT)})).url).send(hello())
 
 
 def test_the_messages_after_a_server_failed_carry_its_error(twin: Twin) -> None:

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-Kind = Literal["server", "other_host", "expired", "self_signed", "idn"]
+Kind = Literal["server", "other_host", "expired", "self_signed", "idn", "lax"]
 
 
 class Certificates:
@@ -22,7 +22,8 @@ class Certificates:
 
     `server` is right for localhost, 127.0.0.1 and ::1; `other_host` is for other.example.com; `expired` ran out
     yesterday; `self_signed` is right for localhost and signed by nobody else; `idn` is for bücher.example;
-    `client` names user@lab.
+    `client` names user@lab. `lax` is right for localhost and signed by the authority in `lax_ca_file`, whose own
+    certificate breaks a rule that only VERIFY_X509_STRICT looks at (RFC 5280 4.2.1.9).
     """
 
     def __init__(self, folder: Path) -> None:
@@ -45,6 +46,10 @@ class Certificates:
         for name, certificate in issued.items():
             certificate.private_key_and_cert_chain_pem.write_to_path(folder / f"{name}.pem")
         (folder / "self_signed.pem").write_bytes(self_signed(now))
+        self.lax_ca_file, self.lax = folder / "lax-ca.pem", folder / "lax.pem"
+        lax_authority, lax = lax_pair(now)
+        self.lax_ca_file.write_bytes(lax_authority)
+        self.lax.write_bytes(lax)
 
         self.server = folder / "server.pem"
         self.other_host = folder / "other_host.pem"
@@ -67,6 +72,37 @@ class Certificates:
     def client_context(self) -> ssl.SSLContext:
         """Return a client's context that trusts this authority and nobody else."""
         return ssl.create_default_context(cafile=str(self.ca_file))
+
+
+def lax_pair(now: datetime) -> tuple[bytes, bytes]:
+    """Return the PEM of an authority whose basic constraints are not critical, and of a key and certificate of its."""
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
+    names = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in ("Lax CA", "localhost")]
+
+    def certificate(which: int, *extensions: x509.ExtensionType) -> bytes:
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(names[which])
+            .issuer_name(names[0])
+            .public_key(keys[which].public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=1))
+            .not_valid_after(now + timedelta(days=30))
+        )
+        for extension in extensions:
+            builder = builder.add_extension(extension, critical=False)
+        return builder.sign(keys[0], hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+    key = x509.SubjectKeyIdentifier.from_public_key(keys[0].public_key())
+    here = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    pem = keys[1].private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(keys[0].public_key())
+    return (
+        certificate(0, x509.BasicConstraints(ca=True, path_length=None), key),
+        pem + certificate(1, here, issuer),
+    )
 
 
 def self_signed(now: datetime) -> bytes:
