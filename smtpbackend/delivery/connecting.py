@@ -66,6 +66,7 @@ class Connecting:
         self.deadline = deadline
         self._down = {} if down is None else down
         self._found: dict[Server, list[Server]] = {}  # by SRV records
+        self._had_no_turn = False  # the last time that there was no connection
         self._barren: dict[Server, int] = {}  # connections in a row that ended without a recipient settled
 
     def _find(self, server: Server, deadline: float | None, others: Sequence[Server]) -> Effects:
@@ -135,6 +136,7 @@ class Connecting:
             self._down[server] = error
             # no turn came, or one connection was too many that was beyond our own limit: no fault of the server
             ours = isinstance(error, TimedOut) if connection is None else crowded and connection.lender is not None
+            self._had_no_turn = ours
             if not ours and (deadline is None or self.clock() < deadline):
                 self._failed(server, connection.session.phase if connection else "connect", error, others)
             return None

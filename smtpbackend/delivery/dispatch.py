@@ -111,7 +111,7 @@ class Dispatch(Connecting):
                         yield from self._converse(connection, mail)
                         break
                     mail.rejoin()
-                    hurried = mail.error is not None and self._is_late(mail)
+                    hurried = (mail.error is not None or self._had_no_turn) and self._is_late(mail)
                     mail.error = self._down[server]
                     if hurried:  # it had what time others had left: nothing against it for the messages to come
                         self._down.pop(server, None)

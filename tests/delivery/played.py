@@ -100,6 +100,8 @@ class Played:
         self.paused = 0.0
         self.ours = 0
         """Other connections of this process to each server."""
+        self.turns: list[float] = []
+        """Seconds after which each of the first leases is given up, because no connection became free."""
         self.slow: dict[str, float] = {}
         """Seconds that a server takes for a flight with this command in it."""
 
@@ -188,6 +190,9 @@ class Played:
 
     def _lease(self, server: Server, fresh: bool) -> Connection[ListWire]:
         self.leases.append((server.host, fresh))
+        if self.turns:
+            self.now += self.turns.pop(0)
+            raise TimedOut(f"all connections to {server} stayed in use", server=server.name)
         if not fresh:
             for connection in self.idle:
                 if connection.server == server:

@@ -267,6 +267,14 @@ class TestSeveralServers:
         assert world.names() == ["message_sending", "message_sent"]
         assert world.route.order(world.now)[0].host == "a"
 
+    def test_a_deadline_that_passes_while_a_turn_is_awaited_is_that_messages_alone(self) -> None:
+        """The next one in the list has a deadline of its own, and a server that nothing is known against."""
+        world = Played({"a": [{}]}, deadline=5)
+        world.turns = [6.0]
+        receipts = world.send(mail("late"), mail("early"))
+        assert [statuses(receipt) for receipt in receipts] == [[D], [A]]
+        assert world.names().count("server_failed a connect") == 0
+
     def test_round_robin(self) -> None:
         world = Played({"a": [{}], "b": [{}]}, strategy="round_robin")
         receipts = world.send(*(mail() for _ in range(4)))
