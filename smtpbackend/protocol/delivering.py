@@ -20,15 +20,16 @@ from smtpbackend.protocol.timeouts import Timeouts
 from smtpbackend.protocol.transacting import MAX_UNANSWERED, Closed, Flight, Transacting
 from smtpbackend.protocol.transaction import Transaction
 
-__all__ = ["RATION", "Delivering"]
+__all__ = ["EACH", "RATION", "Delivering"]
 
 MAX_UNSENT = 256 * 1024  # octets composed before they leave: a window of large contents is not held in memory
 AT_ONCE = 16384  # octets that any socket takes without a wait, when all before them has arrived
 OVERLAP_PATIENCE = 3.0  # seconds for a RSET in the write that ended a content, whose reply has come: DESIGN 5.2
-# Refusals in a row on one connection. Postfix sleeps a second for each error past the tenth and ends the connection at
-# the twentieth (smtpd_soft_error_limit, smtpd_hard_error_limit); Exim ends it at the eleventh RSET behind a refusal
+# Errors in a row on one connection. Behind the tenth Postfix sleeps a second before each reply, and ends the connection
+# at the twentieth (smtpd_soft_error_limit, smtpd_hard_error_limit); Exim ends it at the eleventh RSET behind a refusal
 # (smtp_accept_max_nonmail).
 RATION = 9
+EACH = 2  # errors that a dead address is to Postfix: its RCPT, and the DATA or BDAT that was in flight behind it
 
 
 class Delivering(Transacting):
@@ -44,14 +45,17 @@ class Delivering(Transacting):
         """What ended the connection while mail was in flight."""
         self.ended_at: int | None = None
         """The number of the transaction at which the server ended it."""
-        self.refusals = 0
-        """Senders, recipients and contents refused since the last message that was accepted."""
-        self._opened = RATION  # messages that may be in flight, where none of late was refused
+        self._opened = RATION  # errors that may be in flight
         self._was_full = False  # the window, and half of it is not free yet
         self._flights: deque[Flight] = deque()
         self._more = True  # whether another transaction may come
         self._ahead: Transaction | None = None  # taken while a reply was awaited, and begun when it is its turn
         self._done: deque[Transaction] = deque()  # settled, and told when the server has its next work
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether the errors of another message might be too many for this connection."""
+        return self.refusals > RATION - (EACH if self.pipelines else 1)
 
     @property
     def is_on_trial(self) -> bool:
@@ -165,7 +169,7 @@ class Delivering(Transacting):
         transaction.is_settled = True
         if transaction.was_taken:
             self.refusals = 0
-            self._opened += 1
+            self._opened += EACH
         elif refusals := transaction.refusals:
             self.refusals += refusals
             self._opened = RATION
@@ -235,7 +239,7 @@ class Delivering(Transacting):
 
     def _room(self, window: int) -> int:
         """How many may be in flight: refusals close the window, for servers punish them."""
-        return min(window, self._opened - self.refusals)
+        return min(window, (self._opened - self.refusals) // EACH)
 
     def _fits(self, flight: Flight) -> bool:
         """Whether a transaction that waits for its turn may begin behind those in flight."""

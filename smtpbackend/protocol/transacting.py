@@ -80,6 +80,8 @@ class Transacting(Dialogue):
         """Whether the connection was asked to prove that, and has not answered."""
         self.probed_slowly = False
         """Whether its answer took so long that it may have been a punishment."""
+        self.refusals = 0
+        """What the server refused since the last message that it accepted, the probe too: it counts all of them."""
         self._latest: Transaction | None = None  # begun, and not followed by RSET
         self._refused_reset: Reply | None = None  # until the next reply
 
@@ -238,6 +240,8 @@ class Transacting(Dialogue):
                 raise self._failed(ProtocolViolation, f"{self.server} answered DATA with {data}")
             if wanted:
                 transaction.final = data
+            else:
+                transaction.for_nobody = data
         elif wanted:
             if self.lmtp:
                 transaction.finals = [None] * len(transaction.rcpt)
@@ -340,6 +344,8 @@ class Transacting(Dialogue):
         elif final.is_positive and transaction.accepted:
             transaction.final = final
             raise self._failed(ProtocolViolation, f"{self.server} refused MAIL and took the content")
+        else:
+            transaction.for_nobody = final
 
     @property
     def _may_probe(self) -> bool:
@@ -365,6 +371,7 @@ class Transacting(Dialogue):
         """The two replies to the probe: a refusal of BDAT where it stands, and to RSET 250 where X was discarded."""
         patience = min(self.timeouts.reply, PROBE_PATIENCE)
         refusal = yield patience
+        self.refusals += refusal.code >= 400
         reset = self._at_hand() or (yield patience)
         self.probing = False
         self._hear_reset(flight, reset)

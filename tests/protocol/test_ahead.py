@@ -8,7 +8,7 @@ import pytest
 
 from smtpbackend import mime
 from smtpbackend.errors import ConnectionLost, InvalidInput, ProtocolViolation, TimedOut
-from smtpbackend.protocol.delivering import AT_ONCE, OVERLAP_PATIENCE, RATION
+from smtpbackend.protocol.delivering import AT_ONCE, EACH, OVERLAP_PATIENCE, RATION
 from smtpbackend.protocol.session import Session
 from smtpbackend.protocol.transacting import GROUP, MAX_CHUNK, MAX_UNANSWERED, PROBE_PATIENCE, PROBE_SLOW
 from smtpbackend.protocol.transaction import Transaction
@@ -30,6 +30,13 @@ def chunking(*extensions: str, **options: Any) -> Session:
 def tried(*extensions: str) -> Session:
     """A connection that has proven everything."""
     return proven("PIPELINING", "CHUNKING", "SIZE", *extensions)
+
+
+def wide() -> Session:
+    """One that has taken so many messages that its window is open."""
+    session = tried()
+    deliver(session, [transaction() for _ in range(32)], *[OK * 2 + QUEUED] * 32)
+    return session
 
 
 def large(octets: int) -> Transaction:
@@ -374,7 +381,7 @@ class TestWindow:
             OK * 4 + b"554 5.6.0 spam\r\n",
             OK * 4 + QUEUED,
         )
-        session = tried()
+        session = wide()
         deliver(session, mails, b"".join(answers), window=8)
         assert [codes(one) for one in mails] == [
             (250, [250, 250], 250),
@@ -441,33 +448,49 @@ class TestWindow:
     def test_it_is_filled_again_when_half_of_it_is_free(self) -> None:
         """However replies trickle in: else each would let one message leave, in a write and a turn of its own."""
         mails = [transaction() for _ in range(22)]
-        script = deliver(tried(), mails, OK * 2 + QUEUED + OK, *[OK * 3 + QUEUED] * 21, window=8)
+        script = deliver(wide(), mails, OK * 2 + QUEUED + OK, *[OK * 3 + QUEUED] * 21, window=8)
         assert [sent.count(MAIL) for sent in script.sent] == [8, 4, 4, 4, 2]
 
     def test_it_begins_small_and_opens_as_messages_are_accepted(self) -> None:
+        """With as many as may all be for dead addresses: RCPT and BDAT of each refused are two errors."""
         mails = [transaction() for _ in range(100)]
         first, later = OK * 2 + QUEUED, OK * 3 + QUEUED
-        script = deliver(tried(), mails, first + later * 8, later * 14, later * 28, later * 32, later * 17, window=32)
-        assert [sent.count(MAIL) for sent in script.sent] == [RATION, 14, 28, 32, 17]
+        answers = (first + later * 3, later * 8, later * 14, later * 24, later * 32, later * 18)
+        script = deliver(tried(), mails, *answers, window=32)
+        assert [sent.count(MAIL) for sent in script.sent] == [RATION // EACH, 8, 14, 24, 32, 18]
 
-    def test_refusals_close_it_one_by_one(self) -> None:
-        """A run of dead addresses gets no more errors out of a server than it bears: 9 on one connection."""
+    def test_refusals_close_it_and_use_the_connection_up(self) -> None:
+        """A run of dead addresses gets no more errors out of a server than it bears (Postfix: 9) on a connection."""
         refused = OK + NO + NOBODY
-        mails = [transaction() for _ in range(20)]
-        script = deliver(tried(), mails[:1], refused, window=32)
-        session = tried()
-        script = deliver(session, mails[:9], refused, *[OK + refused] * 8, window=32)
-        assert [sent.count(MAIL) for sent in script.sent] == [9]
-        assert session.refusals == RATION
-        session = tried()
-        script = deliver(session, mails[9:], refused * 1, *[OK + refused] * 10, window=32)
-        in_flight = 0
-        most = []
-        for sent in script.sent:
-            in_flight += sent.count(MAIL)
-            most.append(in_flight)
-        assert most[0] == RATION
-        assert session.refusals == 11
+        session, mails = tried(), [transaction() for _ in range(4)]
+        script = deliver(session, mails, refused, *[OK + refused] * 3, window=32)
+        assert [sent.count(MAIL) for sent in script.sent] == [4]
+        assert session.is_spent
+        assert session.refusals == 8
+
+    @pytest.mark.parametrize("answer", [OK + NO + NOBODY, NO + b"503 no\r\n" * 2, OK * 2 + b"554 5.6.0 spam\r\n"])
+    def test_each_refusal_takes_its_own_errors_off_it(self, answer: bytes) -> None:
+        session, mails = tried(), [transaction() for _ in range(5)]
+        deliver(session, mails[:1], answer, window=32)
+        errors = session.refusals
+        script = deliver(session, mails[1:], OK * 3 + QUEUED, (OK * 3 + QUEUED) * 3, window=32)
+        assert errors == answer.count(b"\r\n5") + answer.startswith(b"5")
+        assert script.sent[0].count(MAIL) == (RATION - errors) // EACH
+
+    def test_without_pipelining_a_dead_address_is_one_error(self) -> None:
+        session, mails = opened(), [transaction() for _ in range(9)]
+        deliver(session, mails[:8], OK, NO, *[OK, OK, NO] * 7)
+        assert not session.is_spent
+        deliver(session, mails[8:], OK, OK, NO)
+        assert session.is_spent
+
+    def test_the_probe_is_an_error_too(self) -> None:
+        """Postfix counts it, and forgets it with the first message that it takes."""
+        session, mails = chunking(), [transaction() for _ in range(2)]
+        deliver(session, mails[:1], REFUSED + OK + OK + NO + NOBODY, probe_from=1)
+        assert session.refusals == 3
+        deliver(session, mails[1:], OK * 3 + QUEUED)
+        assert session.refusals == 0
 
     def test_an_accepted_message_forgives_them(self) -> None:
         session = tried()
@@ -499,7 +522,7 @@ class TestWindow:
 
     def test_large_contents_do_not_pile_up_before_they_leave(self) -> None:
         mails = [large(MAX_CHUNK - 100) for _ in range(8)]
-        script = deliver(tried(), mails, OK * 2 + QUEUED + (OK * 3 + QUEUED) * 7, window=8)
+        script = deliver(wide(), mails, OK * 2 + QUEUED + (OK * 3 + QUEUED) * 7, window=8)
         assert max(map(len, script.sent)) < 3 * MAX_CHUNK
         assert script.settled == mails
 
