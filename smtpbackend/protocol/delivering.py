@@ -100,7 +100,7 @@ class Delivering(Transacting):
         yield from self._tell()
         self._unsent.clear()
         self._ending.clear()
-        if not self._replies.is_empty and not self._replies.says_goodbye:
+        if not self.broken and not self._replies.is_empty and not self._replies.says_goodbye:
             self.is_talkative = self.broken = True
         if not self.broken:
             self.phase = "idle"

@@ -433,6 +433,14 @@ class TestWindow:
         assert not mails[1].is_unread
         assert isinstance(mails[1].error, TimedOut)
 
+    def test_replies_behind_421_are_not_held_against_the_server(self) -> None:
+        """Exim answers what else it has read, and then closes."""
+        session, mails = tried(), [transaction() for _ in range(3)]
+        deliver(session, mails, OK * 2 + QUEUED + OK, OK + b"421 too many\r\n" + b"503 MAIL first\r\n" * 4, window=8)
+        assert mails[1].was_closed
+        assert mails[2].is_unread
+        assert not session.is_talkative
+
     def test_a_bare_end_tells_nothing_either(self) -> None:
         session, mails = tried(), [transaction() for _ in range(3)]
         deliver(session, mails, OK * 2 + QUEUED + OK, b"", window=8)
