@@ -206,7 +206,9 @@ class Dispatch(Connecting):
     def _once_more(self, mail: Mail, connection: Connection[Any]) -> Effects:
         """A command of this message was answered with the end of the connection: one more try, behind the others."""
         if connection.server in mail.renewed:
-            connection.has_worked = True  # for this message it has
+            others = (mail.servers or [])[1:]
+            if all(other in self._down for other in others):  # its reply is the last word: somebody is settled
+                connection.has_worked = True
             yield from self._next_server(mail)
         else:
             mail.renewed |= {connection.server}
