@@ -15,6 +15,7 @@ from smtpbackend.errors import SMTPError
 from smtpbackend.testing import CUT, EXTENSIONS, RESET, Play, ScriptedServer, delay
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import SENDER, Driven, Twin, hello
+from tests.servers.ports import wait_until
 from tests.servers.tls import Certificates
 
 A, D, R = Status.ACCEPTED, Status.DEFERRED, Status.REJECTED
@@ -250,7 +251,11 @@ class TestTooManyConnections:
     def test_the_mail_waits_for_a_connection_of_ours(
         self, twin: Twin, scripted: Scripted, where: str, reply: str
     ) -> None:
-        taking = Play({".": (delay(0.05), "250 2.0.0 ok")})  # so that a fourth one is wanted at all
+        def took(line: str) -> str:
+            assert wait_until(lambda: server.connections == 4, 10)  # else a fourth one might not be wanted
+            return "250 2.0.0 ok"
+
+        taking = Play({".": took})
         server = scripted(taking, taking, taking, Play({where: (reply, *([CUT] if where == "" else []))}))
         to = names(12)
         results = twin(server.url).send_at_once([hello(address) for address in to])
