@@ -12,7 +12,6 @@ from smtpbackend.delivery.inside import Delivery
 from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.tls import is_local
 from smtpbackend.errors import TimedOut
-from smtpbackend.protocol.delivering import RATION
 from smtpbackend.protocol.session import Session
 from smtpbackend.protocol.timeouts import Timeouts, earliest
 
@@ -53,7 +52,7 @@ class Connection(Generic[W]):
     def is_used_up(self) -> bool:
         """Whether it has carried as many messages, or refusals, as we or the server (RFC 9422 4.1) let it carry."""
         session = self.session
-        if session.transactions >= self.max_messages or session.refusals >= RATION:
+        if session.transactions >= self.max_messages or session.is_spent:
             return True
         offered = session.capabilities.limits.mailmax if "LIMITS" in session.capabilities else None
         return offered is not None and 0 < offered <= session.transactions

@@ -23,8 +23,9 @@ class _Family(NamedTuple):
 
 
 _FAMILIES = (
-    # Each answers the probe 503 and 250 at once, and counts no more than one error or none against its limits:
-    # tests/mailer/test_postfix.py, tests/servers/test_exim.py, tests/servers/test_dovecot.py.
+    # Each answers the probe 503 and 250 at once (tests/mailer/test_real_servers.py). To Postfix it is one error of ten
+    # (smtpd_soft_error_limit), forgotten with the next message that it takes; to Exim one of three that it bears on a
+    # connection (smtp_max_synprot_errors); Dovecot counts none, behind a login.
     _Family(("ESMTP Postfix",), ("ENHANCEDSTATUSCODES",), ("BINARYMIME",)),
     _Family(("ESMTP Exim ",), ("HELP",), ("BINARYMIME", "ENHANCEDSTATUSCODES")),
     _Family((" Dovecot ", "ready"), ("ENHANCEDSTATUSCODES",), ()),

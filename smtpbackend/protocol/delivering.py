@@ -25,9 +25,9 @@ __all__ = ["RATION", "Delivering"]
 MAX_UNSENT = 256 * 1024  # octets composed before they leave: a window of large contents is not held in memory
 AT_ONCE = 16384  # octets that any socket takes without a wait, when all before them has arrived
 OVERLAP_PATIENCE = 3.0  # seconds for a RSET in the write that ended a content, whose reply has come: DESIGN 5.2
-# Refusals in a row on one connection. Postfix sleeps a second for each error past the tenth and ends the connection at
-# the twentieth (smtpd_soft_error_limit, smtpd_hard_error_limit); Exim ends it at the eleventh RSET behind a refusal
-# (smtp_accept_max_nonmail).
+# Errors in a row on one connection. From the tenth on Postfix sleeps a second before each reply, and ends the
+# connection at the twentieth (smtpd_soft_error_limit, smtpd_hard_error_limit); Exim ends it at the eleventh RSET behind
+# a refusal (smtp_accept_max_nonmail).
 RATION = 9
 
 
@@ -46,14 +46,17 @@ class Delivering(Transacting):
         """The number of the transaction at which the server ended it."""
         self.refused_first = False
         """Whether it did so in answer to the first MAIL."""
-        self.refusals = 0
-        """Senders, recipients and contents refused since the last message that was accepted."""
         self._room = RATION  # messages that may be in flight: refusals close the window, for servers punish them
         self._was_full = False  # the window, and half of it is not free yet
         self._flights: deque[Flight] = deque()
         self._more = True  # whether another transaction may come
         self._ahead: Transaction | None = None  # taken while a reply was awaited, and begun when it is its turn
         self._done: deque[Transaction] = deque()  # settled, and told when the server has its next work
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether another error might be one too many for its server."""
+        return self.refusals >= RATION
 
     @property
     def is_on_trial(self) -> bool:
@@ -98,7 +101,7 @@ class Delivering(Transacting):
         yield from self._tell()
         self._unsent.clear()
         self._ending.clear()
-        if not self._replies.is_empty and not self._replies.says_goodbye:
+        if not self.broken and not self._replies.is_empty and not self._replies.says_goodbye:
             self.is_talkative = self.broken = True
         if not self.broken:
             self.phase = "idle"

@@ -76,6 +76,8 @@ class Transacting(Dialogue):
         """Whether the connection was asked to prove that, and has not answered."""
         self.probed_slowly = False
         """Whether its answer took so long that it may have been a punishment."""
+        self.refusals = 0
+        """Errors since the last accepted message: refused senders, recipients and contents, DATA for nobody, the probe."""
         self._latest: Transaction | None = None  # begun, and not followed by RSET
         self._refused_reset: Reply | None = None  # until the next reply
 
@@ -93,9 +95,10 @@ class Transacting(Dialogue):
         """
         commands = self._envelope(transaction)
         chunk = self._chunk(transaction)
-        beside = chunk if policy == "any" and transaction.is_awake else b""
         grouped = self.pipelines
-        with_data = grouped and policy == "any" and not chunk
+        ahead = policy == "any" and not self.refusals  # in a run of dead addresses it would be for nobody
+        beside = chunk if ahead and transaction.is_awake else b""
+        with_data = grouped and ahead and not chunk
         follows = bool(self._due or self._composed)  # others are in flight
         was_clean = self._latest is None or self._latest.left_nothing
         self._latest = transaction
@@ -114,7 +117,7 @@ class Transacting(Dialogue):
         is_first = grouped and self.transactions == 1
         heard = False
         rcpt = transaction.rcpt
-        ahead = len(commands) - len(rcpt)  # MAIL, and perhaps RSET
+        before = len(commands) - len(rcpt)  # MAIL, and perhaps RSET
         for start in range(0, len(commands), batch):
             end = min(start + batch, len(commands))
             is_last = end == len(commands)
@@ -127,7 +130,7 @@ class Transacting(Dialogue):
             if begun is not None and not heard:
                 yield from self._hear_probe(flight, begun)
                 heard = True
-            for place in range(start - ahead, end - ahead):
+            for place in range(start - before, end - before):
                 reply = (self._at_hand() if heard else None) or (yield self.timeouts.reply)
                 heard = True
                 if place >= 0:
@@ -232,6 +235,8 @@ class Transacting(Dialogue):
                 raise self._failed(ProtocolViolation, f"{self.server} answered DATA with {data}")
             if wanted:
                 transaction.final = data
+            else:
+                transaction.for_nobody = data
         elif wanted:
             if self.lmtp:
                 transaction.finals = [None] * len(transaction.rcpt)
@@ -255,7 +260,7 @@ class Transacting(Dialogue):
         if self.lmtp:  # RFC 2033 4.2: it must not, and how many replies would follow?
             raise self._failed(ProtocolViolation, f"{self.server} wants content for nobody")
         self._put(command.END)
-        self._at_hand() or (yield self.timeouts.final)
+        transaction.for_nobody = self._at_hand() or (yield self.timeouts.final)
 
     def _put_content(self, transaction: Transaction) -> Generator[Write, None, None]:
         """Stuffed content and the final dot; a large one leaves piece by piece, up to the end that hands it over."""
@@ -335,6 +340,8 @@ class Transacting(Dialogue):
         elif final.is_positive and transaction.accepted:
             transaction.final = final
             raise self._failed(ProtocolViolation, f"{self.server} refused MAIL and took the content")
+        else:
+            transaction.for_nobody = final
 
     @property
     def _may_probe(self) -> bool:
@@ -360,6 +367,7 @@ class Transacting(Dialogue):
         """The two replies to the probe: a refusal of BDAT where it stands, and to RSET 250 where X was discarded."""
         patience = min(self.timeouts.reply, PROBE_PATIENCE)
         refusal = yield patience
+        self.refusals += refusal.code >= 400
         reset = self._at_hand() or (yield patience)
         self.probing = False
         self._hear_reset(flight, reset)

@@ -57,6 +57,8 @@ class Transaction:
     """Whether its content left by BDAT."""
     number = 0
     """Which one it is on its connection; 0: it was not begun."""
+    for_nobody: Reply | None = None
+    """The reply to DATA or BDAT where it was in flight and nobody was to get the content."""
 
     @property
     def next_final(self) -> int | None:
@@ -114,8 +116,8 @@ class Transaction:
 
     @property
     def refusals(self) -> int:
-        """How many errors the server counted: refused senders, recipients and contents."""
-        replies = (self.mail, *self.rcpt, self.final, *(self.finals or ()))
+        """How many errors the server counted: refused senders, recipients and contents, also of those for nobody."""
+        replies = (self.mail, *self.rcpt, self.final, self.for_nobody, *(self.finals or ()))
         return sum(reply is not None and reply.code >= 400 for reply in replies)
 
     @property

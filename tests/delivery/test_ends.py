@@ -81,7 +81,7 @@ class TestBystanders:
         assert [statuses(receipt)[0] for receipt in receipts] == [R] * 40 + [A] * 20
         for speaker in world.speakers["a"]:
             assert sum("<dead" in line for line in speaker.commands) <= 9
-        assert len(world.speakers["a"]) == 5
+        assert len(world.speakers["a"]) <= 6
 
     def test_a_bare_end_leaves_in_doubt_what_was_handed_over(self, extensions: tuple[str, ...], window: int) -> None:
         """It does not say what was read."""
