@@ -141,23 +141,17 @@ class Connecting:
                 self._failed(server, connection.session.phase if connection else "connect", error, others)
             return None
 
-    def _leave(self, connection: Connection[Any], crowded: bool) -> Effects:
-        """Give a connection back, and see what its end says of the server (DESIGN 4.4).
-
-        A connection that settled a recipient earns the next one. ``crowded``: the server said that it has too many;
-        answers whether it takes others of ours.
-        """
+    def _assess(self, connection: Connection[Any]) -> None:
+        """What the end of a connection says of its server: one that settled a recipient earns the next (DESIGN 4.4)."""
         server, session = connection.server, connection.session
-        is_well = (yield Release(connection, crowded)) and crowded
         if connection.has_worked:
             self._barren.pop(server, None)
-        elif session.ended_by is not None and not is_well and not session.is_on_trial:
+        elif session.ended_by is not None and not session.is_on_trial:
             ended = self._barren[server] = self._barren.get(server, 0) + 1
             if ended >= BARREN or session.refused_first:
                 del self._barren[server]
                 self._down[server] = session.ended_by
                 self._blame(connection, session.ended_by, self.route.servers)
-        return is_well
 
     def _blame(self, connection: Connection[Any], error: SMTPError, others: Sequence[Server]) -> None:
         """Let the server of a connection rest: once, however many messages were in flight."""

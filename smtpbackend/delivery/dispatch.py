@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
-from smtpbackend.delivery.asks import END, GONE, Effects, Give, Pace, Pull, Talk
+from smtpbackend.delivery.asks import END, GONE, Effects, Give, Pace, Pull, Release, Talk
 from smtpbackend.delivery.connecting import Connecting, is_crowd
 from smtpbackend.delivery.judgement import judge
 from smtpbackend.delivery.mail import Mail, compose
@@ -82,7 +82,7 @@ class Dispatch(Connecting):
         self._line: deque[Mail] = deque()  # begun and not yet given, in order
         self._waiting: list[tuple[int, int, Mail]] = []  # those in line who need another attempt, in their turn
         self._ready: Mail | None = None  # goes next over the connection that is talked on
-        self._turned_away: list[tuple[Mail, bool]] = []  # on it, as one too many; whether with its end
+        self._turned_away: list[tuple[Mail, bool, bool]] = []  # on it, which is one too many; see `_record`
         self._flying: deque[tuple[Mail, Transaction]] = deque()
         self._left: float | None = None  # when those in flight are given up, where nobody takes receipts any more
 
@@ -197,16 +197,20 @@ class Dispatch(Connecting):
         mail.fresh = mail.servers[0] if mail.servers else None
         self._wait(mail)
 
-    def _once_more(self, mail: Mail, connection: Connection[Any]) -> Effects:
-        """A command of this message was answered with the end of the connection: one more try, behind the others."""
-        if connection.server in mail.renewed:
+    def _once_more(self, mail: Mail, connection: Connection[Any], has_settled: bool) -> Effects:
+        """A command of this message was answered with the end of the connection: one more try, behind the others.
+
+        ``has_settled``: some of its recipients were settled by then, which bounds its tries as well.
+        """
+        if not has_settled and connection.server in mail.renewed:
             yield from self._next_server(mail)
             if not mail.servers:  # it is settled by that reply
                 connection.has_worked = True
-        else:
+            return
+        if not has_settled:
             mail.renewed |= {connection.server}
             mail.turn = 1
-            self._replay(mail)
+        self._replay(mail)
 
     def _count_move(self, mail: Mail) -> Effects:
         if not self._is_late(mail) and (yield from self._server_for(mail)) is not None:
@@ -231,14 +235,12 @@ class Dispatch(Connecting):
     def _converse(self, connection: Connection[Any], mail: Mail) -> Effects:
         """Deliver ``mail``, and those behind it for as long as this connection does for them."""
         self._ready = mail
-        now = self.clock()
-        talk = self.route.experience.deliver(connection, self.policy, self._is_list, mail.deadline, now)
-        go_on = Talk(connection, talk, None)
+        talk = self.route.experience.deliver(connection, self.policy, self._is_list, mail.deadline, self.clock())
         connection.reads = connection.session.reads
         answer: Any = None
         while True:
             connection.deadline = self._until() if self.deadline is not None or self._left is not None else None
-            step = yield (go_on if answer is None else Talk(connection, talk, answer))
+            step = yield Talk(connection, talk, answer)
             answer = None
             if type(step) is Next:
                 answer = yield from self._next_transaction(connection, step.unsent)
@@ -254,14 +256,16 @@ class Dispatch(Connecting):
             self._wait(self._ready)
         self.route.experience.learn(connection, self.clock())
         turned_away, self._turned_away = self._turned_away, []
-        is_well = yield from self._leave(connection, bool(turned_away))
-        for mail, was_closed in turned_away:
-            if is_well:  # and one of our connections will be free
+        ours_is_open = yield Release(connection, bool(turned_away))
+        for mail, was_closed, has_settled in turned_away:
+            if ours_is_open:  # the server is well, and one of our connections will be free
                 self._wait(mail)
             elif was_closed:
-                yield from self._once_more(mail, connection)
+                yield from self._once_more(mail, connection, has_settled)
             else:
                 yield from self._next_server(mail)
+        if not (turned_away and ours_is_open):
+            self._assess(connection)
 
     def _next_transaction(self, connection: Connection[Any], unsent: bool) -> Effects:
         """What goes next over this connection: LATER where that cannot be said yet, None where nothing does."""
@@ -294,7 +298,10 @@ class Dispatch(Connecting):
             return True
         if not patient:
             return LATER
-        mail.error = mail.error or _too_fast(server)
+        mail.error = mail.error or TimedOut(
+            f"the deadline passes before {server.name} may be sent another message; see rate ({server.rate:g} a s)",
+            server=server.name,
+        )
         return False
 
     def _settled(self, connection: Connection[Any]) -> Effects:
@@ -386,14 +393,11 @@ class Dispatch(Connecting):
             return
         if is_crowded:
             session.broken = True
-            self._turned_away.append((mail, transaction.was_closed))
+            self._turned_away.append((mail, transaction.was_closed, bool(judgement.settled)))
         elif error is not None and session.is_on_trial:
             self._replay(mail)
         elif transaction.was_closed:
-            if judgement.settled:
-                self._replay(mail)
-            else:
-                yield from self._once_more(mail, connection)
+            yield from self._once_more(mail, connection, bool(judgement.settled))
         elif mail.pending and (error is not None or judgement.renew) and had_worked and server not in mail.renewed:
             mail.renewed |= {server}
             session.broken = True
@@ -441,10 +445,3 @@ class Dispatch(Connecting):
             mail.settle_all(Status.DEFERRED, mail.error)
             self._receipt(mail)
         self._line.clear()
-
-
-def _too_fast(server: Server) -> TimedOut:
-    return TimedOut(
-        f"the deadline passes before {server.name} may be sent another message; see rate ({server.rate:g} a second)",
-        server=server.name,
-    )

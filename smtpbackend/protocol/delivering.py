@@ -175,7 +175,6 @@ class Delivering(Transacting):
             self._more = transaction is LATER or (transaction is not None and not transaction.is_last)
 
     def _take_up_ahead(self) -> None:
-        assert self._ahead is not None
         self._flights.append(Flight(self._ahead))
         self._ahead = None
 
@@ -257,7 +256,9 @@ class Delivering(Transacting):
 
     def _fits(self, flight: Flight) -> bool:
         """Whether a transaction that waits for its turn may begin behind those in flight."""
-        return bool(self.overlaps) and self._due + self._composed + flight.commands <= MAX_UNANSWERED
+        assert flight.transaction is not None
+        commands = 3 + len(flight.transaction.recipients)  # RSET, MAIL, and DATA or BDAT besides
+        return bool(self.overlaps) and self._due + self._composed + commands <= MAX_UNANSWERED
 
     def _prove_overlap(self) -> Flight:
         """RSET alone, in the write that ends the first content.
@@ -304,7 +305,11 @@ class Delivering(Transacting):
         try:
             while type(step) is Write or type(step) is Now:
                 try:
-                    answer = yield from self._perform(step)
+                    if type(step) is Write:
+                        yield from self._flush()  # what was composed before it goes first
+                        if self._unwritable is not None:
+                            raise self._unwritable
+                    answer = yield step
                 except OSError as error:
                     self._unwritable = error
                     step = steps.throw(error)
@@ -314,10 +319,3 @@ class Delivering(Transacting):
         except StopIteration:
             flight.wait = None
             flight.line_free = True
-
-    def _perform(self, step: Any) -> Conversation[Any]:
-        if type(step) is Write:
-            yield from self._flush()  # what was composed before it goes first
-            if self._unwritable is not None:
-                raise self._unwritable
-        return (yield step)

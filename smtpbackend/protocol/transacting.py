@@ -47,11 +47,6 @@ class Flight:
         self.line_free = False  # nothing that this one still sends could come between another's commands
         self.clears = False  # the reply that it waits for is to RSET or to the probe, and no message's
 
-    @property
-    def commands(self) -> int:
-        """How many it sends: RSET, MAIL, each RCPT, and DATA or BDAT."""
-        return 3 + len(self.transaction.recipients) if self.transaction is not None else 1
-
 
 class Closed(Exception):
     """The server said 421: that reply is the argument."""
@@ -77,7 +72,7 @@ class Transacting(Dialogue):
         self.probed_slowly = False
         """Whether its answer took so long that it may have been a punishment."""
         self.refusals = 0
-        """Errors since the last accepted message: refused senders, recipients and contents, DATA for nobody, the probe."""
+        """Errors since the last accepted message: senders, recipients, contents; DATA for nobody; the probe."""
         self._latest: Transaction | None = None  # begun, and not followed by RSET
         self._refused_reset: Reply | None = None  # until the next reply
 
