@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 from smtpbackend.delivery.configuration import Limits
 from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.tls import is_local
+from smtpbackend.protocol.delivering import EACH, RATION
 from smtpbackend.protocol.session import Session
 
 __all__ = ["GOODBYE", "Bucket", "Connection", "Shelf"]
@@ -44,7 +45,7 @@ class Connection(Generic[W]):
     def is_used_up(self) -> bool:
         """Whether it has carried as many messages, or refusals, as we or the server (RFC 9422 4.1) let it carry."""
         session = self.session
-        if session.transactions >= self.max_messages or session.is_spent:
+        if session.transactions >= self.max_messages or session.refusals > RATION - (EACH if session.pipelines else 1):
             return True
         offered = session.capabilities.limits.mailmax if "LIMITS" in session.capabilities else None
         return offered is not None and 0 < offered <= session.transactions

@@ -53,11 +53,6 @@ class Delivering(Transacting):
         self._done: deque[Transaction] = deque()  # settled, and told when the server has its next work
 
     @property
-    def is_spent(self) -> bool:
-        """Whether the errors of another message might be too many for this connection."""
-        return self.refusals > RATION - (EACH if self.pipelines else 1)
-
-    @property
     def is_on_trial(self) -> bool:
         """Whether it ended over what we tried on it, and not over the message that was on its way."""
         return self.probing or self.overlapping or self.mixes_up
