@@ -206,9 +206,8 @@ class Dispatch(Connecting):
     def _once_more(self, mail: Mail, connection: Connection[Any]) -> Effects:
         """A command of this message was answered with the end of the connection: one more try, behind the others."""
         if connection.server in mail.renewed:
-            others = (mail.servers or [])[1:]
-            if all(other in self._down for other in others):  # its reply is the last word: somebody is settled
-                connection.has_worked = True
+            # where there is no other, this reply is its last word, and so somebody is settled
+            connection.has_worked = connection.has_worked or all(other in self._down for other in mail.others)
             yield from self._next_server(mail)
         else:
             mail.renewed |= {connection.server}
@@ -404,7 +403,7 @@ class Dispatch(Connecting):
         elif error is not None and session.is_on_trial:
             self._replay(mail)
         elif transaction.was_closed:
-            if judgement.settled:
+            if judgement.settled or self.route.experience.found_limit(connection):
                 self._replay(mail)
             else:
                 yield from self._once_more(mail, connection)
@@ -414,7 +413,7 @@ class Dispatch(Connecting):
             self._replay(mail)
         else:
             if session.broken and error is not None and not isinstance(error, InvalidInput):
-                self._blame(connection, error, (mail.servers or [])[1:])
+                self._blame(connection, error, mail.others)
             yield from self._next_server(mail)
 
     # Receipts ----------------------------------------------------------------------------------------------------

@@ -58,6 +58,11 @@ class Experience:
                 probe_from = 1 if is_list else 2
         return session.deliver(policy, window, probe_from)
 
+    def found_limit(self, connection: Connection[Any]) -> bool:
+        """Whether its server ended it at the same number of messages as the one before: not for any message's sake."""
+        number = connection.session.ended_at
+        return number is not None and number > 1 and self._ended_at.get(connection.server) == number
+
     def learn(self, connection: Connection[Any], now: float) -> None:
         """Remember what a server did not survive, or did not do well, and where it ends connections.
 
@@ -72,7 +77,7 @@ class Experience:
             self.avoid(server, "groups", now)
         number = session.ended_at
         if number is not None:
-            if number > 1 and self._ended_at.get(server) == number:
+            if self.found_limit(connection):
                 self._most[server] = number - 1, now + AN_HOUR
             self._ended_at[server] = number
 
