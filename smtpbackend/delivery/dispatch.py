@@ -197,17 +197,18 @@ class Dispatch(Connecting):
         mail.fresh = mail.servers[0] if mail.servers else None
         self._wait(mail)
 
-    def _once_more(self, mail: Mail, connection: Connection[Any], has_settled: bool) -> Effects:
+    def _once_more(self, mail: Mail, connection: Connection[Any], is_free: bool) -> Effects:
         """A command of this message was answered with the end of the connection: one more try, behind the others.
 
-        ``has_settled``: some of its recipients were settled by then, which bounds its tries as well.
+        ``is_free``: it is not charged: some of its recipients were settled by then, which bounds its tries as well, or
+        the server ends connections at this number of messages.
         """
-        if not has_settled and connection.server in mail.renewed:
+        if not is_free and connection.server in mail.renewed:
             yield from self._next_server(mail)
             if not mail.servers:  # it is settled by that reply
                 connection.has_worked = True
             return
-        if not has_settled:
+        if not is_free:
             mail.renewed |= {connection.server}
             mail.turn = 1
         self._replay(mail)
@@ -257,11 +258,11 @@ class Dispatch(Connecting):
         self.route.experience.learn(connection, self.clock())
         turned_away, self._turned_away = self._turned_away, []
         ours_is_open = yield Release(connection, bool(turned_away))
-        for mail, was_closed, has_settled in turned_away:
+        for mail, was_closed, is_free in turned_away:
             if ours_is_open:  # the server is well, and one of our connections will be free
                 self._wait(mail)
             elif was_closed:
-                yield from self._once_more(mail, connection, has_settled)
+                yield from self._once_more(mail, connection, is_free)
             else:
                 yield from self._next_server(mail)
         if not (turned_away and ours_is_open):
@@ -397,14 +398,15 @@ class Dispatch(Connecting):
         elif error is not None and session.is_on_trial:
             self._replay(mail)
         elif transaction.was_closed:
-            yield from self._once_more(mail, connection, bool(judgement.settled))
+            is_free = bool(judgement.settled) or self.route.experience.found_limit(connection, transaction)
+            yield from self._once_more(mail, connection, is_free)
         elif mail.pending and (error is not None or judgement.renew) and had_worked and server not in mail.renewed:
             mail.renewed |= {server}
             session.broken = True
             self._replay(mail)
         else:
             if session.broken and error is not None and not isinstance(error, InvalidInput):
-                self._blame(connection, error, (mail.servers or [])[1:])
+                self._blame(connection, error, mail.others)
             yield from self._next_server(mail)
 
     # Receipts ----------------------------------------------------------------------------------------------------

@@ -64,6 +64,14 @@ class Experience:
             return False
         return server.chunk_in_flight == "probe" or takes_probe(session.greeting, session.capabilities)
 
+    def found_limit(self, connection: Connection[Any], transaction: Transaction) -> bool:
+        """Whether its MAIL was answered with the end at the number of messages at which the last connection ended.
+
+        That is not for the sake of this message.
+        """
+        number = transaction.number
+        return transaction.mail is None and number > 1 and self._ended_at.get(connection.server) == number
+
     def learn(self, connection: Connection[Any], now: float) -> None:
         """Remember what a server did not survive, or did not do well, and where it ends connections.
 

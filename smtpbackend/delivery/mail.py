@@ -50,6 +50,11 @@ class Mail:
     settled: tuple[Outcome, ...] | None = None
     """What became of all recipients at once: a server took the message for all of them in one transaction."""
 
+    @property
+    def others(self) -> list[Server]:
+        """The servers that come after the one that it is sent to."""
+        return (self.servers or [])[1:]
+
     def accept(self, reply: Reply, server: str) -> None:
         """A server took the message for all that are pending."""
         self.reply, self.server, self.error = reply, server, None

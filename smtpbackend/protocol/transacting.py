@@ -228,10 +228,7 @@ class Transacting(Dialogue):
         if not (300 <= data.code < 400 or (data.is_positive and not with_data)):
             if data.is_positive:
                 raise self._failed(ProtocolViolation, f"{self.server} answered DATA with {data}")
-            if wanted:
-                transaction.final = data
-            else:
-                transaction.for_nobody = data
+            transaction.refuse(data, wanted)
         elif wanted:
             if self.lmtp:
                 transaction.finals = [None] * len(transaction.rcpt)
@@ -336,7 +333,7 @@ class Transacting(Dialogue):
             transaction.final = final
             raise self._failed(ProtocolViolation, f"{self.server} refused MAIL and took the content")
         else:
-            transaction.for_nobody = final
+            transaction.refuse(final, wanted)
 
     @property
     def _may_probe(self) -> bool:

@@ -78,6 +78,13 @@ class Transaction:
         own = self.finals[place] if self.finals is not None else None
         return own or self.final
 
+    def refuse(self, reply: Reply, wanted: bool) -> None:
+        """Take down that DATA or BDAT was refused, be it ``wanted`` or in flight for nobody."""
+        if wanted:
+            self.final = reply
+        else:
+            self.for_nobody = reply
+
     def close(self, reply: Reply, is_own: bool) -> None:
         """Take down that the server ended the connection with this reply, be it to its ``own`` command or before."""
         self.was_closed = is_own

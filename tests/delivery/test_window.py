@@ -85,6 +85,20 @@ class TestWindow:
         receipts = world.send(*mails(12))
         assert [statuses(receipt) for receipt in receipts] == [[A]] * 12
 
+    @pytest.mark.parametrize("most", [2, 7])
+    @pytest.mark.parametrize("window", range(1, 12))
+    @pytest.mark.parametrize("extensions", [EXTENSIONS, CHUNKING], ids=["DATA", "BDAT"])
+    def test_a_limit_of_messages_is_charged_to_nobody_twice(
+        self, most: int, window: int, extensions: tuple[str, ...]
+    ) -> None:
+        """Whoever stood at it on one connection may stand at it on the next, behind all that were in flight."""
+        play = Play({"MAIL": ["250 ok"] * most + ["421 too many messages"]}, extensions)
+        world = Played({"a": [play] * 40}, window=window)
+        receipts = world.send(*mails(20))
+        assert [statuses(receipt) for receipt in receipts] == [[A]] * 20
+        counts = [sum(line.startswith("MAIL") for line in speaker.commands) for speaker in world.speakers["a"]]
+        assert max(counts[2:]) <= most
+
     def test_a_batch_survives_a_server_that_dies_again_and_again(self) -> None:
         dying = Play({"MAIL": ["250 ok"] * 3 + [CUT]}, EXTENSIONS)
         world = Played({"a": [dying] * 100, "b": [Play(extensions=EXTENSIONS)]}, window=4)

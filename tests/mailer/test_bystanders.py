@@ -198,7 +198,7 @@ class TestMessagesOfAConnection:
 class TestServersThatAreDown:
     def test_421_to_the_first_mail_is_a_failure(self, twin: Twin, scripted: Scripted, by: str) -> None:
         """It is told once, and the next server takes all."""
-        bad, good = scripted(play(by, {"MAIL": ("421 4.3.2 not now", CUT)})), scripted(play(by, {}))
+        bad, good = scripted(play(by, {"MAIL": ("421 4.7.0 not now", CUT)})), scripted(play(by, {}))
         events: list[Any] = []
         receipts = send(twin(bad.url, good.url, listeners=[events.append]), to := names(30), "list")
         assert statuses(receipts) == [A] * 30
@@ -212,7 +212,7 @@ class TestServersThatAreDown:
         self, twin: Twin, scripted: Scripted, by: str, way: str, window: int
     ) -> None:
         """A message that went on to the next server is not settled by this one."""
-        bad, good = scripted(play(by, {"RCPT": ("421 4.3.2 not now", CUT)})), scripted(play(by, {}))
+        bad, good = scripted(play(by, {"RCPT": ("421 4.7.0 not now", CUT)})), scripted(play(by, {}))
         events: list[Any] = []
         mailer = twin(bad.url, good.url, window=window, listeners=[events.append])
         receipts = send(mailer, to := names(30), way)
@@ -228,7 +228,7 @@ class TestServersThatAreDown:
         self, twin: Twin, scripted: Scripted, by: str, way: str, window: int
     ) -> None:
         """Behind two connections at most."""
-        server = scripted(play(by, {"RCPT": ("421 4.3.2 not now", CUT)}))
+        server = scripted(play(by, {"RCPT": ("421 4.7.0 not now", CUT)}))
         receipts = send(twin(server.url, window=window), names(12), way)
         assert statuses(receipts) == [D] * 12
         replies = [receipt.outcomes[0].reply for receipt in receipts]
