@@ -393,7 +393,7 @@ class Dispatch(Connecting):
             else:  # another one goes on first
                 self._wait(mail)
             return
-        mail.error = error or judgement.error  # what an earlier server said is not the last word any more
+        mail.error = judgement.error or error  # what an earlier server said is not the last word any more
         if not (mail.pending or mail.aside):
             return
         if is_crowd(transaction.last_word):

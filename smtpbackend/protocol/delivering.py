@@ -86,10 +86,11 @@ class Delivering(Transacting):
         except Closed as closed:
             yield from self._end(closed.reply, not flights[0].clears)
         except DeliveryError as error:
-            if self._refused_reset is not None and isinstance(error, ConnectionLost):
-                yield from self._end(self._refused_reset, False)
-            else:
-                yield from self._end(error)
+            why: Reply | DeliveryError = error
+            if isinstance(error, ConnectionLost):
+                is_goodbye = error.reply is not None and error.reply.code == 421  # said before anything was asked
+                why = (error.reply if is_goodbye else self._refused_reset) or error
+            yield from self._end(why)
         except BaseException:
             self.broken = self.broken or bool(flights)
             raise

@@ -110,9 +110,14 @@ class Dialogue:
         return reply
 
     def _check_quiet(self) -> None:
-        """DESIGN 4.5: what came before it was asked for would be taken for the answer to the next command."""
+        """DESIGN 4.5: what came before it was asked for would be taken for the answer to the next command.
+
+        Only 421 may come so (RFC 5321 3.8): then it is the reason why the connection ends.
+        """
         if not self._replies.is_empty:
             self.is_talkative = not self._replies.says_goodbye
+            if not self.is_talkative and (reply := self._heard()) is not None:
+                raise self._failed(ConnectionLost, f"{self.server} closed the connection: {reply}", reply)
             raise self._failed(ProtocolViolation, f"{self.server} spoke when it was not asked ({self.phase})")
 
     def _reply(self, timeout: float) -> Conversation[Reply]:

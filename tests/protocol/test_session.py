@@ -683,13 +683,24 @@ class TestAsking:
 
     def test_a_reply_nobody_asked_for_is_a_dead_connection(self) -> None:
         session = opened()
-        Script(b"250 ok\r\n421 idle\r\n").run(session.noop())
+        Script(b"250 ok\r\n451 idle\r\n").run(session.noop())
         assert not session.is_quiet
         script = Script()
         with pytest.raises(ProtocolViolation, match="spoke when it was not asked"):
             script.run(session.noop())
         assert script.sent == []
         assert session.broken
+
+    def test_a_goodbye_nobody_asked_for_is_the_reason_for_the_end(self) -> None:
+        """RFC 5321 3.8: 421 may come at any time."""
+        session = opened()
+        Script(b"250 ok\r\n421 4.4.2 idle\r\n").run(session.noop())
+        script = Script()
+        with pytest.raises(ConnectionLost, match=r"closed the connection: 421 4\.4\.2 idle"):
+            script.run(session.noop())
+        assert script.sent == []
+        assert session.broken
+        assert not session.is_talkative
 
     def test_only_the_first_reply_on_a_pooled_connection_has_little_time(self) -> None:
         session, script = opened(), Script(b"250 ok\r\n", b"250 ok\r\n")
