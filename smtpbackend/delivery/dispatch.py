@@ -395,6 +395,8 @@ class Dispatch(Connecting):
             return
         mail.error = judgement.error or error  # what an earlier server said is not the last word any more
         if not (mail.pending or mail.aside):
+            if error is not None and any(status is Status.IN_DOUBT for _, status, _, _ in judgement.settled):
+                self._blame(connection, error, (mail.servers or [])[1:])
             return
         if is_crowd(transaction.last_word):
             session.broken = True

@@ -99,9 +99,9 @@ class Mailing:
     def left_nothing(self) -> bool:
         """Whether nothing is unanswered, and the server holds nothing of it that RSET would have to clear."""
         dues = [self.mail, *self.rcpt.values(), *filter(None, [self.data]), *self.final.values()]
-        if any(due.reply is None for due in dues) or b"" in self.final:
+        if any(due.reply is None for due in dues):
             return False
-        if self.final:
+        if self.final and b"" not in self.final:
             return self.each_has_its_own or all(due.said_yes for due in self.final.values())
         return not self.mail.said_yes and not any(due.said_yes for due in self.rcpt.values())
 

@@ -13,6 +13,7 @@ import io
 import logging
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
@@ -411,11 +412,9 @@ def test_no_octet_of_a_content_is_a_command_to_who_refuses_chunks(
         server = scripted(play)
         mailer = twin(server.url, chunk_in_flight="probe", timeout={"final": 0.5, "reply": 0.5})
         mails = [(b"Subject: x\r\n\r\n" + HOSTILE * times, ENVELOPE) for times in (*SIZES, *SIZES[:2])]
-        try:
-            assert len(mailer.send_many(mails)) == len(mails)
+        assert len(mailer.send_many(mails)) == len(mails)
+        with suppress(SMTPError):  # it may be refused, or in doubt
             mailer.send(*mails[0])
-        except SMTPError as error:
-            assert error.receipt is not None
         assert [line for line in server.commands if not OURS.fullmatch(line)] == []
         assert [mail for mail in server.handed_over if "eve" in f"{mail.mail}{mail.recipients}"] == []
         seen += sum(speaker.verbs.count("BDAT") for speaker in server.speakers)
