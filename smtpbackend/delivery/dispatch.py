@@ -308,9 +308,10 @@ class Dispatch(Connecting):
     def _settled(self, connection: Connection[Any]) -> Effects:
         """The oldest in flight has all replies that it will ever have."""
         mail, transaction = self._flying.popleft()
-        session = connection.session
-        if session.reads != connection.reads:  # not where several replies came together, and others took their time
-            connection.reads = session.reads
+        if (
+            connection.session.reads != connection.reads
+        ):  # not where several came together, and others took time
+            connection.reads = connection.session.reads
             connection.heard = self.clock()
         final = transaction.final if transaction.is_accepted else None
         if final is not None and len(transaction.recipients) == len(mail.pending) and not mail.aside:
@@ -391,6 +392,8 @@ class Dispatch(Connecting):
             return
         mail.error = judgement.error or error  # what an earlier server said is not the last word any more
         if not (mail.pending or mail.aside):
+            if error is not None and any(status is Status.IN_DOUBT for _, status, _, _ in judgement.settled):
+                self._blame(connection, error, (mail.servers or [])[1:])
             return
         if is_crowded:
             session.broken = True

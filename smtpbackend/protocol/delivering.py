@@ -91,10 +91,9 @@ class Delivering(Transacting):
         except Closed as closed:
             yield from self._end(closed.args[0], not flights[0].clears)
         except DeliveryError as error:
-            if self._refused_reset is not None and isinstance(error, ConnectionLost):
-                yield from self._end(self._refused_reset, False)
-            else:
-                yield from self._end(error)
+            # 421 may also come before anything was asked
+            goodbye = error.reply if error.reply is not None and error.reply.code == 421 else self._refused_reset
+            yield from self._end((goodbye if isinstance(error, ConnectionLost) else None) or error)
         except BaseException:
             self.broken = self.broken or bool(flights)
             raise

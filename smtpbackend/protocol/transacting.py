@@ -185,6 +185,7 @@ class Transacting(Dialogue):
     def _go_on_without_reset(self, was_clean: bool) -> None:
         """A server without RSET is survived where there was nothing to reset."""
         reply, self._refused_reset = self._refused_reset, None
+        self.probing = False
         if not was_clean:
             raise self._failed(ProtocolViolation, f"{self.server} refused RSET with {reply}")
 
@@ -228,6 +229,8 @@ class Transacting(Dialogue):
         if not (300 <= data.code < 400 or (data.is_positive and not with_data)):
             if data.is_positive:
                 raise self._failed(ProtocolViolation, f"{self.server} answered DATA with {data}")
+            if wanted and data.code == 503 and with_data and self.transactions == 1:
+                self._check_order(transaction, data)
             transaction.refuse(data, wanted)
         elif wanted:
             if self.lmtp:
@@ -361,7 +364,7 @@ class Transacting(Dialogue):
         refusal = yield patience
         self.refusals += refusal.code >= 400
         reset = self._at_hand() or (yield patience)
-        self.probing = False
         self._hear_reset(flight, reset)
+        self.probing = self._refused_reset is not None  # until the next reply: the refusal may be its last word
         self.probed_slowly = (yield NOW) - begun > max(PROBE_SLOW, 2 * self.slowest)
         self.discards = refusal.is_permanent and refusal.code not in UNKNOWN and reset.code == 250

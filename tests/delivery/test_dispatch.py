@@ -137,6 +137,21 @@ class TestOneServer:
         assert second.ok
         assert world.deadlines[0] == 1005.0
 
+    def test_a_refused_sender_and_a_hang_up_is_a_refused_sender(self) -> None:
+        world = Played({"a": [Play({"MAIL": ("550 5.7.1 no", CUT)}, ("PIPELINING",))]})
+        [receipt] = world.send(mail("bob", "carl"))
+        assert statuses(receipt) == [R, R]
+        assert isinstance(receipt.error, SenderRefused)
+
+    @pytest.mark.parametrize("last_word", ["554 5.7.0 too many errors", "421 4.7.0 bye"])
+    def test_an_end_over_the_rset_of_the_probe_is_no_end_of_the_server(self, last_word: str) -> None:
+        """DESIGN 5.1: the probe changes no outcome."""
+        chunking = ("PIPELINING", "CHUNKING", "SIZE")
+        world = Played({"a": [Play({"RSET": (last_word, CUT)}, chunking), Play({}, chunking)], "b": [{}]})
+        receipts = world.send(mail(), mail())
+        assert [(receipt.ok, receipt.server) for receipt in receipts] == [(True, "a:25")] * 2
+        assert "server_failed" not in world.names()
+
 
 class TestSeveralServers:
     @pytest.mark.parametrize(

@@ -18,8 +18,10 @@ def ahead(smtp_server: Any, messages: Any) -> tuple[int, Any]:
         most = max(most, server.received.count(b"MAIL FROM") - len(server.handed_over))
         return "250 ok"
 
-    server = smtp_server(Play({".": answer}, (*EXTENSIONS, "CHUNKING")))
+    postfix = {"": "220 mx.example.com ESMTP Postfix", ".": answer}  # which takes the probe, and then chunks
+    server = smtp_server(Play(postfix, (*EXTENSIONS, "CHUNKING")))
     assert EmailBackend(host=server.host, port=server.port).send_messages(messages) == 40
+    assert sum(line.endswith(" LAST") for line in server.commands) == 39
     return most, server
 
 

@@ -92,6 +92,7 @@ def settings(case: Case, ports: dict[str, int], timeout: float) -> dict[str, Any
         "servers": [f"{scheme}://127.0.0.1:{ports[name]}?tls={case.tls}" for name in ports][: 1 if case.alone else 2],
         "client_name": "c",
         "timeout": timeout,
+        "chunk_in_flight": "probe",
         **({} if case.fault and case.fault.every else {"rest": 0}),
         **dict(case.settings),
     }

@@ -19,6 +19,9 @@ def broken_rules(receipts: list[Receipt], ledger: Ledger, ports: dict[str, int])
     """
     case = ledger.case
     yield from ledger.trouble
+    for connection in (*ledger.connections["first"], *ledger.connections["second"]):
+        if "unknown" in connection.points:
+            yield "octets of a content were read as a command"
     if len(receipts) != MESSAGES + 1:
         yield f"{len(receipts)} receipts for {MESSAGES + 1} messages"
         return
@@ -46,7 +49,8 @@ def broken_rules(receipts: list[Receipt], ledger: Ledger, ports: dict[str, int])
                     yield f"{who} is reported accepted by {outcome.server}, which did not accept it"
             elif outcome.status is Status.IN_DOUBT:
                 in_doubt.append(number)
-                unseen = isinstance(case.fault, Cut) and case.fault.by == "rst"
+                # a bare close behind a refusal tells as little of what was in flight (DESIGN 4.3)
+                unseen = case.fault.closes if isinstance(case.fault, Odd) else getattr(case.fault, "by", "") == "rst"
                 if not times and not (unseen and (case.flies or sender in ledger.free)):
                     yield f"{who} is in doubt and was not handed over"
             elif times:
@@ -56,7 +60,8 @@ def broken_rules(receipts: list[Receipt], ledger: Ledger, ports: dict[str, int])
     if len(set(in_doubt)) > ledger.struck and case.way == "send":
         yield f"{len(set(in_doubt))} messages are in doubt after {ledger.struck} cuts"
     # a cut right behind the last reply may be noticed only when the next content is in flight already
-    noticed_late = isinstance(case.fault, Cut) and case.flies and len(set(in_doubt)) <= ledger.struck
+    is_close = isinstance(case.fault, Cut) or (isinstance(case.fault, Odd) and case.fault.closes)
+    noticed_late = is_close and case.flies and len(set(in_doubt)) <= ledger.struck
     if MESSAGES in in_doubt and ledger.struck == ledger.struck_before and not noticed_late:
         yield "the next send is in doubt"
     if ledger.open:

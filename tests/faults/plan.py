@@ -49,7 +49,8 @@ class Odd:
     """At one point of the dialogue, for the first time with this message, something else is said.
 
     With ``extra`` it is said behind the good reply, in one write with it. ``times`` makes a flood of it. With
-    ``unclean`` all recipients of the first message are refused, so that the second one needs RSET.
+    ``closes`` the server closes the connection behind it, and does nothing more. With ``unclean`` all recipients of the
+    first message are refused, so that the second one needs RSET.
     """
 
     point: str
@@ -57,6 +58,7 @@ class Odd:
     message: int = 0
     times: int = 1
     extra: bool = False
+    closes: bool = False
     unclean: bool = False
     every: bool = False
 
@@ -85,7 +87,24 @@ class Case:
         """Whether several messages may be in flight."""
         return self.way == "send_many" and "PIPELINING" in self.extensions
 
+    runs_chunks: bool = False
+    """The servers read a chunk that they refuse as commands."""
+
+    @property
+    def is_probed(self) -> bool:
+        """Whether the servers are asked to prove that they discard a refused chunk."""
+        return {"PIPELINING", "CHUNKING", "SIZE"} <= set(self.extensions)
+
     @property
     def flies(self) -> bool:
-        """Whether content may leave before anything of its transaction is answered."""
-        return {"PIPELINING", "CHUNKING"} <= set(self.extensions)
+        """Whether content may leave before anything of its transaction is answered, once that is proven."""
+        return self.is_probed and not self.runs_chunks
+
+    @property
+    def probed(self) -> int:
+        """The message whose flight has the probe on the first connection: DESIGN 5.1."""
+        return 0 if self.way == "send_many" else 1
+
+    def is_chunked(self, message: int) -> bool:
+        """Whether the content of this message leaves as a chunk on the first connection."""
+        return self.flies and message > self.probed

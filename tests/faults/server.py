@@ -89,6 +89,7 @@ class Receiver:
         self._last = False
         self._chunks = bytearray()
         self._login: list[str] = []
+        self._was_probed = False  # by the chunk before
 
     def greet(self) -> Said:
         """What is said before anything was heard."""
@@ -182,7 +183,7 @@ class Receiver:
             if not self.recipients:
                 return self._say("DATA out of order", b"503\r\n")
             said = self._say(verb, b"354\r\n")
-            self._content = said.is_done and said.octets[:1] != b"2"
+            self._content = said.is_done
             return said
         if verb == "BDAT":
             self._chunk = int(rest.split()[0])
@@ -192,23 +193,37 @@ class Receiver:
             self.sender, self.recipients = "", []
             self._chunks.clear()
             self._number = self._next
-            return self._say(verb, b"250\r\n")
+            was_probed, self._was_probed = self._was_probed, False
+            return self._say("RSET of the probe" if was_probed else verb, b"250\r\n")
         if verb == "NOOP":
             return self._say(verb, b"250\r\n")
         if verb == "QUIT":
             return self._say(verb, b"221\r\n", "close")
+        if verb == "XRSET" and self._was_probed:
+            self._was_probed = False
+            return self._say(verb, b"500\r\n")
         return self._say("unknown", b"500\r\n")
 
     def _chunk_end(self, chunk: bytes) -> Said:
         self._chunk = -1
+        if not self.sender and not self._last:
+            self._was_probed = True
+            self._number = self._next
+            return self._refused_chunk(chunk, self._say("probe", b"503\r\n"))
         if not self.recipients:  # RFC 3030 4.1: read and discarded
-            return self._say("BDAT out of order", b"503\r\n")
+            return self._refused_chunk(chunk, self._say("BDAT out of order", b"503\r\n"))
         self._chunks += chunk
         if not self._last:
             return self._say("BDAT", b"250\r\n")
         content = bytes(self._chunks)
         self._chunks.clear()
-        return self._content_end("BDAT LAST", content)
+        return self._refused_chunk(content, self._content_end("BDAT LAST", content))
+
+    def _refused_chunk(self, chunk: bytes, said: Said) -> Said:
+        """RFC 3030 4.1: it is discarded, which some do not (go-smtp)."""
+        if self.ledger.case.runs_chunks and said.octets[:1] in (b"4", b"5"):
+            self._buffer[:0] = chunk
+        return said
 
     def _content_end(self, point: str, content: bytes) -> Said:
         handed = Handed(self.server, self.connection, self.sender, tuple(self.recipients), content)
@@ -229,7 +244,7 @@ class Receiver:
         self.ledger.struck += 1
         octets = odd.octets
         code = octets.lstrip()[:3]  # a blank line is of no reply
-        if code == b"421":
+        if code == b"421" or odd.closes:
             then, self.is_over = "close", True
         elif then == "tls" and not odd.extra and code != b"220":
             then = ""

@@ -26,8 +26,8 @@ WAYS: tuple[Way, ...] = ("send", "send_many")
 DIALOGUES: dict[str, tuple[str, ...]] = {
     "DATA": (),
     "DATA-grouped": ("PIPELINING",),
-    "BDAT": ("CHUNKING",),
-    "BDAT-grouped": ("PIPELINING", "CHUNKING"),
+    "DATA-unproven": ("CHUNKING", "SIZE"),
+    "BDAT-grouped": ("PIPELINING", "CHUNKING", "SIZE"),
 }
 
 twins = pytest.mark.parametrize("twin", ["blocking", "asyncio"])

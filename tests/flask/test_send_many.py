@@ -27,7 +27,8 @@ def test_they_leave_in_windows(make_app: MakeApp, smtp_server: Any) -> None:
         most = max(most, server.received.count(b"MAIL FROM") - len(server.handed_over))
         return "250 ok"
 
-    server = smtp_server(Play({".": answer}, (*EXTENSIONS, "CHUNKING")))
+    postfix = {"": "220 mx.example.com ESMTP Postfix", ".": answer}  # which takes the probe, and then chunks
+    server = smtp_server(Play(postfix, (*EXTENSIONS, "CHUNKING")))
     app, mail = make_app(MAIL_SERVER=server.host, MAIL_PORT=server.port)
     with app.app_context(), mail.connect() as connection:
         receipts = list(connection.send_many(messages(40)))
@@ -35,6 +36,7 @@ def test_they_leave_in_windows(make_app: MakeApp, smtp_server: Any) -> None:
     assert all(receipt.ok for receipt in receipts)
     assert most >= 10
     assert server.waits < 20
+    assert sum(line.endswith(" LAST") for line in server.commands) == 39
 
 
 @pytest.mark.parametrize("suppressed", [False, True])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 LINE = 512  # RFC 5321 4.5.3.1.4, with CRLF
@@ -19,6 +20,9 @@ RESPONSE = 12288  # RFC 4954 4
 TEXT = 998  # octets of a line of content, RFC 5322 2.1.1
 TOGETHER = 256 * 1024  # octets of content in flight with its recipients: DESIGN 5.1
 UNANSWERED = 256  # commands: DESIGN 5.2
+RATION = 9  # messages in flight, and one more for each that was accepted: DESIGN 5.2
+UNKNOWN = {500, 502, 504}  # RFC 5321 4.2.2: replies of one who does not know BDAT
+SLOW = 1.0  # seconds for the replies to a probe: DESIGN 5.1
 REPLY_LINE, REPLY_LINES, REPLY = 8192, 256, 65536  # what is over one of these is no reply: DESIGN 4.9
 
 # RFC 2920 3.1 and the RFC of each extension: behind these nothing, until they are answered
@@ -47,9 +51,12 @@ class Heard(NamedTuple):
 
 
 class Due:
-    """A reply that is due to the client, and what it was. ``what`` is the verb, "end" and "chunk" for content."""
+    """A reply that is due to the client, and what it was.
 
-    __slots__ = ("is_good", "mailing", "reply", "what")
+    ``what`` is the verb, "end" for a content, "chunk" for that of the probe.
+    """
+
+    __slots__ = ("asked", "is_good", "mailing", "reply", "took", "what")
 
     def __init__(self, what: str, mailing: Mailing | None = None, is_good: bool = True) -> None:
         self.what = what
@@ -57,6 +64,7 @@ class Due:
         self.is_good = is_good
         """Whether a server that keeps to the rules would say yes."""
         self.reply: Heard | None = None
+        self.asked = self.took = 0.0
 
     @property
     def said_yes(self) -> bool:
@@ -76,12 +84,25 @@ class Mailing:
         self.mail = mail
         self.rcpt: dict[bytes, Due] = {}
         self.data: Due | None = None
-        self.chunks: list[Due] = []
+        self.data_went_alone = False
+        self.each_has_its_own = False
+        """Whether each recipient has an end of content of its own: LMTP."""
+        self.is_chunked = False
         self.content = bytearray()
         self.final: dict[bytes, Due] = {}
         """What the end of content is answered to each recipient: in SMTP the same to all."""
         self.was_handed_over = False
         """Whether the end of a content, that of a lone dot not, was given to the wire."""
+
+    @property
+    def left_nothing(self) -> bool:
+        """Whether nothing is unanswered, and the server holds nothing of it that RSET would have to clear."""
+        dues = [self.mail, *self.rcpt.values(), *filter(None, [self.data]), *self.final.values()]
+        if any(due.reply is None for due in dues):
+            return False
+        if self.final and b"" not in self.final:
+            return self.each_has_its_own or all(due.said_yes for due in self.final.values())
+        return not self.mail.said_yes and not any(due.said_yes for due in self.rcpt.values())
 
     def answered_yes(self, recipient: bytes) -> bool:
         """Whether the client knows that this recipient was accepted and the content too."""
@@ -91,7 +112,7 @@ class Mailing:
     def may_have_arrived(self, recipient: bytes, ended: bool) -> bool:
         """Whether the server may have the message for this recipient, for all that the client knows.
 
-        ``ended``: whether 421 ended the connection, after which nothing was done.
+        ``ended``: whether a reply ended the connection, after which nothing was done.
         """
         if not self.was_handed_over:
             return False
@@ -106,15 +127,22 @@ class Mailing:
 class Ledger:
     """What is known of one connection.
 
-    ``policy`` is the recipient policy, ``in_flight`` what the client was told of content beside its recipients;
-    ``in_clear`` says that secrets may be sent without TLS.
+    ``policy`` is the recipient policy; ``probe_from`` the number of the transaction from which on the server may be
+    asked for a proof, or None; ``in_clear`` says that secrets may be sent without TLS; ``clock`` gives seconds.
     """
 
     def __init__(
-        self, policy: str = "any", in_flight: str = "probe", lmtp: bool = False, in_clear: bool = True, window: int = 32
+        self,
+        policy: str = "any",
+        probe_from: int | None = 1,
+        lmtp: bool = False,
+        in_clear: bool = True,
+        window: int = 32,
+        clock: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.policy = policy
-        self.in_flight = in_flight
+        self.probe_from = probe_from
+        self.clock = clock
         self.lmtp = lmtp
         self.in_clear = in_clear
         self.window = window
@@ -126,6 +154,10 @@ class Ledger:
         self.goodbye = False
         """Whether the client was told 421."""
         self.offers: dict[bytes, bytes] = {}
+        self.probed_at = -1
+        """Where in the order of all transactions the probe was sent; -1: it was not."""
+        self._timed_out = False
+        self._taken = 0  # contents that were accepted
         self._ended = False  # the end of the stream, or an error, was given to the client
         self._garbage = False  # something that is no reply was
         self._partial = b""
@@ -137,7 +169,6 @@ class Ledger:
         self._mode = "command"
         self._left = 0  # octets of a chunk
         self._chunk = bytearray()
-        self._chunk_last = False
         self._mailing: Mailing | None = None
         self._probe = 0  # 1: BDAT 1 was sent outside of a transaction; 2: and RSET behind it
         self._probed: tuple[Due, Due] | None = None
@@ -178,9 +209,36 @@ class Ledger:
                 self._blank += 1  # of no reply, but it counts
             self._garbage = len(self._lines) + self._blank >= REPLY_LINES or self._octets > REPLY
 
-    def failed(self) -> None:
+    def failed(self, timed_out: bool = False) -> None:
         """The wire told the client that the connection is at its end."""
         self._ended = True
+        self._timed_out = timed_out
+
+    @property
+    def ended_by_word(self) -> bool:
+        """Whether a reply was its end, behind which nothing was read: 421, or a refusal of RSET and the end.
+
+        RFC 5321 3.8; Exim's smtp_accept_max_nonmail.
+        """
+        last = self.due[self.answered - 1] if 0 < self.answered <= len(self.due) else None
+        refused = last is not None and last.what == "RSET" and last.reply is not None and not last.said_yes
+        return self.goodbye or (refused and self._ended and not self._timed_out)
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether it has shown that it discards the chunk of a BDAT that it refuses."""
+        if self._probed is None or self._probed[0].reply is None or self._probed[1].reply is None:
+            return False
+        code = self._probed[0].reply.code
+        return code >= 500 and code not in UNKNOWN and self._probed[1].reply.code == 250
+
+    @property
+    def probe_failed(self) -> bool:
+        """Whether the probe was not answered well: with the proof, and not slowly."""
+        if self._probed is None:
+            return False
+        before = max((due.took for due in self.due[: self.due.index(self._probed[0])]), default=0.0)
+        return not self.is_proven or self._probed[1].took > max(SLOW, 2 * before)
 
     def _replied(self, code: int, lines: list[bytes]) -> None:
         if self.goodbye:  # RFC 5321 3.8: the server had to close the connection, and nothing was done
@@ -193,7 +251,9 @@ class Ledger:
             return
         due = self.due[self.answered]
         due.reply = Heard(code)
+        due.took = self.clock() - due.asked
         self.answered += 1
+        self._taken += due.what == "end" and due.said_yes
         if due.what in ("EHLO", "LHLO", "HELO") and code < 300:
             texts = [_status.sub(b"", line) if _status.match(line) else line for line in lines[1:]]
             words = [line.replace(b"AUTH=", b"AUTH ", 1).partition(b" ") for line in texts if due.what != "HELO"]
@@ -326,12 +386,16 @@ class Ledger:
 
     def _expect(self, what: str, mailing: Mailing | None = None, is_good: bool = True) -> Due:
         due = Due(what, mailing, is_good)
+        due.asked = self.clock()
         self.due.append(due)
         return due
 
     def _rset(self) -> None:
-        if self._mailing is not None and self._mailing.chunks and not self._mailing.final:
-            raise Illegal("RSET amid chunks")  # DESIGN 5.2: Exim crashes
+        is_clean = self._mailing is None or self._mailing.left_nothing
+        # where others may be in flight, what was read of their replies need not be heard yet
+        is_alone = self.answered == len(self.due) and (self.window < 2 or b"PIPELINING" not in self.offers)
+        if self._probe != 1 and is_clean and is_alone:
+            raise Illegal("RSET, and there is nothing to clear")
         due = self._expect("RSET")
         if self._probe == 1:
             self._probe = 2
@@ -343,23 +407,20 @@ class Ledger:
     def _mail(self, line: bytes, rest: bytes) -> None:
         if self._hello is None or not self._hello.said_yes:
             raise Illegal("MAIL without EHLO")
-        if self._mailing is not None:
-            mail = self._mailing.mail
-            refused = mail.reply is not None and not mail.reply.is_positive
-            finals = self._mailing.final.values()
-            done = bool(finals) and all(due.reply is not None for due in finals)
-            if not (refused or done):
-                raise Illegal("MAIL in a transaction")  # RFC 5321 4.1.4
-            if b"PIPELINING" in self.offers:
-                raise Illegal("MAIL without RSET")  # DESIGN 5.2: Exim keeps the old sender
+        if self._mailing is not None and not self._mailing.left_nothing:
+            raise Illegal("MAIL without RSET")  # DESIGN 5.2: Exim keeps the old sender
+        unanswered = {id(due.mailing) for due in self.due[self.answered :] if due.mailing is not None}
+        if len(unanswered) >= min(self.window, RATION + self._taken):
+            raise Illegal(f"{len(unanswered)} messages are in flight")
         path, values = self._path(line, rest, b"FROM")
         mailing = self._mailing = Mailing(path, values, self._expect("MAIL"))
+        mailing.each_has_its_own = self.lmtp
         mailing.mail.mailing = mailing
         self.mailings.append(mailing)
 
     def _rcpt(self, line: bytes, rest: bytes) -> None:
         mailing = self._mailing
-        if mailing is None or mailing.data is not None or mailing.chunks:
+        if mailing is None or mailing.data is not None or mailing.is_chunked:
             raise Illegal("RCPT outside of a transaction")
         if mailing.mail.reply is not None and not mailing.mail.reply.is_positive:
             raise Illegal("RCPT after a refused MAIL")
@@ -417,11 +478,12 @@ class Ledger:
 
     def _data(self) -> None:
         mailing = self._mailing
-        if mailing is None or not mailing.rcpt or mailing.data is not None or mailing.chunks:
+        if mailing is None or not mailing.rcpt or mailing.data is not None or mailing.is_chunked:
             raise Illegal("DATA out of order")
         wanted = self._wanted(mailing)
         if wanted is False or (wanted is None and self.policy == "all"):
             raise Illegal("DATA, and too few are accepted")
+        mailing.data_went_alone = self.answered == len(self.due)
         mailing.data = self._expect("DATA", mailing)
         self._mode = "content"
 
@@ -432,7 +494,8 @@ class Ledger:
         reply = mailing.data.reply
         if reply is None:
             raise Illegal("content behind DATA, which is not answered")
-        if not 300 <= reply.code < 400:
+        # some servers say 250 for 354; behind a group it could be another command's
+        if not (300 <= reply.code < 400 or (reply.is_positive and mailing.data_went_alone)):
             self._mode = "command"
             return at
         wanted = self._wanted(mailing)
@@ -489,43 +552,45 @@ class Ledger:
         if match is None or b"CHUNKING" not in self.offers:
             raise Illegal(f"BDAT {rest!r}")
         size, last = int(match[1]), bool(match[2])
-        mailing = self._mailing
-        if mailing is None:
-            # DESIGN 5.1: the probe
-            if self._probe or self.in_flight != "probe" or size != 1 or last or self.lmtp or self.policy == "all":
-                raise Illegal("BDAT outside of a transaction")
-            if b"PIPELINING" not in self.offers or self.answered < len(self.due):
-                raise Illegal("a probe that is not the first of its flight")
+        if size == 1 and not last:
+            self._check_probe()
             self._probe = 1
+            self.probed_at = next(_order)
         else:
-            self._check_chunk(mailing, size, last)
+            self._check_chunk(size, last)
         self._mode = "chunk"
         self._left = size
-        self._chunk_last = last
         self._chunk.clear()
         if size == 0:
             self._end_of_chunk()
 
-    def _check_chunk(self, mailing: Mailing, size: int, last: bool) -> None:
-        """RFC 3030 2, DESIGN 5.1."""
-        if mailing.data is not None or mailing.final or not mailing.rcpt:
+    def _check_probe(self) -> None:
+        """DESIGN 5.1: once on a connection, where it can harm nobody, and from the transaction that may have it."""
+        is_clean = self._mailing is None or self._mailing.left_nothing
+        if self._probe or self.lmtp or not is_clean:
+            raise Illegal("a probe in LMTP, a second one, or one that RSET would have to clear for")
+        if self.probe_from is None or len(self.mailings) + 1 < self.probe_from:
+            raise Illegal("a probe that was not asked for")
+        if not {b"PIPELINING", b"SIZE"} <= self.offers.keys() or self.answered < len(self.due):
+            raise Illegal("a probe that is not the first of its flight")
+
+    def _check_chunk(self, size: int, last: bool) -> None:
+        """RFC 3030 2, DESIGN 5.1: a whole content whose size was declared, on a connection with a proof."""
+        mailing = self._mailing
+        if mailing is None or mailing.data is not None or mailing.final or mailing.is_chunked or not mailing.rcpt:
             raise Illegal("BDAT out of order")
-        if any(chunk.reply is not None and not chunk.said_yes for chunk in mailing.chunks):
-            raise Illegal("BDAT after a refused one")
         wanted = self._wanted(mailing)
         if wanted is False:
             raise Illegal("BDAT, and too few are accepted")
-        if wanted is None:
-            proven = self.in_flight == "always" or (
-                self._probed is not None
-                and self._probed[0].reply is not None
-                and self._probed[0].reply.code >= 400
-                and self._probed[1].said_yes
-            )
-            if not proven or self.in_flight == "never" or self.policy == "all" or self.lmtp:
-                raise Illegal("content in flight on a connection that has proven nothing")
-            if size > TOGETHER or not last:
-                raise Illegal(f"{size} octets in flight")
+        if not self.is_proven or self.lmtp:
+            raise Illegal("a chunk on a connection that has proven nothing")
+        if wanted is None and self.policy == "all":
+            raise Illegal("content in flight under all")
+        if size > TOGETHER or not last:
+            raise Illegal(f"a chunk of {size} octets, or one of several")
+        if mailing.parameters.get(b"SIZE") != b"%d" % size:
+            raise Illegal("a chunk of an undeclared size")
+        mailing.is_chunked = True
 
     def _read_chunk(self, received: bytes, at: int) -> int:
         piece = received[at : at + self._left]
@@ -537,14 +602,12 @@ class Ledger:
 
     def _end_of_chunk(self) -> None:
         self._mode = "command"
-        mailing = self._mailing
-        if mailing is None:
+        if self._probe == 1:
             if self._chunk != b"X":
                 raise Illegal(f"a probe of {bytes(self._chunk)!r}")
             self._expect("chunk", is_good=False)
             return
+        mailing = self._mailing
+        assert mailing is not None
         mailing.content += self._chunk
-        if self._chunk_last:
-            self._end_of(mailing)
-        else:
-            mailing.chunks.append(self._expect("chunk", mailing))
+        self._end_of(mailing)

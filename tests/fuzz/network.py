@@ -39,6 +39,7 @@ LIMITS = (
     b"552 5.5.3 too many",
     b"552 too many",
 )
+TARPIT = 5.0  # seconds for each reply behind an error: Exchange's TarpitInterval
 OFTEN = (0, 0, 3, 8, 20, 50)  # of 256 replies, how many are odd
 
 
@@ -68,7 +69,7 @@ class Tape:
 class Network:
     """One connection to such a server, which the ``ledger`` watches.
 
-    ``raw`` are octets for it to say amid others; ``wait`` is told the seconds that a time-out took.
+    ``raw`` are octets for it to say amid others; ``wait`` is told the seconds that pass, which ``ledger.clock`` shows.
     """
 
     def __init__(
@@ -76,11 +77,12 @@ class Network:
     ) -> None:
         self.ledger = ledger
         self._wait = wait
+        self._is_slow = False  # an error was punished by that
         self.performed = 0
         self._tape = tape
         self._raw = raw
         self._often = OFTEN[tape.below(len(OFTEN))]
-        self._vice = tape.below(8)
+        self._vice = tape.below(12)
         self._splits = tape.happens(64)
         self._breaks = 2 if tape.happens(48) else 0
         self._extensions = self._offers()
@@ -118,7 +120,7 @@ class Network:
         self.performed += 1
         assert self.performed < 20_000, "this never ends"
         if isinstance(effect, Now):
-            return float(self.performed)
+            return self.ledger.clock()
         if isinstance(effect, Write):
             return self._write(bytes(effect.data))
         if isinstance(effect, Read):
@@ -145,6 +147,11 @@ class Network:
             self._answer(one)
 
     def _read(self, timeout: float) -> bytes:
+        if self._is_slow and (self._incoming or self._end is not None):
+            self._wait(min(TARPIT, timeout))
+            if timeout < TARPIT:
+                self.ledger.failed(timed_out=True)
+                raise TimeoutError("timed out")
         if self._incoming:
             size = len(self._incoming)
             if self._splits:
@@ -153,7 +160,7 @@ class Network:
             self.ledger.said(octets)
             return octets
         if self._end is None:
-            self.ledger.failed()
+            self.ledger.failed(timed_out=True)
             self._wait(timeout)
             raise TimeoutError("timed out")
         if isinstance(self._end, OSError):
@@ -170,11 +177,20 @@ class Network:
         if self._often and self._tape.happens(self._often):
             self._odd(due)
         else:
-            self._say(self._usual(due))
+            said = self._usual(due)
+            self._is_slow = self._is_slow or (self._vice == 8 and said[:1] in (b"4", b"5"))
+            self._say(said)
 
     def _usual(self, due: Due) -> bytes:
         """What it says every time: some servers have a vice."""
+        is_chunk = due.what == "end" and due.mailing is not None and due.mailing.is_chunked
         match self._vice, due.what:
+            case 1, "RSET" if self.ledger.due[self.ledger.due.index(due) - 1].what == "chunk":
+                return b"500 5.5.2 what is XRSET\r\n"  # go-smtp
+            case 2, "chunk":
+                return b"502 5.5.1 BDAT is not implemented\r\n"  # a gateway
+            case 3, "end" if is_chunk:
+                return (b"502 5.5.1 not here\r\n", b"500 5.5.1 what\r\n", b"451 4.3.0 later\r\n")[self._tape.below(3)]
             case 5, "chunk":
                 return b"250 2.0.0 taken\r\n"  # also of nothing
             case 6, "RSET":
@@ -208,7 +224,7 @@ class Network:
     def _odd(self, due: Due) -> None:
         """Something that a good server would not say here, or not in this way."""
         proper = self._proper(due)
-        match self._tape.below(28):
+        match self._tape.below(32):
             case 0 | 1 | 2:
                 self._say(b"451 4.3.0 later\r\n")
             case 3 | 4 | 5:
@@ -264,6 +280,17 @@ class Network:
                 self._say(LIMITS[self._tape.below(len(LIMITS))] + b"\r\n")
             case 25:
                 self._say(b"552 5.3.4 too big\r\n")
+            case 28:
+                self._say(b"554 5.7.0 too many errors\r\n")
+                self._end = b""
+            case 29:
+                self._say(b"502 5.5.1 not here\r\n")
+                self._end = (b"", ConnectionResetError(104, "reset"))[self._tape.below(2)]
+            case 30:
+                self._say(proper + b"421 4.3.2 bye\r\n")
+                self._end = b""
+            case 31:
+                self._say(b"503 5.5.1 order\r\n")
             case 26:
                 self._say((proper[:3] + b"-and so on\r\n") * (5, 300)[self._tape.below(2)] + proper)
             case _:

@@ -22,7 +22,7 @@ from tests.fuzz.samples import ARRIVES, CONTENTS, ENVELOPES, SHAPES, SMALL, fail
 
 pytestmark = pytest.mark.exhaustive
 
-EXAMPLES = 13_000
+EXAMPLES = 14_000
 RAW = [b"250 ok\r\n" * 9, b"250-", b"354 \r\n", b"2", b"\n", b"334 =\r\n"]
 
 
@@ -33,13 +33,14 @@ class Conversation:
         self.tape = Tape(tape)
         self.policy = ("any", "any", "any", "all")[self.tape.below(4)]
         self.window = (1, 2, 32)[self.tape.below(3)]
-        self.in_flight = ("probe", "probe", "always", "never")[self.tape.below(4)]
+        self.probe_from = (1, 1, 2, None)[self.tape.below(4)]
+        self.now = 0.0
         self.tls = ("none", "none", "none", "none", "required", "opportunistic", "implicit")[self.tape.below(7)]
         self.login = Login("ann", "secret") if self.tape.happens(48) else None
         self.lmtp = self.tape.happens(32) and self.policy == "any"
         in_clear = self.tape.happens(128)
-        self.ledger = Ledger(self.policy, self.in_flight, self.lmtp, in_clear, self.window)
-        self.network = Network(self.tape, raw, self.ledger)
+        self.ledger = Ledger(self.policy, self.probe_from, self.lmtp, in_clear, self.window, lambda: self.now)
+        self.network = Network(self.tape, raw, self.ledger, self.wait)
         self.session = Session(
             "mx:25",
             "client.example.org",
@@ -50,6 +51,9 @@ class Conversation:
         self.messages: list[tuple[Transaction, int]] = []
         self.waiting: list[Transaction] = []
         self.is_failing: set[int] = set()
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
 
     def run(self) -> None:
         session = self.session
@@ -81,7 +85,7 @@ class Conversation:
     def deliver(self) -> None:
         """Some transactions, and what was learnt of each."""
         left = 1 + self.tape.below(3)
-        talk = self.session.deliver(self.policy, self.window, self.in_flight)
+        talk = self.session.deliver(self.policy, self.window, self.probe_from)
         answer: Any = None
         while not isinstance(step := self.network.talk(talk, answer), Ended):
             answer = None
@@ -161,9 +165,9 @@ class Conversation:
             assert rcpt is None or rcpt.is_positive or self.window > 1 or is_confused, "in doubt, and refused"
         elif known:
             assert mailing is not None
-            assert not mailing.may_have_arrived(path, self.ledger.goodbye), f"{status}, and may have arrived"
+            assert not mailing.may_have_arrived(path, self.ledger.ended_by_word), f"{status}, and may have arrived"
             if status is Status.REJECTED and not self.is_failing:
-                replies = [mailing.mail, mailing.data, *mailing.rcpt.values(), *mailing.chunks, *mailing.final.values()]
+                replies = [mailing.mail, mailing.data, *mailing.rcpt.values(), *mailing.final.values()]
                 codes = {due.reply.code for due in replies if due is not None and due.reply is not None}
                 assert any(code >= 500 for code in codes) or codes & {451, 452}, "rejected, and no reply says so"
 

@@ -19,6 +19,8 @@ OFFERS = {
     "DATA": ("PIPELINING", "8BITMIME", "SIZE 0"),
     "BDAT": ("PIPELINING", "8BITMIME", "SIZE 0", "CHUNKING"),
 }
+ASKED = "&chunk_in_flight=probe"
+"""Of a `Sink`, which is of no family that is asked for the proof by default."""
 QUIET = 0.002
 """Seconds for a flight that the kernel might have cut in two; see `Sink`."""
 
@@ -46,7 +48,7 @@ def instructions(where: str, what: str, number: int) -> float:
     if where not in OFFERS:
         return int(run("instructions", where, what, number)) / number
     with Sink(*OFFERS[where], patience=QUIET) as sink:
-        return int(run("instructions", sink.url, what, number)) / number
+        return int(run("instructions", sink.url + (ASKED if where == "BDAT" else ""), what, number)) / number
 
 
 def kept() -> dict[str, int]:

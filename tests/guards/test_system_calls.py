@@ -12,7 +12,7 @@ import pytest
 
 from smtpbackend.testing import EXTENSIONS, Play, delay
 from tests.conftest import missing_server
-from tests.guards.figures import OFFERS, QUIET
+from tests.guards.figures import ASKED, OFFERS, QUIET
 from tests.guards.worker import run
 from tests.mailer.conftest import Scripted
 from tests.servers.sink import Sink
@@ -63,7 +63,7 @@ def names(message: list[str]) -> list[str]:
 def test_of_a_warm_message(strace: str, tmp_path: Path, way: str, kind: str, wanted: str) -> None:
     """The peek before reuse, and for each wait a write and a read. The fewest count: a slow server only adds."""
     with Sink(*OFFERS[way], patience=QUIET) as sink:
-        messages = calls(strace, tmp_path, sink.url, kind)
+        messages = calls(strace, tmp_path, sink.url + ASKED, kind)
     fewest = min(messages, key=len)
     assert names(fewest) == wanted.split(), "\n".join(fewest)
     assert len(fewest) <= MOST or (way, kind) == ("DATA", "asyncio")

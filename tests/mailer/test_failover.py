@@ -8,7 +8,7 @@ import pytest
 
 from smtpbackend import Envelope, Status
 from smtpbackend.errors import ContentRefused, DeliveryError, InDoubt, RecipientsRefused, SenderRefused
-from smtpbackend.testing import CUT, DEAF, HANG_UP, RESET, SILENCE, Play, when_heard
+from smtpbackend.testing import CUT, DEAF, EXTENSIONS, HANG_UP, RESET, SILENCE, Play, when_heard
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import SENDER, Twin, hello
 from tests.servers.ports import free_ports
@@ -33,9 +33,6 @@ class TestMovesOn:
             (Play(extensions=()), "auth"),
             (Play({"MAIL": CUT}, ("AUTH PLAIN",)), "mail"),
             (Play({"MAIL": "421 4.3.2 closing"}, ("AUTH PLAIN",)), "mail"),
-            (Play({"RCPT": "421 4.3.2 closing"}, ("AUTH PLAIN",)), "rcpt"),
-            (Play({"DATA": "421 4.3.2 closing"}, ("AUTH PLAIN",)), "data"),
-            (Play({".": "421 4.3.2 closing"}, ("AUTH PLAIN",)), "data"),
         ],
     )
     def test_when_a_server_cannot_be_used(self, twin: Twin, scripted: Scripted, play: Play, phase: str) -> None:
@@ -49,6 +46,33 @@ class TestMovesOn:
         assert receipt.server == good.name
         assert [event.name for event in events] == ["message_sending", "server_failed", "message_sent"]
         assert (events[1].server, events[1].phase) == (bad.name, phase)
+
+    @pytest.mark.parametrize("command", ["RCPT", "DATA", "."])
+    @pytest.mark.parametrize("extensions", [(), EXTENSIONS])
+    def test_when_a_message_is_answered_421_for_the_second_time(
+        self, twin: Twin, scripted: Scripted, command: str, extensions: tuple[str, ...]
+    ) -> None:
+        """It is tried once more on a fresh connection; then it goes on, and nothing is said against the server."""
+        bad, good = scripted(Play({command: ("421 4.3.2 closing", CUT)}, extensions)), scripted()
+        events: list[str] = []
+        receipt = twin(bad.url, good.url, listeners=[lambda event: events.append(event.name)]).send(hello())
+        assert (receipt.ok, receipt.server) == (True, good.name)
+        assert receipt.outcomes[0].attempts == 3
+        assert bad.connections == 2
+        assert events == ["message_sending", "message_sent"]
+
+    @pytest.mark.parametrize("command", ["RCPT", "DATA", "."])
+    @pytest.mark.parametrize("extensions", [(), EXTENSIONS])
+    def test_not_when_a_message_is_answered_421_once(
+        self, twin: Twin, scripted: Scripted, command: str, extensions: tuple[str, ...]
+    ) -> None:
+        bad, other = (
+            scripted(Play({command: ("421 4.3.2 closing", CUT)}, extensions), Play(extensions=extensions)),
+            scripted(),
+        )
+        receipt = twin(bad.url, other.url).send(hello())
+        assert (receipt.ok, receipt.server, receipt.outcomes[0].attempts) == (True, bad.name, 2)
+        assert other.connections == 0
 
     def test_when_nobody_listens(self, twin: Twin, scripted: Scripted) -> None:
         [closed] = free_ports(1)

@@ -70,13 +70,14 @@ def test_silence_among_the_finals_is_doubt(twin: Twin, lmtp: Callable[..., Any])
     assert statuses(caught.value.receipt) == ["REJECTED", "IN_DOUBT"]
 
 
-def test_421_among_the_finals_moves_its_recipient_on(twin: Twin, lmtp: Callable[..., Any]) -> None:
-    """It is that recipient's own reply; those behind it have none."""
+def test_421_among_the_finals_is_its_recipients(twin: Twin, lmtp: Callable[..., Any]) -> None:
+    """That one is tried once more, and those behind it have no reply."""
     first, second = lmtp("250 ann", "421 4.3.2 going down", CUT), lmtp("250 bob")
     receipt = twin(first.url, second.url).send(hello(*TO))
     assert statuses(receipt) == ["ACCEPTED", "ACCEPTED", "IN_DOUBT"]
-    assert receipt.outcomes[1].server == second.name
-    assert len(second.handed_over) == 1
+    assert (receipt.outcomes[1].server, receipt.outcomes[1].attempts) == (first.name, 2)
+    assert [len(mail.recipients) for mail in first.handed_over] == [3, 1]
+    assert second.connections == 0
 
 
 def test_cut_before_any_reply(twin: Twin, lmtp: Callable[..., Any]) -> None:

@@ -13,6 +13,7 @@ import io
 import logging
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from typing import Any
 import pytest
 
 from smtpbackend import Attachment, Envelope, Message
-from smtpbackend.errors import InvalidInput
+from smtpbackend.errors import InvalidInput, SMTPError
+from smtpbackend.protocol.transacting import MAX_CHUNK
+from smtpbackend.testing import CUT, EXTENSIONS, HANG_UP, SILENCE, Fault, Play
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import SENDER, Twin
 from tests.servers.exim import Exim
@@ -232,18 +235,30 @@ def server(request: pytest.FixtureRequest) -> Postfix | Exim:
 
 @pytest.fixture(params=["BDAT", "DATA"])
 def command(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[str]:
-    """How the content travels, and it does."""
+    """How the content travels, and it does: by BDAT behind `LEADER`, which has the probe in its flight."""
     caplog.set_level(logging.DEBUG, "smtpbackend.wire")
     yield request.param
     talked = [record.getMessage() for record in caplog.get_records("call")]
-    assert any(" > BDAT " in line for line in talked) is (request.param == "BDAT")
-    assert any(" > DATA" in line for line in talked) is (request.param == "DATA")
+    mails = sum(" > MAIL " in line for line in talked)
+    chunks = sum(" > BDAT " in line and line.endswith(" LAST") for line in talked)
+    by_data = sum(line.endswith(" > DATA") for line in talked)
+    assert sum(line.endswith(" > BDAT 1") for line in talked) == (request.param == "BDAT")
+    assert mails > 1
+    assert (chunks, by_data) == ((mails - 1, 1) if request.param == "BDAT" else (0, mails))
 
 
 def at(server: Postfix | Exim, command: str) -> dict[str, Any]:
-    ignored = () if command == "BDAT" else ("CHUNKING",)
+    mode = "auto" if command == "BDAT" else "never"
     port = server.plain_port
-    return {"host": server.host, "port": port, "tls": "none", "ignore_extensions": ignored, "timeout": 20}
+    return {"host": server.host, "port": port, "tls": "none", "chunk_in_flight": mode, "timeout": 20}
+
+
+LEADER = 1_000_000
+
+
+def led(command: str, messages: list[Any]) -> list[Any]:
+    """One more ahead of them, where they are to go by BDAT: in a list the first has the probe, and goes by DATA."""
+    return [(octets_of(LEADER, "Good day\n"), ENVELOPE)] * (command == "BDAT") + messages
 
 
 def numbered(mails: list[ArrivedMail]) -> dict[int, bytes]:
@@ -270,10 +285,12 @@ def test_a_body_arrives_as_one_message_with_the_same_text(
     """All of them over one connection: what ended one early would be an answer too many for the next."""
     make, arrived = ENTRIES[entry]
     mailer = twin(at(server, command), max_messages=1000)
-    receipts = mailer.send_many(make(number, body, tmp_path) for number, body in enumerate(bodies))
-    assert [receipt.ok for receipt in receipts] == [True] * len(bodies)
+    mails = led(command, [make(number, body, tmp_path) for number, body in enumerate(bodies)])
+    receipts = mailer.send_many(mails)
+    assert [receipt.ok for receipt in receipts] == [True] * len(mails)
     assert mailer.connect() is False
-    found = numbered(server.mail(wait_for=len(bodies)))
+    found = numbered(server.mail(wait_for=len(mails)))
+    assert (found.pop(LEADER, None) is not None) is (command == "BDAT")
     assert sorted(found) == list(range(len(bodies)))
     for number, body in enumerate(bodies):
         parsed = email.message_from_bytes(found[number], policy=email.policy.default)
@@ -293,10 +310,11 @@ def test_given_octets_arrive_whole_wherever_the_end_stands(twin: Twin, server: P
         *(one.lstrip("\r\n\t").encode() for one in evil),
     ]
     mailer = twin(at(server, command), max_messages=1000)
-    receipts = mailer.send_many((content, ENVELOPE) for content in contents)
-    assert [receipt.ok for receipt in receipts] == [True] * len(contents)
-    mails = server.mail(wait_for=len(contents))
-    assert len(mails) == len(contents)
+    to_send = led(command, [(content, ENVELOPE) for content in contents])
+    receipts = mailer.send_many(to_send)
+    assert [receipt.ok for receipt in receipts] == [True] * len(to_send)
+    mails = server.mail(wait_for=len(to_send))
+    assert len(mails) == len(to_send)
     assert {mail.delivered_to for mail in mails} == {TO}
 
     def lines(octets: bytes) -> tuple[bytes, ...]:
@@ -304,7 +322,7 @@ def test_given_octets_arrive_whole_wherever_the_end_stands(twin: Twin, server: P
         added = (b"date:", b"message-id:", b"from:")
         return tuple(line for line in octets.split(b"\r\n") if line and not line.lower().startswith(added))
 
-    assert sorted(lines(mail.content) for mail in mails) == sorted(lines(text_of(content)) for content in contents)
+    assert sorted(lines(mail.content) for mail in mails) == sorted(lines(text_of(each[0])) for each in to_send)
 
 
 FIELDS: dict[str, Callable[[str], Any]] = {
@@ -336,3 +354,69 @@ def test_a_header_is_refused_before_anything_is_sent(twin: Twin, scripted: Scrip
     with pytest.raises(InvalidInput):
         twin(server.url).send(FIELDS[field](f"good day{end}{SMUGGLED}"))
     assert server.connections == 0
+
+
+# Servers that refuse chunks, in any way and at any place: DESIGN 5.1
+
+OURS = re.compile(
+    r"EHLO \[127\.0\.0\.1\]|MAIL FROM:<ann@example\.org>( SIZE=\d+)?|RCPT TO:<bob@example\.com>|DATA"
+    r"|BDAT \d+ LAST|BDAT 1|X?RSET|QUIT"
+)
+"""What may stand where commands are read. The X is that of the probe, read as a command by who does not discard it."""
+HOSTILE = "".join(
+    f"{line}\r\n"
+    for line in (
+        "RSET eve",
+        "MAIL FROM:<eve@example.org>",
+        "RCPT TO:<eve@example.com>",
+        "BDAT 5 LAST eve",
+        "DATA eve",
+        ".",
+        "QUIT eve",
+    )
+).encode()
+SIZES = (1, MAX_CHUNK // len(HOSTILE), MAX_CHUNK // len(HOSTILE) + 1)
+"""How often a content has that: little, and right below and above what may leave as one chunk."""
+REFUSALS: dict[str, Any] = {
+    **{f"{code}": f"{code} 5.5.1 what" for code in (421, 450, 451, 452, 500, 501, 502, 503, 504, 530, 550, 552, 554)},
+    "250": "250 2.0.0 taken",
+    "354": "354 go on",
+    "502 and a hang-up": ("502 5.5.1 what", CUT),
+    "554 and its last word": ("554 5.7.0 too many errors", HANG_UP, SILENCE),
+    "a cut": CUT,
+    "silence": SILENCE,
+    "no reply": b"BDAT? what is that\r\n",
+    "two replies": ("503 5.5.1 order", "503 5.5.1 order"),
+}
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("discards", [True, False], ids=["discards", "runs"])
+@pytest.mark.parametrize("refusal", REFUSALS.values(), ids=REFUSALS)
+@pytest.mark.parametrize("refused", ["", "RCPT", "MAIL", "RSET", "DATA", "."])
+def test_no_octet_of_a_content_is_a_command_to_who_refuses_chunks(
+    twin: Twin, scripted: Scripted, monkeypatch: pytest.MonkeyPatch, refused: str, refusal: Any, discards: bool
+) -> None:
+    """Be it the probe, a later chunk or all of them, with and without another refusal beside it."""
+    monkeypatch.setattr("smtpbackend.protocol.transacting.PROBE_PATIENCE", 0.2)
+    monkeypatch.setattr("smtpbackend.protocol.delivering.OVERLAP_PATIENCE", 0.2)
+    good = "503 5.5.1 MAIL first"
+    seen = 0
+    for answers in ([refusal], [refusal, good], [good, refusal], [good, "250 ok", refusal, "250 ok"]):
+        others = {refused: ["250 ok" if refused != "DATA" else "354 go", "550 5.7.1 no"]} if refused else {}
+        play = Play(
+            {"BDAT": answers, **others},
+            (*EXTENSIONS, "CHUNKING"),
+            faults=[] if discards else [Fault.READS_REFUSED_CHUNKS],
+        )
+        server = scripted(play)
+        mailer = twin(server.url, chunk_in_flight="probe", timeout={"final": 0.5, "reply": 0.5})
+        mails = [(b"Subject: x\r\n\r\n" + HOSTILE * times, ENVELOPE) for times in (*SIZES, *SIZES[:2])]
+        assert len(mailer.send_many(mails)) == len(mails)
+        with suppress(SMTPError):  # it may be refused, or in doubt
+            mailer.send(*mails[0])
+        assert [line for line in server.commands if not OURS.fullmatch(line)] == []
+        assert [mail for mail in server.handed_over if "eve" in f"{mail.mail}{mail.recipients}"] == []
+        seen += sum(speaker.verbs.count("BDAT") for speaker in server.speakers)
+        mailer.close()
+    assert seen >= 4

@@ -121,6 +121,12 @@ class TestProbe:
         session, one = chunking(), transaction()
         deliver(session, [one], REFUSED + b"554 5.7.0 too many errors\r\n", b"", probe_from=1)
         assert (one.is_unread, one.was_closed, session.discards) == (True, False, False)
+        assert session.probing  # it ended over the probe, and the server is not down for it
+
+    def test_a_refused_rset_with_a_reply_behind_it_ends_nothing(self) -> None:
+        session, one = chunking(), transaction()
+        deliver(session, [one], REFUSED + b"554 5.7.0 too many errors\r\n" + OK, b"", probe_from=1)
+        assert (one.is_unread, session.probing) == (False, False)
 
     @pytest.mark.parametrize(
         ("before", "took", "slow"),

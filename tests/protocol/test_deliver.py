@@ -180,6 +180,12 @@ class TestGrouped:
         assert codes(one) == (503, [None], None)
         assert not session.mixes_up
 
+    def test_503_to_data_behind_recipients_that_were_accepted_is_another_commands(self) -> None:
+        session, one = opened("PIPELINING"), two()
+        deliver(session, [one], OK * 3 + b"503 5.5.1 order\r\n")
+        assert session.mixes_up
+        assert (codes(one), one.handed_over) == ((None, [None, None], None), False)
+
     def test_503_for_a_recipient_of_a_refused_sender_is_in_order(self) -> None:
         session, one = opened("PIPELINING"), transaction()
         deliver(session, [one], NO + b"503 5.5.1 MAIL first\r\n" * 2)
@@ -916,6 +922,25 @@ class TestEndings:
         assert one.error is error
         assert not one.handed_over
         assert session.broken
+
+
+class TestGoodbyeUnasked:
+    """421 that is read while no reply is due: whatever was to leave next was not read (RFC 5321 3.8)."""
+
+    @pytest.mark.parametrize("goodbye", [b"421 4.3.2 bye\r\n", b"421-4.3.2 bye\r\n421 4.3.2 bye\r\n"])
+    def test_behind_354_it_costs_the_message_nothing(self, goodbye: bytes) -> None:
+        session, one = opened("PIPELINING"), transaction()
+        script = deliver(session, [one], OK * 2 + GO + goodbye)
+        assert (one.was_closed, one.is_unread, one.handed_over) == (False, True, False)
+        assert len(script.sent) == 1
+        assert isinstance(session.ended_by, ConnectionLost)
+        assert session.ended_by.reply is not None
+        assert session.ended_by.reply.code == 421
+
+    def test_in_lock_step_it_costs_the_message_nothing(self) -> None:
+        session, one = opened(), transaction()
+        deliver(session, [one], OK + b"421 4.3.2 bye\r\n")
+        assert (one.was_closed, one.is_unread) == (False, True)
 
 
 class TestTranscript:
