@@ -23,6 +23,7 @@ SHORT = 0.3  # seconds
 ENDS = ("message_sent", "message_in_doubt", "message_failed")
 
 windows = pytest.mark.parametrize("window", [{}, {"window": 1}], ids=["window", "one at a time"])
+PROBED: Any = {"chunk_in_flight": "probe"}
 ways = pytest.mark.parametrize("extensions", [EXTENSIONS, (*EXTENSIONS, "CHUNKING"), ()], ids=["DATA", "BDAT", "plain"])
 
 
@@ -117,7 +118,7 @@ class TestClosed:
         how: str,
     ) -> None:
         server, heard, asked = scripted(Play(extensions=extensions)), Heard(), []
-        mailer = twin(server.url, max_connections=1, listeners=[heard], **window)
+        mailer = twin(server.url, max_connections=1, listeners=[heard], **PROBED, **window)
         stream = mailer.stream(of_kind(numbered(asked=asked)))
         for number in range(receipts):
             receipt = next(stream)
@@ -138,7 +139,7 @@ class TestClosed:
         self, twin: Twin, scripted: Scripted, window: dict[str, int], extensions: tuple[str, ...]
     ) -> None:
         server = scripted(Play(extensions=extensions))
-        stream = twin(server.url, **window).stream(numbered())
+        stream = twin(server.url, **PROBED, **window).stream(numbered())
         next(stream)
         stream.close()
         count = len(server.handed_over)
@@ -151,7 +152,7 @@ class TestClosed:
         self, twin: Twin, scripted: Scripted, window: dict[str, int], extensions: tuple[str, ...]
     ) -> None:
         server, heard = scripted(Play(extensions=extensions)), Heard()
-        mailer = twin(server.url, max_connections=1, listeners=[heard], **window)
+        mailer = twin(server.url, max_connections=1, listeners=[heard], **PROBED, **window)
         stream = mailer.stream(numbered(3))
         assert [next(stream).ok for _ in range(3)] == [True] * 3
         stream.close()
@@ -163,7 +164,7 @@ class TestClosed:
         self, twin: Twin, scripted: Scripted, window: dict[str, int], extensions: tuple[str, ...]
     ) -> None:
         server, heard = scripted(Play(extensions=extensions)), Heard()
-        mailer = twin(server.url, max_connections=1, listeners=[heard], **window)
+        mailer = twin(server.url, max_connections=1, listeners=[heard], **PROBED, **window)
 
         def read() -> None:
             for receipt in mailer.stream(numbered()):
@@ -193,7 +194,7 @@ class TestRepliesInFlight:
             return (delay(SHORT), said) if len(server.handed_over) == 3 else said
 
         server = scripted(Play({".": answer}, extensions))
-        mailer = twin(server.url, max_connections=1, listeners=[heard])
+        mailer = twin(server.url, max_connections=1, listeners=[heard], **PROBED)
         stream = mailer.stream(numbered())
         assert next(stream).ok
         assert next(stream).ok
@@ -211,7 +212,7 @@ class TestRepliesInFlight:
         heard = Heard()
         first = Play({".": ["250 ok", "250 ok", never]}, extensions)
         server = scripted(first, Play(extensions=extensions))
-        mailer = twin(server.url, max_connections=1, listeners=[heard], timeout=SHORT)
+        mailer = twin(server.url, max_connections=1, listeners=[heard], timeout=SHORT, **PROBED)
         stream = mailer.stream(numbered())
         assert next(stream).ok
         assert next(stream).ok
@@ -231,7 +232,7 @@ class TestRepliesInFlight:
         heard = Heard()
         first = Play({".": ["250 ok", "250 ok", SILENCE]}, extensions)
         server = scripted(first, Play(extensions=extensions))
-        mailer = twin(server.url, max_connections=1, listeners=[heard], timeout=300)
+        mailer = twin(server.url, max_connections=1, listeners=[heard], timeout=300, **PROBED)
         stream = mailer.stream(numbered())
         assert next(stream).ok
         assert next(stream).ok
@@ -251,7 +252,7 @@ class TestRepliesInFlight:
         heard = Heard()
         answers: dict[str, Any] = {command: ["250 ok", "250 ok", SILENCE]}
         server = scripted(Play(answers, extensions), Play(extensions=extensions))
-        mailer = twin(server.url, max_connections=1, listeners=[heard], timeout=SHORT)
+        mailer = twin(server.url, max_connections=1, listeners=[heard], timeout=SHORT, **PROBED)
         stream = mailer.stream(numbered())
         assert next(stream).ok
         assert next(stream).ok
@@ -264,7 +265,7 @@ class TestRepliesInFlight:
         heard = Heard()
         answers = {"RCPT": ["250 ok", "250 ok", "550 5.1.1 nobody", "450 4.2.1 later"]}
         server, other = scripted(Play(answers, extensions)), scripted(Play(extensions=extensions))
-        mailer = twin(server.url, other.url, max_connections=1, listeners=[heard], rest=0)
+        mailer = twin(server.url, other.url, max_connections=1, listeners=[heard], rest=0, **PROBED)
         stream = mailer.stream(numbered())
         assert next(stream).ok
         assert next(stream).ok
@@ -295,7 +296,7 @@ class TestInterrupted:
         # an event loop has its own way with KeyboardInterrupt
         stop = KeyboardInterrupt() if twin.name == "blocking" else self.Stop()
         server, heard = scripted(Play(extensions=extensions)), Heard()
-        mailer = twin(server.url, max_connections=1, listeners=[heard], **window)
+        mailer = twin(server.url, max_connections=1, listeners=[heard], **PROBED, **window)
 
         def source() -> Iterator[Message]:
             yield from numbered(position)
@@ -326,7 +327,7 @@ class TestASourceThatRaises:
         """The very error is raised after the receipts of what came before it, and the connection is kept."""
         error = LookupError("the database is gone")
         server, heard = scripted(Play(extensions=extensions)), Heard()
-        mailer = twin(server.url, max_connections=1, listeners=[heard], **window)
+        mailer = twin(server.url, max_connections=1, listeners=[heard], **PROBED, **window)
 
         def source() -> Iterator[Message]:
             yield from numbered(position)
@@ -356,7 +357,7 @@ class TestASourceThatRaises:
             return f"250 2.0.0 Ok: queued as {len(server.handed_over):05}ABC"
 
         server = scripted(Play({".": answer}, extensions))
-        mailer = twin(server.url, **window)
+        mailer = twin(server.url, **PROBED, **window)
 
         def source() -> Iterator[Message]:
             yield from numbered(4)
@@ -379,7 +380,7 @@ class TestASourceThatRaises:
             yield hello("d@example.com")
             raise LookupError
 
-        stream = twin(server.url, **window).stream(source())
+        stream = twin(server.url, **PROBED, **window).stream(source())
         assert [next(stream).ok for _ in range(4)] == [True, False, False, False]
         with pytest.raises(LookupError):
             next(stream)
@@ -392,7 +393,7 @@ class TestASourceThatRaises:
             raise RecipientsRefused("mine")
 
         with pytest.raises(RecipientsRefused, match="mine"):
-            twin(server.url, **window).send_many(source())
+            twin(server.url, **PROBED, **window).send_many(source())
         assert len(server.handed_over) == 1
 
     def test_an_iterator_that_is_no_generator(self, twin: Twin, scripted: Scripted, window: dict[str, int]) -> None:
@@ -412,7 +413,7 @@ class TestASourceThatRaises:
                 return self.left
 
         server = scripted()
-        stream = twin(server.url, **window).stream(Source())
+        stream = twin(server.url, **PROBED, **window).stream(Source())
         assert [next(stream).ok for _ in range(3)] == [True] * 3
         with pytest.raises(ZeroDivisionError):
             next(stream)
@@ -437,7 +438,7 @@ class TestASourceThatSleeps:
                 assert wait_until(lambda number=number: has_all(number), PATIENCE)  # type: ignore[misc]
                 yield hello(f"u{number % 3}@example.com", subject=str(number))
 
-        receipts = twin(server.url, **window).send_many(source())
+        receipts = twin(server.url, **PROBED, **window).send_many(source())
         assert [receipt.ok for receipt in receipts] == [not refused or number % 3 != 2 for number in range(12)]
         assert server.connections == 1
 
@@ -454,7 +455,7 @@ class TestASourceThatSleeps:
                 await eventually(lambda number=number: len(server.handed_over) == number, "unsent")  # type: ignore[misc]
                 yield hello(subject=str(number))
 
-        receipts = twin(server.url, **window).send_many(source())  # type: ignore[arg-type]
+        receipts = twin(server.url, **PROBED, **window).send_many(source())  # type: ignore[arg-type]
         assert [receipt.ok for receipt in receipts] == [True] * 6
 
     @ways
@@ -483,7 +484,7 @@ class TestASourceThatSleeps:
                 return 150 - self.taken
 
         server = scripted(Play(extensions=extensions))
-        for receipt in twin(server.url, max_messages=1000, **window).stream(Source()):
+        for receipt in twin(server.url, max_messages=1000, **PROBED, **window).stream(Source()):
             assert receipt.ok
             given += 1
         assert given == 150
@@ -510,7 +511,7 @@ class TestASourceThatSleeps:
                 yield hello(subject=str(number))
 
         receipts = []
-        for receipt in twin(first.url, second.url, max_messages=1000, **window).stream(source()):
+        for receipt in twin(first.url, second.url, max_messages=1000, **PROBED, **window).stream(source()):
             given += 1
             receipts.append(receipt)
         assert [receipt.ok for receipt in receipts] == [True] * 100
@@ -522,7 +523,7 @@ class TestASourceThatSleeps:
         self, twin: Twin, scripted: Scripted, window: dict[str, int]
     ) -> None:
         server, asked = scripted(), []
-        stream = twin(server.url, **window).stream(numbered(asked=asked))
+        stream = twin(server.url, **PROBED, **window).stream(numbered(asked=asked))
         assert asked == []
         next(stream)
         assert asked[0] == 0
@@ -532,7 +533,7 @@ class TestASourceThatSleeps:
         """The server closes what is idle meanwhile; nothing is lost, and nothing is sent twice."""
         server, heard = scripted(), Heard()
         receipts = []
-        for receipt in twin(server.url, listeners=[heard], **window).stream(numbered(6)):
+        for receipt in twin(server.url, listeners=[heard], **PROBED, **window).stream(numbered(6)):
             receipts.append(receipt)
             if len(receipts) == 2:
                 threading.Event().wait(0.05)

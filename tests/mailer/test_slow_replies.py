@@ -26,7 +26,7 @@ def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
 def test_late(twin: Twin, scripted: Scripted, extensions: tuple[str, ...]) -> None:
     late = (delay(IN_RECV * 3), b"250 2.0.0 ", delay(IN_RECV * 3), b"ok\r\n")
     server = scripted(Play({"MAIL": late, ".": late}, extensions))
-    mailer = twin(server.url)
+    mailer = twin(server.url, chunk_in_flight="probe")
     assert mailer.send(hello()).ok
     assert all(receipt.ok for receipt in mailer.send_many([hello()] * 2))
     assert len(server.taken) == 3
@@ -38,7 +38,7 @@ def test_in_octets(twin: Twin, scripted: Scripted, tmp_path_factory: pytest.Temp
     """Acknowledging each costs nothing that is missed where nothing is acknowledged."""
     options = {"path": str(tmp_path_factory.mktemp("s") / "s")} if path == "unix" else {}
     server = scripted(Play(split=True), **options)
-    assert all(receipt.ok for receipt in twin(server.url).send_many([hello()] * 3))
+    assert all(receipt.ok for receipt in twin(server.url, chunk_in_flight="probe").send_many([hello()] * 3))
 
 
 def test_never(twin: Twin, scripted: Scripted) -> None:

@@ -40,7 +40,7 @@ def test_receipts_keep_the_order_of_the_messages(
         return "250 ok"
 
     server = scripted(Play({"RCPT": late}, extensions))
-    mailer = twin(server.url)
+    mailer = twin(server.url, chunk_in_flight="probe")
     messages: Any = iter(numbered(200)) if as_generator else numbered(200)
     receipts = mailer.send_many(messages, connections=4)
     assert recipients(receipts) == [f"u{number}" for number in range(200)]
@@ -85,7 +85,7 @@ def test_an_exception_of_the_source_comes_after_the_receipts(twin: Twin, scripte
 
 def test_who_stops_taking_receipts_frees_the_connections(twin: Twin, scripted: Scripted) -> None:
     server = scripted(Play(extensions=(*EXTENSIONS, "CHUNKING")))
-    mailer = twin(server.url)
+    mailer = twin(server.url, chunk_in_flight="probe")
     told: list[str] = []
     stream = mailer.stream(
         (hello() for _ in range(10_000)), connections=4, listeners=[lambda event: told.append(event.name)]

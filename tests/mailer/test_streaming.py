@@ -23,7 +23,7 @@ from tests.servers.sink import Sink, told
 
 WITHOUT_SIZE = tuple(extension for extension in EXTENSIONS if not extension.startswith("SIZE"))
 CHUNKING = (*WITHOUT_SIZE, "CHUNKING")
-BOTH = pytest.mark.parametrize("extensions", [WITHOUT_SIZE, CHUNKING], ids=["DATA", "BDAT"])
+BOTH = pytest.mark.parametrize("extensions", [WITHOUT_SIZE, CHUNKING], ids=["DATA", "CHUNKING offered"])
 MOST = 8_000_000
 """Octets above the start that a delivery may take, whatever its size."""
 TO_BOB = Envelope(SENDER, ["bob@example.com"])

@@ -53,7 +53,7 @@ def test_every_message_is_where_its_receipt_says(kind: Any, work: Any, scripted:
     seed = random.randrange(1 << 32)
     plays = [random_play(number, seed) for number in range(3000)]
     servers = [scripted(*plays[0::2]), scripted(*plays[1::2])]
-    mailer = kind(*(server.url for server in servers), rest=0.05, strategy="round_robin")
+    mailer = kind(*(server.url for server in servers), rest=0.05, strategy="round_robin", chunk_in_flight="probe")
     said: Said = {}
     (in_threads if kind is Mailer else in_tasks)(mailer, [work(place) for place in range(CROWD)], said)
     if kind is Mailer:
