@@ -88,7 +88,7 @@ class Transacting(Dialogue):
 
         It is given its first reply when it is its turn; from then on it may take what is at hand.
         """
-        commands = self._envelope(transaction)
+        commands = transaction.commands(self.capabilities)
         chunk = self._chunk(transaction)
         grouped = self.pipelines
         ahead = policy == "any" and not self.refusals  # in a run of dead addresses it would be for nobody
@@ -141,6 +141,9 @@ class Transacting(Dialogue):
                     self._check_order(transaction, reply)
             if not (is_last or transaction.mail is None or transaction.mail.is_positive):
                 return  # and neither DATA nor content has been sent
+        if not (self._due or self._replies.is_empty or self._replies.says_goodbye):
+            transaction.forget_replies()  # one is too many, and any of them may be another's
+            raise self._spoke(True)
         self.phase = "data"
         wanted = transaction.everybody_accepted if policy == "all" else transaction.has_recipients
         if beside:
@@ -150,17 +153,6 @@ class Transacting(Dialogue):
             yield from self._await_chunk(transaction, wanted)
         elif wanted or with_data:
             yield from self._by_data(transaction, flight, wanted, with_data)
-
-    def _envelope(self, transaction: Transaction) -> list[bytes]:
-        """MAIL and each RCPT, with their parameters. Raises `InvalidInput`."""
-        offered, utf8 = self.capabilities, transaction.needs_smtputf8
-        return [
-            command.mail(transaction.envelope.sender, transaction.mail_parameters(offered), utf8),
-            *[
-                command.rcpt(recipient, transaction.rcpt_parameters(recipient, offered), utf8)
-                for recipient in transaction.recipients
-            ],
-        ]
 
     def _at_hand(self) -> Reply | None:
         """The next reply, where it is awaited and was read already: most come together."""

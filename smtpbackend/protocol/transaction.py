@@ -11,6 +11,7 @@ from smtpbackend.envelope import Envelope, Recipient
 from smtpbackend.errors import NotSupported, SMTPError
 from smtpbackend.mime import Content
 from smtpbackend.outcome import Reply
+from smtpbackend.protocol import command
 from smtpbackend.protocol.capabilities import Capabilities
 
 __all__ = ["Transaction", "notes", "objection"]
@@ -164,6 +165,14 @@ class Transaction:
         if final is None or final.code >= 300 or self.error is not None or self.finals is not None:
             return False
         return self.everybody_accepted
+
+    def commands(self, offered: Capabilities) -> list[bytes]:
+        """MAIL and each RCPT, with their parameters. Raises `InvalidInput`."""
+        utf8 = self.needs_smtputf8
+        return [
+            command.mail(self.envelope.sender, self.mail_parameters(offered), utf8),
+            *[command.rcpt(recipient, self.rcpt_parameters(recipient, offered), utf8) for recipient in self.recipients],
+        ]
 
     def mail_parameters(self, offered: Capabilities) -> dict[str, str | None]:
         """What stands behind MAIL FROM, as far as the server offers it."""

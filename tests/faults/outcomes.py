@@ -96,6 +96,8 @@ def _closed(fate: Fate, case: Case, odd: Odd, kind: str, proven: bool) -> Fate:
 
 def _counted(case: Case, odd: Odd, kind: str, proven: bool) -> Fate:
     """A reply too many in a group: those behind it are taken for the next one's."""
+    if odd.unclean and not case.has_window and kind != "no reply":  # DATA waits: the one too many is seen
+        return AGAIN
     flight = ["MAIL", "RCPT 1", "RCPT 2"]
     if not case.is_chunked(odd.message):
         flight.append("DATA")

@@ -135,7 +135,7 @@ class Receiver:
                 return self._say("AUTH cancelled", b"501\r\n")
             point = self._login.pop(0)
             said = self._say(point, b"334 eA==\r\n" if self._login else b"235 k\r\n")
-            if said.octets[:3] != b"334":
+            if said.octets.lstrip()[:3] != b"334":
                 self._login = []
             return said
         verb, _, rest = line.partition(" ")
@@ -159,7 +159,7 @@ class Receiver:
         if verb == "AUTH":
             self._login = ["AUTH name", "AUTH password"]
             said = self._say("AUTH", b"334 eA==\r\n")
-            if said.octets[:3] != b"334":
+            if said.octets.lstrip()[:3] != b"334":
                 self._login = []
             return said
         if verb == "MAIL":
