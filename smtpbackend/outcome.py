@@ -70,7 +70,7 @@ class Outcome:
     """What became of one recipient.
 
     ``reply`` is the last thing a server said about it, ``error`` why no reply settled it, ``server`` who spoke last,
-    and ``attempts`` in how many transactions it was named.
+    and ``attempts`` in how many transactions it was named, without those that the server did not read.
     """
 
     address: Address
