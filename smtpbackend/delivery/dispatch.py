@@ -308,9 +308,7 @@ class Dispatch(Connecting):
     def _settled(self, connection: Connection[Any]) -> Effects:
         """The oldest in flight has all replies that it will ever have."""
         mail, transaction = self._flying.popleft()
-        if (
-            connection.session.reads != connection.reads
-        ):  # not where several came together, and others took time
+        if connection.session.reads != connection.reads:  # not where several came together, and others took time
             connection.reads = connection.session.reads
             connection.heard = self.clock()
         final = transaction.final if transaction.is_accepted else None
