@@ -39,7 +39,7 @@ class Dialogue:
         self.is_talkative = False
         """Whether it gave more replies than there were commands: those in flight can only be told apart by counting."""
         self.slowest = 0.0
-        """Seconds that the slowest reply took while nothing but one command was asked, since the connection is open."""
+        """Seconds that the slowest reply took: of the greeting, and of those to one command alone (EHLO, AUTH)."""
         self.reads = 0
         """How often something was read."""
         self._resumed = False
