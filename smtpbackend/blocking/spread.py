@@ -99,10 +99,10 @@ def spread(
                 changed.notify_all()
 
     threads = [threading.Thread(target=work, name=f"smtpbackend-{n}", daemon=True) for n in range(streams)]
-    for thread in threads:
-        thread.start()
     enter(taking)
     try:
+        for thread in threads:
+            thread.start()
         while True:
             with changed:
                 while (receipt := state.next()) is None and running:
@@ -125,7 +125,8 @@ def spread(
                 changed.notify_all()
             end = time.monotonic() + LEAVING
             for thread in threads:
-                thread.join(max(end - time.monotonic(), 0.1))
+                if thread.ident is not None:  # else it could not be started
+                    thread.join(max(end - time.monotonic(), 0.1))
         shared.leave()
     for failure in failures:
         raise failure

@@ -15,7 +15,7 @@ from smtpbackend.delivery.credentials import wants_fresh
 from smtpbackend.delivery.pooling import Connection
 from smtpbackend.delivery.route import Route
 from smtpbackend.delivery.server import Server
-from smtpbackend.errors import DeliveryError, SMTPError, TimedOut
+from smtpbackend.errors import DeliveryError, InvalidInput, SMTPError, TimedOut
 from smtpbackend.events import ServerFailed, Telling
 from smtpbackend.outcome import Reply
 from smtpbackend.protocol import command
@@ -66,7 +66,8 @@ class Connecting:
         self.deadline = deadline
         self._down = {} if down is None else down
         self._found: dict[Server, list[Server]] = {}  # by SRV records
-        self._had_no_turn = False  # the last time that there was no connection
+        self._trouble: SMTPError | None = None  # the last time that there was no connection: why
+        self._had_no_turn = False  # and whether only no turn came
         self._barren: dict[Server, int] = {}  # connections in a row that ended without a recipient settled
 
     def _find(self, server: Server, deadline: float | None, others: Sequence[Server]) -> Effects:
@@ -133,7 +134,7 @@ class Connecting:
             connection.session.resume()
             return connection
         except SMTPError as error:  # InvalidSetting too: what a callable of the caller's answered, a file that is gone
-            self._down[server] = error
+            self._down[server] = self._trouble = error
             # no turn came, or one connection was too many that was beyond our own limit: no fault of the server
             ours = isinstance(error, TimedOut) if connection is None else crowded and connection.lender is not None
             self._had_no_turn = ours
@@ -145,16 +146,19 @@ class Connecting:
         """What the end of a connection says of its server: one that settled a recipient earns the next (DESIGN 4.4)."""
         server, session = connection.server, connection.session
         if connection.has_worked:
-            self._barren.pop(server, None)
+            self._barren[server] = 0
         elif session.ended_by is not None and not session.is_on_trial:
-            ended = self._barren[server] = self._barren.get(server, 0) + 1
-            if ended >= BARREN or session.refused_first:
+            is_sick = session.refused_first and server not in self._barren  # else it may be the message
+            self._barren[server] = self._barren.get(server, 0) + 1
+            if is_sick or self._barren[server] >= BARREN:
                 del self._barren[server]
                 self._down[server] = session.ended_by
                 self._blame(connection, session.ended_by, self.route.servers)
 
-    def _blame(self, connection: Connection[Any], error: SMTPError, others: Sequence[Server]) -> None:
-        """Let the server of a connection rest: once, however many messages were in flight."""
+    def _blame(self, connection: Connection[Any], error: SMTPError | None, others: Sequence[Server]) -> None:
+        """Let the server of a connection that ended by an error rest: once, however many messages were in flight."""
+        if error is None or isinstance(error, InvalidInput) or not connection.session.broken:
+            return
         if not connection.has_failed:
             connection.has_failed = True
             self._failed(connection.server, connection.session.phase, error, others)
@@ -204,7 +208,7 @@ class Connecting:
             for fresh in (False, True):
                 connection = yield from self._connect(server, fresh, deadline, servers)
                 if connection is None:
-                    error = self._down[server]
+                    error = self._trouble
                     break
                 connection.deadline = deadline
                 try:

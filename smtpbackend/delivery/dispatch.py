@@ -7,7 +7,6 @@ settles a recipient, what may be replayed, which server comes next.
 
 from __future__ import annotations
 
-import heapq
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -22,12 +21,12 @@ from smtpbackend.delivery.receipts import report
 from smtpbackend.delivery.route import Route
 from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.splitting import may_follow, rest_of
+from smtpbackend.delivery.waiting import Waiting
 from smtpbackend.envelope import Envelope
 from smtpbackend.errors import (
     CancelSend,
     ConnectionLost,
     DeliveryError,
-    InvalidInput,
     NotSupported,
     SMTPError,
     TimedOut,
@@ -80,7 +79,7 @@ class Dispatch(Connecting):
         self._is_list = False  # the source had more than one
         self._is_slow = False  # the source made us wait for its last item
         self._line: deque[Mail] = deque()  # begun and not yet given, in order
-        self._waiting: list[tuple[int, int, Mail]] = []  # those in line who need another attempt, in their turn
+        self._waiting = Waiting()  # those in line who need another attempt
         self._ready: Mail | None = None  # goes next over the connection that is talked on
         self._turned_away: list[tuple[Mail, bool, bool]] = []  # on it, which is one too many; see `_record`
         self._flying: deque[tuple[Mail, Transaction]] = deque()
@@ -94,7 +93,7 @@ class Dispatch(Connecting):
         try:
             while True:
                 if self._waiting:
-                    mail = heapq.heappop(self._waiting)[-1]
+                    mail = self._waiting.take_newest() if any(self._barren.values()) else self._waiting.take()
                 else:
                     mail = yield from self._pull(False)
                     if mail is None:
@@ -112,7 +111,7 @@ class Dispatch(Connecting):
                         break
                     mail.rejoin()
                     hurried = (mail.error is not None or self._had_no_turn) and self._is_late(mail)
-                    mail.error = self._down[server]
+                    mail.error = self._trouble
                     if hurried:  # it had what time others had left: nothing against it for the messages to come
                         self._down.pop(server, None)
                     else:
@@ -164,9 +163,6 @@ class Dispatch(Connecting):
             mail.deadline = Deadline.after(self.deadline, self.clock())
         return mail
 
-    def _wait(self, mail: Mail) -> None:
-        heapq.heappush(self._waiting, (mail.turn, mail.number, mail))
-
     # Servers -----------------------------------------------------------------------------------------------------
 
     def _server_for(self, mail: Mail) -> Effects:
@@ -190,12 +186,12 @@ class Dispatch(Connecting):
         mail.turn = 0
         mail.rejoin()
         yield from self._count_move(mail)
-        self._wait(mail)
+        self._waiting.put(mail)
 
     def _replay(self, mail: Mail) -> None:
         """It goes again to the same server, on a fresh connection: nothing was said against it."""
         mail.fresh = mail.servers[0] if mail.servers else None
-        self._wait(mail)
+        self._waiting.put(mail)
 
     def _once_more(self, mail: Mail, connection: Connection[Any], is_free: bool) -> Effects:
         """A command of this message was answered with the end of the connection: one more try, behind the others.
@@ -204,6 +200,7 @@ class Dispatch(Connecting):
         the server ends connections at this number of messages.
         """
         if not is_free and connection.server in mail.renewed:
+            connection.session.refused_first = False  # this message was sent away before: no word about the server
             yield from self._next_server(mail)
             if not mail.servers:  # it is settled by that reply
                 connection.has_worked = True
@@ -226,7 +223,7 @@ class Dispatch(Connecting):
                 if self._left is None
                 else DeliveryError("nobody took the receipts any more before this message was sent")
             )
-        mail.give_up(next(iter(reversed(self._down.values())), DeliveryError("no server could be tried")))
+        mail.give_up([DeliveryError("no server could be tried"), *self._down.values()][-1])
 
     def _is_late(self, mail: Mail) -> bool:
         return self._left is not None or (mail.deadline is not None and self.clock() >= mail.deadline)
@@ -254,13 +251,13 @@ class Dispatch(Connecting):
             elif type(step) is Ended:
                 break
         if self._ready is not None:
-            self._wait(self._ready)
+            self._waiting.put(self._ready)
         self.route.experience.learn(connection, self.clock())
         turned_away, self._turned_away = self._turned_away, []
         ours_is_open = yield Release(connection, bool(turned_away))
         for mail, was_closed, is_free in turned_away:
             if ours_is_open:  # the server is well, and one of our connections will be free
-                self._wait(mail)
+                self._waiting.put(mail)
             elif was_closed:
                 yield from self._once_more(mail, connection, is_free)
             else:
@@ -332,7 +329,7 @@ class Dispatch(Connecting):
         """Who goes next over this connection: LATER where that cannot be said yet, None where nobody does."""
         while True:
             if self._waiting:
-                mail = heapq.heappop(self._waiting)[-1]
+                mail = self._waiting.take()
             else:
                 window = connection.server.window
                 if len(self._line) > window or self._left is not None or (self._flying and self._is_slow):
@@ -349,7 +346,7 @@ class Dispatch(Connecting):
             ):
                 return mail
             else:
-                self._wait(mail)
+                self._waiting.put(mail)
                 return None
 
     def _transaction(self, mail: Mail, connection: Connection[Any]) -> Transaction | None:
@@ -377,7 +374,11 @@ class Dispatch(Connecting):
         had_worked = connection.has_worked  # then its end says nothing against the server
         if error is None:
             self.route.worked(server)
-        connection.has_worked = had_worked or error is None or bool(judgement.settled)
+        connection.has_worked = (
+            had_worked
+            or (error is None and not is_crowded)
+            or any(status is not Status.IN_DOUBT for _, status, _, _ in judgement.settled)
+        )
         follow = judgement.again
         if len(transaction.recipients) < len(mail.pending) + len(judgement.settled) and may_follow(transaction):
             follow += rest_of(mail.pending, transaction)
@@ -386,15 +387,16 @@ class Dispatch(Connecting):
             if self._ready is None:
                 self._ready = mail
             else:  # another one goes on first
-                self._wait(mail)
+                self._waiting.put(mail)
             return
         mail.error = judgement.error or error  # what an earlier server said is not the last word any more
         if not (mail.pending or mail.aside):
-            if error is not None and any(status is Status.IN_DOUBT for _, status, _, _ in judgement.settled):
+            if any(status is Status.IN_DOUBT for _, status, _, _ in judgement.settled):
                 self._blame(connection, error, (mail.servers or [])[1:])
             return
         if is_crowded:
             session.broken = True
+            session.ended_by = session.ended_by or mail.error
             self._turned_away.append((mail, transaction.was_closed, bool(judgement.settled)))
         elif error is not None and session.is_on_trial:
             self._replay(mail)
@@ -406,8 +408,7 @@ class Dispatch(Connecting):
             session.broken = True
             self._replay(mail)
         else:
-            if session.broken and error is not None and not isinstance(error, InvalidInput):
-                self._blame(connection, error, mail.others)
+            self._blame(connection, error, (mail.servers or [])[1:])
             yield from self._next_server(mail)
 
     # Receipts ----------------------------------------------------------------------------------------------------

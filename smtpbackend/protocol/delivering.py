@@ -11,11 +11,11 @@ from collections import deque
 from collections.abc import Generator
 from typing import Any
 
-from smtpbackend.errors import ConnectionLost, DeliveryError, InvalidInput
+from smtpbackend.errors import ConnectionLost, DeliveryError, InvalidInput, SMTPError
 from smtpbackend.outcome import Reply
 from smtpbackend.protocol import command
 from smtpbackend.protocol.dialogue import Transcript
-from smtpbackend.protocol.effects import ENOUGH, LATER, Conversation, Next, Now, Settled, Write
+from smtpbackend.protocol.effects import ENOUGH, LATER, OF_THE_WIRE, Conversation, Next, Settled, Write
 from smtpbackend.protocol.timeouts import Timeouts
 from smtpbackend.protocol.transacting import MAX_UNANSWERED, Closed, Flight, Transacting
 from smtpbackend.protocol.transaction import Transaction
@@ -40,7 +40,7 @@ class Delivering(Transacting):
         """Whether it has proven that it answers what follows the end of a content in one write; None: not asked."""
         self.overlapping = False
         """Whether the connection was asked to prove that, and has not answered."""
-        self.ended_by: DeliveryError | None = None
+        self.ended_by: SMTPError | None = None
         """What ended the connection while mail was in flight."""
         self.ended_at: int | None = None
         """The number of the transaction at which the server ended it."""
@@ -156,7 +156,7 @@ class Delivering(Transacting):
             except StopIteration:
                 flight.wait, flight.line_free = None, True
             else:
-                if type(step) is Write or type(step) is Now:
+                if type(step) in OF_THE_WIRE:
                     yield from self._go_on(flight, step)
                 else:
                     flight.wait = step
@@ -219,7 +219,7 @@ class Delivering(Transacting):
         else:
             error = why
         self.ended_by = error
-        if isinstance(error, ConnectionLost) and transactions:
+        if isinstance(why, Reply) and transactions:  # the end of an idle connection says nothing of a limit
             self.ended_at = transactions[0].number or self.transactions + 1
         self.refused_first = is_own and self.ended_at == 1 and transactions[0].mail is None
         for transaction in transactions:
@@ -276,7 +276,7 @@ class Delivering(Transacting):
         self.overlaps = False  # until it is proven
         reply = yield min(self.timeouts.reply, OVERLAP_PATIENCE)
         self._hear_reset(proof, reply)
-        self.overlapping = False
+        self.overlapping = self._refused_reset is not None  # until the next reply: the refusal may be its last word
         self.overlaps = reply.is_positive
         if self.overlaps:
             self._latest = None
@@ -302,7 +302,7 @@ class Delivering(Transacting):
         """Let a transaction write pieces of its content, or ask for the time, until it waits for a reply or is over."""
         steps = flight.steps
         try:
-            while type(step) is Write or type(step) is Now:
+            while type(step) in OF_THE_WIRE:
                 try:
                     if type(step) is Write:
                         yield from self._flush()  # what was composed before it goes first
@@ -310,7 +310,7 @@ class Delivering(Transacting):
                             raise self._unwritable
                     answer = yield step
                 except OSError as error:
-                    self._unwritable = error
+                    self._unwritable = error if type(step) is Write else self._unwritable
                     step = steps.throw(error)
                 else:
                     step = steps.send(answer)

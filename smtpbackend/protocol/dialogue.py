@@ -17,6 +17,9 @@ from smtpbackend.protocol.transaction import Transaction
 
 __all__ = ["Dialogue", "Transcript"]
 
+SILENCE = 2.0  # seconds in which nothing may follow 250 to DATA, for the content to leave: DESIGN 4.9
+LAST_WORD = 0.5  # seconds for the rest of a goodbye that was begun unasked: it left in one piece, or nearly so
+
 Transcript = Callable[[str, str], object]
 """Takes ">" or "<" and a line that is safe to log."""
 
@@ -120,9 +123,20 @@ class Dialogue:
         """Raise what it means that something was read before it was asked for: a goodbye is read to its end first."""
         if self._replies.says_goodbye:
             self._due += 1
-            reply = yield from self._reply(self.timeouts.reused)
+            self.is_talkative = True  # unless it says all of it
+            reply = yield from self._reply(LAST_WORD)
+            self.is_talkative = reply.code != 421
             raise self._left(reply) if reply.code == 421 else self._spoke(True)
         raise self._spoke(True)
+
+    def _stays_silent(self) -> Conversation[bool]:
+        """Whether nothing more is said for a while: then the last reply was to the last command, and to no other."""
+        try:
+            if self._replies.is_empty:
+                self._replies.feed((yield Read(SILENCE)))
+        except TimeoutError as error:
+            return not isinstance(error, DeadlinePassed)
+        return False
 
     def _spoke(self, is_talkative: bool = False) -> DeliveryError:
         """DESIGN 4.5: what came before it was asked for would be taken for the answer to the next command.

@@ -17,6 +17,7 @@ __all__ = [
     "ENOUGH",
     "LATER",
     "NOW",
+    "OF_THE_WIRE",
     "Channel",
     "Conversation",
     "Ended",
@@ -119,6 +120,7 @@ class Ended(NamedTuple):
     value: Any
 
 
+OF_THE_WIRE: Final = (Write, Read, Now)
 NOW: Final = Now()
 LATER: Final = object()
 ENOUGH: Final = object()

@@ -177,7 +177,7 @@ class Transacting(Dialogue):
     def _go_on_without_reset(self, was_clean: bool) -> None:
         """A server without RSET is survived where there was nothing to reset."""
         reply, self._refused_reset = self._refused_reset, None
-        self.probing = False
+        self.probing = self.overlapping = False
         if not was_clean:
             raise self._failed(ProtocolViolation, f"{self.server} refused RSET with {reply}")
 
@@ -217,8 +217,9 @@ class Transacting(Dialogue):
         if not with_data:
             self._put(command.DATA)
         data = self._at_hand() or (yield self.timeouts.reply)
-        # 250 is what some servers say instead of 354; behind a group it could be another command's
-        if not (300 <= data.code < 400 or (data.is_positive and not with_data)):
+        # some servers say 250 for 354; behind a group, and where another reply follows, it is another command's
+        go_on = data.is_positive and not with_data and (yield from self._stays_silent())
+        if not (300 <= data.code < 400 or go_on):
             if data.is_positive:
                 raise self._failed(ProtocolViolation, f"{self.server} answered DATA with {data}")
             if wanted and data.code == 503 and with_data and self.transactions == 1:

@@ -451,7 +451,7 @@ class TestWindow:
         session, mails = tried(), [transaction() for _ in range(3)]
         deliver(session, mails, OK * 2 + QUEUED + OK, b"", window=8)
         assert [one.is_unread for one in mails] == [False] * 3
-        assert session.ended_at == 2
+        assert session.ended_at is None  # it may have been idle for too long
 
     def test_it_is_bounded_in_messages(self) -> None:
         mails = [transaction() for _ in range(5)]

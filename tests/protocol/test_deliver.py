@@ -236,9 +236,20 @@ class TestGrouped:
         """Some servers say 250 for 354, and other clients go on."""
         answers = [OK * 2] if extensions else [OK, OK]
         session, one = opened(*extensions), transaction()
-        script = deliver(session, [one], *answers, b"250 send it\r\n", QUEUED, policy=policy)
+        script = deliver(session, [one], *answers, b"250 send it\r\n", TimeoutError(), QUEUED, policy=policy)
         assert script.sent[-1] == CONTENT + DOT
         assert codes(one) == (250, [250], 250)
+
+    @pytest.mark.parametrize("more", [b"451 4.3.0 no\r\n", b"354 go ahead\r\n", b"4", b""])
+    @pytest.mark.parametrize("apart", [True, False])
+    def test_but_only_where_nothing_follows(self, more: bytes, apart: bool) -> None:
+        """RCPT was answered twice then, and the server may have refused DATA: content would be read as commands."""
+        session, one = opened(), transaction()
+        last = [b"250 late\r\n", more] if apart else [b"250 late\r\n" + more, b""]
+        script = deliver(session, [one], OK, OK, *last)
+        assert script.sent[-1] == DATA
+        assert not one.handed_over
+        assert session.broken
 
     def test_behind_a_group_success_to_data_is_no_smtp(self) -> None:
         """It could be the reply to another command."""

@@ -1,0 +1,39 @@
+"""Mail of one stream that needs another attempt, and whose turn it is."""
+
+from __future__ import annotations
+
+import heapq
+
+from smtpbackend.delivery.mail import Mail
+
+__all__ = ["Waiting"]
+
+
+class Waiting:
+    """In the order of the stream; behind all others those at whose command a connection ended."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, Mail]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._heap)
+
+    def put(self, mail: Mail) -> None:
+        """Have it wait for its turn."""
+        heapq.heappush(self._heap, (mail.turn, mail.number, mail))
+
+    def take(self) -> Mail:
+        """Whose turn it is."""
+        return heapq.heappop(self._heap)[-1]
+
+    def take_newest(self) -> Mail:
+        """The last one that no connection ended at; else whose turn it is.
+
+        Where connections ended one after the other, it tells whether the server is at fault, or those that go first.
+        """
+        entry = max((entry for entry in self._heap if not entry[0]), default=None)
+        if entry is None:
+            return self.take()
+        self._heap.remove(entry)
+        heapq.heapify(self._heap)
+        return entry[-1]
