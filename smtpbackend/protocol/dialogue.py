@@ -15,9 +15,9 @@ from smtpbackend.protocol.reply import ReplyReader
 from smtpbackend.protocol.timeouts import DeadlinePassed, Timeouts
 from smtpbackend.protocol.transaction import Transaction
 
-__all__ = ["Dialogue", "Transcript"]
+__all__ = ["SILENCE", "Dialogue", "Transcript"]
 
-SILENCE = 2.0  # seconds in which nothing may follow 250 to DATA, for the content to leave: DESIGN 4.9
+SILENCE = 1.5  # seconds in which nothing may follow 250 to DATA, for the content to leave: DESIGN 4.9
 LAST_WORD = 0.5  # seconds for the rest of a goodbye that was begun unasked: it left in one piece, or nearly so
 
 Transcript = Callable[[str, str], object]
@@ -134,8 +134,8 @@ class Dialogue:
         try:
             if self._replies.is_empty:
                 self._replies.feed((yield Read(SILENCE)))
-        except TimeoutError as error:
-            return not isinstance(error, DeadlinePassed)
+        except OSError as error:
+            return isinstance(error, TimeoutError) and not isinstance(error, DeadlinePassed)
         return False
 
     def _spoke(self, is_talkative: bool = False) -> DeliveryError:
