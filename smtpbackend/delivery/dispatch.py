@@ -297,7 +297,8 @@ class Dispatch(Connecting):
         if not patient:
             return LATER
         mail.error = mail.error or TimedOut(
-            f"the deadline passes before {server.name} may be sent another message; see rate ({server.rate:g} a s)",
+            f"the deadline passes before {server.name} may be sent another message; "
+            f"see rate ({server.rate:g} a second)",
             server=server.name,
         )
         return False

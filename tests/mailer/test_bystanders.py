@@ -12,7 +12,7 @@ import pytest
 
 from smtpbackend import Receipt, Status
 from smtpbackend.errors import SMTPError
-from smtpbackend.testing import CUT, EXTENSIONS, RESET, Play, ScriptedServer, delay
+from smtpbackend.testing import CUT, EXTENSIONS, HANG_UP, RESET, SILENCE, Play, ScriptedServer, delay
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import SENDER, Driven, Twin, hello
 from tests.servers.ports import wait_until
@@ -90,7 +90,7 @@ class TestRefusedReset:
         """It was not read: nobody is in doubt, and to nobody it is an attempt."""
         tls = end == "ragged"
         # a client that has not read the refusal when the RST comes will never read it
-        deeds = (delay(1.0), RESET) if end == "rst" else (CUT,)
+        deeds = (delay(1.0), RESET) if end == "rst" else (HANG_UP, SILENCE)
         resets = ["250 reset"] * 4 + [("554 Too many nonmail commands", *deeds)]
         server = scripted(
             play(by, {"RSET": resets}, implicit_tls=tls),
@@ -109,14 +109,16 @@ class TestRefusedReset:
 
     @pytest.mark.parametrize(("way", "window"), WAYS)
     def test_on_every_connection(self, twin: Twin, scripted: Scripted, by: str, way: str, window: int) -> None:
-        server = scripted(play(by, {"RSET": ["250 reset"] * 10 + [("554 Too many nonmail commands", CUT)]}))
+        server = scripted(
+            play(by, {"RSET": ["250 reset"] * 10 + [("554 Too many nonmail commands", HANG_UP, SILENCE)]})
+        )
         receipts = send(twin(server.url, window=window), to := names(60, "dead", 2, 1), way)
         assert statuses(receipts) == [A, R] * 30
         assert sorted(taken(server)) == sorted(to[::2])
 
     @pytest.mark.parametrize("reply", ["421 4.7.0 Error: too many errors", "554 5.7.1 no more", "502 5.5.1 what"])
     def test_any_last_word_to_rset_is_no_message_s(self, twin: Twin, scripted: Scripted, by: str, reply: str) -> None:
-        server = scripted(play(by, {"RSET": ["250 reset"] * 4 + [(reply, CUT)]}), play(by, {}))
+        server = scripted(play(by, {"RSET": ["250 reset"] * 4 + [(reply, HANG_UP, SILENCE)]}), play(by, {}))
         receipts = send(twin(server.url), to := names(30), "list")
         assert statuses(receipts) == [A] * 30
         assert attempts(receipts) == {1}
@@ -137,7 +139,7 @@ class TestClosedAtOneMessage:
     @pytest.mark.parametrize(("way", "window"), WAYS)
     def test_at_every_tenth(self, twin: Twin, scripted: Scripted, by: str, way: str, window: int) -> None:
         """The others go out; these end with the words of the server."""
-        server = scripted(play(by, {"RCPT TO:<gone": ("421 4.7.0 go away", CUT)}))
+        server = scripted(play(by, {"RCPT TO:<gone": ("421 4.7.0 go away", HANG_UP, SILENCE)}))
         receipts = send(twin(server.url, window=window), to := names(60, "gone", 10, 7), way)
         assert statuses(receipts) == [D if number % 10 == 7 else A for number in range(60)]
         assert sorted(taken(server)) == sorted(address for address in to if address.startswith("u"))
@@ -153,7 +155,7 @@ class TestClosedAtOneMessage:
     def test_it_is_tried_once_more_and_then_elsewhere(
         self, twin: Twin, scripted: Scripted, by: str, where: str
     ) -> None:
-        one, other = scripted(play(by, {where: ("421 4.7.0 go away", CUT)})), scripted()
+        one, other = scripted(play(by, {where: ("421 4.7.0 go away", HANG_UP, SILENCE)})), scripted()
         to = names(20, "gone", 20, 5)
         messages = [hello(address) for address in to]
         if where.startswith("MAIL"):
@@ -182,7 +184,7 @@ class TestMessagesOfAConnection:
     def test_a_server_that_ended_two_at_the_same_number_is_kept_below_it(
         self, twin: Twin, scripted: Scripted, by: str, way: str, window: int
     ) -> None:
-        last = ("421 too many messages in this connection", CUT)
+        last = ("421 too many messages in this connection", HANG_UP, SILENCE)
         server = scripted(play(by, {"MAIL": ["250 ok"] * 7 + [last]}))
         mailer = twin(server.url, window=window)
         receipts = send(mailer, to := names(60), way)
@@ -198,7 +200,7 @@ class TestMessagesOfAConnection:
 class TestServersThatAreDown:
     def test_421_to_the_first_mail_is_a_failure(self, twin: Twin, scripted: Scripted, by: str) -> None:
         """It is told once, and the next server takes all."""
-        bad, good = scripted(play(by, {"MAIL": ("421 4.7.0 not now", CUT)})), scripted(play(by, {}))
+        bad, good = scripted(play(by, {"MAIL": ("421 4.7.0 not now", HANG_UP, SILENCE)})), scripted(play(by, {}))
         events: list[Any] = []
         receipts = send(twin(bad.url, good.url, listeners=[events.append]), to := names(30), "list")
         assert statuses(receipts) == [A] * 30
@@ -212,7 +214,7 @@ class TestServersThatAreDown:
         self, twin: Twin, scripted: Scripted, by: str, way: str, window: int
     ) -> None:
         """A message that went on to the next server is not settled by this one."""
-        bad, good = scripted(play(by, {"RCPT": ("421 4.7.0 not now", CUT)})), scripted(play(by, {}))
+        bad, good = scripted(play(by, {"RCPT": ("421 4.7.0 not now", HANG_UP, SILENCE)})), scripted(play(by, {}))
         events: list[Any] = []
         mailer = twin(bad.url, good.url, window=window, listeners=[events.append])
         receipts = send(mailer, to := names(30), way)
@@ -228,7 +230,7 @@ class TestServersThatAreDown:
         self, twin: Twin, scripted: Scripted, by: str, way: str, window: int
     ) -> None:
         """Behind two connections at most."""
-        server = scripted(play(by, {"RCPT": ("421 4.7.0 not now", CUT)}))
+        server = scripted(play(by, {"RCPT": ("421 4.7.0 not now", HANG_UP, SILENCE)}))
         receipts = send(twin(server.url, window=window), names(12), way)
         assert statuses(receipts) == [D] * 12
         replies = [receipt.outcomes[0].reply for receipt in receipts]

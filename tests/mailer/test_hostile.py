@@ -14,7 +14,7 @@ import pytest
 from smtpbackend import Receipt, Status
 from smtpbackend.delivery.mail import Mail
 from smtpbackend.errors import SMTPError
-from smtpbackend.testing import CUT, EXTENSIONS, Play, delay
+from smtpbackend.testing import CUT, EXTENSIONS, HANG_UP, SILENCE, Play, delay
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import SENDER, BlockingTwin, Twin, hello
 from tests.servers.ports import wait_until
@@ -22,7 +22,7 @@ from tests.servers.ports import wait_until
 A, D, R = Status.ACCEPTED, Status.DEFERRED, Status.REJECTED
 POSTFIX = "220 mx.example.com ESMTP Postfix"  # takes the probe, so that content leaves by BDAT
 BY = {"DATA": EXTENSIONS, "BDAT": (*EXTENSIONS, "CHUNKING")}
-GO_AWAY = ("421 4.7.1 go away", CUT)
+GO_AWAY = ("421 4.7.1 go away", HANG_UP, SILENCE)
 
 
 def statuses(receipts: list[Receipt]) -> list[Status]:
@@ -143,7 +143,7 @@ def test_a_server_that_ends_at_the_proof_of_a_window_is_not_asked_on_each_connec
 
     Nothing but the proof has it hear RSET, so one connection does for all; today it is one for each message.
     """
-    server = scripted({"RSET": (reply, CUT)})
+    server = scripted({"RSET": (reply, HANG_UP, SILENCE)})
     receipts = twin(server.url).send_many([hello() for _ in range(50)])
     assert statuses(receipts) == [A] * 50
     assert server.connections <= 4

@@ -140,7 +140,8 @@ class TestOneSend:
         }
         mailers = {case: twin(server.url, **login, **bounds) for case, server in servers.items()}
         for case, error in failures(mailers).items():
-            assert isinstance(error, TimedOut), f"{case}: {error!r}"
+            # on a busy machine the deadline may pass before it is connected
+            assert isinstance(error, TimedOut) or "the deadline of" in str(error), f"{case}: {error!r}"
             assert statuses(error) == [Status.DEFERRED], case
 
     @bounds

@@ -224,7 +224,7 @@ class TestWaiting:
         first, second = mailer.send_at_once([hello(), hello()])
         kinds = {type(first).__name__, type(second).__name__}
         assert "InDoubt" in kinds  # who had the connection; the other waited, or had the last moment of it
-        assert kinds <= {"InDoubt", "TimedOut"}
+        assert kinds <= {"InDoubt", "TimedOut", "ConnectFailed"}  # the last: it passed as the turn came
         assert mailer.raw.stats().waiting == 0
 
 
