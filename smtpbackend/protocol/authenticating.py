@@ -1,0 +1,203 @@
+"""Logging in: AUTH as a dialogue (RFC 4954), one mechanism after the other where it may go on.
+
+What a mechanism says is in ``sasl.py``, and so is which one may follow another; here it is said to the server.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from collections.abc import Sequence
+
+from smtpbackend.errors import (
+    AuthenticationFailed,
+    ConnectionLost,
+    MissingExtra,
+    ProtocolViolation,
+    SMTPError,
+    TLSFailed,
+)
+from smtpbackend.outcome import Reply
+from smtpbackend.protocol import command, sasl
+from smtpbackend.protocol.delivering import Delivering
+from smtpbackend.protocol.dialogue import Transcript
+from smtpbackend.protocol.effects import Channel, Conversation
+from smtpbackend.protocol.timeouts import Timeouts
+
+__all__ = ["Authenticating", "asks_for_tls", "needs_tls"]
+
+
+class Authenticating(Delivering):
+    """A dialogue that can log in; ``local_peer`` tells that the peer address is loopback or a unix socket."""
+
+    def __init__(
+        self, server: str, timeouts: Timeouts, transcript: Transcript | None, lmtp: bool, local_peer: bool
+    ) -> None:
+        super().__init__(server, timeouts, transcript, lmtp)
+        self.secure = False
+        """Whether TLS is in force. All TLS here is verified, so this is what a secret asks for."""
+        self.channel: Channel | None = None
+        """What a login can be bound to, under TLS."""
+        self.local_peer = local_peer
+        self.without_tls: TLSFailed | None = None
+        """Why there is no TLS, where it was tried and the policy lets the session go on in clear."""
+        self.login_goes_on = False
+        """After a login that the server hung up on: whether another mechanism may be tried on a new connection."""
+
+    def login(
+        self,
+        credentials: sasl.Login,
+        mechanisms: Sequence[str] | None = None,
+        allow_cleartext_auth: bool = False,
+        attempt: sasl.Attempt | None = None,
+    ) -> Conversation[None]:
+        """AUTH with each mechanism that may be used, strongest first, until one passes (RFC 4954).
+
+        ``attempt`` knows what was tried on connections before this one, and is told what is tried here.
+        """
+        attempt = attempt or sasl.Attempt()
+        offered = self.capabilities.auth_mechanisms
+        credentials = credentials._replace(channel=self.channel, offered=tuple(offered))
+        verified = self.secure or self.local_peer
+        clear_allowed = verified or allow_cleartext_auth
+        candidates = sasl.choose(offered, mechanisms, clear_allowed, credentials)
+        if not candidates and not attempt.said:
+            if self.without_tls is not None and not sasl.choose(offered, mechanisms, True, credentials):
+                what = f"offers no login but {', '.join(offered)}" if offered else "offers no login (AUTH)"
+                self.phase, self.broken = "tls", True
+                raise needs_tls(self.without_tls, what)
+            raise self._failed(AuthenticationFailed, self._no_mechanism(credentials, mechanisms, clear_allowed))
+        before = len(attempt.said)
+        lost: SMTPError | None = None
+        missing: MissingExtra | None = None
+        while (mechanism := attempt.following(candidates, verified)) is not None:
+            if lost is not None:
+                self.login_goes_on = True
+                raise lost
+            try:
+                reply, refusal, cancelled = yield from self._authenticate(mechanism, credentials)
+            except MissingExtra as error:
+                if mechanisms is not None:
+                    raise
+                missing = missing or error
+                attempt.skip(mechanism)
+                continue
+            except ConnectionLost as error:
+                lost = error
+                if error.reply is None:
+                    attempt.hung_up(mechanism)
+                elif len(attempt.said) == before:
+                    break  # the server was going before it heard of a login
+                continue  # behind a refusal: perhaps this mechanism was not heard any more
+            finally:
+                self._hidden = set()
+            if refusal is None and reply is not None and reply.is_positive:  # 235, or 250 from who knows no better
+                return
+            if reply is not None and reply.code == 421:
+                lost = self._left(reply)
+                if len(attempt.said) == before:
+                    break
+                continue  # it may have been on its way when this mechanism was named
+            attempt.ended(mechanism, reply, refusal, cancelled)
+        self.broken = True
+        if lost is not None and not attempt.was_answered:
+            raise lost
+        if missing is not None and not attempt.said:
+            raise missing
+        reply = attempt.reply
+        if self.without_tls is not None and asks_for_tls(reply):
+            self.phase = "tls"
+            raise needs_tls(self.without_tls, f"answers AUTH with {reply}", reply)
+        secret = "token" if credentials.token else "password"
+        is_passing = reply is not None and reply.is_transient
+        raise AuthenticationFailed(
+            f"{self.server} refused the login of {credentials.username!r} ({'; '.join(attempt.said)}); "
+            + ("try again later" if is_passing else f"check username and {secret}"),
+            server=self.server,
+            reply=reply,
+            details=attempt.details,
+        ) from lost
+
+    def _no_mechanism(self, credentials: sasl.Login, wanted: Sequence[str] | None, clear_allowed: bool) -> str:
+        offered = credentials.offered
+        if not offered:
+            return f"{self.server} offers no login (AUTH); remove username and password, or check the port and tls"
+        if not clear_allowed and sasl.choose(offered, wanted, True, credentials):
+            secret = "token" if credentials.token else "password"
+            return (
+                f"{self.server} would get the {secret} in clear, over a connection that is not verified"
+                f"{f' ({self.without_tls})' if self.without_tls else ''}; "
+                "set tls='required' or 'implicit', or allow_cleartext_auth=True if the path is private"
+            )
+        usable = [known for known in sasl.choose(sasl.known(), None, True, credentials) if "-PLUS" not in known.name]
+        ours = ", ".join(wanted or [known.name for known in usable])
+        return f"{self.server} offers {', '.join(offered)} to log in, and none of {ours}; see auth_mechanisms"
+
+    def _authenticate(
+        self, mechanism: sasl.Mechanism, credentials: sasl.Login
+    ) -> Conversation[tuple[Reply | None, sasl.Refused | None, bool]]:
+        """One exchange: the reply that ended it, why the mechanism did not go on, and whether it was cancelled."""
+        exchange = mechanism.exchange(credentials)
+        refusal: sasl.Refused | None = None
+        try:
+            initial = next(exchange)
+        except sasl.Refused as error:  # it cannot be used here; nothing has been said
+            return None, error, True
+        self._hidden = {credentials.password, credentials.token}
+        # RFC 4954 4: an empty initial response is "="
+        encoded = None if initial is None else _base64(initial) or "="
+        self._hidden.add(encoded or "")
+        line = command.auth(mechanism.name, encoded)
+        shown = f"AUTH {mechanism.name}" + (" ***" if encoded else "")
+        held = None  # an initial response that has to wait for its challenge
+        if len(line) > command.MAX_LINE:  # RFC 4954 4: the line of AUTH is bound as any other
+            line, shown, held = command.auth(mechanism.name), f"AUTH {mechanism.name}", initial
+        reply = yield from self._ask(line, shown)
+        while reply.code == 334:
+            if shown == "*" or (refusal is not None and refusal.answer is None):
+                raise self._failed(ProtocolViolation, f"{self.server} goes on with a login that was cancelled")
+            shown = "***"
+            try:
+                if refusal is not None:
+                    answer = shown = "*"  # it was told that this is the end
+                elif held is not None:
+                    answer, held = _base64(held), None
+                elif mechanism.prompted:
+                    answer = _base64(exchange.send(reply.text.encode()) or b"")
+                else:
+                    challenge = binascii.a2b_base64(reply.text.encode("ascii"), strict_mode=True)
+                    answer = _base64(exchange.send(challenge) or b"")
+            except sasl.Refused as error:
+                refusal = error
+                answer = "*" if error.answer is None else _base64(error.answer)
+                shown = answer if answer == "*" else shown
+            except (StopIteration, ValueError):  # one challenge too many, or no base64
+                answer = shown = "*"  # RFC 4954 4: cancels, and is answered 501
+            self._hidden.add(answer if answer != "*" else "")
+            reply = yield from self._ask(command.auth_response(answer), shown)
+        if reply.is_positive and refusal is None:
+            try:
+                exchange.send(None)
+            except StopIteration:
+                pass
+            except sasl.Refused as error:
+                refusal = error
+        exchange.close()
+        return reply, refusal, shown == "*"
+
+
+def asks_for_tls(reply: Reply | None) -> bool:
+    """Whether it says that TLS comes first: 530 "Must issue a STARTTLS command first" (RFC 3207 4), and others."""
+    return reply is not None and reply.code >= 400 and _TLS.search(reply.text) is not None
+
+
+_TLS = re.compile(r"\b(?:START)?TLS\b|\bSSL\b|encrypt", re.I)
+
+
+def needs_tls(trouble: TLSFailed, what: str, reply: Reply | None = None) -> TLSFailed:
+    """Why nothing came of going on in clear: the trouble that TLS had."""
+    return TLSFailed(f"{trouble}; in clear it {what}", server=trouble.server, reply=reply)
+
+
+def _base64(data: bytes) -> str:
+    return binascii.b2a_base64(data, newline=False).decode("ascii")
