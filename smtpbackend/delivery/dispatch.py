@@ -393,7 +393,7 @@ class Dispatch(Connecting):
         mail.error = judgement.error or error  # what an earlier server said is not the last word any more
         if not (mail.pending or mail.aside):
             if any(status is Status.IN_DOUBT for _, status, _, _ in judgement.settled):
-                self._blame(connection, error, (mail.servers or [])[1:])
+                self._blame(connection, error, mail.others)
             return
         if is_crowded:
             session.broken = True
@@ -409,7 +409,7 @@ class Dispatch(Connecting):
             session.broken = True
             self._replay(mail)
         else:
-            self._blame(connection, error, (mail.servers or [])[1:])
+            self._blame(connection, error, mail.others)
             yield from self._next_server(mail)
 
     # Receipts ----------------------------------------------------------------------------------------------------

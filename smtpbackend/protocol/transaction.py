@@ -1,6 +1,6 @@
 """One mail transaction on one connection (RFC 5321 3.3): what is to be sent, and what the server said to each part.
 
-The session writes the answers down here; what follows from them is decided in ``delivery/dispatch.py``.
+The session writes the answers down here; what they mean for each recipient is decided in ``delivery/judgement.py``.
 """
 
 from __future__ import annotations
