@@ -14,10 +14,10 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-__all__ = ["at_end_of_child", "begin", "failure", "sockets", "unforked"]
+__all__ = ["Attempts", "at_end_of_child", "sockets", "unforked"]
 
 PATIENCE = 1.0  # seconds that a fork waits at most: what is done unforked never waits for a network
 
@@ -81,8 +81,43 @@ sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 """What a child closes: each socket is put in as it is made, unforked."""
 
 
-def begin(info: tuple[Any, ...], source_address: str | None) -> socket.socket:
-    """A socket on its way to an address that ``getaddrinfo`` gave; it never waits. Raises OSError."""
+class Attempts:
+    """The sockets on their way to the addresses of one host (RFC 8305), by what ``getaddrinfo`` said of each."""
+
+    def __init__(self, source_address: str | None) -> None:
+        self.under_way: dict[Any, socket.socket] = {}
+        self._source_address = source_address
+
+    def begin(self, info: tuple[Any, ...]) -> OSError | None:
+        """Send one on its way, which never waits: the error where that cannot be."""
+        try:
+            self.under_way[info] = _begin(info, self._source_address)
+        except OSError as error:
+            return error
+        return None
+
+    def ended(self, infos: Iterable[Any]) -> dict[Any, OSError | None]:
+        """For each that has arrived None; for each that has failed why, and it is closed."""
+        answers: dict[Any, OSError | None] = {}
+        for info in infos:
+            code = self.under_way[info].getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            answers[info] = OSError(code, os.strerror(code)) if code else None
+            if code:
+                self.close(info)
+        return answers
+
+    def close(self, info: Any) -> None:
+        """Close this one."""
+        self.under_way[info].close()
+        del self.under_way[info]
+
+    def close_all(self, but: Any = None) -> None:
+        """Close each, or each but one."""
+        for info in [info for info in self.under_way if info is not but]:
+            self.close(info)
+
+
+def _begin(info: tuple[Any, ...], source_address: str | None) -> socket.socket:
     family, kind, protocol, _, address = info
     sock: socket.socket | None = None
     try:
@@ -104,12 +139,6 @@ def begin(info: tuple[Any, ...], source_address: str | None) -> socket.socket:
             sock.close()
         raise
     return sock
-
-
-def failure(sock: socket.socket) -> OSError | None:
-    """Why one that was on its way did not arrive, if it did not."""
-    code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    return OSError(code, os.strerror(code)) if code else None
 
 
 def _close_sockets() -> None:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from smtpbackend.delivery.addresses import Begin, Wait, reach
 from smtpbackend.delivery.server import Server, is_address, unreachable
 from smtpbackend.delivery.tls import server_hostname
-from smtpbackend.forking import begin, failure
+from smtpbackend.forking import Attempts
 from smtpbackend.protocol.timeouts import earliest, time_is_up
 
 __all__ = ["dial"]
@@ -26,43 +26,31 @@ async def dial(server: Server, deadline: float | None, ready: Callable[[socket.s
     Performs what ``delivery/addresses.py`` decides. Raises `ConnectFailed`.
     """
     race = reach(server, await _find(server, deadline), asyncio.get_running_loop().time, deadline)
-    under_way: dict[Any, socket.socket] = {}
-    ended: dict[Any, OSError | None]
+    attempts = Attempts(server.source_address)
+    answer: Any
     try:
         step = next(race)
         while True:
-            answer: Any = None
             if isinstance(step, Wait):
-                answer = ended = {info: failure(under_way[info]) for info in await _wait(under_way, step.until)}
+                answer = attempts.ended(await _wait(attempts.under_way, step.until))
             elif isinstance(step, Begin):
-                try:
-                    under_way[step.info] = begin(step.info, server.source_address)
-                except OSError as error:
-                    answer = error
-                ended = {}
+                answer = attempts.begin(step.info)
             else:
-                sock = under_way[step.info]
+                sock = attempts.under_way[step.info]
                 try:
                     if server.proxy is not None:
                         await _pass_proxy(server, sock, step.until)
                     made = await ready(sock)
                 except OSError as error:
                     answer = error
-                    ended = {step.info: error}
+                    attempts.close(step.info)
                 else:
-                    for info in under_way:
-                        if info is not step.info:
-                            under_way[info].close()
+                    attempts.close_all(but=step.info)
                     race.close()  # what it holds of the others' errors would hold this frame
                     return made
-            for info in ended:
-                if ended[info] is not None:
-                    under_way[info].close()
-                    del under_way[info]
             step = race.send(answer)
     except BaseException:
-        for info in under_way:
-            under_way[info].close()
+        attempts.close_all()
         raise
 
 

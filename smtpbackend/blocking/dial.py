@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from smtpbackend.delivery.addresses import Begin, Wait, reach
 from smtpbackend.delivery.server import Server, is_address, unreachable
 from smtpbackend.delivery.tls import server_hostname
-from smtpbackend.forking import begin, failure
+from smtpbackend.forking import Attempts
 from smtpbackend.protocol.timeouts import earliest, time_is_up
 
 __all__ = ["MAX_POLL", "dial"]
@@ -28,51 +28,43 @@ def dial(server: Server, deadline: float | None, ready: Callable[[socket.socket]
     Performs what ``delivery/addresses.py`` decides. Raises `ConnectFailed`.
     """
     race = reach(server, _find(server, deadline), time.monotonic, deadline)
-    under_way: dict[Any, socket.socket] = {}
-    ended: dict[Any, OSError | None]
+    attempts = Attempts(server.source_address)
+    answer: Any
     try:
         step = next(race)
         while True:
-            answer: Any = None
             if isinstance(step, Wait):
-                poll = select.poll()
-                by_number = {}
-                for info, sock in under_way.items():
-                    poll.register(sock, select.POLLOUT)
-                    by_number[sock.fileno()] = info
-                left = max(step.until - time.monotonic(), 0.0)  # what is there already did not come too late
-                events = poll.poll(min(left, MAX_POLL) * 1000)
-                answer = ended = {by_number[number]: failure(under_way[by_number[number]]) for number, _ in events}
+                answer = attempts.ended(_wait(attempts.under_way, step.until))
             elif isinstance(step, Begin):
-                try:
-                    under_way[step.info] = begin(step.info, server.source_address)
-                except OSError as error:
-                    answer = error
-                ended = {}
+                answer = attempts.begin(step.info)
             else:
-                sock = under_way[step.info]
+                sock = attempts.under_way[step.info]
                 try:
                     if server.proxy is not None:
                         _pass_proxy(server, sock, step.until)
                     made = ready(sock)
                 except OSError as error:
                     answer = error
-                    ended = {step.info: error}
+                    attempts.close(step.info)
                 else:
-                    for info in under_way:
-                        if info is not step.info:
-                            under_way[info].close()
+                    attempts.close_all(but=step.info)
                     race.close()  # what it holds of the others' errors would hold this frame
                     return made
-            for info in ended:
-                if ended[info] is not None:
-                    under_way[info].close()
-                    del under_way[info]
             step = race.send(answer)
     except BaseException:
-        for info in under_way:
-            under_way[info].close()
+        attempts.close_all()
         raise
+
+
+def _wait(under_way: dict[Any, socket.socket], until: float) -> list[Any]:
+    """Those that are connected or have failed, once there is one, or at ``until``."""
+    poll = select.poll()
+    by_number = {}
+    for info, sock in under_way.items():
+        poll.register(sock, select.POLLOUT)
+        by_number[sock.fileno()] = info
+    left = max(until - time.monotonic(), 0.0)  # what is there already did not come too late
+    return [by_number[number] for number, _ in poll.poll(min(left, MAX_POLL) * 1000)]
 
 
 def _find(server: Server, deadline: float | None) -> list[Any]:
