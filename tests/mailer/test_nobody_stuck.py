@@ -22,7 +22,7 @@ from tests.servers.ports import free_ports
 from tests.servers.relay import Relay
 from tests.servers.tls import Certificates
 
-SHORT = 0.25  # seconds
+SHORT = 0.5  # seconds: a busy machine stands still for a quarter of one
 LONG = 60.0
 LIMITLESS = ("PIPELINING", "8BITMIME")  # no SIZE
 FIFTY = 50
@@ -181,7 +181,7 @@ class TestOneSend:
             return "250 ok"
 
         server = scripted(Play({"EHLO": answer, "HELO": answer, "MAIL": answer, "RCPT": answer}, ()))
-        mailer = twin(server.url, deadline=0.25)
+        mailer = twin(server.url, deadline=SHORT)
         error = failure(mailer, hello(*(f"u{number}@example.com" for number in range(30))))
         assert isinstance(error, TimedOut)
         assert set(statuses(error)) == {Status.DEFERRED}
@@ -203,7 +203,7 @@ class TestOneSend:
 
     def test_the_deadline_is_for_each_message(self, twin: Twin, scripted: Scripted) -> None:
         server = scripted({"MAIL": [SILENCE]}, {})
-        receipts = twin(server.url, deadline=0.4).send_many([hello(), hello()])
+        receipts = twin(server.url, deadline=SHORT).send_many([hello(), hello()])
         assert [receipt.ok for receipt in receipts] == [False, True]
 
     def test_a_send_that_waits_for_a_connection_has_its_limit(self, twin: Twin, scripted: Scripted) -> None:
@@ -225,7 +225,7 @@ class TestOneSend:
     def test_a_question(self, twin: Twin, scripted: Scripted, question: str, how: str) -> None:
         commands = {"verify": "VRFY", "expand": "EXPN", "help": "HELP", "connect": "EHLO"}
         server = scripted({commands[question]: HOW[how]})
-        for bounds in ({"timeout": 0.1}, {"timeout": LONG, "deadline": 0.1}):
+        for bounds in ({"timeout": SHORT}, {"timeout": LONG, "deadline": SHORT}):
             with pytest.raises(TimedOut):
                 twin(server.url, **bounds).ask(question, *(["ann"] if question in ("verify", "expand") else []))
 
