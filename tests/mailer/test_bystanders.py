@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 
 from smtpbackend import Receipt, Status
-from smtpbackend.errors import SMTPError
 from smtpbackend.testing import CUT, EXTENSIONS, HANG_UP, RESET, SILENCE, Play, ScriptedServer, delay
 from tests.mailer.conftest import Scripted
-from tests.mailer.twins import SENDER, Driven, Twin, hello
+from tests.mailer.twins import SENDER, Driven, Twin, hello, send_all
 from tests.servers.ports import wait_until
 from tests.servers.tls import Certificates
 
@@ -39,16 +38,7 @@ def play(by: str, answers: dict[str, Any], **options: Any) -> Play:
 
 def send(mailer: Driven, to: list[str], way: str) -> list[Receipt]:
     """A message to each, as a list or one after the other."""
-    messages = [hello(address) for address in to]
-    if way == "list":
-        return mailer.send_many(messages)
-    receipts = []
-    for message in messages:
-        try:
-            receipts.append(mailer.send(message))
-        except SMTPError as error:
-            receipts += [error.receipt] if error.receipt else []
-    return receipts
+    return send_all(mailer, [hello(address) for address in to], way != "list")
 
 
 def names(count: int, other: str = "", every: int = 1, at: int = -1) -> list[str]:

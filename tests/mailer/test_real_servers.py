@@ -14,10 +14,9 @@ from typing import Any
 
 import pytest
 
-from smtpbackend import Envelope, Message, Receipt, Server, Status
-from smtpbackend.errors import SMTPError
+from smtpbackend import Envelope, Receipt, Server, Status
 from tests.conftest import missing_server
-from tests.mailer.twins import SENDER, Driven, Twin, hello
+from tests.mailer.twins import SENDER, Twin, hello, send_all
 from tests.servers.aiosmtpd_server import AiosmtpdServer
 from tests.servers.dovecot import Dovecot
 from tests.servers.exim import Exim
@@ -130,18 +129,6 @@ def counted(servers: Callable[..., Any]) -> Callable[..., Counted]:
 def recipients(pattern: str) -> list[str]:
     """A name of its own for each "g", the dead address for each "d"."""
     return [DEAD if letter == "d" else f"u{number}@example.com" for number, letter in enumerate(pattern)]
-
-
-def send(mailer: Driven, messages: list[Message], one_by_one: bool) -> list[Receipt]:
-    if not one_by_one:
-        return mailer.send_many(messages)
-    receipts = []
-    for message in messages:
-        try:
-            receipts.append(mailer.send(message))
-        except SMTPError as error:
-            receipts += [error.receipt] if error.receipt else []
-    return receipts
 
 
 def statuses(receipts: list[Receipt]) -> list[Status]:
@@ -293,7 +280,7 @@ class TestDeadAddresses:
     ) -> None:
         server, to = counted(name), recipients(self.PATTERN)
         mailer = twin(server.at(), window=window)
-        receipts = send(mailer, [hello(address) for address in to], way == "one by one")
+        receipts = send_all(mailer, [hello(address) for address in to], way == "one by one")
         assert statuses(receipts) == expected(self.PATTERN)
         mailer.close()
         log = server.ended()
@@ -312,7 +299,7 @@ class TestDeadAddresses:
         server = aiosmtpd(refused={DEAD: "550 5.1.1 User unknown"})
         mailer = twin(host="127.0.0.1", port=server.port, tls="none", window=window)
         messages = [hello(address) for address in recipients(self.PATTERN)]
-        assert statuses(send(mailer, messages, way == "one by one")) == expected(self.PATTERN)
+        assert statuses(send_all(mailer, messages, way == "one by one")) == expected(self.PATTERN)
         assert server.connections == 5  # nine dead addresses on each but the last
         assert len(server.arrived) == 20
 
@@ -328,7 +315,7 @@ class TestLimits:
         """Exim refuses a RSET and hangs up behind ten of them (smtp_accept_max_nonmail)."""
         server, to = counted(name), recipients("gd" * 30)
         mailer = twin(server.at(), window=window)
-        receipts = send(mailer, [hello(address) for address in to], way == "one by one")
+        receipts = send_all(mailer, [hello(address) for address in to], way == "one by one")
         assert statuses(receipts) == expected("gd" * 30)
         mailer.close()
         assert "too many errors" not in server.ended()
@@ -348,7 +335,7 @@ class TestLimits:
         good = [f"u{number}@example.com" for number in range(20)]
         dead = [f"rejected@d{number}.example.net" for number in range(40)]
         to = [address for number in range(20) for address in (*dead[2 * number : 2 * number + 2], good[number])]
-        [receipt] = send(twin(server.at()), [hello(*to)], one_by_one)
+        [receipt] = send_all(twin(server.at()), [hello(*to)], one_by_one)
         assert statuses([receipt]) == expected("ddg" * 20)
         assert arrived_once(server, good)
 
@@ -361,7 +348,7 @@ class TestLimits:
         mailer = twin(server.at(), window=window)
         for pattern, ended in (("g" * 60, 2), ("g" * 20, 0)):
             to = recipients(pattern)
-            receipts = send(mailer, [hello(address) for address in to], way == "one by one")
+            receipts = send_all(mailer, [hello(address) for address in to], way == "one by one")
             assert statuses(receipts) == expected(pattern)
             mailer.close()
             assert len(re.findall(" closed by QUIT", server.ended())) == server.connections - ended

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from smtpbackend import AsyncMailer, Envelope, Mailer, Message, Receipt, Reply
+from smtpbackend.errors import SMTPError
 from tests.servers.ports import wait_until
 
 SENDER = "ann@example.org"
@@ -49,6 +50,19 @@ class Driven(Protocol):
 
     def close(self) -> None:
         self.ask("close")
+
+
+def send_all(mailer: Driven, messages: list[Any], one_by_one: bool) -> list[Receipt]:
+    """The receipts of a list, or of each in a send of its own, be it by an error."""
+    if not one_by_one:
+        return mailer.send_many(messages)
+    receipts = []
+    for message in messages:
+        try:
+            receipts.append(mailer.send(message))
+        except SMTPError as error:
+            receipts += [error.receipt] if error.receipt else []
+    return receipts
 
 
 class Begun(Protocol):
