@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from smtpbackend.errors import InvalidInput
+from smtpbackend.errors import Injection, InvalidInput
 
 __all__ = ["ATEXT", "DOT_STRING", "Address", "parse_addresses"]
 
@@ -35,6 +35,7 @@ _ascii_domain = re.compile(_DOMAIN).fullmatch
 # RFC 5321 4.1.3 General-address-literal: a standardised tag and dcontent.
 _GENERAL_LITERAL = r"\[[A-Za-z0-9-]*[A-Za-z0-9]:[!-Z^-~]+\]"
 _control = re.compile(r"[\x00-\x1f\x7f]").search  # C0 and DEL
+_injection = re.compile(r"[\r\n\x00]").search
 
 # One token of an address list (RFC 5322 3.4). White space and comments are skipped by the caller.
 _token = re.compile(
@@ -55,7 +56,14 @@ def _has_control(text: str) -> bool:
     return re.search("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", text) is not None
 
 
+def reject_injection(text: str, field: str) -> None:
+    """Raise `Injection` where ``text`` has CR, LF or NUL."""
+    if _injection(text) is not None:
+        raise Injection(f"{field}: {text!r} has a line end or NUL, a control character that may add lines", field=field)
+
+
 def _reject_control(text: str, field: str) -> None:
+    reject_injection(text, field)
     if _has_control(text):
         raise InvalidInput(f"{field}: {text!r} has a control character, which no address may have", field=field)
 
@@ -384,6 +392,7 @@ def _unfold(name: str, value: str) -> str:
         except UnicodeError:
             raise InvalidInput(f"{name}: {value!r} has octets that are not UTF-8", field=name) from None
     value = re.sub(r"\r?\n(?=[ \t])", "", value)
+    reject_injection(value, name)
     if _has_control(value.replace("\t", " ")):
         raise InvalidInput(f"{name}: {value!r} has a control character", field=name)
     return value

@@ -109,6 +109,10 @@ class InvalidInput(SMTPError, ValueError):
         self.field = field
 
 
+class Injection(InvalidInput):
+    """An address or header has CR, LF or NUL, which would add lines to it: it refuses the whole message."""
+
+
 class InvalidSetting(InvalidInput):
     """A setting is unknown, or has a value that cannot work. ``field`` is its name."""
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
-from smtpbackend.address import Address, parse_addresses
+from smtpbackend.address import Address, parse_addresses, reject_injection
 from smtpbackend.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def check_text(value: Any, field: str) -> str:
     if not isinstance(value, str):
         raise InvalidInput(f"{field}: a str is wanted, not {value!r}", field=field)
     if _control(value) is not None:
+        reject_injection(value, field)
         raise InvalidInput(f"{field}: {value!r} has a control character", field=field)
     if not value.isascii():
         check_encodable(value, field)

@@ -26,7 +26,7 @@ from flask import current_app
 
 from smtpbackend.address import Address
 from smtpbackend.content import encode_octets
-from smtpbackend.errors import InvalidInput
+from smtpbackend.errors import Injection, InvalidInput
 from smtpbackend.header import filename_parameter, text_field
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ _ONCE = frozenset(
 )
 
 
-class BadHeaderError(InvalidInput):
+class BadHeaderError(Injection):
     """A header has a line break or another control character; ``field`` names it."""
 
     def __init__(self, message: str = "a header has a line break or another control character", **context: Any) -> None:

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from smtpbackend.address import Address, addresses_in_field, parse_addresses
-from smtpbackend.errors import InvalidInput
+from smtpbackend.errors import Injection, InvalidInput
 
 
 @pytest.mark.parametrize(
@@ -111,6 +111,24 @@ def test_control_characters_are_impossible(character: str) -> None:
     for text in texts if character != "\t" else texts[:2]:
         with pytest.raises(InvalidInput):
             Address.parse(text)
+
+
+@pytest.mark.parametrize("character", ["\r", "\n", "\0", "\r\nRCPT TO:<eve@example.org>\r\n"])
+def test_an_injection_is_told_from_what_is_badly_written(character: str) -> None:
+    """CR, LF and NUL, in any part, in text or in a header: nobody writes them by mistake."""
+    for parts in ((f"a{character}b", "x.org"), ("a", f"x{character}.org"), ("a", "x.org", f"A{character}")):
+        with pytest.raises(Injection):
+            Address(*parts)
+    for text in (f"a{character}b@x.org", f'"a{character}b"@x.org', f"a@x.org{character}y", f'"A{character}" <a@x.org>'):
+        with pytest.raises(Injection) as raised:
+            parse_addresses([text], "to")
+        assert raised.value.field == "to"
+        with pytest.raises(Injection):
+            addresses_in_field("To", text)
+    for text in ("a@b@c", "a\x01b@x.org", "ann@", ""):
+        with pytest.raises(InvalidInput) as other:
+            Address.parse(text)
+        assert not isinstance(other.value, Injection)
 
 
 def test_what_is_no_str_is_refused() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from smtpbackend.address import Address
+from smtpbackend.address import Address, reject_injection
 from smtpbackend.envelope import Recipient
 from smtpbackend.errors import InvalidInput
 
@@ -57,6 +57,7 @@ def _line(text: str, field: str, limit: int = MAX_LINE, utf8: bool = False) -> b
     if text.isascii() and text.isprintable() and len(text) + 2 <= limit:  # no control character is printable
         return text.encode("ascii") + b"\r\n"
     if _FORBIDDEN.search(text):
+        reject_injection(text, field)
         raise InvalidInput(f"{field} has a control character: {text!r}", field=field)
     if not utf8 and not text.isascii():
         raise InvalidInput(f"{field} has a character outside ASCII: {text!r}; it needs SMTPUTF8", field=field)
