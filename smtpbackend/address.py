@@ -15,7 +15,7 @@ from typing import Any
 
 from smtpbackend.errors import Injection, InvalidInput
 
-__all__ = ["ATEXT", "DOT_STRING", "Address", "parse_addresses"]
+__all__ = ["ATEXT", "DOT_STRING", "Address", "parse_addresses", "sift"]
 
 MAX_LOCAL_PART = 64  # octets, RFC 5321 4.5.3.1.1
 MAX_DOMAIN = 255  # octets, RFC 5321 4.5.3.1.2
@@ -223,6 +223,69 @@ def parse_addresses(value: str | Address | Iterable[str | Address], field: str =
     return found
 
 
+Refused = tuple[str, InvalidInput]
+"""What was given as an address and is none: its text as it was given, and why. The error's field names its place."""
+
+
+def sift(value: Any, field: str) -> tuple[list[Address], list[Refused]]:
+    """The addresses in ``value``, which is as for `parse_addresses`, and apart from them what is none.
+
+    So one that is badly written does not keep the others from getting a mail (DESIGN 4.2). Raises `InvalidInput` only
+    where a line end or NUL stands in one: that is no slip of the pen.
+    """
+    try:
+        return parse_addresses(value, field), []
+    except Injection:
+        raise
+    except InvalidInput as error:
+        elements = _elements(value)
+        if len(elements) == 1:
+            return [], [(_as_given(elements[0]), error)]
+    found: list[Address] = []
+    refused: list[Refused] = []
+    for place, element in enumerate(elements):
+        try:
+            found += parse_addresses([element], f"{field}[{place}]")
+        except Injection:
+            raise
+        except InvalidInput as error:
+            refused.append((_as_given(element), error))
+    return found, refused
+
+
+# What a comma may stand in without being the end of an address; no two of these begin alike.
+_piece = re.compile(r'"(?:[^"\\]|\\.)*"|\((?:[^()\\]|\\.)*\)|<[^<>]*>|\[[^\[\]]*\]|[^,"(<\[:;]+|.', re.DOTALL).findall
+
+
+def _elements(value: Any) -> list[Any]:
+    """The single entries of ``value``. A str with a group (``friends: a@b, c@d;``) is one."""
+    if not isinstance(value, str):
+        return [value] if is_one(value) else list(value)
+    elements, element = [], ""
+    for piece in _piece(value):
+        if piece in (":", ";"):
+            return [value]
+        if piece == ",":
+            elements.append(element)
+            element = ""
+        else:
+            element += piece
+    return [one for one in map(str.strip, (*elements, element)) if one]
+
+
+def is_one(value: Any) -> bool:
+    """Whether ``value`` is one address, and not several of them."""
+    return isinstance(value, (Address, bytes, bytearray)) or not isinstance(value, Iterable) or is_pair(value)
+
+
+def is_pair(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str) and "@" not in value[0]
+
+
+def _as_given(element: Any) -> str:
+    return element if isinstance(element, str) else repr(element)
+
+
 def _address_like(value: Any, field: str) -> Address:
     if hasattr(value, "username") and hasattr(value, "display_name"):  # email.headerregistry.Address
         return _of_parts(value.username, value.domain, value.display_name, field)
@@ -373,15 +436,32 @@ def _addr_spec(words: list[_Token], tokens: list[_Token], position: int, wrong: 
 # Addresses in headers
 
 
+def sift_field(name: str, value: Any) -> tuple[list[Address], list[Refused]]:
+    """`sift` for a header, as it is stored in one of our messages or in an ``email.message.Message``."""
+    return sift(_value_of(name, value), name)
+
+
 def addresses_in_field(name: str, value: Any) -> list[Address]:
-    """The addresses of a header, as it is stored in one of our messages or in an ``email.message.Message``."""
+    """The addresses of a header, as `sift_field` has them. Raises `InvalidInput` for the first that is none."""
+    return parse_addresses(_value_of(name, value), name)
+
+
+def _value_of(name: str, value: Any) -> Any:
+    """What `parse_addresses` takes of a header."""
     if hasattr(value, "addresses"):  # email.headerregistry: already parsed
-        return parse_addresses(value.addresses, name)
+        from email.errors import InvalidHeaderDefect
+
+        if not any(isinstance(defect, InvalidHeaderDefect) for defect in value.defects):
+            return value.addresses
+        # It makes somebody else of what is badly written: "bob smith@example.org" becomes a mailbox of that name
+        from email.policy import SMTPUTF8
+
+        value = value.fold(policy=SMTPUTF8.clone(max_line_length=0)).partition(":")[2].strip()
     if not isinstance(value, str):
         if not hasattr(value, "encode"):
-            return parse_addresses(value, name)
+            return value
         value = value.encode()  # email.header.Header
-    return parse_addresses(_unfold(name, value), name)
+    return _unfold(name, value)
 
 
 def _unfold(name: str, value: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from smtpbackend.address import Address, addresses_in_field, parse_addresses
+from smtpbackend.address import Address, Refused, addresses_in_field, parse_addresses, sift_field
 from smtpbackend.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -149,21 +149,45 @@ class Envelope:
         To, Cc, Bcc and Dcc. If there are Resent- fields, the first block of them counts alone (RFC 5322 3.6.6). Raises
         `InvalidInput`.
         """
+        routing = Routing(message)
+        recipients, refused = routing.recipients()
+        for _, error in refused:
+            raise error
+        return cls(routing.originator(), recipients)
+
+
+class Routing:
+    """Who the headers of a message are from and for; see `Envelope.from_headers` for what counts."""
+
+    def __init__(self, message: Any) -> None:
         fields = _address_fields(message)
         resent = _first_resent_block(fields)
-        prefix = "resent-" if resent else ""
-        found: dict[str, list[Address]] = {}
-        for name, value in resent or fields:
-            lower = name.lower().removeprefix(prefix)
-            if lower in {"from", "sender", "to", "cc", "bcc", "dcc"}:
-                found.setdefault(lower, []).extend(addresses_in_field(name, value))
-        authors = found.get("from", [])
-        origin = authors if len(authors) == 1 else found.get("sender") or authors
+        self._prefix = "resent-" if resent else ""
+        self._fields = [(name.lower().removeprefix(self._prefix), name, value) for name, value in resent or fields]
+
+    def originator(self) -> Address:
+        """Raises `InvalidInput` where there is none."""
+        authors = self._addresses("from")
+        origin = authors if len(authors) == 1 else self._addresses("sender") or authors
         if not origin:
-            wanted = f"{prefix.title()}From"
+            wanted = f"{self._prefix.title()}From"
             raise InvalidInput(f"the message has no {wanted}, and no envelope names the sender", field=wanted)
-        to = [address for name in ("to", "cc", "bcc", "dcc") for address in found.get(name, ())]
-        return cls(origin[0], to)
+        return origin[0]
+
+    def _addresses(self, wanted: str) -> list[Address]:
+        return [one for kind, name, value in self._fields if kind == wanted for one in addresses_in_field(name, value)]
+
+    def recipients(self) -> tuple[list[Address], list[Refused]]:
+        """The recipients, and apart from them what is no address. Raises `InvalidInput` for an injection alone."""
+        found: list[Address] = []
+        refused: list[Refused] = []
+        for wanted in ("to", "cc", "bcc", "dcc"):
+            for kind, name, value in self._fields:
+                if kind == wanted:
+                    addresses, others = sift_field(name, value)
+                    found += addresses
+                    refused += others
+        return found, refused
 
 
 def _reverse_path(sender: str | Address | None) -> Address | None:

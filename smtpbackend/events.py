@@ -58,7 +58,7 @@ class MessageFailed(Event):
 
     name = "message_failed"
     receipt: Receipt
-    error: SMTPError
+    error: Exception
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class MessageInDoubt(Event):
 
     name = "message_in_doubt"
     receipt: Receipt
-    error: SMTPError
+    error: Exception
 
 
 @dataclass(frozen=True)

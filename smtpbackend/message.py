@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
-from smtpbackend.address import Address, parse_addresses, reject_injection
+from smtpbackend.address import Address, parse_addresses, reject_injection, sift
 from smtpbackend.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ ADDRESS_FIELDS = frozenset(
         *("disposition-notification-to", "errors-to", "return-receipt-to", "mail-followup-to", "mail-reply-to"),
     )
 )
+RECIPIENT_FIELDS = frozenset(("to", "cc", "bcc", "dcc", "resent-to", "resent-cc", "resent-bcc", "resent-dcc"))
 # Fields that name people who shall not be seen: in no rendered message.
 HIDDEN_FIELDS = frozenset(("bcc", "dcc", "resent-bcc", "resent-dcc"))
 
@@ -233,9 +234,12 @@ class Message:
     def check(self) -> None:
         """Raise `InvalidInput` for what no message can have: control characters, unusable addresses and headers."""
         check_text(self.subject, "subject")
-        for field in ("from_", "to", "cc", "bcc", "reply_to"):
+        for field in ("from_", "reply_to"):
             if given := getattr(self, field):
                 parse_addresses(given, field)
+        for field in ("to", "cc", "bcc"):  # of these each is a recipient of its own, which the receipt tells of
+            if given := getattr(self, field):
+                sift(given, field)
         if self.sender is not None and len(parse_addresses(self.sender, "sender")) != 1:
             raise InvalidInput(f"sender: {self.sender!r} is not one address", field="sender")
         if self.message_id is not None:
@@ -260,7 +264,9 @@ class Message:
                 raise InvalidInput(f"headers: {name} is given twice", field=name)  # RFC 5322 3.6
             seen.add(lower)
             check_text(value, name)
-            if lower in ADDRESS_FIELDS:
+            if lower in RECIPIENT_FIELDS:
+                sift(value, name)
+            elif lower in ADDRESS_FIELDS:
                 parse_addresses(value, name)
             elif lower == "message-id":
                 check_message_id(value, name)
@@ -268,7 +274,7 @@ class Message:
     def _has(self, name: str) -> bool:
         return bool(getattr(self, {"from": "from_", "message-id": "message_id"}.get(name, name)))
 
-    def address_fields(self) -> Iterator[tuple[str, list[Address]]]:
+    def address_fields(self) -> Iterator[tuple[str, Any]]:
         """The fields that say who a message is from and for, as pairs of header name and addresses, in order."""
         for name, value in (
             ("From", self.from_),
@@ -278,12 +284,10 @@ class Message:
             ("Bcc", self.bcc),
         ):
             if value:
-                yield name, parse_addresses(value, name.lower() if name != "From" else "from_")
+                yield name, value
         for name, given in self.headers:
-            if name.lower().removeprefix("resent-") in _ROUTING:
-                yield name, parse_addresses(given, name)
-            elif name.lower() == "received":
-                yield name, []
+            if name.lower().removeprefix("resent-") in _ROUTING or name.lower() == "received":
+                yield name, given
 
     def __repr__(self) -> str:
         to = ", ".join(map(str, self.to))

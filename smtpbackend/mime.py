@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from smtpbackend.address import Address, parse_addresses
+from smtpbackend.address import Address, parse_addresses, sift
 from smtpbackend.content import (
     BLOCK,
     CHUNK,
@@ -28,7 +28,7 @@ from smtpbackend.content import (
 from smtpbackend.errors import InvalidInput
 from smtpbackend.flatten import Flattener, flatten, is_signed, seven_bit_copy
 from smtpbackend.header import LINE, address_field, any_field, date_of, filename_parameter, fold, text_field
-from smtpbackend.message import HIDDEN_FIELDS, Attachment, Message, check_message_id
+from smtpbackend.message import HIDDEN_FIELDS, RECIPIENT_FIELDS, Attachment, Message, check_message_id
 
 if TYPE_CHECKING:
     import email.message
@@ -170,10 +170,10 @@ def _no_author() -> InvalidInput:
 
 def _joined(message: Message, name: str, attribute: str) -> list[Address]:
     """The addresses of a field that stands once (RFC 5322 3.6), those given as headers included."""
-    addresses = parse_addresses(getattr(message, attribute), attribute)
+    addresses = sift(getattr(message, attribute), attribute)[0]
     for other, value in message.headers:
         if other.lower() == name.lower():
-            addresses = addresses + parse_addresses(value, name)
+            addresses = addresses + sift(value, name)[0]
     return addresses
 
 
@@ -189,7 +189,13 @@ def _custom_fields(message: Message) -> Iterator[str]:
             written.add(lower)
             others = [other for key, other in message.headers[number + 1 :] if key.lower() == lower]
             if others:
-                yield address_field(name, parse_addresses([value, *others], name))
+                yield address_field(name, [one for each in (value, *others) for one in sift(each, name)[0]])
+                continue
+        if lower in RECIPIENT_FIELDS:
+            readable, refused = sift(value, name)
+            if refused:
+                if readable:
+                    yield address_field(name, readable)
                 continue
         yield any_field(name, value)
 

@@ -6,11 +6,12 @@ Reply is decided in ``delivery/dispatch.py``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from smtpbackend.address import Address
-from smtpbackend.errors import DeliveryError, RecipientsRefused, SMTPError
+from smtpbackend.errors import DeliveryError, RecipientsRefused
 
 __all__ = ["Outcome", "Receipt", "Reply", "Status"]
 
@@ -58,27 +59,45 @@ class Status(Enum):
     ACCEPTED = "accepted"
     """A server took responsibility for this recipient."""
     REJECTED = "rejected"
-    """Refused for good, by a server or by ourselves before anything was sent."""
+    """This recipient was refused for good: by a server, or here, where it is no address or `only_to` leaves it out."""
     DEFERRED = "deferred"
     """Certainly not handed over, tried or not; may be tried again."""
     IN_DOUBT = "in_doubt"
     """Handed over, and the connection ended before the answer: it may have arrived."""
+    FAILED = "failed"
+    """Not sent, through no fault of the recipient: the message, or our side. It has to be mended first."""
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What became of one recipient.
 
-    ``reply`` is the last thing a server said about it, ``error`` why no reply settled it, ``server`` who spoke last,
-    and ``attempts`` in how many transactions it was named, without those that the server did not read.
+    ``address`` is an `Address`, or the text as it was given where that is none. ``reply`` is the last thing a server
+    said about it, ``error`` why no reply settled it, ``server`` who spoke last, and ``attempts`` in how many
+    transactions it was named, without those that the server did not read.
     """
 
-    address: Address
+    address: Address | str
     status: Status
     reply: Reply | None = None
     server: str | None = None
-    error: SMTPError | None = None
+    error: Exception | None = None
     attempts: int = 0
+
+    @property
+    def no_such_mailbox(self) -> bool:
+        """Whether the address itself is at fault, so that no other message would arrive there either.
+
+        It is no address, or a server answered RCPT with 5.1.x (RFC 3463 3.2). False where content, sender or a policy
+        was refused, and where a server gave no such status: these say nothing of the mailbox.
+        """
+        if self.status is not Status.REJECTED:
+            return False
+        if self.reply is None:
+            return isinstance(self.address, str)
+        status = self.reply.enhanced
+        # 5.1.7 and 5.1.8 are of the sender; beside a reply to MAIL or to the content stands its error
+        return self.error is None and status is not None and status[:2] == (5, 1) and status[2] not in (7, 8)
 
 
 @dataclass(frozen=True)
@@ -86,7 +105,8 @@ class Receipt:
     """What became of one message, recipient by recipient.
 
     ``reply``, ``server`` and ``queue_id`` are those of the (last) acceptance of the content; ``error`` is set when
-    nobody was accepted; ``notes`` say what was asked for and not offered.
+    nobody was accepted: a `SMTPError`, or what your own iterable or file raised; ``notes`` say what was asked for and
+    not offered.
     """
 
     message_id: str | None
@@ -94,7 +114,7 @@ class Receipt:
     reply: Reply | None = None
     server: str | None = None
     queue_id: str | None = None
-    error: SMTPError | None = None
+    error: Exception | None = None
     notes: tuple[str, ...] = ()
 
     def _having(self, status: Status) -> tuple[Outcome, ...]:
@@ -121,6 +141,11 @@ class Receipt:
         return self._having(Status.IN_DOUBT)
 
     @property
+    def failed(self) -> tuple[Outcome, ...]:
+        """Recipients that were not sent the message through no fault of theirs."""
+        return self._having(Status.FAILED)
+
+    @property
     def ok(self) -> bool:
         """True when everybody was accepted."""
         for outcome in self.outcomes:
@@ -140,9 +165,8 @@ class Receipt:
 
     def _partial(self) -> DeliveryError:
         failed = [outcome for outcome in self.outcomes if outcome.status is not Status.ACCEPTED]
-        names = ", ".join(f"{o.address} ({o.status.value}: {o.reply or o.error})" for o in failed)
         return RecipientsRefused(
-            f"{len(failed)} of {len(self.outcomes)} recipients were not accepted: {names}",
+            f"{len(failed)} of {len(self.outcomes)} recipients were not accepted: {named(failed)}",
             recipients=refusals(tuple(failed)),
             transient=all(outcome.status is Status.DEFERRED for outcome in failed),
             server=self.server,
@@ -156,6 +180,11 @@ class Receipt:
             for o in self.outcomes
             if o.status is not Status.ACCEPTED
         ]
+
+
+def named(outcomes: Sequence[Outcome]) -> str:
+    """Outcomes for people: each address, and why."""
+    return ", ".join(f"{o.address} ({o.reply or o.error})" for o in outcomes)
 
 
 def refusals(outcomes: tuple[Outcome, ...]) -> dict[str, tuple[int, bytes]]:

@@ -88,6 +88,9 @@ class EmailBackend(smtp.EmailBackend):
         proxy: str | None = None,
         deadline: float | None = None,
         recipient_policy: str | None = None,
+        bounce_address: str | None = None,
+        only_to: Any = None,
+        redirect_to: str | None = None,
         strategy: str | None = None,
         rest: float | None = None,
         max_connections: int | None = None,
@@ -273,7 +276,7 @@ class EmailBackend(smtp.EmailBackend):
                 return None
             message.smtp_receipt = None
             try:
-                envelope = envelope_of(message, prep_address)
+                envelope = envelope_of(message, prep_address, mailer.configuration.rules.bounce_address)
                 content = content_of(message, envelope, untouched)
             except Exception as error:
                 failures.append((number, error))

@@ -33,8 +33,12 @@ MAX_LINE = 998  # octets without CRLF, RFC 5322 2.1.1
 # Envelope
 
 
-def envelope_of(message: Any, prep_address: Callable[..., str] | None) -> Envelope:
+def envelope_of(
+    message: Any, prep_address: Callable[..., str] | None, bounce_address: Address | None = None
+) -> Envelope:
     """Who a message is from and for: ``from_email`` and ``recipients()``, not its headers. Raises ValueError.
+
+    A ``bounce_address`` takes the place of the sender.
 
     What is an address says Django: ``prep_address`` of the backend, or before 6.0 ``sanitize_address``. What Django
     would make invalid is ours to write: domains by IDNA 2008, where 2003 names another host or none, and local parts
@@ -56,9 +60,8 @@ def envelope_of(message: Any, prep_address: Callable[..., str] | None) -> Envelo
         ):  # of the email package, for "to@" on some patch releases of Python, and for "<>"
             raise InvalidInput(f"{field}: {force_str(given)!r} is not an address", field=field) from None
 
-    return Envelope(
-        address(message.from_email, "from_email"), [address(one, "recipients") for one in message.recipients()]
-    )
+    sender = address(message.from_email, "from_email")
+    return Envelope(bounce_address or sender, [address(one, "recipients") for one in message.recipients()])
 
 
 def _sanitized(given: Any, charset: str, field: str) -> Address:

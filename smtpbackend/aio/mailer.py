@@ -169,12 +169,11 @@ class AsyncMailer:
 
         return Dispatch(
             route or self._route,
-            policy=self.configuration.recipient_policy,
+            rules=self.configuration.rules,
             tell=Telling((*listeners, *self._listeners, SignalListener(self))),
             clock=asyncio.get_running_loop().time,
             stamp=stamp,
             deadline=self.configuration.deadline,
-            dkim=self.configuration.dkim,
             moved=self._pool().count_move,
             ended=self._pool().count,
             down=down,

@@ -167,12 +167,11 @@ class Mailer:
 
         return Dispatch(
             route or self._route,
-            policy=self.configuration.recipient_policy,
+            rules=self.configuration.rules,
             tell=Telling((*listeners, *self._listeners, SignalListener(self))),
             clock=time.monotonic,
             stamp=stamp,
             deadline=self.configuration.deadline,
-            dkim=self.configuration.dkim,
             moved=self._pool.count_move,
             ended=self._pool.count,
             down=down,

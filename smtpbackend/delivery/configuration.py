@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from smtpbackend.delivery.server import Server, resolve
 from smtpbackend.delivery.settings import MAILER_KEYS, SERVER_KEYS, check_keys, read
 from smtpbackend.errors import InvalidSetting
 
-__all__ = ["Configuration", "Limits", "configure"]
+if TYPE_CHECKING:
+    from smtpbackend.address import Address
+    from smtpbackend.delivery.guard import OnlyTo
+
+__all__ = ["Configuration", "Limits", "Rules", "configure"]
 
 
 class Limits(NamedTuple):
@@ -20,16 +24,25 @@ class Limits(NamedTuple):
     max_messages: int = 100
 
 
+class Rules(NamedTuple):
+    """What a mailer does with every message: the settings of these names."""
+
+    recipient_policy: str = "any"
+    dkim: tuple[Any, ...] = ()
+    bounce_address: Address | None = None
+    only_to: OnlyTo | None = None
+    redirect_to: Address | None = None
+
+
 class Configuration(NamedTuple):
     """The settings of one mailer, checked."""
 
     servers: tuple[Server, ...]
     deadline: float | None
-    recipient_policy: str
     strategy: str
     rest: float
     limits: Limits
-    dkim: tuple[Any, ...] = ()
+    rules: Rules
 
 
 def configure(settings: Mapping[str, Any]) -> Configuration:
@@ -44,14 +57,18 @@ def configure(settings: Mapping[str, Any]) -> Configuration:
             "set it to 'any', or use an SMTP server",
             field="recipient_policy",
         )
+    if value["only_to"] is not None and value["redirect_to"] is not None:
+        raise InvalidSetting(
+            "only_to and redirect_to are both set: give one of them, or say in redirect_to alone where all mail goes",
+            field="redirect_to",
+        )
     return Configuration(
         servers,
         value["deadline"],
-        value["recipient_policy"],
         value["strategy"],
         value["rest"],
         Limits(value["max_connections"], value["max_idle"], value["max_messages"]),
-        value["dkim"],
+        Rules(**{name: value[name] for name in Rules._fields}),
     )
 
 

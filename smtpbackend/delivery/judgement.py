@@ -89,7 +89,7 @@ def judge(
     # How the conversation ended, for those whom the server accepted and has told nothing else.
     error, ended = t.error, None
     if isinstance(error, InvalidInput):  # ours alone: no other server could be given it
-        ended = Status.REJECTED
+        ended = Status.FAILED
     elif error is not None and t.handed_over and (t.finals is not None or not t.was_closed):
         ended = Status.IN_DOUBT
         error = in_doubt(error, server)

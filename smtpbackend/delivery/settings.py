@@ -171,6 +171,18 @@ def _dkim(name: str, value: Any) -> Any:
     return signers(name, value)
 
 
+def _only_to(name: str, value: Any) -> Any:
+    from smtpbackend.delivery.guard import only_to
+
+    return only_to(name, value)
+
+
+def _mailbox(name: str, value: Any) -> Any:
+    from smtpbackend.delivery.guard import address
+
+    return address(name, value)
+
+
 class Setting(NamedTuple):
     """One key: who it belongs to, how its value is read, and what it means."""
 
@@ -329,6 +341,30 @@ SETTINGS: tuple[Setting, ...] = (
         "any",
         "`any`: a refused recipient does not keep the others from getting the mail. `all`: nobody gets it unless "
         "everybody is accepted.",
+    ),
+    Setting(
+        "bounce_address",
+        "mailer",
+        _mailbox,
+        None,
+        "Where bounces go: the address in `MAIL FROM`, apart from the From of a message, for all that are sent without "
+        "an envelope of their own. Default: that of the message.",
+    ),
+    Setting(
+        "only_to",
+        "mailer",
+        _only_to,
+        None,
+        "Addresses and domains (a list) that may get mail, in any case of their letters; all other recipients are "
+        "rejected here, and no server is told of them. For a staging site.",
+    ),
+    Setting(
+        "redirect_to",
+        "mailer",
+        _mailbox,
+        None,
+        "One address that gets all mail instead of its recipients, who stand in a field `X-Original-To`, those of Bcc "
+        "too; receipts and signals speak of them. For a staging site.",
     ),
     Setting(
         "strategy",

@@ -8,6 +8,7 @@ from typing import Any
 
 from smtpbackend import Receipt, Server
 from smtpbackend.delivery.asks import END, GONE, Give, Lease, Pace, Pull, Release, Talk
+from smtpbackend.delivery.configuration import Rules
 from smtpbackend.delivery.dispatch import Dispatch
 from smtpbackend.delivery.pooling import Bucket, Connection
 from smtpbackend.delivery.route import Route
@@ -109,7 +110,7 @@ class Played:
         """One for these servers."""
         return Dispatch(
             self.route,
-            policy=self.options.get("policy", "any"),
+            rules=Rules(self.options.get("policy", "any")),
             tell=Telling([self.events.append, *self.options.get("listeners", ())]),
             clock=lambda: self.now,
             stamp=lambda: (datetime(2026, 9, 1, 12, tzinfo=UTC), "token"),

@@ -165,7 +165,11 @@ class TestConfigure:
         configuration = configure({})
         assert configuration.servers == (Server("localhost", 25),)
         assert configuration.limits == (4, 60.0, 100)
-        assert (configuration.recipient_policy, configuration.strategy, configuration.rest) == ("any", "failover", 30.0)
+        assert (configuration.rules.recipient_policy, configuration.strategy, configuration.rest) == (
+            "any",
+            "failover",
+            30.0,
+        )
         assert configuration.deadline is None
 
     def test_none_stands_for_a_key_that_is_not_set(self) -> None:
