@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from smtpbackend.address import Address, addresses_in_field, parse_addresses
+from smtpbackend.address import Address, addresses_in_field, is_pair, parse_addresses
 from smtpbackend.errors import InvalidInput
 
 if TYPE_CHECKING:
     import email.message
 
+    from smtpbackend.address import Addresses, Mailbox
     from smtpbackend.message import Message
 
 __all__ = ["Envelope", "Recipient"]
@@ -53,7 +54,7 @@ class Recipient:
     notify: tuple[str, ...]
     orcpt: str | None
 
-    def __init__(self, address: str | Address, notify: str | Iterable[str] = (), orcpt: str | None = None) -> None:
+    def __init__(self, address: Mailbox, notify: str | Iterable[str] = (), orcpt: str | None = None) -> None:
         if not isinstance(address, Address):
             address = Address.parse(address, "recipients")
         put = self.__dict__  # frozen for others
@@ -90,11 +91,11 @@ def _orcpt(orcpt: str) -> str:
 class Envelope:
     """Reverse-path, forward-paths and SMTP parameters of one message.
 
-    ``sender`` is an address, or "" for the null reverse-path (then the attribute is None). ``recipients`` is a list, or
-    one comma-separated string, of str, `Address` or `Recipient`; duplicates collapse into one. ``dsn_return`` is FULL
-    or HDRS and ``envid`` an identifier of yours (RFC 3461); ``require_tls`` asks for RFC 8689; ``hold_for`` (seconds)
-    or ``hold_until`` (a datetime with its zone) for RFC 4865; ``extra`` has further parameters of MAIL, keyword to
-    value or None. Raises `InvalidInput`.
+    ``sender`` is an address, or "" for the null reverse-path (then the attribute is None). ``recipients`` is a list of
+    str, `Address`, pairs of name and address, or `Recipient`, or one str, comma-separated; duplicates collapse into
+    one. ``dsn_return`` is FULL or HDRS and ``envid`` an identifier of yours (RFC 3461); ``require_tls`` asks for RFC
+    8689; ``hold_for`` (seconds) or ``hold_until`` (a datetime with its zone) for RFC 4865; ``extra`` has further
+    parameters of MAIL, keyword to value or None. Raises `InvalidInput`.
     """
 
     sender: Address | None
@@ -112,8 +113,8 @@ class Envelope:
 
     def __init__(
         self,
-        sender: str | Address | None,
-        recipients: str | Address | Recipient | Iterable[str | Address | Recipient],
+        sender: Mailbox | None,
+        recipients: Addresses | Recipient | Iterable[Mailbox | Recipient],
         *,
         dsn_return: str | None = None,
         envid: str | None = None,
@@ -166,7 +167,7 @@ class Envelope:
         return cls(origin[0], to)
 
 
-def _reverse_path(sender: str | Address | None) -> Address | None:
+def _reverse_path(sender: Mailbox | None) -> Address | None:
     if sender is None or isinstance(sender, Address):
         return sender
     if isinstance(sender, str) and sender.strip(" ") in {"", "<>"}:
@@ -174,13 +175,14 @@ def _reverse_path(sender: str | Address | None) -> Address | None:
     return Address.parse(sender, "sender")
 
 
-def _recipients(given: str | Address | Recipient | Iterable[str | Address | Recipient]) -> tuple[Recipient, ...]:
+def _recipients(given: Any) -> tuple[Recipient, ...]:
     found: dict[tuple[str, str], Recipient] = {}
-    for one in (given,) if isinstance(given, (str, Address, Recipient)) else _iterate(given):
+    alone = isinstance(given, (str, Address, Recipient)) or is_pair(given, "recipients")
+    for one in (given,) if alone else _iterate(given):
         if isinstance(one, Recipient):
             found.setdefault(one.address.key, one)
             continue
-        for address in parse_addresses(one, "recipients"):
+        for address in parse_addresses(one if alone else [one], "recipients"):
             key = address.key
             if key not in found:
                 found[key] = Recipient(address)

@@ -119,7 +119,7 @@ def _head(message: Message, date: datetime, token: str) -> tuple[str, str]:
         raise _no_author()
     sender: list[Address] = []
     if message.sender:
-        sender = parse_addresses(message.sender, "sender")
+        sender = [Address.parse(message.sender, "sender")]
     elif len(authors) > 1 and "sender" not in given:
         sender = authors[:1]
     to = _joined(message, "To", "to") if message.to else []
@@ -189,7 +189,8 @@ def _custom_fields(message: Message) -> Iterator[str]:
             written.add(lower)
             others = [other for key, other in message.headers[number + 1 :] if key.lower() == lower]
             if others:
-                yield address_field(name, parse_addresses([value, *others], name))
+                given = [value, *others]
+                yield address_field(name, [one for value in given for one in parse_addresses(value, name)])
                 continue
         yield any_field(name, value)
 
