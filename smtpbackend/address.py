@@ -1,41 +1,47 @@
 """Mail addresses: the one place that knows what a mailbox looks like.
 
-An `Address` is valid from birth: it has no control character, fits the limits of RFC 5321 4.5.3.1, and its domain can
-be written on the wire. Parsing of RFC 5322 address lists and the IDNA encoding of domains live here; how an address is
-written into a header, display name included, is the matter of ``header.py``.
+An `Address` is valid from birth: it has no control character, fits a command line, and its domain can be written on
+the wire. What people give as an address is read here, RFC 5322 address lists among it; domains are the matter of
+``domain.py``, and how an address is written into a header, display name included, that of ``header.py``.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from smtpbackend.domain import DOMAIN, MAX_DOMAIN, ascii_domain
 from smtpbackend.errors import Injection, InvalidInput
 
-__all__ = ["ATEXT", "DOT_STRING", "Address", "parse_addresses", "sift"]
+if TYPE_CHECKING:
+    Mailbox: TypeAlias = "str | tuple[str, str] | Address"
+    """One address as people give it: an `Address`, a str, or a pair of name and address."""
+    Addresses: TypeAlias = "Mailbox | Iterable[Mailbox]"
+    """Some of them: one, a comma-separated str, or an iterable."""
 
-MAX_LOCAL_PART = 64  # octets, RFC 5321 4.5.3.1.1
-MAX_DOMAIN = 255  # octets, RFC 5321 4.5.3.1.2
-MAX_PATH = 256  # octets, the angle brackets included, RFC 5321 4.5.3.1.3
+__all__ = ["ATEXT", "DOT_STRING", "Address", "addresses_in_field", "is_pair", "parse_addresses", "reject_injection"]
+
+# The limits of local part and path (RFC 5321 4.5.3.1.1, 4.5.3.1.3) are for servers to judge: VERP and SRS go beyond
+# them. What is sent has to fit a command line (4.5.3.1.4).
+MAX_ADDR_SPEC = 512 - len("MAIL FROM:<>\r\n")  # octets
 
 ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]"  # RFC 5322 3.2.3
-# RFC 5321 4.1.2 sub-domain; the underscore is not in it, but hosts that have one do get mail.
-_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 DOT_STRING = rf"{ATEXT}+(?:\.{ATEXT}+)*"
-_DOMAIN = rf"{_LABEL}(?:\.{_LABEL})*"
 
-_plain = re.compile(rf"({DOT_STRING})@({_DOMAIN})").fullmatch
+_plain = re.compile(rf"({DOT_STRING})@({DOMAIN})").fullmatch
 # RFC 6531 3.3 lets atext be any UTF-8 character beyond ASCII; so it is all but the specials (RFC 5322 3.2.3).
 _ATEXT_UTF8 = r'[^\x00- "(),.:;<>@\[\\\]\x7f]'
 _dot_string = re.compile(rf"{_ATEXT_UTF8}+(?:\.{_ATEXT_UTF8}+)*").fullmatch
-_ascii_domain = re.compile(_DOMAIN).fullmatch
-# RFC 5321 4.1.3 General-address-literal: a standardised tag and dcontent.
-_GENERAL_LITERAL = r"\[[A-Za-z0-9-]*[A-Za-z0-9]:[!-Z^-~]+\]"
 _control = re.compile(r"[\x00-\x1f\x7f]").search  # C0 and DEL
 _injection = re.compile(r"[\r\n\x00]").search
+_c0 = re.compile(r"[\x00-\x1f\x7f]")
+_surrogate = re.compile("[\ud800-\udfff]").search
+_commercial_at = re.compile("[\uff20\ufe6b]").search  # what looks like an @ and is none
+_encoded_word = re.compile(r"=\?[^?]+\?[A-Za-z]\?.*\?=").fullmatch  # RFC 2047 2
+_has_domain = re.compile(r"[^\s@]@[^\s@]").search
 
 # One token of an address list (RFC 5322 3.4). White space and comments are skipped by the caller.
 _token = re.compile(
@@ -73,7 +79,8 @@ class Address:
     """A mailbox: ``local_part`` in its unquoted meaning, ``domain`` as given, and what people call it.
 
     The domain is a name in ASCII or Unicode, an address literal in brackets (``[192.0.2.1]``, ``[IPv6:2001:db8::1]``),
-    or "" for a local mailbox. Raises `InvalidInput` for anything that could not be sent.
+    or "" for a local mailbox. Tabs and their kind in the name become blanks. Raises `InvalidInput` for anything that
+    could not be sent.
     """
 
     local_part: str
@@ -84,15 +91,16 @@ class Address:
         _validate(self, "address")
 
     @classmethod
-    def parse(cls, text: str, field: str = "address") -> Address:
+    def parse(cls, text: Mailbox, field: str = "address") -> Address:
         """The one address in ``text``: ``ann@example.org`` or ``Ann <ann@example.org>``, quoted as in RFC 5322 3.4.
 
-        Comments are skipped. Raises `InvalidInput` naming ``field``.
+        A pair is name and address. Comments belong to the name, as in ``ann@example.org (Ann)``. Raises `InvalidInput`
+        naming ``field``.
         """
-        found = _parse_list(text, field) if type(text) is str else parse_addresses(text, field)
-        if len(found) != 1:
-            raise InvalidInput(f"{field}: {text!r} is {len(found)} addresses where one is wanted", field=field)
-        return found[0]
+        if type(text) is str:
+            found = _parse_list(text, field)
+            return found[0] if len(found) == 1 else _one_of(found, text, field)
+        return _address_of(text, field)
 
     @property
     def addr_spec(self) -> str:
@@ -137,159 +145,143 @@ def _trusted(local_part: str, domain: str, display_name: str = "") -> Address:
 
 
 def _validate(address: Address, field: str) -> None:
-    for part in (address.local_part, address.domain, address.display_name):
+    local_part, domain, display_name = address.local_part, address.domain, address.display_name
+    for part in (local_part, domain, display_name):
         if not isinstance(part, str):
             raise InvalidInput(f"{field}: an address is made of str, not {part!r}", field=field)
-        _reject_control(part, field)
-    if not address.local_part:
-        raise InvalidInput(f"{field}: an address needs something before the @", field=field)
-    if address.domain:
-        encoded = _encode_domain(address.domain, field)
-        if encoded != address.domain:
-            object.__setattr__(address, "_ascii_domain", encoded)
-        if len(encoded) > MAX_DOMAIN:
-            raise InvalidInput(f"{field}: the domain of {str(address)!r} is over {MAX_DOMAIN} octets", field=field)
-    path = address.addr_spec
-    octets = len(path.encode())
-    local_octets = octets - len(address.ascii_domain) - bool(address.domain)
-    if local_octets > MAX_LOCAL_PART:
+    _reject_control(local_part, field)
+    _reject_control(domain, field)
+    if display_name and not display_name.isprintable():
+        object.__setattr__(address, "display_name", _without_controls(display_name, field))
+    if not domain and _encoded_word(local_part):
         raise InvalidInput(
-            f"{field}: what stands before the @ in {path!r} is over {MAX_LOCAL_PART} octets", field=field
+            f"{field}: {local_part!r} is an encoded word (RFC 2047) and no address; encode the name alone", field=field
         )
-    if octets > MAX_PATH - 2:
-        raise InvalidInput(f"{field}: {path!r} is over {MAX_PATH - 2} octets", field=field)
-
-
-def _encode_domain(domain: str, field: str) -> str:
-    if domain.startswith("["):
-        return _check_literal(domain, field)
-    if domain.isascii():
-        if _ascii_domain(domain) is None:
-            raise InvalidInput(f"{field}: {domain!r} is not a domain name", field=field)
-        return domain
-    import idna  # costs as much as smtplib, and most domains are ASCII
-
-    try:
-        # UTS 46 maps case and width; labels that are ASCII, encoded ones included, are left alone.
-        mapped = idna.uts46_remap(domain, std3_rules=False, transitional=False)
-        encoded = ".".join(
-            label if label.isascii() else idna.alabel(label).decode("ascii") for label in mapped.split(".")
+    if not local_part.isascii() and (match := _commercial_at(local_part)):
+        raise InvalidInput(
+            f"{field}: {local_part!r} has a {match[0]!r} (U+{ord(match[0]):04X}), which is not the @ of an address",
+            field=field,
         )
-    except (idna.IDNAError, UnicodeError, ValueError, IndexError) as error:
-        raise InvalidInput(f"{field}: {domain!r} is not a domain name: {error}", field=field) from error
-    # What was mapped may have become anything: "℀" becomes "a/c".
-    if _ascii_domain(encoded) is None:
-        raise InvalidInput(f"{field}: {domain!r} is not a domain name", field=field)
-    return encoded
+    if not local_part:
+        raise InvalidInput(f"{field}: an address needs something before the @", field=field)
+    if domain and (encoded := ascii_domain(domain, field)) != domain:
+        object.__setattr__(address, "_ascii_domain", encoded)
+    octets = len(address.addr_spec.encode())
+    if octets > MAX_ADDR_SPEC:
+        raise InvalidInput(
+            f"{field}: {str(address)[:60]!r}... has {octets} octets; a command line has room for {MAX_ADDR_SPEC} "
+            "(RFC 5321 4.5.3.1.4)",
+            field=field,
+        )
 
 
-def _check_literal(domain: str, field: str) -> str:
-    import ipaddress
-
-    content = domain[1:-1]
-    try:
-        if not domain.endswith("]"):
-            raise ValueError
-        if content[:5].lower() == "ipv6:":
-            if "%" in content:  # a zone is known to one host only
-                raise ValueError
-            ipaddress.IPv6Address(content[5:])
-        elif re.fullmatch(_GENERAL_LITERAL, domain) is None:
-            ipaddress.IPv4Address(content)
-    except ValueError:
-        raise InvalidInput(f"{field}: {domain!r} is not an address literal", field=field) from None
-    return domain
+def _without_controls(name: str, field: str) -> str:
+    """A display name as it can be written: C0 and DEL as blanks. What is beyond ASCII goes into encoded words."""
+    reject_injection(name, field)
+    if _surrogate(name) is not None:
+        raise InvalidInput(f"{field}: {name!r} has half a surrogate pair, which no octets stand for", field=field)
+    return _c0.sub(" ", name)
 
 
-def parse_addresses(value: str | Address | Iterable[str | Address], field: str = "address") -> list[Address]:
-    """All addresses of one or more comma-separated lists, groups (``friends: a@b, c@d;``) flattened, in order.
+def parse_addresses(value: Any, field: str = "address") -> list[Address]:
+    """The addresses in ``value`` (`Addresses`), in order.
 
-    Raises `InvalidInput` naming ``field``.
+    One str may be a list: separated by commas, groups (``friends: a@b, c@d;``) flattened. An element of an iterable is
+    one address and is never split: it may come out of a form. A tuple can be a pair, as `is_pair` says. Raises
+    `InvalidInput` naming ``field``.
     """
     if isinstance(value, str):
         return list(_parse_list(value, field))
-    if isinstance(value, Address):
-        return [value]
-    if type(value) is not list and (isinstance(value, (bytes, bytearray)) or not isinstance(value, Iterable)):
-        return [_address_like(value, field)]
+    if type(value) is not list and (is_one(value) or is_pair(value, field)):
+        return [_address_of(value, field)]
     found: list[Address] = []
-    for one in value:
-        if isinstance(one, str):
-            found += _parse_list(one, field)
-        elif isinstance(one, Address):
-            found.append(one)
+    for one in value:  # of a list mostly, and mostly str
+        if type(one) is str:
+            addresses = _parse_list(one, field)
+            found += addresses if len(addresses) == 1 else (_one_of(addresses, one, field),)
         else:
-            found.append(_address_like(one, field))
+            found.append(_address_of(one, field))
     return found
 
 
-Refused = tuple[str, InvalidInput]
-"""What was given as an address and is none: its text as it was given, and why. The error's field names its place."""
+def is_pair(value: Any, field: str = "address") -> bool:
+    """Whether ``value``, given where several addresses may be, is one: a tuple of name and address.
 
-
-def sift(value: Any, field: str) -> tuple[list[Address], list[Refused]]:
-    """The addresses in ``value``, which is as for `parse_addresses`, and apart from them what is none.
-
-    So one that is badly written does not keep the others from getting a mail (DESIGN 4.2). Raises `InvalidInput` only
-    where a line end or NUL stands in one: that is no slip of the pen.
+    Of two str the first is a name unless it is an address itself (with an @ inside), and another one than the second:
+    two addresses never become one with a name, and no name becomes a mailbox. Two words without an @ may be either;
+    they raise `InvalidInput`. In a list, a pair is always name and address.
     """
-    try:
-        return parse_addresses(value, field), []
-    except Injection:
-        raise
-    except InvalidInput as error:
-        elements = _elements(value)
-        if len(elements) == 1:
-            return [], [(_as_given(elements[0]), error)]
-    found: list[Address] = []
-    refused: list[Refused] = []
-    for place, element in enumerate(elements):
-        try:
-            found += parse_addresses([element], f"{field}[{place}]")
-        except Injection:
-            raise
-        except InvalidInput as error:
-            refused.append((_as_given(element), error))
-    return found, refused
-
-
-# What a comma may stand in without being the end of an address; no two of these begin alike.
-_piece = re.compile(r'"(?:[^"\\]|\\.)*"|\((?:[^()\\]|\\.)*\)|<[^<>]*>|\[[^\[\]]*\]|[^,"(<\[:;]+|.', re.DOTALL).findall
-
-
-def _elements(value: Any) -> list[Any]:
-    """The single entries of ``value``. A str with a group (``friends: a@b, c@d;``) is one."""
-    if not isinstance(value, str):
-        return [value] if is_one(value) else list(value)
-    elements, element = [], ""
-    for piece in _piece(value):
-        if piece in (":", ";"):
-            return [value]
-        if piece == ",":
-            elements.append(element)
-            element = ""
-        else:
-            element += piece
-    return [one for one in map(str.strip, (*elements, element)) if one]
+    if not isinstance(value, tuple) or len(value) != 2:
+        return False
+    name, address = value
+    if not isinstance(name, str) or not (isinstance(address, str) or hasattr(address, "display_name")):
+        return False
+    if _has_domain(name) is not None and name != address:
+        return False
+    if isinstance(address, str) and "@" not in address:
+        raise InvalidInput(
+            f"{field}: {value!r} may be two mailboxes or one with its name: give a list, [{name!r}, {address!r}] or "
+            f"[({name!r}, {address!r})]",
+            field=field,
+        )
+    return True
 
 
 def is_one(value: Any) -> bool:
-    """Whether ``value`` is one address, and not several of them."""
-    return isinstance(value, (Address, bytes, bytearray)) or not isinstance(value, Iterable) or is_pair(value)
+    """Whether it is a mailbox by itself, or nothing that has elements."""
+    return (
+        isinstance(value, (Address, bytes, bytearray, Mapping)) or not isinstance(value, Iterable) or _is_header(value)
+    )
 
 
-def is_pair(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str) and "@" not in value[0]
+def _is_header(value: Any) -> bool:
+    """Whether it is an ``email.header.Header``."""
+    return hasattr(value, "encode") and hasattr(value, "append")
 
 
-def _as_given(element: Any) -> str:
-    return element if isinstance(element, str) else repr(element)
-
-
-def _address_like(value: Any, field: str) -> Address:
+def _address_of(value: Any, field: str) -> Address:
+    """The address that ``value`` is, where one is wanted."""
+    if isinstance(value, Address):
+        return value
+    if isinstance(value, str):
+        return _one_of(_parse_list(value, field), value, field)
+    if isinstance(value, (tuple, list)) and len(value) == 2 and (value[0] is None or isinstance(value[0], str)):
+        name, mailbox = value
+        if not isinstance(mailbox, (tuple, list)):
+            address = _address_of(mailbox, field)
+            return _of_parts(address.local_part, address.domain, name, field) if name else address
     if hasattr(value, "username") and hasattr(value, "display_name"):  # email.headerregistry.Address
         return _of_parts(value.username, value.domain, value.display_name, field)
-    raise InvalidInput(f"{field}: an address is a str or an Address, not {value!r}", field=field)
+    if _is_header(value):
+        return _one_of(_of_header(value, field), value, field)
+    raise InvalidInput(
+        f"{field}: an address is a str, an Address or a pair of name and address, not {value!r}", field=field
+    )
+
+
+def _one_of(found: Sequence[Address], given: Any, field: str) -> Address:
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise InvalidInput(f"{field}: {given!r} is no address", field=field)
+    raise InvalidInput(
+        f"{field}: {given!r} is {len(found)} addresses where one is wanted; an element of a list is not split at "
+        "commas",
+        field=field,
+    )
+
+
+def _check_mixed(found: Sequence[Address], field: str, given: Any) -> None:
+    """Raise `InvalidInput` where a comma, not in quotes, seems to have cut a name in two: RFC 5322 3.2.5."""
+    if all(one.domain for one in found) or not any(one.domain for one in found):
+        return
+    word = next(str(one) for one in found if not one.domain)
+    raise InvalidInput(
+        f"{field}: {given!r} is {len(found)} addresses, and {word!r} has no domain. A name with a comma stands in "
+        'quotes, as in \'"Smith, Bob" <bob@example.org>\', or is given as a pair, ("Smith, Bob", "bob@example.org"); '
+        "mailboxes of this host are given as elements of a list",
+        field=field,
+    )
 
 
 def _of_parts(local_part: str, domain: str, display_name: str, field: str) -> Address:
@@ -302,15 +294,17 @@ _Token = tuple[str, str, bool]
 """Kind ("atom", "quoted", "literal", "special"), text, and whether space or a comment stands before it."""
 
 
-def _tokens(text: str, field: str) -> Iterator[_Token]:
-    position, end, spaced = 0, len(text), False
+def _tokens(text: str, field: str, comments: dict[int, list[str]]) -> Iterator[_Token]:
+    """The tokens of ``text``; into ``comments`` go those that stand before a token, by its number."""
+    position, end, spaced, number = 0, len(text), False, 0
     while True:
         if (white := _white(text, position)) and white.end() > position:
             position, spaced = white.end(), True
         if position >= end:
             return
         if text[position] == "(":
-            position, spaced = _after_comment(text, position, field), True
+            begin, position, spaced = position + 1, _after_comment(text, position, field), True
+            comments.setdefault(number, []).append(_quoted_pair.sub(r"\1", text[begin : position - 1]).strip())
             continue
         match = _token(text, position)
         if match is None:
@@ -318,7 +312,7 @@ def _tokens(text: str, field: str) -> Iterator[_Token]:
         kind = str(match.lastgroup)
         token = match[kind]
         yield kind, _quoted_pair.sub(r"\1", token) if kind == "quoted" else token, spaced
-        position, spaced = match.end(), False
+        position, spaced, number = match.end(), False, number + 1
 
 
 def _after_comment(text: str, position: int, field: str) -> int:
@@ -341,20 +335,19 @@ def _after_comment(text: str, position: int, field: str) -> int:
 
 @functools.lru_cache(maxsize=256)  # the sender of a thousand messages is parsed once
 def _parse_list(text: str, field: str) -> tuple[Address, ...]:
-    if (match := _plain(text)) is not None and len(text) <= MAX_PATH - 2:
-        local_part, domain = match.groups()
-        if len(local_part) <= MAX_LOCAL_PART:
-            return (_trusted(local_part, domain),)
-    # Tabs are white space here, line ends are not: a folded header is unfolded before it comes here.
-    _reject_control(text.replace("\t", " "), field)
+    if (match := _plain(text)) is not None and len(text) <= MAX_DOMAIN:
+        return (_trusted(match[1], match[2]),)
+    # Line ends are no white space here: a folded header is unfolded before it comes here.
+    reject_injection(text, field)
 
     def wrong(why: str) -> InvalidInput:
         return InvalidInput(f"{field}: {text!r} is not an address: {why}", field=field)
 
     found: list[Address] = []
-    tokens = [*_tokens(text, field), ("special", "", False)]
+    comments: dict[int, list[str]] = {}
+    tokens = [*_tokens(text, field, comments), ("special", "", False)]
     words: list[_Token] = []
-    position, in_group = 0, False
+    position, begin, in_group = 0, 0, False
     while position < len(tokens):
         kind, token, _ = tokens[position]
         if kind != "special":
@@ -377,7 +370,7 @@ def _parse_list(text: str, field: str) -> tuple[Address, ...]:
             if in_group:
                 raise wrong("a group cannot stand in a group")
             words, in_group = [], True
-            position += 1
+            begin = position = position + 1
             continue
         elif token == ">":
             raise wrong("'>' without '<'")
@@ -389,15 +382,28 @@ def _parse_list(text: str, field: str) -> tuple[Address, ...]:
             if not token and in_group:
                 raise wrong("the group does not end in ';'")
             in_group = in_group and token != ";"
-            position += 1
+            begin = position = position + 1
             continue
         words = []
+        if comments:
+            display_name = _with_comments(display_name, comments, begin, position)
         found.append(_of_parts(local_part, domain, display_name, field))
         if tokens[position][0] != "special" or tokens[position][1] not in {",", ";", ""}:
             raise wrong("addresses are separated by commas, and a name with special characters stands in quotes")
         if tokens[position][1] == ",":
             position += 1
+        begin = position
+    if len(found) > 1:
+        _check_mixed(found, field, text)
     return tuple(found)
+
+
+def _with_comments(display_name: str, comments: dict[int, list[str]], begin: int, end: int) -> str:
+    """The name with what is said in comments, the old place for names: as `email.utils.parseaddr` has it."""
+    said = " ".join(comment for number in range(begin, end + 1) for comment in comments.get(number, ()) if comment)
+    if display_name and said:
+        return f"{display_name} ({said})"
+    return display_name or said
 
 
 def _addr_spec(words: list[_Token], tokens: list[_Token], position: int, wrong: Any) -> tuple[str, str, int]:
@@ -436,35 +442,50 @@ def _addr_spec(words: list[_Token], tokens: list[_Token], position: int, wrong: 
 # Addresses in headers
 
 
-def sift_field(name: str, value: Any) -> tuple[list[Address], list[Refused]]:
-    """`sift` for a header, as it is stored in one of our messages or in an ``email.message.Message``."""
-    return sift(_value_of(name, value), name)
-
-
 def addresses_in_field(name: str, value: Any) -> list[Address]:
-    """The addresses of a header, as `sift_field` has them. Raises `InvalidInput` for the first that is none."""
-    return parse_addresses(_value_of(name, value), name)
-
-
-def _value_of(name: str, value: Any) -> Any:
-    """What `parse_addresses` takes of a header."""
+    """The addresses of a header, as it is stored in one of our messages or in an ``email.message.Message``."""
     if hasattr(value, "addresses"):  # email.headerregistry: already parsed
-        from email.errors import InvalidHeaderDefect
-
-        if not any(isinstance(defect, InvalidHeaderDefect) for defect in value.defects):
-            return value.addresses
-        # It makes somebody else of what is badly written: "bob smith@example.org" becomes a mailbox of that name
-        from email.policy import SMTPUTF8
-
-        value = value.fold(policy=SMTPUTF8.clone(max_line_length=0)).partition(":")[2].strip()
-    if not isinstance(value, str):
-        if not hasattr(value, "encode"):
-            return value
-        value = value.encode()  # email.header.Header
-    return _unfold(name, value)
+        text = as_written(value)
+        found = parse_addresses(list(value.addresses) if text is None else text, name)
+        _check_mixed(found, name, str(value))
+        return found
+    if isinstance(value, str):
+        return parse_addresses(unfold(name, value), name)
+    return _of_header(value, name) if _is_header(value) else parse_addresses(value, name)
 
 
-def _unfold(name: str, value: str) -> str:
+def as_written(value: Any) -> str | None:
+    """The text of a field that ``email.headerregistry`` could not read in full; None where it could.
+
+    It makes somebody else of what is badly written: of "bob smith@example.org" a mailbox of that name.
+    """
+    from email.errors import InvalidHeaderDefect
+
+    if not any(isinstance(defect, InvalidHeaderDefect) for defect in value.defects):
+        return None
+    from email.policy import SMTPUTF8
+
+    return str(value.fold(policy=SMTPUTF8.clone(max_line_length=0))).partition(":")[2].strip()
+
+
+def _of_header(value: Any, field: str) -> list[Address]:
+    """The addresses of an ``email.header.Header``: as it would be written, where that shows any.
+
+    Many programs encode the whole of it, address included. Then they are in its text.
+    """
+    from email.errors import MessageError
+    from email.header import decode_header, make_header
+
+    try:
+        found = _parse_list(unfold(field, value.encode()), field)
+    except (InvalidInput, MessageError):
+        return list(_parse_list(unfold(field, str(value)), field))
+    return [
+        _of_parts(one.local_part, one.domain, str(make_header(decode_header(one.display_name))), field) for one in found
+    ]
+
+
+def unfold(name: str, value: str) -> str:
     """A header's value on one line, raw UTF-8 decoded. Line ends that are no folding raise `InvalidInput`."""
     if not value.isascii():
         try:  # octets of a parsed message are stored as surrogates
@@ -473,6 +494,4 @@ def _unfold(name: str, value: str) -> str:
             raise InvalidInput(f"{name}: {value!r} has octets that are not UTF-8", field=name) from None
     value = re.sub(r"\r?\n(?=[ \t])", "", value)
     reject_injection(value, name)
-    if _has_control(value.replace("\t", " ")):
-        raise InvalidInput(f"{name}: {value!r} has a control character", field=name)
     return value

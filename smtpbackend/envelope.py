@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from smtpbackend.address import Address, Refused, addresses_in_field, parse_addresses, sift_field
+from smtpbackend.address import Address, addresses_in_field, is_pair, parse_addresses
 from smtpbackend.errors import InvalidInput
+from smtpbackend.sifting import Refused, sift_field
 
 if TYPE_CHECKING:
     import email.message
 
+    from smtpbackend.address import Addresses, Mailbox
     from smtpbackend.message import Message
 
 __all__ = ["Envelope", "Recipient"]
@@ -53,7 +55,7 @@ class Recipient:
     notify: tuple[str, ...]
     orcpt: str | None
 
-    def __init__(self, address: str | Address, notify: str | Iterable[str] = (), orcpt: str | None = None) -> None:
+    def __init__(self, address: Mailbox, notify: str | Iterable[str] = (), orcpt: str | None = None) -> None:
         if not isinstance(address, Address):
             address = Address.parse(address, "recipients")
         put = self.__dict__  # frozen for others
@@ -90,11 +92,11 @@ def _orcpt(orcpt: str) -> str:
 class Envelope:
     """Reverse-path, forward-paths and SMTP parameters of one message.
 
-    ``sender`` is an address, or "" for the null reverse-path (then the attribute is None). ``recipients`` is a list, or
-    one comma-separated string, of str, `Address` or `Recipient`; duplicates collapse into one. ``dsn_return`` is FULL
-    or HDRS and ``envid`` an identifier of yours (RFC 3461); ``require_tls`` asks for RFC 8689; ``hold_for`` (seconds)
-    or ``hold_until`` (a datetime with its zone) for RFC 4865; ``extra`` has further parameters of MAIL, keyword to
-    value or None. Raises `InvalidInput`.
+    ``sender`` is an address, or "" for the null reverse-path (then the attribute is None). ``recipients`` is a list of
+    str, `Address`, pairs of name and address, or `Recipient`, or one str, comma-separated; duplicates collapse into
+    one. ``dsn_return`` is FULL or HDRS and ``envid`` an identifier of yours (RFC 3461); ``require_tls`` asks for RFC
+    8689; ``hold_for`` (seconds) or ``hold_until`` (a datetime with its zone) for RFC 4865; ``extra`` has further
+    parameters of MAIL, keyword to value or None. Raises `InvalidInput`.
     """
 
     sender: Address | None
@@ -112,8 +114,8 @@ class Envelope:
 
     def __init__(
         self,
-        sender: str | Address | None,
-        recipients: str | Address | Recipient | Iterable[str | Address | Recipient],
+        sender: Mailbox | None,
+        recipients: Addresses | Recipient | Iterable[Mailbox | Recipient],
         *,
         dsn_return: str | None = None,
         envid: str | None = None,
@@ -163,7 +165,9 @@ class Routing:
         fields = _address_fields(message)
         resent = _first_resent_block(fields)
         self._prefix = "resent-" if resent else ""
-        self._fields = [(name.lower().removeprefix(self._prefix), name, value) for name, value in resent or fields]
+        self._fields = [
+            (name.lower().removeprefix(self._prefix), name, field, value) for name, field, value in resent or fields
+        ]
 
     def originator(self) -> Address:
         """Raises `InvalidInput` where there is none."""
@@ -175,22 +179,23 @@ class Routing:
         return origin[0]
 
     def _addresses(self, wanted: str) -> list[Address]:
-        return [one for kind, name, value in self._fields if kind == wanted for one in addresses_in_field(name, value)]
+        found = [(name, value) for kind, name, _, value in self._fields if kind == wanted]
+        return [one for name, value in found for one in addresses_in_field(name, value)]
 
     def recipients(self) -> tuple[list[Address], list[Refused]]:
         """The recipients, and apart from them what is no address. Raises `InvalidInput` for an injection alone."""
         found: list[Address] = []
         refused: list[Refused] = []
         for wanted in ("to", "cc", "bcc", "dcc"):
-            for kind, name, value in self._fields:
+            for kind, name, field, value in self._fields:
                 if kind == wanted:
-                    addresses, others = sift_field(name, value)
+                    addresses, others = sift_field(name, field, value)
                     found += addresses
                     refused += others
         return found, refused
 
 
-def _reverse_path(sender: str | Address | None) -> Address | None:
+def _reverse_path(sender: Mailbox | None) -> Address | None:
     if sender is None or isinstance(sender, Address):
         return sender
     if isinstance(sender, str) and sender.strip(" ") in {"", "<>"}:
@@ -198,13 +203,14 @@ def _reverse_path(sender: str | Address | None) -> Address | None:
     return Address.parse(sender, "sender")
 
 
-def _recipients(given: str | Address | Recipient | Iterable[str | Address | Recipient]) -> tuple[Recipient, ...]:
+def _recipients(given: Any) -> tuple[Recipient, ...]:
     found: dict[tuple[str, str], Recipient] = {}
-    for one in (given,) if isinstance(given, (str, Address, Recipient)) else _iterate(given):
+    alone = isinstance(given, (str, Address, Recipient)) or is_pair(given, "recipients")
+    for one in (given,) if alone else _iterate(given):
         if isinstance(one, Recipient):
             found.setdefault(one.address.key, one)
             continue
-        for address in parse_addresses(one, "recipients"):
+        for address in parse_addresses(one if alone else [one], "recipients"):
             key = address.key
             if key not in found:
                 found[key] = Recipient(address)
@@ -264,20 +270,26 @@ def _extra(given: Mapping[str, str | None]) -> dict[str, str | None]:
 # Headers
 
 
-def _address_fields(message: Any) -> list[tuple[str, Any]]:
+_Field = tuple[str, str, Any]
+"""A header, what its errors call it, and its value."""
+
+
+def _address_fields(message: Any) -> list[_Field]:
     raw_items = getattr(message, "raw_items", None)  # email.message.Message: the headers as they are stored
-    return list(raw_items() if raw_items is not None else message.address_fields())
+    if raw_items is None:
+        return list(message.address_fields())
+    return [(name, name, value) for name, value in raw_items()]
 
 
-def _first_resent_block(fields: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+def _first_resent_block(fields: list[_Field]) -> list[_Field]:
     """The Resent- fields of the last forwarding: they are on top, and each block has a name once (RFC 5322 3.6.6)."""
-    block: dict[str, tuple[str, Any]] = {}
-    for name, value in fields:
-        lower = name.lower()
+    block: dict[str, _Field] = {}
+    for field in fields:
+        lower = field[0].lower()
         if lower.startswith("resent-"):
             if lower in block:
                 break
-            block[lower] = (name, value)
+            block[lower] = field
         elif block and lower in {"received", "return-path"}:  # trace fields stand above each block
             break
     return list(block.values())

@@ -11,17 +11,17 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
-from smtpbackend.address import Address, parse_addresses, reject_injection, sift
+from smtpbackend.address import Address, is_pair, parse_addresses, reject_injection
 from smtpbackend.errors import InvalidInput
+from smtpbackend.sifting import entries, sift
 
 if TYPE_CHECKING:
     import email.message
     from datetime import datetime
 
+    from smtpbackend.address import Addresses, Mailbox
     from smtpbackend.content import Source
 
-    Addresses = str | Address | Iterable[str | Address]
-    """Addresses as people give them: an `Address`, a comma-separated str, or a list of both."""
     Content = str | bytes | os.PathLike[str] | IO[bytes] | email.message.Message
 
 __all__ = ["Attachment", "Message"]
@@ -176,8 +176,9 @@ def _start_of(content: Any) -> int | None:
 class Message:
     """A message as its author writes it.
 
-    Addresses are str (``Ann <ann@example.org>``, several separated by commas) or `Address`. ``text`` and ``html`` are
-    the same content twice; ``alternatives`` are further forms of it as ``(content, media type)`` pairs.
+    Addresses are str (``Ann <ann@example.org>``), pairs (``("Ann", "ann@example.org")``) or `Address`, alone or in a
+    list; one str may be several, separated by commas, an element of a list never is. ``text`` and ``html`` are the same
+    content twice; ``alternatives`` are further forms of it as ``(content, media type)`` pairs.
     ``attachments`` are `Attachment` objects or paths. ``headers`` is a mapping or an iterable of ``(name, value)``
     pairs; repeated names stay, in order. ``date`` (a datetime) and ``message_id`` are made when the message is sent, if
     not given. Raises `InvalidInput` naming the argument.
@@ -194,7 +195,7 @@ class Message:
         bcc: Addresses = (),
         *,
         reply_to: Addresses = (),
-        sender: str | Address | None = None,
+        sender: Mailbox | None = None,
         text: str | None = None,
         html: str | None = None,
         alternatives: Iterable[tuple[str | bytes, str]] = (),
@@ -205,10 +206,10 @@ class Message:
     ) -> None:
         self.subject = subject
         self.from_ = from_
-        self.to = _listed(to)
-        self.cc = _listed(cc)
-        self.bcc = _listed(bcc)
-        self.reply_to = _listed(reply_to)
+        self.to = _listed(to, "to")
+        self.cc = _listed(cc, "cc")
+        self.bcc = _listed(bcc, "bcc")
+        self.reply_to = _listed(reply_to, "reply_to")
         self.sender = sender
         self.text = text
         self.html = html
@@ -237,11 +238,11 @@ class Message:
         for field in ("from_", "reply_to"):
             if given := getattr(self, field):
                 parse_addresses(given, field)
-        for field in ("to", "cc", "bcc"):  # of these each is a recipient of its own, which the receipt tells of
+        for field in ("to", "cc", "bcc"):  # each of these is a recipient of its own, and the receipt tells of it
             if given := getattr(self, field):
                 sift(given, field)
-        if self.sender is not None and len(parse_addresses(self.sender, "sender")) != 1:
-            raise InvalidInput(f"sender: {self.sender!r} is not one address", field="sender")
+        if self.sender is not None:
+            Address.parse(self.sender, "sender")
         if self.message_id is not None:
             check_message_id(self.message_id)
         for field in ("text", "html"):
@@ -274,32 +275,31 @@ class Message:
     def _has(self, name: str) -> bool:
         return bool(getattr(self, {"from": "from_", "message-id": "message_id"}.get(name, name)))
 
-    def address_fields(self) -> Iterator[tuple[str, Any]]:
-        """The fields that say who a message is from and for, as pairs of header name and addresses, in order."""
-        for name, value in (
-            ("From", self.from_),
-            ("Sender", self.sender),
-            ("To", self.to),
-            ("Cc", self.cc),
-            ("Bcc", self.bcc),
-        ):
+    def address_fields(self) -> Iterator[tuple[str, str, Any]]:
+        """The fields that say who a message is from and for, in order: header, our name of it, and what was given."""
+        if self.from_:
+            yield "From", "from_", parse_addresses(self.from_, "from_")
+        if self.sender:
+            yield "Sender", "sender", [Address.parse(self.sender, "sender")]
+        for name, value in (("To", self.to), ("Cc", self.cc), ("Bcc", self.bcc)):
             if value:
-                yield name, value
+                yield name, name.lower(), value
         for name, given in self.headers:
             if name.lower().removeprefix("resent-") in _ROUTING or name.lower() == "received":
-                yield name, given
+                yield name, name, given
 
     def __repr__(self) -> str:
         to = ", ".join(map(str, self.to))
         return f"Message(subject={self.subject!r}, from_={str(self.from_ or '')!r}, to={to!r})"
 
 
-def _listed(given: Addresses) -> list[str | Address]:
-    if type(given) is list or type(given) is tuple:
+def _listed(given: Any, field: str) -> list[Mailbox]:
+    if type(given) is list:
         return list(given)
-    if isinstance(given, (str, Address)):
-        return [given] if given else []
-    if isinstance(given, Iterable) and not isinstance(given, (bytes, bytearray)):
+    if isinstance(given, str):  # an element of a list is never split, so what is one is read as such here
+        is_one = given.strip() and "," not in given and ":" not in given
+        return [given] if is_one else [*entries(given, field)]
+    if isinstance(given, Iterable) and not isinstance(given, (bytes, bytearray)) and not is_pair(given, field):
         return list(given)
     return [given]
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from smtpbackend.address import Address, parse_addresses, sift
+from smtpbackend.address import Address, parse_addresses
 from smtpbackend.content import (
     BLOCK,
     CHUNK,
@@ -29,6 +29,7 @@ from smtpbackend.errors import InvalidInput
 from smtpbackend.flatten import Flattener, flatten, is_signed, seven_bit_copy
 from smtpbackend.header import LINE, address_field, any_field, date_of, filename_parameter, fold, text_field
 from smtpbackend.message import HIDDEN_FIELDS, RECIPIENT_FIELDS, Attachment, Message, check_message_id
+from smtpbackend.sifting import sift
 
 if TYPE_CHECKING:
     import email.message
@@ -119,7 +120,7 @@ def _head(message: Message, date: datetime, token: str) -> tuple[str, str]:
         raise _no_author()
     sender: list[Address] = []
     if message.sender:
-        sender = parse_addresses(message.sender, "sender")
+        sender = [Address.parse(message.sender, "sender")]
     elif len(authors) > 1 and "sender" not in given:
         sender = authors[:1]
     to = _joined(message, "To", "to") if message.to else []

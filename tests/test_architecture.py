@@ -14,6 +14,7 @@ CORE = ROOT / "smtpbackend"
 WORDS = {
     "errors",
     "address",
+    "domain",
     "message",
     "mime",
     "content",

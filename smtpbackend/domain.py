@@ -1,0 +1,78 @@
+"""Domains: what can stand behind the @, and its form on the wire.
+
+One function for envelopes and headers: both name the same host.
+"""
+
+from __future__ import annotations
+
+import re
+
+from smtpbackend.errors import InvalidInput
+
+__all__ = ["DOMAIN", "MAX_DOMAIN", "ascii_domain"]
+
+MAX_DOMAIN = 255  # octets, RFC 5321 4.5.3.1.2; the name server knows no longer one
+# RFC 5321 4.1.2 sub-domain; the underscore is not in it, but hosts that have one do get mail.
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+DOMAIN = rf"{_LABEL}(?:\.{_LABEL})*"
+_is_domain = re.compile(DOMAIN).fullmatch
+# RFC 5321 4.1.3 General-address-literal: a standardised tag and dcontent.
+_GENERAL_LITERAL = r"\[[A-Za-z0-9-]*[A-Za-z0-9]:[!-Z^-~]+\]"
+
+
+def ascii_domain(domain: str, field: str) -> str:
+    """``domain`` as it stands on the wire: A-labels, or an address literal. Raises `InvalidInput` naming ``field``."""
+    if domain.startswith("["):
+        return _check_literal(domain, field)
+    encoded = domain if domain.isascii() else _a_labels(domain, field)
+    # What was mapped may have become anything: "℀" becomes "a/c".
+    if _is_domain(encoded) is None or len(encoded) > MAX_DOMAIN:
+        raise InvalidInput(f"{field}: {domain[:MAX_DOMAIN]!r} is not a domain name", field=field)
+    return encoded
+
+
+def _a_labels(domain: str, field: str) -> str:
+    """By IDNA 2008; a label that this has not, such as one with an emoji, by IDNA 2003, as the world knows it.
+
+    2003 alone makes of "ß" an "ss", which is somebody else's domain.
+    """
+    import idna  # costs as much as smtplib, and most domains are ASCII
+
+    try:
+        if len(domain) > MAX_DOMAIN:  # both take more than linear time
+            raise ValueError(f"over {MAX_DOMAIN} characters")
+        try:
+            # UTS 46 maps case and width; labels that are ASCII, encoded ones included, are left alone.
+            mapped = idna.uts46_remap(domain, std3_rules=False, transitional=False)
+        except idna.IDNAError:
+            return domain.encode("idna").decode("ascii")
+        return ".".join(label if label.isascii() else _a_label(label) for label in mapped.split("."))
+    except (ValueError, IndexError) as error:
+        raise InvalidInput(f"{field}: {domain[:MAX_DOMAIN]!r} is not a domain name: {error}", field=field) from error
+
+
+def _a_label(label: str) -> str:
+    import idna
+
+    try:
+        return idna.alabel(label).decode("ascii")
+    except (idna.IDNAError, IndexError):
+        return label.encode("idna").decode("ascii")
+
+
+def _check_literal(domain: str, field: str) -> str:
+    import ipaddress
+
+    content = domain[1:-1]
+    try:
+        if not domain.endswith("]"):
+            raise ValueError
+        if content[:5].lower() == "ipv6:":
+            if "%" in content:  # a zone is known to one host only
+                raise ValueError
+            ipaddress.IPv6Address(content[5:])
+        elif re.fullmatch(_GENERAL_LITERAL, domain) is None:
+            ipaddress.IPv4Address(content)
+    except ValueError:
+        raise InvalidInput(f"{field}: {domain!r} is not an address literal", field=field) from None
+    return domain
