@@ -208,8 +208,8 @@ def is_pair(value: Any, field: str = "address") -> bool:
     """Whether ``value``, given where several addresses may be, is one: a tuple of name and address.
 
     Of two str the first is a name unless it is an address itself (with an @ inside), and another one than the second:
-    two addresses never become one with a name, and no name becomes a mailbox. Two words without an @ may be either;
-    they raise `InvalidInput`. In a list, a pair is always name and address.
+    two addresses never become one with a name, and no name becomes a mailbox. Two words without an @ may be either, and
+    so may what looks like a mistyped address; they raise `InvalidInput`. In a list, a pair is always name and address.
     """
     if not isinstance(value, tuple) or len(value) != 2:
         return False
@@ -218,7 +218,8 @@ def is_pair(value: Any, field: str = "address") -> bool:
         return False
     if _has_domain(name) is not None and name != address:
         return False
-    if isinstance(address, str) and "@" not in address:
+    looks_mistyped = "@" in name[1:] and name != address and len(name.split()) == 1
+    if looks_mistyped or (isinstance(address, str) and "@" not in address):
         raise InvalidInput(
             f"{field}: {value!r} may be two mailboxes or one with its name: give a list, [{name!r}, {address!r}] or "
             f"[({name!r}, {address!r})]",

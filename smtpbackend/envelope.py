@@ -166,7 +166,7 @@ class Routing:
         resent = _first_resent_block(fields)
         self._prefix = "resent-" if resent else ""
         self._fields = [
-            (name.lower().removeprefix(self._prefix), name, field, value) for name, field, value in resent or fields
+            (name.lower().removeprefix(self._prefix), ours, value) for name, ours, value in resent or fields
         ]
 
     def originator(self) -> Address:
@@ -179,17 +179,17 @@ class Routing:
         return origin[0]
 
     def _addresses(self, wanted: str) -> list[Address]:
-        found = [(name, value) for kind, name, _, value in self._fields if kind == wanted]
-        return [one for name, value in found for one in addresses_in_field(name, value)]
+        found = [(ours, value) for kind, ours, value in self._fields if kind == wanted]
+        return [one for ours, value in found for one in addresses_in_field(ours, value)]
 
     def recipients(self) -> tuple[list[Address], list[Refused]]:
         """The recipients, and apart from them what is no address. Raises `InvalidInput` for an injection alone."""
         found: list[Address] = []
         refused: list[Refused] = []
         for wanted in ("to", "cc", "bcc", "dcc"):
-            for kind, name, field, value in self._fields:
+            for kind, ours, value in self._fields:
                 if kind == wanted:
-                    addresses, others = sift_field(name, field, value)
+                    addresses, others = sift_field(ours, value)
                     found += addresses
                     refused += others
         return found, refused
@@ -284,12 +284,12 @@ def _address_fields(message: Any) -> list[_Field]:
 def _first_resent_block(fields: list[_Field]) -> list[_Field]:
     """The Resent- fields of the last forwarding: they are on top, and each block has a name once (RFC 5322 3.6.6)."""
     block: dict[str, _Field] = {}
-    for field in fields:
-        lower = field[0].lower()
+    for one in fields:
+        lower = one[0].lower()
         if lower.startswith("resent-"):
             if lower in block:
                 break
-            block[lower] = field
+            block[lower] = one
         elif block and lower in {"received", "return-path"}:  # trace fields stand above each block
             break
     return list(block.values())

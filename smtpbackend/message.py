@@ -277,13 +277,9 @@ class Message:
 
     def address_fields(self) -> Iterator[tuple[str, str, Any]]:
         """The fields that say who a message is from and for, in order: header, our name of it, and what was given."""
-        if self.from_:
-            yield "From", "from_", parse_addresses(self.from_, "from_")
-        if self.sender:
-            yield "Sender", "sender", [Address.parse(self.sender, "sender")]
-        for name, value in (("To", self.to), ("Cc", self.cc), ("Bcc", self.bcc)):
-            if value:
-                yield name, name.lower(), value
+        for field in ("from_", "sender", "to", "cc", "bcc"):
+            if value := getattr(self, field):
+                yield field.rstrip("_"), field, value
         for name, given in self.headers:
             if name.lower().removeprefix("resent-") in _ROUTING or name.lower() == "received":
                 yield name, name, given

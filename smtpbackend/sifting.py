@@ -33,17 +33,17 @@ def sift(value: Any, field: str) -> tuple[list[Address], list[Refused]]:
         return _entry_by_entry(value, field, error)
 
 
-def sift_field(name: str, field: str, value: Any) -> tuple[list[Address], list[Refused]]:
+def sift_field(field: str, value: Any) -> tuple[list[Address], list[Refused]]:
     """`sift` for a header, as it is stored in one of our messages or in an ``email.message.Message``."""
     try:
-        return addresses_in_field(name, value), []
+        return addresses_in_field(field, value), []
     except Injection:
         raise
     except InvalidInput as error:
-        if isinstance(value, str):
-            value = unfold(name, value)
-        elif hasattr(value, "addresses"):
+        if hasattr(value, "addresses"):  # email.headerregistry; it is a str as well
             value = as_written(value) or str(value)
+        elif isinstance(value, str):
+            value = unfold(field, value)
         return _entry_by_entry(value, field, error)
 
 
