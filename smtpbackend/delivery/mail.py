@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
@@ -11,18 +12,22 @@ from smtpbackend import mime
 from smtpbackend.delivery.judgement import Judgement
 from smtpbackend.delivery.receipts import failure, queue_id
 from smtpbackend.delivery.server import Server
-from smtpbackend.delivery.splitting import first_group
+from smtpbackend.delivery.splitting import by_domain, take
 from smtpbackend.envelope import Envelope, Recipient
 from smtpbackend.errors import InvalidInput, NotSupported, SMTPError
 from smtpbackend.outcome import Outcome, Receipt, Reply, Status
-from smtpbackend.protocol.capabilities import Capabilities
+from smtpbackend.protocol.capabilities import Capabilities, Limits
+from smtpbackend.protocol.transacting import GROUP
 from smtpbackend.protocol.transaction import Transaction, notes, objection
 
 __all__ = ["Mail", "compose"]
 
 
 class Mail:
-    """What the caller gave, and all that is known of it. ``number`` is its place in the stream."""
+    """What the caller gave, and all that is known of it. ``number`` is its place in the stream.
+
+    As long as anybody is not settled, somebody is ``pending``: those of the transaction that is sent now, or comes next.
+    """
 
     def __init__(self, number: int, message: Any, envelope: Envelope | None, content: mime.Content | None) -> None:
         self.number = number
@@ -35,7 +40,10 @@ class Mail:
         self.heard: dict[Recipient, tuple[Reply | None, str | None, SMTPError | None]] = {}
 
     # most messages never have another value
-    aside: tuple[Recipient, ...] = ()  # for the next server, when this one is through with those pending
+    behind: deque[Recipient] | None = None  # in transactions of their own to the same server, one after the other
+    aside: list[Recipient] | None = None  # for the next server, when this one is through with the others
+    most: int | None = None  # recipients of one transaction: how many this server has shown to take
+    is_by_domain = False  # whether those of one domain stand next to each other
     deadline: float | None = None
     servers: list[Server] | None = None
     offered = 0  # how many servers there are, and how many of them
@@ -66,7 +74,7 @@ class Mail:
             self.settled = tuple(
                 [Outcome(recipient.address, Status.ACCEPTED, reply, server, None, 1) for recipient in self.pending]
             )
-            self.pending = ()
+        self.pending = ()
 
     def transaction(self, offered: Capabilities, server: str, secure: bool, policy: str, is_awake: bool) -> Transaction:
         """A transaction with those still pending. Raises `NotSupported` where a server cannot be given the message.
@@ -81,17 +89,27 @@ class Mail:
             with contextlib.suppress(SMTPError):
                 content = content.as_7bit()
                 trouble = objection(self.envelope, content, offered, server, secure)
-        group = first_group(self.pending, offered.limits) if "LIMITS" in offered else self.pending
-        if trouble is None and policy == "all" and len(group) < len(self.pending):
+        if self.behind or self.most or "LIMITS" in offered:
+            self._split(offered.limits)
+        if trouble is None and policy == "all" and self.behind:
             trouble = NotSupported(
-                f"{server} takes no more than {len(group)} of these {len(self.pending)} recipients in one transaction "
-                f"(LIMITS {offered['LIMITS']}), and recipient_policy is 'all': nobody was sent the message",
+                f"{server} takes no more than {len(self.pending)} of these {len(self.pending) + len(self.behind)} "
+                f"recipients in one transaction (LIMITS {offered.get('LIMITS')}), and recipient_policy is 'all': nobody was "
+                "sent the message",
                 server=server,
             )
         if trouble is not None:
             raise trouble
         self.notes = notes(self.envelope, offered)
-        return Transaction(self.envelope, group, content, is_awake)
+        return Transaction(self.envelope, self.pending, content, is_awake)
+
+    def _split(self, limits: Limits) -> None:
+        """Let those be pending who may go in one transaction, and the others stand behind them."""
+        line = self.behind or deque()
+        line.extendleft(reversed(self.pending))
+        if limits.rcptdomainmax is not None and not self.is_by_domain:
+            line, self.is_by_domain = by_domain(line), True
+        self.behind, self.pending = line, take(line, limits, self.most)
 
     def record(self, transaction: Transaction, judgement: Judgement, server: str) -> None:
         """Write down what a transaction said of each recipient."""
@@ -102,6 +120,10 @@ class Mail:
                 self.reply, self.server = reply, server
         for recipient, reply, error in judgement.pending:
             self.heard[recipient] = (reply, server, error)
+        if judgement.settled:
+            self.pending = tuple([recipient for recipient in self.pending if recipient not in self.outcomes])
+            if transaction.error is not None:
+                self.most = max(len(judgement.settled), GROUP)  # see `go_on`
 
     def count_attempt(self, recipients: tuple[Recipient, ...]) -> None:
         """They were named in a transaction."""
@@ -111,22 +133,37 @@ class Mail:
     def settle(
         self, recipient: Recipient, status: Status, reply: Reply | None, server: str | None, error: SMTPError | None
     ) -> None:
-        """Write down what became of a recipient."""
+        """Write down what became of a recipient; whoever does so ends that it is pending."""
         attempts = self.attempts.get(recipient, 0)
         self.outcomes[recipient] = Outcome(recipient.address, status, reply, server, error, attempts)
-        if len(self.pending) == 1 and self.pending[0] is recipient:
-            self.pending = ()
-        else:
-            self.pending = tuple([other for other in self.pending if other is not recipient])
 
-    def set_aside(self, but: tuple[Recipient, ...]) -> None:
-        """All that are pending but those, who go in a transaction of their own first."""
-        self.aside += tuple(recipient for recipient in self.pending if recipient not in but)
-        self.pending = but
+    def go_on(self, again: tuple[Recipient, ...], most: int) -> None:
+        """The same server is given those it wants ``again``, and those behind; the others are set aside.
+
+        ``most``: how many it took, where it wants some again. From now on no more go at once: what one transaction got
+        done pays for the next, and however often a server says so, a long list takes as many steps as it is long.
+        """
+        wanted = set(again)
+        self.aside = self.aside or []
+        self.aside.extend([recipient for recipient in self.pending if recipient not in wanted])
+        self.pending = again
+        if again:
+            self.most = most
+        self.call_up()
+
+    def call_up(self) -> None:
+        """Have somebody pending, as long as anybody is not settled."""
+        if not self.pending and self.behind:
+            self.pending = (self.behind.popleft(),)
+        elif not self.pending:
+            self.rejoin()
 
     def rejoin(self) -> None:
-        """Those set aside are pending again."""
-        self.pending, self.aside = self.pending + self.aside, ()
+        """All that are not settled are pending: for another server, which may take more or fewer at once."""
+        if self.behind or self.aside:
+            self.pending = (*self.pending, *(self.behind or ()), *(self.aside or ()))
+        self.behind = self.aside = self.most = None
+        self.is_by_domain = False
 
     def settle_all(self, status: Status, error: SMTPError, server: str | None = None) -> None:
         """Write down what became of all that are pending."""
@@ -136,6 +173,7 @@ class Mail:
                 self.settle(recipient, status, None, server or heard_from, error)
             else:  # the last word is that server's
                 self.settle(recipient, status, reply, heard_from, last_error)
+        self.pending = ()
 
     def give_up(self, last: SMTPError) -> None:
         """No server is left, or no time. ``last``: why, where nothing was said about this message."""

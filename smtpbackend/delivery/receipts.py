@@ -23,7 +23,7 @@ from smtpbackend.errors import (
     TLSFailed,
 )
 from smtpbackend.events import Event, MessageFailed, MessageInDoubt, MessageSent, RecipientDeferred, RecipientRejected
-from smtpbackend.outcome import Receipt, Reply, Status, refusals
+from smtpbackend.outcome import Receipt, Reply, Status, named, refusals
 
 __all__ = ["failure", "queue_id", "report"]
 
@@ -44,9 +44,8 @@ def failure(receipt: Receipt, last: SMTPError | None) -> SMTPError | None:
     if refused and not isinstance(last, AuthenticationFailed):
         if isinstance(last, RecipientsRefused):
             return own(last)
-        names = ", ".join(f"{o.address} ({o.reply or o.error})" for o in outcomes)
         return RecipientsRefused(
-            f"no recipient was accepted: {names}",
+            f"no recipient was accepted: {named([(o.address, o.reply or o.error) for o in outcomes])}",
             recipients=refusals(outcomes),
             transient=all(outcome.status is Status.DEFERRED for outcome in outcomes),
             server=outcomes[-1].server,
