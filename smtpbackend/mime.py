@@ -38,8 +38,9 @@ __all__ = ["Content", "given", "render", "text_content"]
 _TEXT = b"\t\n\r" + bytes(range(0x20, 0x7F))
 _token_is_valid = re.compile(r"[A-Za-z0-9._-]{1,48}").fullmatch
 _media = re.compile(
-    r"\s*([A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+)\s*"
-    r"""((?:;\s*[A-Za-z0-9!#$%&'*+^_`{|}~.-]+=(?:[A-Za-z0-9!#$%&'*+^_`{|}~./:-]+|"(?:[^"\\]|\\.)*")\s*)*);?\s*"""
+    r"\s*([A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+)"
+    r"""((?:\s*;\s*[A-Za-z0-9!#$%&'*+^_`{|}~.-]+=(?:[A-Za-z0-9!#$%&'*+^_`{|}~./:-]+|"(?:[^"\\]|\\.)*"))*)"""
+    r"\s*(?:;\s*)?"
 ).fullmatch
 _parameter = re.compile(r""";\s*([^=;\s]+)=("(?:[^"\\]|\\.)*"|[^;\s]+)""").findall
 
@@ -170,10 +171,10 @@ def _no_author() -> InvalidInput:
 
 def _joined(message: Message, name: str, attribute: str) -> list[Address]:
     """The addresses of a field that stands once (RFC 5322 3.6), those given as headers included."""
-    addresses = parse_addresses(getattr(message, attribute), attribute)
+    addresses = [*parse_addresses(getattr(message, attribute), attribute)]
     for other, value in message.headers:
         if other.lower() == name.lower():
-            addresses = addresses + parse_addresses(value, name)
+            addresses += parse_addresses(value, name)
     return addresses
 
 
@@ -212,7 +213,7 @@ def _structure(message: Message) -> _Leaf | _Multipart:
         forms.append(_Multipart("related", [html, *map(_leaf_of, related)]) if related else html)
     for content, media_type in message.alternatives:
         forms.append(_Leaf(media_type, content, "alternatives"))
-    mixed = [one for one in message.attachments if one not in related] if related else message.attachments
+    mixed = [one for one in message.attachments if one.content_id is None] if related else message.attachments
     if not forms and not mixed:
         return _Leaf("text/plain", "", "text")
     if not mixed:

@@ -30,7 +30,7 @@ def take(line: deque[Recipient], limits: Limits, most: int | None = None) -> tup
     """
     room = min(limits.rcptmax or len(line), most or len(line), len(line))
     domains: set[str] = set()
-    taken = []
+    taken: list[Recipient] = []
     while len(taken) < room:
         if limits.rcptdomainmax is not None:
             domains.add(line[0].address.key[1])

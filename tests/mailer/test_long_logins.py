@@ -87,7 +87,7 @@ def test_the_deadline_passes_meanwhile(
 
     slow(do)
     server = scripted(SLOW)
-    with pytest.raises(TimedOut, match="deadline of 0.3 s"):
+    with pytest.raises(TimedOut, match=r"deadline of 0\.3 s"):
         twin(server.url, deadline=deadline, **LOGIN).send(hello())
     is_over.set()
     assert server.commands[-1] == "AUTH X-SLOW"
@@ -108,7 +108,7 @@ def test_a_server_that_asks_for_too_many_iterations_gets_none(
 ) -> None:
     hashed: list[int] = []
     monkeypatch.setattr(hashlib, "pbkdf2_hmac", lambda name, password, salt, count: hashed.append(count))
-    with pytest.raises(AuthenticationFailed, match="asks for [0-9,]+ iterations; from 4,096 to 600,000 are done"):
+    with pytest.raises(AuthenticationFailed, match=r"asks for [0-9,]+ iterations; from 4,096 to 600,000 are done"):
         twin(scripted(scram(iterations)).url, username="ann", password="pencil").send(hello())
     assert not hashed
 
