@@ -54,8 +54,9 @@ def sides() -> tuple[Callable[[Any], int], Callable[[Any], int]]:
     from django.core.mail import message as mail
     from django.core.mail.backends.smtp import EmailBackend
 
+    from smtpbackend.delivery.composing import compose
     from smtpbackend.delivery.configuration import Rules
-    from smtpbackend.delivery.mail import Mail, compose
+    from smtpbackend.delivery.mail import Mail
     from smtpbackend.delivery.stamp import stamp
     from smtpbackend_django.message import content_of, envelope_of
 

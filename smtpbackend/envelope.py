@@ -64,7 +64,8 @@ class Recipient:
         put["orcpt"] = _orcpt(orcpt) if orcpt is not None else None
 
     def __hash__(self) -> int:
-        return hash(self.address.local_part)  # equal recipients have equal ones; asked for several times a message
+        # equal recipients have equal ones; of both parts, for whoever chooses addresses could have all share one of them
+        return hash((self.address.local_part, self.address.domain))
 
 
 def _notify(notify: str | Iterable[str]) -> tuple[str, ...]:
@@ -109,6 +110,8 @@ class Envelope:
     extra: Mapping[str, str | None] = field(hash=False)
     is_plain: bool = field(init=False, compare=False, repr=False)
     """Whether it asks for nothing but the way from sender to recipients."""
+    wants_dsn: bool = field(init=False, compare=False, repr=False)
+    """Whether it asks for anything of delivery status notifications (RFC 3461)."""
     needs_smtputf8: bool = field(init=False, compare=False, repr=False)
     """Whether an address can only go to a server with SMTPUTF8 (RFC 6531 3.2)."""
 
@@ -135,12 +138,14 @@ class Envelope:
         put["hold_for"] = hold_for
         put["hold_until"] = hold_until
         put["extra"] = _extra(extra) if extra else {}
-        is_plain = not (require_tls or hold_for is not None or hold_until is not None or dsn_return or envid or extra)
+        wants_dsn = bool(dsn_return or envid)
+        is_plain = not (require_tls or hold_for is not None or hold_until is not None or extra)
         utf8 = origin is not None and origin.needs_smtputf8
         for recipient in found:
-            is_plain = is_plain and not recipient.notify and not recipient.orcpt
+            wants_dsn = wants_dsn or bool(recipient.notify or recipient.orcpt)
             utf8 = utf8 or recipient.address.needs_smtputf8
-        put["is_plain"] = is_plain
+        put["is_plain"] = is_plain and not wants_dsn
+        put["wants_dsn"] = wants_dsn
         put["needs_smtputf8"] = utf8
 
     @classmethod

@@ -39,8 +39,9 @@ __all__ = ["Content", "given", "render", "text_content"]
 _TEXT = b"\t\n\r" + bytes(range(0x20, 0x7F))
 _token_is_valid = re.compile(r"[A-Za-z0-9._-]{1,48}").fullmatch
 _media = re.compile(
-    r"\s*([A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+)\s*"
-    r"""((?:;\s*[A-Za-z0-9!#$%&'*+^_`{|}~.-]+=(?:[A-Za-z0-9!#$%&'*+^_`{|}~./:-]+|"(?:[^"\\]|\\.)*")\s*)*);?\s*"""
+    r"\s*([A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+)"
+    r"""((?:\s*;\s*[A-Za-z0-9!#$%&'*+^_`{|}~.-]+=(?:[A-Za-z0-9!#$%&'*+^_`{|}~./:-]+|"(?:[^"\\]|\\.)*"))*)"""
+    r"\s*(?:;\s*)?"
 ).fullmatch
 _parameter = re.compile(r""";\s*([^=;\s]+)=("(?:[^"\\]|\\.)*"|[^;\s]+)""").findall
 
@@ -174,7 +175,7 @@ def _joined(message: Message, name: str, attribute: str) -> list[Address]:
     addresses = sift(getattr(message, attribute), attribute)[0]
     for other, value in message.headers:
         if other.lower() == name.lower():
-            addresses = addresses + sift(value, name)[0]
+            addresses += sift(value, name)[0]
     return addresses
 
 
@@ -219,7 +220,7 @@ def _structure(message: Message) -> _Leaf | _Multipart:
         forms.append(_Multipart("related", [html, *map(_leaf_of, related)]) if related else html)
     for content, media_type in message.alternatives:
         forms.append(_Leaf(media_type, content, "alternatives"))
-    mixed = [one for one in message.attachments if one not in related] if related else message.attachments
+    mixed = [one for one in message.attachments if one.content_id is None] if related else message.attachments
     if not forms and not mixed:
         return _Leaf("text/plain", "", "text")
     if not mixed:

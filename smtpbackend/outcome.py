@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from enum import Enum
 
 from smtpbackend.address import Address
-from smtpbackend.errors import DeliveryError, RecipientsRefused
+from smtpbackend.errors import DeliveryError, RecipientsRefused, shortened
 
-__all__ = ["Outcome", "Receipt", "Reply", "Status"]
+__all__ = ["Outcome", "Receipt", "Reply", "Status", "named"]
+
+MAX_SHOWN = 512  # characters of a reply where it is shown and not kept: the whole line that RFC 5321 4.5.3.1.5 allows
+MAX_NAMED = 5  # recipients that an error names
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,24 @@ class Reply:
         """The lines as one string."""
         return "\n".join(self.lines)
 
+    @property
+    def as_smtplib(self) -> tuple[int, bytes]:
+        """Code and text as the errors of smtplib have them; of a long text the beginning and the end."""
+        return self.code, shortened(self.text, MAX_SHOWN).encode("utf-8", "surrogateescape")
+
     def __str__(self) -> str:
+        """For a log or an error: of a long reply the beginning and the end."""
+        return shortened(self.whole, MAX_SHOWN)
+
+    @property
+    def whole(self) -> str:
+        """All of it on one line."""
         status = ".".join(map(str, self.enhanced)) if self.enhanced else ""
         return " ".join(filter(None, (str(self.code), status, " ".join(self.lines))))
+
+    def __repr__(self) -> str:
+        lines = shortened(repr(self.lines), MAX_SHOWN)
+        return f"Reply(code={self.code!r}, enhanced={self.enhanced!r}, lines={lines})"
 
 
 class Status(Enum):
@@ -117,6 +135,14 @@ class Receipt:
     error: Exception | None = None
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        """Of many outcomes the first few."""
+        shown = few(self.outcomes)
+        return (
+            f"Receipt(message_id={self.message_id!r}, outcomes={shown}, reply={self.reply!r}, server={self.server!r}, "
+            f"queue_id={self.queue_id!r}, error={self.error!r}, notes={self.notes!r})"
+        )
+
     def _having(self, status: Status) -> tuple[Outcome, ...]:
         return tuple(outcome for outcome in self.outcomes if outcome.status is status)
 
@@ -165,8 +191,9 @@ class Receipt:
 
     def _partial(self) -> DeliveryError:
         failed = [outcome for outcome in self.outcomes if outcome.status is not Status.ACCEPTED]
+        names = named([(o.address, f"{o.status.value}: {o.reply or o.error}") for o in failed])
         return RecipientsRefused(
-            f"{len(failed)} of {len(self.outcomes)} recipients were not accepted: {named(failed)}",
+            f"{len(failed)} of {len(self.outcomes)} recipients were not accepted: {names}",
             recipients=refusals(tuple(failed)),
             transient=all(outcome.status is Status.DEFERRED for outcome in failed),
             server=self.server,
@@ -182,18 +209,22 @@ class Receipt:
         ]
 
 
-def named(outcomes: Sequence[Outcome]) -> str:
-    """Outcomes for people: each address, and why."""
-    return ", ".join(f"{o.address} ({o.reply or o.error})" for o in outcomes)
-
-
 def refusals(outcomes: tuple[Outcome, ...]) -> dict[str, tuple[int, bytes]]:
     """Outcomes as smtplib's dictionary of refused recipients."""
     return {
-        str(o.address): (
-            (o.reply.code, o.reply.text.encode("utf-8", "surrogateescape"))
-            if o.reply
-            else (0, str(o.error or "").encode())
-        )
+        str(o.address): o.reply.as_smtplib if o.reply else (0, shortened(str(o.error or ""), MAX_SHOWN).encode())
         for o in outcomes
     }
+
+
+def named(said: Sequence[tuple[object, object]]) -> str:
+    """Recipients with what was said of each, for an error: the first few, and how many more there are."""
+    names = ", ".join(f"{address} ({shortened(str(why), MAX_SHOWN)})" for address, why in said[:MAX_NAMED])
+    return names if len(said) <= MAX_NAMED else f"{names} and {len(said) - MAX_NAMED:,} more"
+
+
+def few(values: Sequence[object]) -> str:
+    """The repr of a tuple; of a long one the first few, and how many more there are."""
+    if len(values) <= MAX_NAMED:
+        return repr(tuple(values))
+    return f"({', '.join(map(repr, values[:MAX_NAMED]))}, ... {len(values) - MAX_NAMED:,} more)"

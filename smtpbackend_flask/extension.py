@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from flask import Flask, current_app
 from flask.logging import default_handler, has_level_handler
 
+from smtpbackend.delivery.composing import compose as render
 from smtpbackend.delivery.configuration import Rules
 from smtpbackend.delivery.mail import Mail as Outgoing
-from smtpbackend.delivery.mail import compose as render
 from smtpbackend.delivery.receipts import report
 from smtpbackend.delivery.stamp import stamp
 from smtpbackend.delivery.translated import Translated
 from smtpbackend.envelope import Envelope
 from smtpbackend.errors import CancelSend, InvalidInput, SMTPError
 from smtpbackend.events import MessageSending, Telling
-from smtpbackend.outcome import Receipt, Status
+from smtpbackend.outcome import Outcome, Receipt, Status
 from smtpbackend.signals import SignalListener, emit
 from smtpbackend_flask.compose import compose
 from smtpbackend_flask.config import Config, read_config
@@ -248,8 +248,8 @@ def _pretend(content: Any, envelope: Envelope | None, rules: Rules, tell: Tellin
         mail.settle_all(Status.DEFERRED, cancelled)
     if mail.content is not None:
         mail.content.close()
-    for recipient in mail.pending:
-        mail.settle(recipient, Status.ACCEPTED, None, None, None)
+    if mail.pending:
+        mail.settled = tuple([Outcome(recipient.address, Status.ACCEPTED) for recipient in mail.pending])
     mail.notes = ("sending is suppressed: nothing left the app",)
     receipt = mail.receipt()
     if not isinstance(mail.error, CancelSend):

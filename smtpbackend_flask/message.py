@@ -55,7 +55,6 @@ LINE = 78  # octets a line should have at most, RFC 5322 2.1.1
 _control = re.compile("[\x00-\x08\x0a-\x1f\x7f]").search  # the tab is white space
 _unsafe_in_text = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f]").search  # ESC: ISO-2022-JP
 _line_end = re.compile(r"\r\n|\r|\n")
-_angle_address = re.compile(r"\s*([^<>]*?)\s*<([^<>]*)>*\s*").fullmatch
 _specials = re.compile(r'[][\\()<>@,:;"]').search  # RFC 5322 3.2.3, the dot aside (4.1)
 _media_type = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+\s*(?:;.*)?", re.ASCII).fullmatch
 
@@ -135,11 +134,19 @@ def _parts(mailbox: Any) -> tuple[str, str]:
     try:
         address = Address.parse(text)
     except InvalidInput:
-        match = _angle_address(text)
-        found_name, addr_spec = (match[1].strip('"'), match[2]) if match else ("", text.strip())
+        found_name, addr_spec = _angle_address(text) or ("", text.strip())
     else:
         found_name, addr_spec = address.display_name, address.addr_spec
     return name or found_name, addr_spec
+
+
+def _angle_address(text: str) -> tuple[str, str] | None:
+    """Name and address of ``name <address>``, whatever they are; None where there is no such thing."""
+    name, bracket, rest = text.partition("<")
+    addr_spec = rest.strip().rstrip(">")
+    if not bracket or ">" in name or "<" in addr_spec or ">" in addr_spec:
+        return None
+    return name.strip().strip('"'), addr_spec
 
 
 def _encoded(text: str, encoding: str, **options: Any) -> str:

@@ -20,7 +20,7 @@ from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.tls import Context, certificate_name
 from smtpbackend.errors import ProtocolViolation
 from smtpbackend.forking import sockets, unforked
-from smtpbackend.protocol.effects import Channel, Conversation, Ended, Now, Read, StartTLS, Write
+from smtpbackend.protocol.effects import Channel, Conversation, Ended, Now, Read, StartTLS, Work, Write
 from smtpbackend.protocol.timeouts import earliest, time_is_up
 
 __all__ = ["Wire"]
@@ -82,6 +82,11 @@ class Wire:
                         answer = self._start_tls(until)
                     elif kind is Now:
                         answer = time.monotonic()
+                    elif kind is Work:
+                        until = earliest(time.monotonic() + step.timeout, deadline)
+                        answer = step.do()
+                        if time.monotonic() >= until:
+                            raise time_is_up(until, deadline)
                     else:
                         return step
                 except OSError as error:

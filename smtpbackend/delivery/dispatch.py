@@ -13,15 +13,16 @@ from datetime import datetime
 from typing import Any
 
 from smtpbackend.delivery.asks import END, GONE, Effects, Give, Pace, Pull, Release, Talk
+from smtpbackend.delivery.composing import compose
 from smtpbackend.delivery.configuration import Rules
 from smtpbackend.delivery.connecting import Connecting, is_crowd
 from smtpbackend.delivery.judgement import judge
-from smtpbackend.delivery.mail import Mail, compose
+from smtpbackend.delivery.mail import Mail
 from smtpbackend.delivery.pooling import Connection
 from smtpbackend.delivery.receipts import report
 from smtpbackend.delivery.route import Route
 from smtpbackend.delivery.server import Server
-from smtpbackend.delivery.splitting import may_follow, rest_of
+from smtpbackend.delivery.splitting import may_follow
 from smtpbackend.delivery.waiting import Waiting
 from smtpbackend.errors import (
     CancelSend,
@@ -306,7 +307,7 @@ class Dispatch(Connecting):
             connection.reads = connection.session.reads
             connection.heard = self.clock()
         final = transaction.final if transaction.is_accepted else None
-        if final is not None and len(transaction.recipients) == len(mail.pending) and not mail.aside:
+        if final is not None and not (mail.behind or mail.aside):
             connection.has_worked = True
             self.route.worked(connection.server)
             mail.accept(final, connection.server.name)
@@ -376,18 +377,16 @@ class Dispatch(Connecting):
             or (error is None and not is_crowded)
             or any(status is not Status.IN_DOUBT for _, status, _, _ in judgement.settled)
         )
-        follow = judgement.again
-        if len(transaction.recipients) < len(mail.pending) + len(judgement.settled) and may_follow(transaction):
-            follow += rest_of(mail.pending, transaction)
-        if follow:
-            mail.set_aside(follow)
+        if judgement.again or (mail.behind and may_follow(transaction)):
+            mail.go_on(judgement.again, transaction.accepted)
             if self._ready is None:
                 self._ready = mail
             else:  # another one goes on first
                 self._waiting.put(mail)
             return
         mail.error = judgement.error or error  # what an earlier server said is not the last word any more
-        if not (mail.pending or mail.aside):
+        mail.call_up()
+        if not mail.pending:
             if any(status is Status.IN_DOUBT for _, status, _, _ in judgement.settled):
                 self._blame(connection, error, mail.others)
             return

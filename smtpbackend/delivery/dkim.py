@@ -32,7 +32,7 @@ _label = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _dns_name = re.compile(rf"{_label}(?:\.{_label})*")
 # RFC 8410 7: version, algorithm 1.3.101.112, and an OCTET STRING in an OCTET STRING, of 32 octets
 _ED25519 = re.compile(rb"\A0.\x02\x01[\x00\x01]0\x05\x06\x03\+ep\x04\x22\x04\x20(.{32})", re.DOTALL)
-_PEM = re.compile(r"-----BEGIN ([A-Z ]*)PRIVATE KEY-----(.+?)-----END \1PRIVATE KEY-----", re.DOTALL)
+_PEM = re.compile(r"-----BEGIN ([A-Z ]*)PRIVATE KEY-----([^-]+)-----END \1PRIVATE KEY-----", re.DOTALL)
 
 
 class Signer:

@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections import deque
 from dataclasses import replace
-from datetime import datetime
 from typing import Any
 
 from smtpbackend import mime
 from smtpbackend.address import Address
-from smtpbackend.delivery.configuration import Rules
 from smtpbackend.delivery.guard import OnlyTo, above, redirected
 from smtpbackend.delivery.judgement import Judgement
 from smtpbackend.delivery.receipts import failure, queue_id
 from smtpbackend.delivery.server import Server
-from smtpbackend.delivery.splitting import first_group
-from smtpbackend.delivery.translated import Parcel
-from smtpbackend.envelope import Envelope, Recipient, Routing
-from smtpbackend.errors import InvalidInput, NotSupported, RecipientsRefused, SMTPError
+from smtpbackend.delivery.splitting import by_domain, take
+from smtpbackend.envelope import Envelope, Recipient
+from smtpbackend.errors import NotSupported, RecipientsRefused, SMTPError
 from smtpbackend.outcome import Outcome, Receipt, Reply, Status, named, refusals
-from smtpbackend.protocol.capabilities import Capabilities
+from smtpbackend.protocol.capabilities import Capabilities, Limits
+from smtpbackend.protocol.transacting import GROUP
 from smtpbackend.protocol.transaction import Transaction, notes, objection
 
-__all__ = ["Mail", "compose"]
+__all__ = ["Mail"]
 
 
 class Mail:
-    """What the caller gave, and all that is known of it. ``number`` is its place in the stream."""
+    """What the caller gave, and all that is known of it. ``number`` is its place in the stream.
+
+    As long as anybody is not settled, somebody is ``pending``: those of the transaction that is sent now, or comes next.
+    """
 
     def __init__(self, number: int, message: Any) -> None:
         self.number = number
@@ -43,7 +44,10 @@ class Mail:
     content: mime.Content | None = None
     refused: tuple[Outcome, ...] = ()  # here, before anything was sent
     redirected: Envelope | None = None  # what leaves instead, for one address
-    aside: tuple[Recipient, ...] = ()  # for the next server, when this one is through with those pending
+    behind: deque[Recipient] | None = None  # in transactions of their own to the same server, one after the other
+    aside: list[Recipient] | None = None  # for the next server, when this one is through with the others
+    most: int | None = None  # recipients of one transaction: how many this server has shown to take
+    is_by_domain = False  # whether those of one domain stand next to each other
     deadline: float | None = None
     servers: list[Server] | None = None
     offered = 0  # how many servers there are, and how many of them
@@ -80,8 +84,9 @@ class Mail:
 
     def send_to_nobody(self) -> None:
         """Some were refused here, and under "all" then nobody gets it (DESIGN 4.2)."""
+        names = named([(outcome.address, outcome.error) for outcome in self.refused])
         self.error = RecipientsRefused(
-            f"{named(self.refused)} cannot be sent to; recipient_policy is 'all', so nobody was sent the message",
+            f"{names} cannot be sent to; recipient_policy is 'all', so nobody was sent the message",
             recipients=refusals(self.refused),
         )
         self.settle_all(Status.DEFERRED, self.error)
@@ -102,7 +107,7 @@ class Mail:
             self.settled = tuple(
                 [Outcome(recipient.address, Status.ACCEPTED, reply, server, None, 1) for recipient in self.pending]
             )
-            self.pending = ()
+        self.pending = ()
 
     def transaction(self, offered: Capabilities, server: str, secure: bool, policy: str, is_awake: bool) -> Transaction:
         """A transaction with those still pending. Raises `NotSupported` where a server cannot be given the message.
@@ -117,17 +122,27 @@ class Mail:
             with contextlib.suppress(SMTPError):
                 content = content.as_7bit()
                 trouble = objection(envelope, content, offered, server, secure)
-        group = first_group(self.pending, offered.limits) if "LIMITS" in offered else self.pending
-        if trouble is None and policy == "all" and len(group) < len(self.pending):
+        if self.behind or self.most or "LIMITS" in offered:
+            self._split(offered.limits)
+        if trouble is None and policy == "all" and self.behind:
             trouble = NotSupported(
-                f"{server} takes no more than {len(group)} of these {len(self.pending)} recipients in one transaction "
-                f"(LIMITS {offered['LIMITS']}), and recipient_policy is 'all': nobody was sent the message",
+                f"{server} takes no more than {len(self.pending)} of these {len(self.pending) + len(self.behind)} "
+                f"recipients in one transaction (LIMITS {offered.get('LIMITS')}), and recipient_policy is 'all': nobody was "
+                "sent the message",
                 server=server,
             )
         if trouble is not None:
             raise trouble
         self.notes = notes(envelope, offered)
-        return Transaction(envelope, group, content, is_awake)
+        return Transaction(envelope, self.pending, content, is_awake)
+
+    def _split(self, limits: Limits) -> None:
+        """Let those be pending who may go in one transaction, and the others stand behind them."""
+        line = self.behind or deque()
+        line.extendleft(reversed(self.pending))
+        if limits.rcptdomainmax is not None and not self.is_by_domain:
+            line, self.is_by_domain = by_domain(line), True
+        self.behind, self.pending = line, take(line, limits, self.most)
 
     def record(self, transaction: Transaction, judgement: Judgement, server: str) -> None:
         """Write down what a transaction said of each recipient."""
@@ -138,6 +153,10 @@ class Mail:
                 self.reply, self.server = reply, server
         for recipient, reply, error in judgement.pending:
             self.heard[recipient] = (reply, server, error)
+        if judgement.settled:
+            self.pending = tuple([recipient for recipient in self.pending if recipient not in self.outcomes])
+            if transaction.error is not None:
+                self.most = max(len(judgement.settled), GROUP)  # see `go_on`
 
     def count_attempt(self, recipients: tuple[Recipient, ...]) -> None:
         """They were named in a transaction."""
@@ -147,22 +166,37 @@ class Mail:
     def settle(
         self, recipient: Recipient, status: Status, reply: Reply | None, server: str | None, error: Exception | None
     ) -> None:
-        """Write down what became of a recipient."""
+        """Write down what became of a recipient; whoever does so ends that it is pending."""
         attempts = self.attempts.get(recipient, 0)
         self.outcomes[recipient] = Outcome(recipient.address, status, reply, server, error, attempts)
-        if len(self.pending) == 1 and self.pending[0] is recipient:
-            self.pending = ()
-        else:
-            self.pending = tuple([other for other in self.pending if other is not recipient])
 
-    def set_aside(self, but: tuple[Recipient, ...]) -> None:
-        """All that are pending but those, who go in a transaction of their own first."""
-        self.aside += tuple(recipient for recipient in self.pending if recipient not in but)
-        self.pending = but
+    def go_on(self, again: tuple[Recipient, ...], most: int) -> None:
+        """The same server is given those it wants ``again``, and those behind; the others are set aside.
+
+        ``most``: how many it took, where it wants some again. From now on no more go at once: what one transaction got
+        done pays for the next, and however often a server says so, a long list takes as many steps as it is long.
+        """
+        wanted = set(again)
+        self.aside = self.aside or []
+        self.aside.extend([recipient for recipient in self.pending if recipient not in wanted])
+        self.pending = again
+        if again:
+            self.most = most
+        self.call_up()
+
+    def call_up(self) -> None:
+        """Have somebody pending, as long as anybody is not settled."""
+        if not self.pending and self.behind:
+            self.pending = (self.behind.popleft(),)
+        elif not self.pending:
+            self.rejoin()
 
     def rejoin(self) -> None:
-        """Those set aside are pending again."""
-        self.pending, self.aside = self.pending + self.aside, ()
+        """All that are not settled are pending: for another server, which may take more or fewer at once."""
+        if self.behind or self.aside:
+            self.pending = (*self.pending, *(self.behind or ()), *(self.aside or ()))
+        self.behind = self.aside = self.most = None
+        self.is_by_domain = False
 
     def settle_all(self, status: Status, error: Exception, server: str | None = None) -> None:
         """Write down what became of all that are pending."""
@@ -172,6 +206,7 @@ class Mail:
                 self.settle(recipient, status, None, server or heard_from, error)
             else:  # the last word is that server's
                 self.settle(recipient, status, reply, heard_from, last_error)
+        self.pending = ()
 
     def give_up(self, last: SMTPError) -> None:
         """No server is left, or no time. ``last``: why, where nothing was said about this message."""
@@ -199,82 +234,3 @@ class Mail:
             if isinstance(error, SMTPError):
                 error.receipt = receipt
         return receipt
-
-
-def compose(mail: Mail, envelope: Envelope | None, rules: Rules, stamp: Callable[[], tuple[datetime, str]]) -> None:
-    """Find out who a message goes to, and make what leaves for it: ``envelope`` and ``content`` of ``mail``.
-
-    Its message is a Message, an ``email.message.Message`` or a `Parcel`, with an envelope also octets and what has
-    them. Where nobody is left of its recipients there is no envelope. ``stamp`` gives the date and a token for what
-    lacks them. Raises `InvalidInput`, and whatever a source raises.
-    """
-    _address(mail, envelope, rules.bounce_address)
-    if rules.only_to is not None:
-        mail.keep_to(rules.only_to)
-    if mail.refused and rules.recipient_policy == "all":
-        mail.send_to_nobody()
-    if not mail.pending:
-        return
-    mail.content = _content_of(mail.message, stamp)
-    if rules.redirect_to is not None:
-        mail.redirect(rules.redirect_to)
-    if rules.dkim:
-        from smtpbackend.delivery.dkim import signed
-
-        mail.content = signed(mail.content, rules.dkim, stamp()[0])
-
-
-def _address(mail: Mail, envelope: Envelope | None, bounce_address: Address | None) -> None:
-    """Who it is from and for: as the caller says, else as its headers do."""
-    if isinstance(mail.message, Parcel):
-        envelope, mail.refused = mail.message.envelope, mail.message.refused
-    elif envelope is None:
-        envelope = _from_headers(mail, bounce_address)
-    elif not isinstance(envelope, Envelope):
-        raise InvalidInput(f"envelope must be an Envelope, not {type(envelope).__name__}", field="envelope")
-    if envelope is not None:
-        mail.envelope = envelope
-        mail.is_for(envelope.recipients)
-
-
-def _from_headers(mail: Mail, bounce_address: Address | None) -> Envelope | None:
-    message = mail.message
-    if not hasattr(message, "raw_items") and not hasattr(message, "address_fields"):
-        raise InvalidInput(
-            f"a {type(message).__name__} has no originator and recipients that could be read: give an envelope",
-            field="envelope",
-        )
-    routing = Routing(message)
-    recipients, refused = routing.recipients()
-    mail.refused = tuple(Outcome(text, Status.REJECTED, error=error) for text, error in refused)
-    if refused and not recipients:
-        return None
-    try:
-        return Envelope(bounce_address or routing.originator(), recipients)
-    except InvalidInput:
-        if recipients:  # the receipt tells of them
-            mail.is_for(Envelope(None, recipients).recipients)
-        raise
-
-
-def _content_of(message: Any, stamp: Callable[[], tuple[datetime, str]]) -> mime.Content:
-    from email.message import Message as EmailMessage
-
-    from smtpbackend.message import Message
-
-    if isinstance(message, Parcel):
-        message = message.content
-    if type(message) is mime.Content:
-        return message  # an adapter has it ready
-    if not isinstance(message, (Message, EmailMessage)):
-        return mime.given(message)  # what the caller's own source raises is the caller's own
-    try:
-        date, token = stamp()
-        return mime.render(message, date=date, token=token)
-    except SMTPError:
-        raise
-    except Exception as error:
-        # the email package has its own words for what it cannot render; a file may be missing
-        raise InvalidInput(
-            f"the message cannot be rendered: {type(error).__name__}: {error}", field="message"
-        ) from error

@@ -45,7 +45,7 @@ def failure(receipt: Receipt, last: Exception | None) -> Exception | None:
         if isinstance(last, RecipientsRefused):
             return own(last)
         return RecipientsRefused(
-            f"no recipient was accepted: {named(outcomes)}",
+            f"no recipient was accepted: {named([(o.address, o.reply or o.error) for o in outcomes])}",
             recipients=refusals(outcomes),
             transient=all(outcome.status is Status.DEFERRED for outcome in outcomes),
             server=outcomes[-1].server,

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from smtpbackend.errors import (
     AuthenticationFailed,
@@ -15,14 +16,15 @@ from smtpbackend.errors import (
     MissingExtra,
     ProtocolViolation,
     SMTPError,
+    TimedOut,
     TLSFailed,
 )
 from smtpbackend.outcome import Reply
 from smtpbackend.protocol import command, sasl
 from smtpbackend.protocol.delivering import Delivering
 from smtpbackend.protocol.dialogue import Transcript
-from smtpbackend.protocol.effects import Channel, Conversation
-from smtpbackend.protocol.timeouts import Timeouts
+from smtpbackend.protocol.effects import Channel, Conversation, Work
+from smtpbackend.protocol.timeouts import DeadlinePassed, Timeouts
 
 __all__ = ["Authenticating", "asks_for_tls", "needs_tls"]
 
@@ -140,7 +142,7 @@ class Authenticating(Delivering):
         exchange = mechanism.exchange(credentials)
         refusal: sasl.Refused | None = None
         try:
-            initial = next(exchange)
+            initial = yield from self._answer(exchange, None)
         except sasl.Refused as error:  # it cannot be used here; nothing has been said
             return None, error, True
         self._hidden = {credentials.password, credentials.token}
@@ -163,27 +165,56 @@ class Authenticating(Delivering):
                 elif held is not None:
                     answer, held = _base64(held), None
                 elif mechanism.prompted:
-                    answer = _base64(exchange.send(reply.text.encode()) or b"")
+                    answer = _base64((yield from self._answer(exchange, reply.text.encode())) or b"")
                 else:
                     challenge = binascii.a2b_base64(reply.text.encode("ascii"), strict_mode=True)
-                    answer = _base64(exchange.send(challenge) or b"")
+                    answer = _base64((yield from self._answer(exchange, challenge)) or b"")
             except sasl.Refused as error:
                 refusal = error
                 answer = "*" if error.answer is None else _base64(error.answer)
                 shown = answer if answer == "*" else shown
-            except (StopIteration, ValueError):  # one challenge too many, or no base64
+            except (_Over, ValueError):  # one challenge too many, or no base64
                 answer = shown = "*"  # RFC 4954 4: cancels, and is answered 501
             self._hidden.add(answer if answer != "*" else "")
             reply = yield from self._ask(command.auth_response(answer), shown)
         if reply.is_positive and refusal is None:
             try:
-                exchange.send(None)
-            except StopIteration:
+                yield from self._answer(exchange, None)
+            except _Over:
                 pass
             except sasl.Refused as error:
                 refusal = error
         exchange.close()
         return reply, refusal, shown == "*"
+
+    def _answer(self, exchange: sasl.Exchange, challenge: bytes | None) -> Conversation[bytes | None]:
+        """What a mechanism answers to a challenge; what takes it long is done by whoever performs this."""
+        try:
+            step = exchange.send(challenge)
+            while isinstance(step, sasl.Long):
+                done, error = yield Work(_attempt(step.do), self.timeouts.reply)
+                step = exchange.send(done) if error is None else exchange.throw(error)
+        except StopIteration:
+            raise _Over from None
+        except TimeoutError as late:
+            limit = str(late) if isinstance(late, DeadlinePassed) else f"at most {self.timeouts.reply:g} s; see timeout"
+            what = f"what {self.server} asks for a login takes too long to compute ({self.phase}, {limit})"
+            raise self._failed(TimedOut, what) from late
+        return step
+
+
+class _Over(Exception):
+    """A mechanism has nothing more to say."""
+
+
+def _attempt(do: Callable[[], Any]) -> Callable[[], tuple[Any, Exception | None]]:
+    def attempt() -> tuple[Any, Exception | None]:
+        try:
+            return do(), None
+        except Exception as error:
+            return None, error
+
+    return attempt
 
 
 def asks_for_tls(reply: Reply | None) -> bool:

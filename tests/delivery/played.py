@@ -14,7 +14,7 @@ from smtpbackend.delivery.pooling import Bucket, Connection
 from smtpbackend.delivery.route import Route
 from smtpbackend.errors import ConnectFailed, SMTPError, TimedOut
 from smtpbackend.events import Telling
-from smtpbackend.protocol.effects import LATER, Ended, Now, Read, StartTLS, Write
+from smtpbackend.protocol.effects import LATER, Ended, Now, Read, StartTLS, Work, Write
 from smtpbackend.protocol.session import Session
 from smtpbackend.testing import CUT, RESET, SILENCE, TLS, Play, Speaker
 
@@ -52,6 +52,8 @@ class ListWire:
                         self.speaker.secured = True
                     elif type(step) is Now:
                         answer = self.world.now
+                    elif type(step) is Work:
+                        answer = step.do()
                     else:
                         return step
                 except OSError as error:
