@@ -15,6 +15,7 @@ WORDS = {
     "errors",
     "address",
     "domain",
+    "sifting",
     "message",
     "mime",
     "content",

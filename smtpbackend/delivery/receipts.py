@@ -41,7 +41,7 @@ def failure(receipt: Receipt, last: Exception | None) -> Exception | None:
         return own(last)  # MAIL was refused for want of TLS
     # a reply that ended the connection stands beside its error
     refused = any(outcome.reply is not None and not isinstance(outcome.error, ConnectionLost) for outcome in outcomes)
-    if (refused or (last is None and outcomes)) and not isinstance(last, AuthenticationFailed):
+    if (refused or (last is None and outcomes and not receipt.deferred)) and not isinstance(last, AuthenticationFailed):
         if isinstance(last, RecipientsRefused):
             return own(last)
         return RecipientsRefused(

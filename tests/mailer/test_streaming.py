@@ -416,5 +416,5 @@ class TestAFileThatChanges:
         assert isinstance(failed.error, InvalidInput)
         with pytest.raises(InvalidInput, match=why):
             failed.raise_for_failure()
-        assert len(failed.rejected) == 1
+        assert len(failed.failed) == 1
         assert [mail for each in (server, other) for mail in each.taken if "carl@" in mail.mail] == []
