@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
-from smtpbackend.address import Address, is_pair, parse_addresses, reject_injection
+from smtpbackend.address import Address, check_mixed, is_pair, parse_addresses, reject_injection
 from smtpbackend.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -233,7 +233,9 @@ class Message:
     def check(self) -> None:
         """Raise `InvalidInput` for what no message can have: control characters, unusable addresses and headers."""
         check_text(self.subject, "subject")
-        for field in ("from_", "to", "cc", "bcc", "reply_to"):
+        if self.from_:
+            self.authors()
+        for field in ("to", "cc", "bcc", "reply_to"):
             if given := getattr(self, field):
                 parse_addresses(given, field)
         if self.sender is not None:
@@ -268,10 +270,20 @@ class Message:
     def _has(self, name: str) -> bool:
         return bool(getattr(self, {"from": "from_", "message-id": "message_id"}.get(name, name)))
 
+    def authors(self) -> list[Address]:
+        """The addresses of ``from_``. There a tuple of two str is a pair, whatever they are."""
+        given: Any = self.from_
+        if isinstance(given, tuple) and len(given) == 2 and all(isinstance(one, str) for one in given):
+            return [Address.parse(given, "from_")]
+        found = parse_addresses(given, "from_")
+        if len(found) > 1:
+            check_mixed(found, "from_", given)
+        return found
+
     def address_fields(self) -> Iterator[tuple[str, list[Address]]]:
         """The fields that say who a message is from and for, as pairs of header name and addresses, in order."""
         if self.from_:
-            yield "From", parse_addresses(self.from_, "from_")
+            yield "From", self.authors()
         if self.sender:
             yield "Sender", [Address.parse(self.sender, "sender")]
         for name, value in (("To", self.to), ("Cc", self.cc), ("Bcc", self.bcc)):

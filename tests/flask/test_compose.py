@@ -128,6 +128,9 @@ class TestWhoeverWritesIt:
             def __str__(self) -> str:
                 return "lazy@example.org"
 
+            def __getattr__(self, name: str) -> Any:  # as flask_babel's
+                return getattr(str(self), name)
+
         given = message({"recipients": [Lazy()], "sender": Lazy(), "cc": [b"cc@example.org"], **options})
         content, envelope, _ = compose(given, None)
         octets = b"".join(content.chunks()) if isinstance(content, Content) else content.as_bytes()
