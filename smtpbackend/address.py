@@ -272,7 +272,7 @@ def _one_of(found: Sequence[Address], given: Any, field: str) -> Address:
     )
 
 
-def _check_mixed(found: Sequence[Address], field: str, given: Any) -> None:
+def check_mixed(found: Sequence[Address], field: str, given: Any) -> None:
     """Raise `InvalidInput` where a comma, not in quotes, seems to have cut a name in two: RFC 5322 3.2.5."""
     if all(one.domain for one in found) or not any(one.domain for one in found):
         return
@@ -395,7 +395,7 @@ def _parse_list(text: str, field: str) -> tuple[Address, ...]:
             position += 1
         begin = position
     if len(found) > 1:
-        _check_mixed(found, field, text)
+        check_mixed(found, field, text)
     return tuple(found)
 
 
@@ -448,7 +448,7 @@ def addresses_in_field(name: str, value: Any) -> list[Address]:
     if hasattr(value, "addresses"):  # email.headerregistry: already parsed
         text = as_written(value)
         found = parse_addresses(list(value.addresses) if text is None else text, name)
-        _check_mixed(found, name, str(value))
+        check_mixed(found, name, str(value))
         return found
     if isinstance(value, str):
         return parse_addresses(unfold(name, value), name)

@@ -164,6 +164,8 @@ class Flattener:
                 text = f"{name}: {value.encode(linesep=_CRLF)}\r\n"
             except MessageError as error:
                 raise InvalidInput(f"{name}: {error}", field=name) from error
+            if "=?" in text and name.lower() in ADDRESS_FIELDS:
+                text = _readable(name, value, text)
         octets = crlf(text.encode("utf-8", "surrogateescape"))
         if _unsafe_value(octets[:-2]):
             raise InvalidInput(f"{name}: {str(value)!r} has a control character", field=name)
@@ -249,6 +251,13 @@ def _addresses_in(name: str, value: Any) -> list[Address]:
         return addresses_in_field(name, value)
     except InvalidInput:
         return []  # it is sent as it is; only what we would add of our own is left out
+
+
+def _readable(name: str, value: Any, text: str) -> str:
+    """The field ``text``, or one that says the same where whole addresses are encoded, which nobody reads as such."""
+    found = _addresses_in(name, value)
+    written = {one.key for one in _addresses_in(name, text.partition(": ")[2].removesuffix(_CRLF))}
+    return text if not found or {one.key for one in found} == written else address_field(name, found)
 
 
 def _payload_piece(payload: Any) -> Piece:

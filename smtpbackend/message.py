@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
-from smtpbackend.address import Address, is_pair, parse_addresses, reject_injection
+from smtpbackend.address import Address, check_mixed, is_pair, parse_addresses, reject_injection
 from smtpbackend.errors import InvalidInput
 from smtpbackend.sifting import entries, sift
 
@@ -235,9 +235,10 @@ class Message:
     def check(self) -> None:
         """Raise `InvalidInput` for what no message can have: control characters, unusable addresses and headers."""
         check_text(self.subject, "subject")
-        for field in ("from_", "reply_to"):
-            if given := getattr(self, field):
-                parse_addresses(given, field)
+        if self.from_:
+            self.authors()
+        if self.reply_to:
+            parse_addresses(self.reply_to, "reply_to")
         for field in ("to", "cc", "bcc"):  # each of these is a recipient of its own, and the receipt tells of it
             if given := getattr(self, field):
                 sift(given, field)
@@ -275,11 +276,23 @@ class Message:
     def _has(self, name: str) -> bool:
         return bool(getattr(self, {"from": "from_", "message-id": "message_id"}.get(name, name)))
 
+    def authors(self) -> list[Address]:
+        """The addresses of ``from_``. There a tuple of two str is a pair, whatever they are."""
+        given: Any = self.from_
+        if _is_author(given):
+            return [Address.parse(given, "from_")]
+        found = parse_addresses(given, "from_")
+        if len(found) > 1:
+            check_mixed(found, "from_", given)
+        return found
+
     def address_fields(self) -> Iterator[tuple[str, str, Any]]:
         """The fields that say who a message is from and for, in order: header, our name of it, and what was given."""
-        for field in ("from_", "sender", "to", "cc", "bcc"):
+        if self.from_:
+            yield "From", "from_", [self.from_] if _is_author(self.from_) else self.from_
+        for field in ("sender", "to", "cc", "bcc"):
             if value := getattr(self, field):
-                yield field.rstrip("_"), field, value
+                yield field, field, value
         for name, given in self.headers:
             if name.lower().removeprefix("resent-") in _ROUTING or name.lower() == "received":
                 yield name, name, given
@@ -287,6 +300,10 @@ class Message:
     def __repr__(self) -> str:
         to = ", ".join(map(str, self.to))
         return f"Message(subject={self.subject!r}, from_={str(self.from_ or '')!r}, to={to!r})"
+
+
+def _is_author(given: Any) -> bool:
+    return isinstance(given, tuple) and len(given) == 2 and all(isinstance(one, str) for one in given)
 
 
 def _listed(given: Any, field: str) -> list[Mailbox]:

@@ -109,7 +109,7 @@ def _content(head: str, structure: _Leaf | _Multipart, token: str, message_id: s
 def _head(message: Message, date: datetime, token: str) -> tuple[str, str]:
     """The fields of the whole message but for those of MIME; and the message identifier."""
     given = {name.lower() for name, _ in message.headers}
-    named = authors = parse_addresses(message.from_, "from_") if message.from_ else []
+    named = authors = message.authors() if message.from_ else []
     if not authors and "from" in given:
         authors = [
             address

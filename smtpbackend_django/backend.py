@@ -6,6 +6,7 @@ import contextlib
 import functools
 import itertools
 import operator
+from collections import deque
 from collections.abc import Iterable
 from ssl import SSLContext
 from typing import Any
@@ -16,7 +17,7 @@ from django.core.mail.backends import smtp
 from smtpbackend import Mailer
 from smtpbackend.delivery.configuration import Configuration, configure
 from smtpbackend.delivery.tls import client_context
-from smtpbackend.delivery.translated import Translated
+from smtpbackend.delivery.translated import Parcel, Translated
 from smtpbackend.errors import CancelSend, DeliveryError, InvalidInput
 from smtpbackend_django.conf import (
     DJANGO_OPTIONS,
@@ -263,7 +264,7 @@ class EmailBackend(smtp.EmailBackend):
                 self.close()
 
     def _send_all(self, mailer: Mailer, email_messages: Iterable[Any]) -> int:
-        handed: dict[int, tuple[int, Any, Any]] = {}  # by the identity of the envelope, in order
+        handed: deque[tuple[int, Any]] = deque()  # those that have no receipt yet
         failures: list[tuple[int, Exception]] = []
 
         numbers = itertools.count()
@@ -281,15 +282,15 @@ class EmailBackend(smtp.EmailBackend):
             except Exception as error:
                 failures.append((number, error))
                 return None
-            handed[id(envelope)] = number, message, envelope
-            return content, envelope
+            handed.append((number, message))
+            return Parcel(envelope, content, notes=message)
 
         sent = 0
-        listener = Signalling(type(self), self.alias, lambda envelope: handed[id(envelope)][1])
+        listener = Signalling(type(self), self.alias)
         receipts: Any = mailer.send_many(Translated(email_messages, translate), listeners=[listener])
         with contextlib.closing(receipts):
             for receipt in receipts:
-                number, message, _ = handed.pop(next(iter(handed)))
+                number, message = handed.popleft()
                 message.smtp_receipt = receipt
                 if receipt.error is None:
                     sent += 1

@@ -22,7 +22,8 @@ from smtpbackend.errors import InvalidInput
 from smtpbackend.flatten import is_signed
 from smtpbackend.header import date_of
 from smtpbackend.likeness import Manner, NotSimple, Part, plain_addr_spec
-from smtpbackend.message import HIDDEN_FIELDS, check_name
+from smtpbackend.message import ADDRESS_FIELDS, HIDDEN_FIELDS, check_name
+from smtpbackend_django.addresses import mailbox, with_our_addresses, with_our_hosts
 from smtpbackend_django.stock import is_stock, prepares_as_django
 
 __all__ = ["content_of", "envelope_of"]
@@ -48,6 +49,8 @@ def envelope_of(
     is_djangos = prepares_as_django(prep_address)
 
     def address(given: Any, field: str) -> Address:
+        if isinstance(given, (tuple, list)):
+            given = mailbox(given, field)
         if is_djangos and type(given) is str and (plain := plain_addr_spec(given)) is not None:
             return Address.parse(plain, field)  # Django would neither change nor refuse it
         try:
@@ -67,7 +70,7 @@ def envelope_of(
 def _sanitized(given: Any, charset: str, field: str) -> Address:
     from django.core.mail.message import sanitize_address
 
-    text = given[1] if isinstance(given, tuple) else force_str(given)
+    text = force_str(given)
     if text.isascii():
         sanitize_address(given, charset)
     return Address.parse(text, field)
@@ -100,10 +103,14 @@ _name_is_plain = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,50}").fullmatch
 _subtype_is_plain = re.compile(r"[a-z]{1,20}").fullmatch
 
 
-# Before 6.0 Django itself makes encoded words, and the charset is UTF-8 in all that is simple.
-_manner = Manner(
-    None if IS_MODERN else lambda name, value: str(mail.forbid_multi_line_headers(name, value, "utf-8")[1])
-)
+def _spell(name: str, value: str) -> str:
+    """Before 6.0 Django itself makes encoded words, and the charset is UTF-8 in all that is simple."""
+    if name.lower() in ADDRESS_FIELDS and with_our_hosts(value) != value:
+        raise NotSimple
+    return str(mail.forbid_multi_line_headers(name, value, "utf-8")[1])
+
+
+_manner = Manner(None if IS_MODERN else _spell)
 
 
 def _simple_content(message: Any) -> Content:
@@ -121,7 +128,7 @@ def _simple_content(message: Any) -> Content:
         if name in given:
             fields.append(_manner.special_field(name, _str(given[name])))
         elif values := getattr(message, attribute):
-            fields.append(_manner.special_field(name, ", ".join([str(value) for value in values])))
+            fields.append(_manner.special_field(name, _joined(values)))
     names = [name.lower() for name in given]
     message_id = None
     if "date" not in names:
@@ -159,6 +166,13 @@ def _str(value: Any) -> str:
     if isinstance(value, Promise):
         return str(value)
     raise NotSimple
+
+
+def _joined(values: Any) -> str:
+    try:
+        return ", ".join(values)
+    except TypeError:  # lazy strings, or what is none
+        return ", ".join([_str(value) for value in values])
 
 
 def _date() -> str:
@@ -203,6 +217,7 @@ def _check_subtypes(message: Any) -> None:
 
 
 def _djangos_content(message: Any, envelope: Envelope) -> bytes | email.message.Message:
+    message = with_our_addresses(message)
     if IS_MODERN:
         policy = email.policy.SMTPUTF8 if envelope.needs_smtputf8 else email.policy.SMTP
         rendered = message.message(policy=policy)

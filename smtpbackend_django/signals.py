@@ -23,7 +23,6 @@ raised.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 from django.dispatch import Signal
@@ -72,12 +71,11 @@ SIGNALS: dict[str, Signal] = {
 
 
 class Signalling:
-    """A Listener for one call of `send_messages`. ``message_of`` finds Django's message of an envelope."""
+    """A Listener for one call of `send_messages`: the parcels that it hands over have Django's message in ``notes``."""
 
-    def __init__(self, sender: type, alias: str | None, message_of: Callable[[Any], Any]) -> None:
+    def __init__(self, sender: type, alias: str | None) -> None:
         self.sender = sender
         self.alias = alias
-        self.message_of = message_of
 
     def wants(self, name: str) -> bool:
         """Whether the signal of that name has receivers."""
@@ -89,8 +87,8 @@ class Signalling:
         if signal is None or not signal.has_listeners(self.sender):
             return
         values = {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
-        if "envelope" in values:
-            values["message"] = self.message_of(event.envelope)
+        if "message" in values:
+            values["message"] = event.message.notes
         answers = signal.send_robust(self.sender, **values, alias=self.alias)
         if isinstance(event, MessageSending):
             for _, answer in answers:

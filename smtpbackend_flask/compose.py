@@ -27,8 +27,8 @@ from smtpbackend_flask.message import (
     BadHeaderError,
     IncompleteMessage,
     Message,
+    address_text,
     bad_header,
-    force_text,
     joined,
     sanitize_address,
 )
@@ -66,7 +66,7 @@ def compose(
 
 def _write_sender(message: Any, sender: Any) -> None:
     if isinstance(sender, tuple):
-        sender = joined(*sender)
+        sender = joined(sender, "sender")
     if isinstance(message, smtpbackend.message.Message):
         names = {name.lower() for name, _ in message.headers}
         if not message.from_ and not names & {"from", "resent-from"}:
@@ -79,7 +79,7 @@ def _compose_flask_mail(
     message: Any, default_sender: Any, envelope_from: Mailbox | None, envelope: Envelope | None
 ) -> tuple[Parcel, tuple[str, ...]]:
     if not message.sender and default_sender:
-        message.sender = joined(*default_sender) if isinstance(default_sender, tuple) else default_sender
+        message.sender = joined(default_sender, "sender") if isinstance(default_sender, tuple) else default_sender
     if not message.send_to and envelope is None:
         raise IncompleteMessage("No recipients have been added", field="recipients")
     if not message.sender:
@@ -90,6 +90,7 @@ def _compose_flask_mail(
         )
     if bad := bad_header(message):
         raise BadHeaderError(f"{bad} has a line break or another control character", field=bad)
+    given = message
     notes: tuple[str, ...] = ()
     refused: tuple[Outcome, ...] = ()
     if getattr(message, "date", None) is None:
@@ -101,15 +102,15 @@ def _compose_flask_mail(
         if refused:
             message = _without_refused(message, lists)
     if envelope is None:
-        return Parcel(None, None, refused), notes
+        return Parcel(None, None, refused, given), notes
     if isinstance(message, Message):
-        return Parcel(envelope, _simple(message, date) or _tree(message), refused), notes
+        return Parcel(envelope, _simple(message, date) or _tree(message), refused, given), notes
     # Parsed, so that it can be encoded anew for a server that takes 7 bits only.
-    return Parcel(envelope, email.message_from_bytes(message.as_bytes()), refused), notes
+    return Parcel(envelope, email.message_from_bytes(message.as_bytes()), refused, given), notes
 
 
 def _tree(message: Message) -> email.message.Message:
-    if not parse_addresses(_once([message.sender]), "sender"):
+    if not parse_addresses(_plain(message.sender, "sender"), "sender"):
         raise IncompleteMessage(f"sender: {message.sender!r} is nobody", field="sender")
     return message._message()  # as Flask-Mail calls it: a subclass may have its own
 
@@ -128,8 +129,9 @@ def _simple(message: Message, date: datetime) -> Content | smtpbackend.message.M
         or ("\r" in subject or "\n" in subject)
     ):
         return None
-    authors, to, cc = _once([message.sender]), _once(message.recipients), _once(message.cc)
-    reply_to = _once([message.reply_to]) if message.reply_to else []
+    authors, to = _plain(message.sender, "sender"), _once(message.recipients, "recipients")
+    cc = _once(message.cc, "cc")
+    reply_to = _plain(message.reply_to, "reply_to") if message.reply_to else []
     message_id = message.msgId
     try:
         return text_content(
@@ -163,20 +165,20 @@ def _local(seconds: int, *zone: Any) -> datetime:
     return datetime.fromtimestamp(seconds).astimezone()
 
 
-def _once(mailboxes: Collection[Any]) -> list[Any]:
+def _once(mailboxes: Collection[Any], field: str) -> list[Any]:
     """Without duplicates, in order."""
     if not mailboxes:
         return []
     if type(mailboxes) is list and len(mailboxes) == 1 and type(mailboxes[0]) is str:
         return mailboxes
-    return list(dict.fromkeys([one if type(one) is str else _plain(one) for one in mailboxes]))
+    return list(dict.fromkeys([one if type(one) is str else _plain(one, field) for one in mailboxes]))
 
 
-def _plain(mailbox: Any) -> Any:
+def _plain(mailbox: Any, field: str) -> Any:
     """A mailbox as the core takes it."""
     if isinstance(mailbox, (tuple, list)) and len(mailbox) == 2:
-        return joined(*mailbox)
-    return mailbox if isinstance(mailbox, Address) else force_text(mailbox)
+        return joined(mailbox, field)
+    return mailbox if isinstance(mailbox, Address) else address_text(mailbox, field)
 
 
 _Lists = dict[str, list[tuple[Any, Address]]]
@@ -236,7 +238,7 @@ def _address(mailbox: Any, field: str) -> Address:
         return Address.parse(mailbox, field)
     if isinstance(mailbox, (tuple, list)) and len(mailbox) == 2:
         mailbox = mailbox[1]
-    return mailbox if isinstance(mailbox, Address) else Address.parse(force_text(mailbox), field)
+    return mailbox if isinstance(mailbox, Address) else Address.parse(address_text(mailbox, field), field)
 
 
 def _reverse_path(mailbox: Mailbox) -> Address | None:

@@ -24,7 +24,7 @@ from smtpbackend.delivery.configuration import Rules
 from smtpbackend.delivery.mail import Mail as Outgoing
 from smtpbackend.delivery.receipts import report
 from smtpbackend.delivery.stamp import stamp
-from smtpbackend.delivery.translated import Translated
+from smtpbackend.delivery.translated import Parcel, Translated
 from smtpbackend.envelope import Envelope
 from smtpbackend.errors import CancelSend, InvalidInput, SMTPError
 from smtpbackend.events import MessageSending, Telling
@@ -158,7 +158,7 @@ class State(_Sending):
     def deliver(self, message: Any, envelope_from: Mailbox | None = None, envelope: Envelope | None = None) -> Receipt:
         """Send ``message`` now, and tell the signals of the app."""
         app = self.app
-        listener = SignalListener(app, signals, message_of=lambda _: message)
+        listener = SignalListener(app, signals, message_of=_given)
         try:
             with self._context():  # a flask_mail.Message looks up the app when it is rendered
                 content, envelope, notes = compose(message, self.default_sender, envelope_from, envelope, self._bounces)
@@ -185,7 +185,6 @@ class State(_Sending):
                     yield _failed(error)
             return
         line: deque[tuple[Any, Any, tuple[str, ...]]] = deque()  # message, what is sent or a receipt, notes
-        names: dict[int, Any] = {}  # by the identity of what the Mailer is given
 
         def translate(message: Any) -> Any:
             try:
@@ -195,8 +194,6 @@ class State(_Sending):
                 line.append((message, _failed(error), ()))
                 return None
             line.append((message, content, notes))
-            if content is not message:
-                names[id(content)] = message
             return content
 
         def told() -> Iterator[Receipt]:
@@ -204,13 +201,12 @@ class State(_Sending):
             while line and isinstance(line[0][1], Receipt):
                 yield line.popleft()[1]
 
-        listener = SignalListener(app, signals, message_of=lambda event: names.get(id(event.message), event.message))
+        listener = SignalListener(app, signals, message_of=_given)
         receipts: Any = self.mailer.send_many(Translated(messages, translate), listeners=(listener,))
         with closing(receipts):
             for receipt in receipts:
                 yield from told()
-                message, content, notes = line.popleft()
-                names.pop(id(content), None)
+                message, _, notes = line.popleft()
                 emit(email_dispatched, app, message=message)
                 yield replace(receipt, notes=(*receipt.notes, *notes)) if notes else receipt
         yield from told()
@@ -223,6 +219,11 @@ class State(_Sending):
         if self._app is None or (current_app and _current_app() is self._app):
             return nullcontext()
         return self._app.app_context()
+
+
+def _given(event: Any) -> Any:
+    """What the app gave to `Mail.send`."""
+    return event.message.notes if isinstance(event.message, Parcel) else event.message
 
 
 def _failed(error: Exception) -> Receipt:

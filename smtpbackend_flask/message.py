@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from flask import current_app
 
-from smtpbackend.address import Address
+from smtpbackend.address import Address, is_pair
 from smtpbackend.content import encode_octets
 from smtpbackend.errors import Injection, InvalidInput
 from smtpbackend.header import filename_parameter, text_field
@@ -53,6 +53,7 @@ MAX_LINE = 998  # octets, RFC 5322 2.1.1
 LINE = 78  # octets a line should have at most, RFC 5322 2.1.1
 
 _control = re.compile("[\x00-\x08\x0a-\x1f\x7f]").search  # the tab is white space
+_injection = re.compile("[\r\n\x00]").search
 _unsafe_in_text = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f]").search  # ESC: ISO-2022-JP
 _line_end = re.compile(r"\r\n|\r|\n")
 _specials = re.compile(r'[][\\()<>@,:;"]').search  # RFC 5322 3.2.3, the dot aside (4.1)
@@ -65,7 +66,7 @@ _ONCE = frozenset(
 
 
 class BadHeaderError(Injection):
-    """A header has a line break or another control character; ``field`` names it."""
+    """A header has a line break or another control character, an address CR, LF or NUL; ``field`` names it."""
 
     def __init__(self, message: str = "a header has a line break or another control character", **context: Any) -> None:
         super().__init__(message, **context)
@@ -123,16 +124,16 @@ def sanitize_addresses(addresses: Iterable[Mailbox], encoding: str = "utf-8") ->
 
 def _parts(mailbox: Any) -> tuple[str, str]:
     """Display name and addr-spec; what cannot be sent is told where the envelope is made."""
-    if isinstance(mailbox, Address):
-        return mailbox.display_name, mailbox.addr_spec
     name = ""
     if isinstance(mailbox, (tuple, list)) and len(mailbox) == 2:
         name, mailbox = _line_end.sub("", force_text(mailbox[0] or "")), mailbox[1]
-    text = force_text(mailbox)
+    if isinstance(mailbox, Address):
+        return name or mailbox.display_name, mailbox.addr_spec
+    text = address_text(mailbox)
     if not text.isprintable():
         text = _line_end.sub("", text)
     try:
-        address = Address.parse(text)
+        address = Address.parse((name, text))
     except InvalidInput:
         found_name, addr_spec = _angle_address(text) or ("", text.strip())
     else:
@@ -156,9 +157,24 @@ def _encoded(text: str, encoding: str, **options: Any) -> str:
         return Header(text, "utf-8", **options).encode()
 
 
-def joined(name: Any, addr: Any) -> str:
-    """A pair as one str that can be parsed again."""
-    name, addr = force_text(name or ""), force_text(addr)
+def address_text(mailbox: Any, field: str = "address") -> str:
+    """An address as str: octets decoded, lazy strings and headers resolved. Raises `InvalidInput` for all else.
+
+    The text of a model, a number or None may look like a mailbox of the server.
+    """
+    if isinstance(mailbox, (str, bytes, bytearray, Header)) or hasattr(mailbox, "casefold"):
+        return force_text(mailbox)
+    raise InvalidInput(
+        f"{field}: an address is a str, an Address or a pair of name and address, not {mailbox!r}", field=field
+    )
+
+
+def joined(pair: Any, field: str) -> str:
+    """A pair of name and address as one str that can be parsed again."""
+    name, addr = pair
+    if isinstance(addr, Address):
+        addr = addr.addr_spec
+    name, addr = force_text(name or ""), address_text(addr, field)
     if _specials(name):
         name = '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
     return f"{name} <{addr}>" if name else addr
@@ -227,12 +243,12 @@ class Message:
             if isinstance(given, str):
                 raise InvalidInput(f"{field}: a list of addresses is wanted, not {given!r}", field=field)
         sender = sender or _default_sender()
-        self.recipients: list[Any] = recipients or []
+        self.recipients: list[Any] = _listed(recipients, "recipients")
         self.subject = subject
-        self.sender = joined(*sender) if isinstance(sender, tuple) else sender
+        self.sender = joined(sender, "sender") if isinstance(sender, tuple) else sender
         self.reply_to = reply_to
-        self.cc: list[Any] = cc or []
-        self.bcc: list[Any] = bcc or []
+        self.cc: list[Any] = _listed(cc, "cc")
+        self.bcc: list[Any] = _listed(bcc, "bcc")
         self.body = body
         self.alts: dict[str, str] = dict(alts or {})
         if html is not None:
@@ -290,7 +306,7 @@ class Message:
         self.attachments.append(Attachment(filename, content_type, data, disposition, headers))
 
     def has_bad_headers(self) -> bool:
-        """Whether a header has a line break or another control character; a folded subject is none."""
+        """Whether there is a `BadHeaderError` to be raised; a folded subject is none."""
         return bad_header(self) is not None
 
     def is_bad_headers(self) -> bool:
@@ -446,8 +462,15 @@ def _part(attachment: Any, ascii_names: bool) -> email.message.Message:
     return part
 
 
+_WITH_ADDRESSES = frozenset(("sender", "reply_to", "recipients", "cc", "bcc"))
+
+
+def _listed(given: Any, field: str) -> list[Any]:
+    return [given] if is_pair(given, field) else given or []
+
+
 def bad_header(message: Any) -> str | None:
-    """The first field of a `Message`, or of one like it, that has a control character."""
+    """The first field of a `Message`, or of one like it, that must not be sent as it is."""
     checked: list[tuple[str, Any]] = [("sender", message.sender), ("reply_to", getattr(message, "reply_to", None))]
     for field in ("recipients", "cc", "bcc"):
         checked += [(field, mailbox) for mailbox in getattr(message, field, None) or ()]
@@ -466,7 +489,9 @@ def bad_header(message: Any) -> str | None:
         pass
     for field, value in checked:
         for text in value if isinstance(value, (tuple, list)) else (value,):
-            if text is not None and not isinstance(text, Address) and _control(force_text(text)):
+            # The core writes the tabs of a name, and their kind, as blanks
+            unsafe = _injection if field in _WITH_ADDRESSES else _control
+            if text is not None and not isinstance(text, Address) and unsafe(force_text(text)):
                 return field
     return "subject" if _is_bad_subject(force_text(message.subject or "")) else None
 

@@ -6,7 +6,7 @@ import copy
 import pickle
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from smtpbackend.address import Address, addresses_in_field, parse_addresses
@@ -275,6 +275,7 @@ LABELS = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(LABELS, min_size=1, max_size=4), st.sampled_from(".。．"))
 def test_a_domain_is_what_the_peers_send_or_what_idna_2008_says(labels: list[str], dot: str) -> None:
     """Whatever IDNA 2003 takes (Django, Flask-Mail) is taken here; where both take a label, 2008 names the host."""

@@ -287,7 +287,6 @@ def test_any_parts(body: str, alternatives: list[Any], attachments: list[Any], s
         {"attachments": ["text"]},
         {"attachments": [7]},
         {"to": "a@example.org"},
-        {"to": [("Ann", "a@example.org")]},
         {"to": [None]},
         {"cc": ("a@example.org",)},
         {"reply_to": [7]},
