@@ -170,8 +170,11 @@ def _read_at(descriptor: int, size: int, place: int) -> bytes:
 
 def position_of(content: Any, field: str) -> int | None:
     """Where a file stands that can be read again; None for what can be read only once, and what is no file."""
+    if not hasattr(content, "seekable"):
+        return None
     try:
-        return int(content.tell()) if content.seekable() else None
+        with alone_with(content):  # who copies it moves it, and back
+            return int(content.tell()) if content.seekable() else None
     except (AttributeError, OSError):
         return None
     except ValueError as error:
