@@ -146,7 +146,7 @@ class _File(Source):
                 raise _unreadable(self._given, self._field, error) from error
             if state != self._was or len(block) < wanted:
                 # what was announced (SIZE, BDAT) cannot be kept, or would be of two versions of the file
-                what = "was changed" if state.size > self._was.size or len(block) == wanted else "became shorter"
+                what = "became shorter" if len(block) < wanted or state.size < self._was.size else "was changed"
                 raise InvalidInput(
                     f"{self._field}: {_name(self._given)} {what} while it was sent; give its octets, or a copy of it",
                     field=self._field,
