@@ -55,7 +55,7 @@ def floor(module: str) -> str:
         return "words"
     if room in ("protocol", "delivery", "signals"):
         return room
-    if room in ("blocking", "aio", "forking"):
+    if room in ("blocking", "aio", "forking", "fetching"):
         return "twins"
     if room in ABOVE:
         return "above"

@@ -18,15 +18,18 @@ from collections.abc import Callable, Iterator
 from email import message_from_bytes
 from email.message import EmailMessage
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from smtpbackend import AsyncMailer, Attachment, Envelope, InvalidInput, Receipt
-from smtpbackend.testing import Play, Transaction
+from smtpbackend import AsyncMailer, Attachment, Envelope, InvalidInput, Mailer, Receipt, Server, mime, sources
+from smtpbackend.delivery.credentials import Grant, Provider
+from smtpbackend.delivery.tls import client_context
+from smtpbackend.testing import EXTENSIONS, Play, Transaction
 from tests.mailer.conftest import Scripted
 from tests.mailer.test_streaming import HEAD, OneShot, attached
 from tests.mailer.twins import SENDER, Twin, hello
+from tests.servers.ports import wait_until
 
 MANY = 64
 SIZE = 70_000  # octets: more than one block of what is read and of what is encoded
@@ -383,3 +386,79 @@ def test_messages_of_one_generator_go_once(twin: Twin, scripted: Scripted, way: 
         check_all_delivered(receipts, MANY)
     subjects = [message_from_bytes(mail.content)["Subject"] for mail in server.taken]
     assert sorted(subjects, key=int) == [str(number) for number in range(MANY)]
+
+
+def test_one_provider_of_tokens_fetches_once_for_all(scripted: Scripted) -> None:
+    """For threads and for each event loop: who rotates refresh tokens takes one that is used twice for stolen."""
+    fetched: list[str] = []
+    first_fetch, all_wait = threading.Event(), threading.Event()
+
+    class Rotating(Provider):
+        def fetch(self, timeout: float = 20.0) -> Grant:
+            fetched.append(threading.current_thread().name)
+            first_fetch.set()
+            assert all_wait.wait(20)
+            return Grant("one", 3600)
+
+    server = scripted(Play(extensions=(*EXTENSIONS, "AUTH XOAUTH2")))
+    settings: dict[str, Any] = {"username": "ann", "token": Rotating()}
+    receipts: list[Any] = []
+    asked: list[int] = []
+
+    def blocking() -> None:
+        with Mailer(server.url, **settings) as mailer:
+            asked.append(1)
+            receipts.append(mailer.send(hello()))
+
+    async def loop() -> None:
+        async with AsyncMailer(server.url, **settings) as mailer:
+            asked.append(1)
+            receipts.extend(await asyncio.gather(*(mailer.send(hello()) for _ in range(2))))
+
+    threads = [threading.Thread(target=asyncio.run, args=(loop(),)) for _ in range(3)]
+    threads += [threading.Thread(target=blocking) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    assert first_fetch.wait(20)
+    wait_until(lambda: len(asked) == 6 and len(server.speakers) >= 6, 20)
+    all_wait.set()
+    for thread in threads:
+        thread.join()
+    check_all_delivered(receipts, 9)
+    assert len(fetched) == 1
+
+
+def test_a_tls_session_is_resumed_by_one_of_many() -> None:
+    """However many threads connect at the same time (RFC 8446 C.4)."""
+    context = client_context(Server("mail.example.com", tls="required"))
+
+    class Closed:
+        session = type("Session", (), {"has_ticket": True, "id": b"1"})()
+
+    taken: list[Any] = []
+    for _ in range(200):
+        context.keep_session(cast(Any, Closed()))
+        barrier = threading.Barrier(4)
+
+        def take(barrier: threading.Barrier = barrier) -> None:
+            barrier.wait()
+            taken.append(context.take_session())
+
+        threads = [threading.Thread(target=take) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(taken) - taken.count(None) == 200
+
+
+def test_content_that_is_given_to_several_deliveries_stays_open(twin: Twin, scripted: Scripted) -> None:
+    """An adapter renders once for many envelopes: who is done with it does not close it for the others."""
+    server = scripted()
+    octets = HEAD + b"x" * 70 + b"\r\n" + b"y\r\n" * (sources.IN_MEMORY // 3)
+    content = mime.given(iter([octets]))
+    mailer = twin(server.url, max_connections=4)
+    for _ in range(2):
+        check_all_delivered(mailer.send_at_once([(content, TO_BOB)] * 4), 4)
+    assert [mail.content == octets for mail in server.taken] == [True] * 8
+    content.close()
