@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from smtpbackend.address import Addresses, Mailbox
-    from smtpbackend.content import Source
+    from smtpbackend.sources import Source
 
     Content = str | bytes | os.PathLike[str] | IO[bytes] | email.message.Message
 
@@ -110,6 +110,7 @@ class Attachment:
         self.inline = content_id is not None if inline is None else inline
         self.content_type = _type_of(content, self.filename) if content_type is None else content_type
         self._stands: tuple[Any, int | None] = (content, _start_of(content))
+        self._kept: Source | None = None  # of what could be read only once
         self.check()
 
     def check(self) -> None:
@@ -123,16 +124,22 @@ class Attachment:
             raise InvalidInput(f"content_id: {self.content_id!r} is not a content identifier", field="content_id")
 
     def source(self) -> Source:
-        """Its octets. What can be read only once is kept, so that the message can be sent again."""
-        from smtpbackend.content import Source, Spool
+        """Its octets, for one message. What can be read only once is kept, for those that come later."""
+        from smtpbackend.sources import Spool, alone_with, source_of
 
         content, start = self._stands
-        if content is not self.content:
-            content, start = self.content, _start_of(self.content)
-        if start is None and hasattr(content, "read") and not isinstance(content, Spool):
-            self.content = content = Spool(content, "attachments")
-        self._stands = (content, start)
-        return Source(content, "attachments", start)
+        if type(content) is bytes and content is self.content:
+            return source_of(content, "attachments")
+        with alone_with(self):  # several threads may send it for the first time
+            content, start = self._stands
+            if content is not self.content:
+                self._stands = content, start = self.content, _start_of(self.content)
+                self._kept = None
+            source = source_of(self._kept or content, "attachments", start)
+            if start is None and isinstance(source, Spool):
+                self._kept = source
+                source = source_of(source, "attachments")
+        return source
 
     def __repr__(self) -> str:
         return f"Attachment(filename={self.filename!r}, content_type={self.content_type!r})"
@@ -168,9 +175,9 @@ def _start_of(content: Any) -> int | None:
             f"attachments: {content!r} is no content; bytes, str, a path, a binary file or a message is",
             field="attachments",
         )
-    from smtpbackend.content import position_of  # most messages have no file
+    from smtpbackend.sources import position_of  # most messages have no file
 
-    return position_of(content)
+    return position_of(content, "attachments")
 
 
 class Message:

@@ -20,7 +20,6 @@ from smtpbackend.content import (
     Base64,
     Content,
     Piece,
-    Source,
     base64_lines,
     encode_octets,
     given,
@@ -30,6 +29,7 @@ from smtpbackend.flatten import Flattener, flatten, is_signed, seven_bit_copy
 from smtpbackend.header import LINE, address_field, any_field, date_of, filename_parameter, fold, text_field
 from smtpbackend.message import HIDDEN_FIELDS, RECIPIENT_FIELDS, Attachment, Message, check_message_id
 from smtpbackend.sifting import sift
+from smtpbackend.sources import source_of
 
 if TYPE_CHECKING:
     import email.message
@@ -313,11 +313,12 @@ class _Leaf:
         if hasattr(content, "raw_items"):
             self._forwarded(writer, content)
             return
-        source = self.attachment.source() if self.attachment is not None else Source(content, self.field)
+        source = self.attachment.source() if self.attachment is not None else source_of(content, self.field)
         if media_type.lower() == "message/rfc822":
             import email
 
             octets = b"".join(source.blocks(CHUNK))
+            source.close()
             self._forwarded(writer, email.message_from_bytes(octets))
             return
         if main in ("message", "multipart"):

@@ -7,6 +7,7 @@ import email.policy
 import os
 import re
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import django
@@ -23,6 +24,7 @@ from smtpbackend.flatten import is_signed
 from smtpbackend.header import date_of
 from smtpbackend.likeness import Manner, NotSimple, Part, plain_addr_spec
 from smtpbackend.message import ADDRESS_FIELDS, HIDDEN_FIELDS, check_name
+from smtpbackend.sources import alone_with
 from smtpbackend_django.addresses import mailbox, with_our_addresses, with_our_hosts
 from smtpbackend_django.stock import is_stock, prepares_as_django
 
@@ -221,17 +223,32 @@ def _djangos_content(message: Any, envelope: Envelope) -> bytes | email.message.
     if IS_MODERN:
         policy = email.policy.SMTPUTF8 if envelope.needs_smtputf8 else email.policy.SMTP
         rendered = message.message(policy=policy)
-        octets = rendered.as_bytes()
+        with _alone_with_parts(message):
+            octets = rendered.as_bytes()
     else:
         rendered = message.message()
         if envelope.needs_smtputf8:
             _write_utf8_addresses(rendered, message)
-        octets = rendered.as_bytes(linesep="\r\n")
+        with _alone_with_parts(message):
+            octets = rendered.as_bytes(linesep="\r\n")
     if isinstance(rendered, email.message.Message):
         _check_headers(rendered)
     if not isinstance(octets, bytes):
         raise InvalidInput(f"message: as_bytes() gave {type(octets).__name__}, not bytes", field="message")
     return octets if _is_portable(octets) or not _may_be_encoded_anew(rendered) else rendered
+
+
+def _alone_with_parts(message: Any) -> ExitStack:
+    """For as long as it is rendered, no other thread writes a boundary into an attached part that has none yet.
+
+    The ``email`` package does so when it writes one, behind the body and ahead of the header that names it.
+    """
+    alone = ExitStack()
+    parts = [one for one in getattr(message, "attachments", None) or () if isinstance(one, email.message.Message)]
+    for part in sorted(parts, key=id):  # in one order, so that no two threads wait for each other
+        if any(one.get_content_maintype() == "multipart" and not one.get_boundary() for one in part.walk()):
+            alone.enter_context(alone_with(part))
+    return alone
 
 
 # A control character, or a line end that begins no continuation line.

@@ -23,6 +23,7 @@ from smtpbackend.envelope import Envelope, Recipient
 from smtpbackend.errors import Injection, InvalidInput
 from smtpbackend.mime import text_content
 from smtpbackend.outcome import Outcome, Status
+from smtpbackend.sources import alone_with
 from smtpbackend_flask.message import (
     BadHeaderError,
     IncompleteMessage,
@@ -71,8 +72,10 @@ def _write_sender(message: Any, sender: Any) -> None:
         names = {name.lower() for name, _ in message.headers}
         if not message.from_ and not names & {"from", "resent-from"}:
             message.from_ = sender
-    elif isinstance(message, email.message.Message) and "From" not in message:
-        message["From"] = sender if message.policy is not policy.compat32 else sanitize_address(sender)
+    elif isinstance(message, email.message.Message):
+        with alone_with(message):  # else two threads write two fields
+            if "From" not in message:
+                message["From"] = sender if message.policy is not policy.compat32 else sanitize_address(sender)
 
 
 def _compose_flask_mail(

@@ -243,6 +243,7 @@ class Message:
             if isinstance(given, str):
                 raise InvalidInput(f"{field}: a list of addresses is wanted, not {given!r}", field=field)
         sender = sender or _default_sender()
+        # lists of its own: what is added to one message goes with no other
         self.recipients: list[Any] = _listed(recipients, "recipients")
         self.subject = subject
         self.sender = joined(sender, "sender") if isinstance(sender, tuple) else sender
@@ -256,22 +257,23 @@ class Message:
         self.date = date
         self.charset = charset
         self.extra_headers = extra_headers
-        self.mail_options: list[str] = mail_options or []
-        self.rcpt_options: list[str] = rcpt_options or []
-        self.attachments: list[Attachment] = attachments or []
-        self._msg_id: str | None = None
+        self.mail_options: list[str] = list(mail_options or ())
+        self.rcpt_options: list[str] = list(rcpt_options or ())
+        self.attachments: list[Attachment] = list(attachments or ())
 
     @property
     def msgId(self) -> str:
         """The Message-ID, made at the first look with the domain of the sender."""
-        if self._msg_id is None:
+        found: str | None = self.__dict__.get("_msg_id")
+        if found is None:
             domain = _parts(self.sender)[1].rpartition("@")[2] if self.sender else ""
-            self._msg_id = f"<{os.urandom(16).hex()}@{domain if domain.isascii() and domain else 'localhost'}>"
-        return self._msg_id
+            made = f"<{os.urandom(16).hex()}@{domain if domain.isascii() and domain else 'localhost'}>"
+            found = self.__dict__.setdefault("_msg_id", made)  # of several threads the first makes it
+        return found
 
     @msgId.setter
     def msgId(self, value: str) -> None:
-        self._msg_id = value
+        self.__dict__["_msg_id"] = value
 
     @property
     def send_to(self) -> KeysView[Mailbox]:
@@ -466,7 +468,7 @@ _WITH_ADDRESSES = frozenset(("sender", "reply_to", "recipients", "cc", "bcc"))
 
 
 def _listed(given: Any, field: str) -> list[Any]:
-    return [given] if is_pair(given, field) else given or []
+    return [given] if is_pair(given, field) else list(given or ())
 
 
 def bad_header(message: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""Access tokens for tasks: one fetches, the others wait for it. What blocks is done in a thread."""
+"""Access tokens for tasks: one of each loop fetches, in a thread, and the others wait for it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import weakref
 from smtpbackend.delivery.credentials import PATIENCE, Provider, checked, failed, raised
 from smtpbackend.delivery.server import Server
 from smtpbackend.errors import SMTPError
+from smtpbackend.fetching import fetched
 
 __all__ = ["token"]
 
@@ -35,8 +36,7 @@ async def token(server: Server, refused: str | None, deadline: float | None) -> 
             async with _locks.setdefault(loop, weakref.WeakKeyDictionary()).setdefault(source, asyncio.Lock()):
                 kept = source.current(time.monotonic(), refused)
                 if kept is None:
-                    grant = await asyncio.to_thread(source.fetch, patience)
-                    kept = checked(source.keep(grant, time.monotonic()), server.name)
+                    kept = await asyncio.to_thread(fetched, source, server.name, refused, patience)
                 return kept
     except SMTPError as error:
         error.server = error.server or server.name

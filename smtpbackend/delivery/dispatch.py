@@ -426,7 +426,7 @@ class Dispatch(Connecting):
             for event in report(mail.message, mail.envelope, receipt):
                 self.tell(event)
         self.ended(receipt)
-        if mail.content is not None:
+        if mail.content is not None and mail.content is not mail.message:  # what was given may be another's too
             mail.content.close()
         return receipt
 

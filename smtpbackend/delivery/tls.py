@@ -30,18 +30,18 @@ class Context(ssl.SSLContext):
     """A context for one server. With ``pins`` it accepts who has one of these certificates or keys, and nobody else."""
 
     pins: tuple[str, ...] = ()
-    _session: ssl.SSLSession | None = None
 
     def take_session(self) -> ssl.SSLSession | None:
         """The session that a new connection should resume: each is used once, as RFC 8446 C.4 wants it."""
-        session, self._session = self._session, None
+        # one step, so that of several threads one has it
+        session: ssl.SSLSession | None = self.__dict__.pop("session", None)
         return session
 
     def keep_session(self, tls: ssl.SSLSocket | ssl.SSLObject) -> None:
         """Have the next connection resume this one. In TLS 1.3 a session comes behind the handshake: call it last."""
         session = tls.session
         if session is not None and (session.has_ticket or session.id):
-            self._session = session
+            self.__dict__["session"] = session
 
 
 class _Checked:
