@@ -429,7 +429,7 @@ class Dispatch(Connecting):
                 self.tell(MessageSent(mail.message, mail.envelope, receipt))
         elif mail.envelope is not None and not isinstance(mail.error, CancelSend):
             for event in report(mail.message, mail.envelope, receipt):
-                self.tell(event)
+                self._announce(event)
         self.ended(receipt)
         if mail.content is not None:
             mail.content.close()
