@@ -26,6 +26,8 @@ WORDS = {
     "envelope",
     "outcome",
     "events",
+    "receivers",
+    "logs",
 }
 ABOVE = {"outbox", "testing", "diagnose", "__main__"}
 FLOORS = ["words", "protocol", "delivery", "signals", "twins", "above", "frameworks"]

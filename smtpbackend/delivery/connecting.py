@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from smtpbackend.delivery.addresses import forget
+from smtpbackend.delivery.alarm import alarm
 from smtpbackend.delivery.asks import Effects, Find, Give, Lease, Release, Talk, Token
 from smtpbackend.delivery.credentials import wants_fresh
 from smtpbackend.delivery.pooling import Connection
@@ -175,7 +176,12 @@ class Connecting:
         """Let a server rest, and tell what comes next."""
         self.route.failed(server, self.clock())
         following = next((other.name for other in others if other not in self._down and other != server), None)
-        self.tell(ServerFailed(server.name, phase, error, following))
+        self._announce(ServerFailed(server.name, phase, error, following))
+
+    def _announce(self, event: Any) -> None:
+        """Tell an event that whoever runs the program may have to know of."""
+        alarm(event, self.clock())
+        self.tell(event)
 
     # Questions ---------------------------------------------------------------------------------------------------
 

@@ -424,7 +424,7 @@ class Dispatch(Connecting):
                 self.tell(MessageSent(mail.message, mail.envelope, receipt))
         elif receipt.outcomes and not isinstance(mail.error, CancelSend):
             for event in report(mail.message, mail.envelope, receipt):
-                self.tell(event)
+                self._announce(event)
         self.ended(receipt)
         if mail.content is not None and mail.content is not mail.message:  # what was given may be another's too
             mail.content.close()
