@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from smtpbackend.errors import RecipientsRefused as RecipientsRefused
     from smtpbackend.errors import SenderRefused as SenderRefused
     from smtpbackend.errors import SMTPError as SMTPError
+    from smtpbackend.hiding import Secret as Secret
     from smtpbackend.message import Attachment as Attachment
     from smtpbackend.message import Message as Message
     from smtpbackend.outcome import Outcome as Outcome
@@ -55,6 +56,7 @@ _HOMES = {
         "SMTPError",
         "SenderRefused",
     ),
+    "smtpbackend.hiding": ("Secret",),
     "smtpbackend.message": ("Attachment", "Message"),
     "smtpbackend.outcome": ("Outcome", "Receipt", "Reply", "Status"),
 }

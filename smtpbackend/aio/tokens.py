@@ -30,7 +30,9 @@ async def token(server: Server, refused: str | None, deadline: float | None) -> 
                     getattr(source, "__call__", None)  # noqa: B004 - not whether there is one, but which
                 )
                 found = source() if is_async else await asyncio.to_thread(source)
-                return checked(await found if inspect.isawaitable(found) else found, server.name)
+                if inspect.isawaitable(found):
+                    found = await found
+                return checked(found, server.name)
             patience = PATIENCE if deadline is None else min(PATIENCE, max(deadline - loop.time(), 0.001))
             async with _locks.setdefault(loop, weakref.WeakKeyDictionary()).setdefault(source, asyncio.Lock()):
                 kept = source.current(time.monotonic(), refused)

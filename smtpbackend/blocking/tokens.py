@@ -10,6 +10,7 @@ import weakref
 from smtpbackend.delivery.credentials import PATIENCE, Provider, checked, failed, raised
 from smtpbackend.delivery.server import Server
 from smtpbackend.errors import SMTPError
+from smtpbackend.hiding import Secret
 
 __all__ = ["token"]
 
@@ -22,20 +23,19 @@ def token(server: Server, refused: str | None, deadline: float | None) -> str:
     source = server.token
     if not isinstance(source, Provider):
         try:
-            found = source()
+            return checked(source(), server.name)
         except SMTPError:
             raise
         except Exception as error:
             raise raised(error, server.name) from error
-        return checked(found, server.name)
     with _guard:
         lock = _locks.setdefault(source, threading.Lock())
     patience = PATIENCE if deadline is None else min(PATIENCE, deadline - time.monotonic())
     if patience <= 0 or not lock.acquire(timeout=patience):
         raise failed(f"the token for {server.name} did not come in time; see deadline", True, server.name)
     try:
-        found = source.current(time.monotonic(), refused)
-        return found or checked(source.keep(source.fetch(patience), time.monotonic()), server.name)
+        kept = source.current(time.monotonic(), refused)
+        return Secret(kept) if kept else checked(source.keep(source.fetch(patience), time.monotonic()), server.name)
     except SMTPError as error:
         error.server = error.server or server.name
         raise

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from smtpbackend.delivery.server import Server, resolve
 from smtpbackend.delivery.settings import MAILER_KEYS, SERVER_KEYS, check_keys, read
 from smtpbackend.errors import InvalidSetting
+from smtpbackend.hiding import discreet
 
 __all__ = ["Configuration", "Limits", "configure"]
 
@@ -32,6 +33,7 @@ class Configuration(NamedTuple):
     dkim: tuple[Any, ...] = ()
 
 
+@discreet
 def configure(settings: Mapping[str, Any]) -> Configuration:
     """Read the keys of DESIGN section 7; None stands for a key that is not set. Raises `InvalidSetting`."""
     check_keys(settings, {"servers", "ports", *SERVER_KEYS, *MAILER_KEYS})

@@ -85,7 +85,7 @@ class Mail:
         if trouble is None and policy == "all" and len(group) < len(self.pending):
             trouble = NotSupported(
                 f"{server} takes no more than {len(group)} of these {len(self.pending)} recipients in one transaction "
-                f"(LIMITS {offered['LIMITS']}), and recipient_policy is 'all': nobody was sent the message",
+                f"(LIMITS), and recipient_policy is 'all': nobody was sent the message",
                 server=server,
             )
         if trouble is not None:

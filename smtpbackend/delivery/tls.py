@@ -14,6 +14,7 @@ from typing import Any
 
 from smtpbackend.delivery.server import Server, is_loopback
 from smtpbackend.errors import InvalidSetting, SMTPError
+from smtpbackend.hiding import discreet
 from smtpbackend.outcome import Reply
 
 __all__ = ["Context", "certificate_name", "check_files", "client_context", "on_failure", "server_hostname"]
@@ -64,6 +65,7 @@ class _Object(_Checked, ssl.SSLObject):
     pass
 
 
+@discreet
 def client_context(server: Server) -> Context:
     """A context that verifies against the system's authorities and ``ca_file``, or the pins of ``pinned_sha256``.
 
@@ -88,6 +90,7 @@ def client_context(server: Server) -> Context:
     return context
 
 
+@discreet
 def check_files(server: Server) -> None:
     """Raise `InvalidSetting` for a file that cannot be used, without loading the system's authorities."""
     if server.ca_file or server.client_cert:

@@ -55,6 +55,7 @@ class Authenticating(Delivering):
 
         ``attempt`` knows what was tried on connections before this one, and is told what is tried here.
         """
+        self._hide(credentials.password, credentials.token)
         attempt = attempt or sasl.Attempt()
         offered = self.capabilities.auth_mechanisms
         credentials = credentials._replace(channel=self.channel, offered=tuple(offered))
@@ -63,7 +64,8 @@ class Authenticating(Delivering):
         candidates = sasl.choose(offered, mechanisms, clear_allowed, credentials)
         if not candidates and not attempt.said:
             if self.without_tls is not None and not sasl.choose(offered, mechanisms, True, credentials):
-                what = f"offers no login but {', '.join(offered)}" if offered else "offers no login (AUTH)"
+                names = self._masked(", ".join(offered))
+                what = f"offers no login but {names}" if offered else "offers no login (AUTH)"
                 self.phase, self.broken = "tls", True
                 raise needs_tls(self.without_tls, what)
             raise self._failed(AuthenticationFailed, self._no_mechanism(credentials, mechanisms, clear_allowed))
@@ -89,8 +91,6 @@ class Authenticating(Delivering):
                 elif len(attempt.said) == before:
                     break  # the server was going before it heard of a login
                 continue  # behind a refusal: perhaps this mechanism was not heard any more
-            finally:
-                self._hidden = set()
             if refusal is None and reply is not None and reply.is_positive:  # 235, or 250 from who knows no better
                 return
             if reply is not None and reply.code == 421:
@@ -111,7 +111,7 @@ class Authenticating(Delivering):
         secret = "token" if credentials.token else "password"
         is_passing = reply is not None and reply.is_transient
         raise AuthenticationFailed(
-            f"{self.server} refused the login of {credentials.username!r} ({'; '.join(attempt.said)}); "
+            f"{self.server} refused the login of {credentials.username!r} ({self._masked('; '.join(attempt.said))}); "
             + ("try again later" if is_passing else f"check username and {secret}"),
             server=self.server,
             reply=reply,
@@ -131,7 +131,8 @@ class Authenticating(Delivering):
             )
         usable = [known for known in sasl.choose(sasl.known(), None, True, credentials) if "-PLUS" not in known.name]
         ours = ", ".join(wanted or [known.name for known in usable])
-        return f"{self.server} offers {', '.join(offered)} to log in, and none of {ours}; see auth_mechanisms"
+        names = self._masked(", ".join(offered))
+        return f"{self.server} offers {names} to log in, and none of {ours}; see auth_mechanisms"
 
     def _authenticate(
         self, mechanism: sasl.Mechanism, credentials: sasl.Login
@@ -143,10 +144,8 @@ class Authenticating(Delivering):
             initial = next(exchange)
         except sasl.Refused as error:  # it cannot be used here; nothing has been said
             return None, error, True
-        self._hidden = {credentials.password, credentials.token}
         # RFC 4954 4: an empty initial response is "="
-        encoded = None if initial is None else _base64(initial) or "="
-        self._hidden.add(encoded or "")
+        encoded = None if initial is None else self._encoded(initial) or "="
         line = command.auth(mechanism.name, encoded)
         shown = f"AUTH {mechanism.name}" + (" ***" if encoded else "")
         held = None  # an initial response that has to wait for its challenge
@@ -161,19 +160,18 @@ class Authenticating(Delivering):
                 if refusal is not None:
                     answer = shown = "*"  # it was told that this is the end
                 elif held is not None:
-                    answer, held = _base64(held), None
+                    answer, held = self._encoded(held), None
                 elif mechanism.prompted:
-                    answer = _base64(exchange.send(reply.text.encode()) or b"")
+                    answer = self._encoded(exchange.send(self._said(reply).text.encode()) or b"")
                 else:
-                    challenge = binascii.a2b_base64(reply.text.encode("ascii"), strict_mode=True)
-                    answer = _base64(exchange.send(challenge) or b"")
+                    challenge = binascii.a2b_base64(self._said(reply).text.encode("ascii"), strict_mode=True)
+                    answer = self._encoded(exchange.send(challenge) or b"")
             except sasl.Refused as error:
                 refusal = error
-                answer = "*" if error.answer is None else _base64(error.answer)
+                answer = "*" if error.answer is None else self._encoded(error.answer)
                 shown = answer if answer == "*" else shown
             except (StopIteration, ValueError):  # one challenge too many, or no base64
                 answer = shown = "*"  # RFC 4954 4: cancels, and is answered 501
-            self._hidden.add(answer if answer != "*" else "")
             reply = yield from self._ask(command.auth_response(answer), shown)
         if reply.is_positive and refusal is None:
             try:
@@ -184,6 +182,13 @@ class Authenticating(Delivering):
                 refusal = error
         exchange.close()
         return reply, refusal, shown == "*"
+
+    def _encoded(self, answer: bytes) -> str:
+        """What is sent to a server; it is not shown either, should the server repeat it."""
+        encoded = binascii.b2a_base64(answer, newline=False).decode("ascii")
+        if self._mask is not None:
+            self._mask.add_as_written(encoded)
+        return encoded
 
 
 def asks_for_tls(reply: Reply | None) -> bool:
@@ -197,7 +202,3 @@ _TLS = re.compile(r"\b(?:START)?TLS\b|\bSSL\b|encrypt", re.I)
 def needs_tls(trouble: TLSFailed, what: str, reply: Reply | None = None) -> TLSFailed:
     """Why nothing came of going on in clear: the trouble that TLS had."""
     return TLSFailed(f"{trouble}; in clear it {what}", server=trouble.server, reply=reply)
-
-
-def _base64(data: bytes) -> str:
-    return binascii.b2a_base64(data, newline=False).decode("ascii")
