@@ -10,11 +10,12 @@ from __future__ import annotations
 import binascii
 import contextlib
 import functools
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
-__all__ = ["Mask", "Secret", "discreet", "forget_locals", "keep_here"]
+__all__ = ["Mask", "Secret", "bares_password", "discreet", "forget_locals", "keep_here"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -50,6 +51,17 @@ def keep_here(what: str) -> NoReturn:
         f"{what} is not pickled, for a password would go along: make the Mailer in the process that uses it, from the "
         "settings that it reads there"
     )
+
+
+def bares_password(value: Any) -> bool:
+    """Whether a setting, or what is in it, is a URL with a password that shows itself: no `Secret`."""
+    if isinstance(value, Mapping):
+        return any(map(bares_password, value.values()))
+    if isinstance(value, (list, tuple)):
+        return any(map(bares_password, value))
+    if not isinstance(value, str) or isinstance(value, Secret):
+        return False
+    return re.search(r"://[^/?#]*:.*@|[?&](?:password|token|client_key_password)=", value) is not None
 
 
 # What others repeat ----------------------------------------------------------------------------------------------

@@ -68,10 +68,19 @@ class Mail:
             )
             self.pending = ()
 
-    def transaction(self, offered: Capabilities, server: str, secure: bool, policy: str, is_awake: bool) -> Transaction:
+    def transaction(
+        self,
+        offered: Capabilities,
+        server: str,
+        secure: bool,
+        policy: str,
+        is_awake: bool,
+        without_tls: SMTPError | None = None,
+    ) -> Transaction:
         """A transaction with those still pending. Raises `NotSupported` where a server cannot be given the message.
 
-        ``offered`` and ``secure`` are of the connection, ``is_awake``: whether the server was heard on it lately.
+        ``offered`` and ``secure`` are of the connection, ``is_awake``: whether the server was heard on it lately,
+        ``without_tls``: why it goes on in clear, where TLS was offered.
         """
         assert self.envelope is not None
         assert self.content is not None
@@ -91,6 +100,8 @@ class Mail:
         if trouble is not None:
             raise trouble
         self.notes = notes(self.envelope, offered)
+        if without_tls is not None:
+            self.notes += (f"sent in clear, for TLS was offered and failed: {without_tls}",)
         return Transaction(self.envelope, group, content, is_awake)
 
     def record(self, transaction: Transaction, judgement: Judgement, server: str) -> None:
