@@ -58,10 +58,10 @@ def check_settings(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
             if bares_password(value):
                 found.append(
                     Warning(
-                        f"{name} has a password in a URL of {key!r}: Django's error pages, and its error mails, show it.",
+                        f"{name} has a password in a URL of {key!r}: Django's error pages and error mails show it.",
                         id="smtpbackend.W004",
-                        hint='Write {"url": "smtp://host", "username": ..., "password": ...}, of which Django hides the '
-                        "password, or wrap the URL: smtpbackend.Secret(url).",
+                        hint='Write {"url": "smtp://host", "username": ..., "password": ...}, of which Django hides '
+                        "the password, or wrap the URL: smtpbackend.Secret(url).",
                     )
                 )
     return found

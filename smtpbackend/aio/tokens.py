@@ -6,6 +6,8 @@ import asyncio
 import inspect
 import time
 import weakref
+from collections.abc import Callable
+from typing import Any
 
 from smtpbackend.delivery.credentials import PATIENCE, Provider, checked, failed, raised
 from smtpbackend.delivery.server import Server
@@ -26,13 +28,7 @@ async def token(server: Server, refused: str | None, deadline: float | None) -> 
     try:
         async with asyncio.timeout_at(deadline):
             if not isinstance(source, Provider):
-                is_async = inspect.iscoroutinefunction(source) or inspect.iscoroutinefunction(
-                    getattr(source, "__call__", None)  # noqa: B004 - not whether there is one, but which
-                )
-                found = source() if is_async else await asyncio.to_thread(source)
-                if inspect.isawaitable(found):
-                    found = await found
-                return checked(found, server.name)
+                return checked(await _called(source), server.name)
             patience = PATIENCE if deadline is None else min(PATIENCE, max(deadline - loop.time(), 0.001))
             async with _locks.setdefault(loop, weakref.WeakKeyDictionary()).setdefault(source, asyncio.Lock()):
                 kept = source.current(time.monotonic(), refused)
@@ -47,3 +43,12 @@ async def token(server: Server, refused: str | None, deadline: float | None) -> 
         if isinstance(error, TimeoutError) and deadline is not None and loop.time() >= deadline:
             raise failed(f"the token for {server.name} did not come in time; see deadline", True, server.name) from None
         raise raised(error, server.name) from error
+
+
+async def _called(source: Callable[[], Any]) -> Any:
+    """What a callable gives, which may be asynchronous."""
+    is_async = inspect.iscoroutinefunction(source) or inspect.iscoroutinefunction(
+        getattr(source, "__call__", None)  # noqa: B004 - not whether there is one, but which
+    )
+    found = source() if is_async else await asyncio.to_thread(source)
+    return await found if inspect.isawaitable(found) else found
