@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from django.conf import settings
+from django.core import mail as django_mail
 from django.core.checks import run_checks
-from django.core.mail import get_connection
 from django.test import RequestFactory, override_settings
 from django.views.debug import ExceptionReporter, technical_500_response
 
@@ -16,6 +17,7 @@ from smtpbackend import Secret
 from smtpbackend.errors import AuthenticationFailed, DeliveryError, TimedOut
 from smtpbackend.hiding import bares_password
 from smtpbackend.testing import CUT, SILENCE, Play, ScriptedServer
+from smtpbackend_django import EmailBackend
 from tests.canaries import assert_unseen, everything_about
 from tests.django.conftest import HAS_MAILERS, PATH, email_settings, mail
 
@@ -47,6 +49,12 @@ def site(options: dict[str, Any]) -> Any:
     if HAS_MAILERS:
         return override_settings(MAILERS={"default": {"BACKEND": PATH, "OPTIONS": options}})
     return email_settings(EMAIL_BACKEND=PATH, SMTPBACKEND={key.upper(): value for key, value in options.items()})
+
+
+def the_backend() -> EmailBackend:
+    """A backend of the settings as they are now."""
+    made: EmailBackend = django_mail.mailers.default if hasattr(settings, "MAILERS") else EmailBackend()
+    return made
 
 
 def pages() -> Iterator[str]:
@@ -110,8 +118,8 @@ def test_no_page_shows_the_password_of_a_login_that_failed(
     options = {"host": server.host, "port": server.port, "username": "ann", "password": PASSWORD, "timeout": 0.3}
     kinds = (TimedOut, DeliveryError)
     with site({**options, "tls": "none"}):
-        shown = failed(lambda: get_connection().open(), *kinds)
-        shown += failed(lambda: get_connection().send_messages([mail()]), *kinds)
+        shown = failed(lambda: the_backend().open(), *kinds)
+        shown += failed(lambda: the_backend().send_messages([mail()]), *kinds)
         shown += failed(lambda: mail().send(), *kinds)
     assert_unseen((PASSWORD,), shown)
 
@@ -134,7 +142,7 @@ def test_no_page_shows_the_password_of_a_login_that_failed(
 def test_no_page_shows_the_secrets_beside_a_setting_that_cannot_work(wrong: dict[str, Any]) -> None:
     host = {} if "SERVERS" in wrong else {"HOST": "mx.example.com"}
     with email_settings(EMAIL_BACKEND=PATH, SMTPBACKEND={**host, "USERNAME": "ann", "PASSWORD": PASSWORD, **wrong}):
-        texts = failed(lambda: get_connection().open(), Exception)
+        texts = failed(lambda: the_backend().open(), Exception)
         texts += [repr(message) for message in run_checks(tags=["mail"])]
     if bares_password(wrong):  # what the settings show is for the check to tell: here it is about the error
         texts = [text for text in texts if "SMTPBACKEND" not in text]
@@ -149,7 +157,7 @@ def test_a_token_needs_no_password_beside_it(smtp_server: Callable[..., Scripted
     if mode == "MAILERS" and not HAS_MAILERS:
         pytest.skip("Django 6.1 has MAILERS")
     login = {"host": server.host, "port": server.port, "username": "ann@example.com", "token": PASSWORD}
-    settings: Any = {
+    modes: Any = {
         "EMAIL": lambda: email_settings(
             EMAIL_BACKEND=PATH,
             EMAIL_HOST=server.host,
@@ -162,6 +170,6 @@ def test_a_token_needs_no_password_beside_it(smtp_server: Callable[..., Scripted
         ),
         "MAILERS": lambda: override_settings(MAILERS={"default": {"BACKEND": PATH, "OPTIONS": login}}),
     }
-    with settings[mode](), pytest.raises(AuthenticationFailed, match="XOAUTH2: 535"):
-        get_connection().send_messages([mail()])
+    with modes[mode](), pytest.raises(AuthenticationFailed, match="XOAUTH2: 535"):
+        the_backend().send_messages([mail()])
     assert [command[:12] for command in server.commands if command.startswith("AUTH")] == ["AUTH XOAUTH2"]
