@@ -2,7 +2,7 @@
 
     from smtpbackend import Mailer, Message
 
-    mailer = Mailer("smtps://user:secret@smtp.example.com", "smtp://backup.example.com")
+    mailer = Mailer("smtps://smtp.example.com", username="user", password="secret")
     receipt = mailer.send(Message(subject="Reset", from_="no-reply@example.com", to="ann@example.org", text="..."))
 
 The public names are loaded on first use, so that a program pays only for what it uses.

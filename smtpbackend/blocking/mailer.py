@@ -29,7 +29,7 @@ __all__ = ["Mailer"]
 class Mailer:
     """Sends mail through one or several servers, on connections that it keeps.
 
-    A server is a URL (``"smtps://user:secret@smtp.example.com"``), a host name, a mapping of its settings or a
+    A server is a URL (``"smtps://smtp.example.com"``), a host name, a mapping of its settings or a
     `Server`; with several, the next is tried where one fails. Keywords are the settings of
     ``docs/reference/settings.md``; a server's setting given here is the default of all servers. ``listeners`` take
     every event. Safe for threads and forks. Raises `InvalidSetting`.
