@@ -35,8 +35,8 @@ accepted in `OPTIONS` and in `SMTPBACKEND` too. In Flask, what `SMTPBACKEND_*` l
 {which}
 
 A server is a URL (`smtp://host:port`, `smtps://...` for TLS from the first byte), a host name, or a mapping: of the
-settings below, or of a `url` and those beside it. Give `servers`, or `host` and `port` for one alone. Several with logins
-of their own:
+settings below, or of a `url` and those beside it. Give `servers`, or `host` and `port` for one alone. Several with
+logins of their own:
 
 ```python
 servers = [

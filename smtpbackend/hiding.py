@@ -79,7 +79,7 @@ class Mask:
     """
 
     def __init__(self, *secrets: str) -> None:
-        self._pieces: set[str] = set()
+        self._written = ""  # every form of every secret; a set of their pieces takes milliseconds for a long token
         self._short: set[str] = set()
         self._known: dict[str, str] = {}
         self.add(*secrets)
@@ -91,11 +91,9 @@ class Mask:
     def add_as_written(self, *texts: str) -> None:
         """Hide these texts: what was made of a secret."""
         self._known.clear()
-        for text in texts:
-            form = text.lower()
-            if SHORTEST <= len(form) < PIECE + STRIDE - 1:
-                self._short.add(form)
-            self._pieces.update([form[at : at + PIECE] for at in range(len(form) - PIECE + 1)])
+        forms = [text.lower() for text in texts if len(text) >= SHORTEST]
+        self._written = "\n".join([self._written, *forms])
+        self._short.update(form for form in forms if len(form) < PIECE + STRIDE - 1)
 
     def __call__(self, text: str) -> str:
         """The text, with ``***`` in place of each secret."""
@@ -111,8 +109,8 @@ class Mask:
         low = text.lower()
         if len(low) != len(text):  # of a few letters the small one is two
             low = text
-        last = len(low) - PIECE + 1
-        is_clean = self._pieces.isdisjoint([low[at : at + PIECE] for at in range(0, last, STRIDE)])
+        written = self._written
+        is_clean = not any(low[at : at + PIECE] in written for at in range(0, len(low) - PIECE + 1, STRIDE))
         if is_clean and not any(form in low for form in self._short):
             return text
         shown: list[str] = []
@@ -125,7 +123,7 @@ class Mask:
 
     def _stretches(self, low: str) -> Iterator[tuple[int, int]]:
         for at in range(len(low) - PIECE + 1):
-            if low[at : at + PIECE] in self._pieces:
+            if low[at : at + PIECE] in self._written:
                 yield at, at + PIECE
         for form in self._short:
             at = low.find(form)

@@ -10,7 +10,6 @@ import weakref
 from smtpbackend.delivery.credentials import PATIENCE, Provider, checked, failed, raised
 from smtpbackend.delivery.server import Server
 from smtpbackend.errors import SMTPError
-from smtpbackend.hiding import Secret
 
 __all__ = ["token"]
 
@@ -20,14 +19,14 @@ _guard = threading.Lock()
 
 def token(server: Server, refused: str | None, deadline: float | None) -> str:
     """A token for a server, not ``refused``. ``deadline`` is in seconds of ``time.monotonic``. Raises `SMTPError`."""
-    source = server.token
-    if not isinstance(source, Provider):
+    if not isinstance(server.token, Provider):
         try:
-            return checked(source(), server.name)
+            return checked(server.token(), server.name)
         except SMTPError:
             raise
         except Exception as error:
             raise raised(error, server.name) from error
+    source = server.token
     with _guard:
         lock = _locks.setdefault(source, threading.Lock())
     patience = PATIENCE if deadline is None else min(PATIENCE, deadline - time.monotonic())
@@ -35,7 +34,7 @@ def token(server: Server, refused: str | None, deadline: float | None) -> str:
         raise failed(f"the token for {server.name} did not come in time; see deadline", True, server.name)
     try:
         kept = source.current(time.monotonic(), refused)
-        return Secret(kept) if kept else checked(source.keep(source.fetch(patience), time.monotonic()), server.name)
+        return kept or checked(source.keep(source.fetch(patience), time.monotonic()), server.name)
     except SMTPError as error:
         error.server = error.server or server.name
         raise

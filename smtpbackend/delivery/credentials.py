@@ -62,8 +62,8 @@ class Provider:
         """Keep what was fetched; a token without a lifetime is kept for this once."""
         lifetime = grant.lifetime or 0.0
         # a token that lives for less than twice the margin is used for half its life
-        self._token, self._until = grant.token, now + max(lifetime - self.margin, lifetime / 2)
-        return grant.token
+        self._token, self._until = Secret(grant.token), now + max(lifetime - self.margin, lifetime / 2)
+        return self._token
 
     def check_extra(self) -> None:
         """Raise `MissingExtra` where a library that `fetch` needs is not installed; asked when a mailer is made."""
@@ -314,14 +314,15 @@ def _imported(path: str) -> Any:
     import sys
 
     module, _, name = path.rpartition(".")
-    cause = None
+    cause: Exception | None = None
     try:
-        return getattr(importlib.import_module(module), name)
-    except AttributeError:
-        pass
-    except ImportError as error:
-        if not (error.name and path.startswith(error.name)):
-            cause = error  # something that the module itself imports
+        found = importlib.import_module(module)
+    except (ImportError, AttributeError) as error:
+        if not (isinstance(error, ModuleNotFoundError) and path.startswith(error.name or path)):
+            cause = error  # of the module's own code
+    else:
+        if hasattr(found, name):
+            return getattr(found, name)
     while module and module not in sys.modules:
         module = module.rpartition(".")[0]
     raise InvalidSetting(

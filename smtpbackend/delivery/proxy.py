@@ -5,6 +5,7 @@ The twins connect to the proxy as to any host, and hand the socket over until th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -112,6 +113,9 @@ def _read(name: str, value: Any) -> Proxy | None:
 def _from_url(url: str) -> Proxy | None:
     from urllib.parse import unquote, urlsplit
 
+    url = url.strip()
+    if re.search(r"\s", url):  # which `urlsplit` drops
+        return None
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port

@@ -55,7 +55,8 @@ class Authenticating(Delivering):
 
         ``attempt`` knows what was tried on connections before this one, and is told what is tried here.
         """
-        self._hide(credentials.password, credentials.token)
+        if self._mask is None:
+            self._hide(credentials.password, credentials.token)
         attempt = attempt or sasl.Attempt()
         offered = self.capabilities.auth_mechanisms
         credentials = credentials._replace(channel=self.channel, offered=tuple(offered))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import copy
+import functools
 import logging
 import pickle
 import ssl
@@ -206,6 +207,10 @@ class Source(Provider):
         raise KeyError(len(secret))
 
 
+def called_with(secret: str) -> str:
+    raise KeyError(len(secret))
+
+
 def source_that_returns(value: Any) -> Any:
     return lambda: value
 
@@ -217,9 +222,10 @@ def source_that_returns(value: Any) -> Any:
         source_that_returns([TOKEN]),
         source_that_returns(TOKEN),
         source_that_returns(TOKEN.encode()),
+        functools.partial(called_with, TOKEN),
         Source(),
     ],
-    ids=["line end", "list", "refused", "bytes", "raises"],
+    ids=["line end", "list", "refused", "bytes", "partial", "raises"],
 )
 def test_a_token_that_cannot_be_had_or_is_refused(twin: Twin, scripted: Scripted, token: Any) -> None:
     server = scripted(Play({"AUTH": f"535 5.7.8 {TOKEN}"}, ("AUTH XOAUTH2",)))
