@@ -19,6 +19,7 @@ from smtpbackend.delivery.configuration import Configuration, configure
 from smtpbackend.delivery.tls import client_context
 from smtpbackend.delivery.translated import Parcel, Translated
 from smtpbackend.errors import CancelSend, DeliveryError, InvalidInput
+from smtpbackend.hiding import discreet
 from smtpbackend_django.conf import (
     DJANGO_OPTIONS,
     OPTIONS,
@@ -52,6 +53,7 @@ class EmailBackend(smtp.EmailBackend):
 
     connection: Any  # after `open` the Mailer
 
+    @discreet
     def __init__(
         self,
         host: str | None = None,
@@ -188,7 +190,7 @@ class EmailBackend(smtp.EmailBackend):
         settings = dict(self._options)
         if "servers" not in settings:
             settings["host"], settings["port"] = self.host, self.port
-        if self.username and (self.password or self._is_ours):
+        if self.username and (self.password or self._is_ours or "token" in settings):
             settings.update(username=self.username, password=self.password)
         for name, value in (
             ("tls", "required" if self.use_tls else "implicit" if self.use_ssl else self._tls),

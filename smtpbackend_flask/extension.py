@@ -28,6 +28,7 @@ from smtpbackend.delivery.translated import Parcel, Translated
 from smtpbackend.envelope import Envelope
 from smtpbackend.errors import CancelSend, InvalidInput, SMTPError
 from smtpbackend.events import MessageSending, Telling
+from smtpbackend.hiding import discreet
 from smtpbackend.outcome import Outcome, Receipt, Status
 from smtpbackend.signals import SignalListener, emit
 from smtpbackend_flask.compose import compose
@@ -337,6 +338,7 @@ class Mail(_Sending):
             _show_transcript()
         return state
 
+    @discreet
     def init_mail(self, config: Mapping[str, Any], debug: bool | int = False, testing: bool = False) -> State:
         """A `State` made of settings alone, for whichever app is current when it sends."""
         return State(read_config(config, debug), None, testing)

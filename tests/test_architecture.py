@@ -13,6 +13,7 @@ CORE = ROOT / "smtpbackend"
 
 WORDS = {
     "errors",
+    "hiding",
     "address",
     "domain",
     "sifting",

@@ -19,6 +19,7 @@ from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.tls import Context, certificate_name
 from smtpbackend.errors import ProtocolViolation
 from smtpbackend.forking import unforked
+from smtpbackend.hiding import forget_locals
 from smtpbackend.protocol.effects import Channel, Conversation, Ended, Now, Read, StartTLS, Work, Write
 from smtpbackend.protocol.timeouts import earliest, time_is_up
 
@@ -105,9 +106,11 @@ class Wire(asyncio.BufferedProtocol):
                     self._step = conversation.send(answer)
         except StopIteration as stop:
             return Ended(stop.value)
-        except BaseException:
+        except BaseException as error:
             self.close()
             conversation.close()
+            step = value = None
+            forget_locals(error)
             raise
         finally:
             self._waiting = self._step = self._of_task = None  # an idle connection holds no content

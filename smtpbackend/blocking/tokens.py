@@ -14,12 +14,11 @@ __all__ = ["token"]
 
 def token(server: Server, refused: str | None, deadline: float | None) -> str:
     """A token for a server, not ``refused``. ``deadline`` is in seconds of ``time.monotonic``. Raises `SMTPError`."""
-    source = server.token
     try:
-        if not isinstance(source, Provider):
-            return checked(source(), server.name)
+        if not isinstance(server.token, Provider):  # it is no local here: a partial shows its arguments
+            return checked(server.token(), server.name)
         patience = PATIENCE if deadline is None else min(PATIENCE, deadline - time.monotonic())
-        return fetched(source, server.name, refused, patience)
+        return fetched(server.token, server.name, refused, patience)
     except SMTPError as error:
         error.server = error.server or server.name
         raise

@@ -20,6 +20,7 @@ from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.tls import Context, certificate_name
 from smtpbackend.errors import ProtocolViolation
 from smtpbackend.forking import sockets, unforked
+from smtpbackend.hiding import forget_locals
 from smtpbackend.protocol.effects import Channel, Conversation, Ended, Now, Read, StartTLS, Work, Write
 from smtpbackend.protocol.timeouts import earliest, time_is_up
 
@@ -95,9 +96,11 @@ class Wire:
                     step = conversation.send(answer)
         except StopIteration as stop:
             return Ended(stop.value)
-        except BaseException:
+        except BaseException as error:
             self.close()
             conversation.close()
+            step = answer = value = None
+            forget_locals(error)
             raise
 
     def is_quiet(self) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from smtpbackend.delivery.server import Server, resolve
 from smtpbackend.delivery.settings import MAILER_KEYS, SERVER_KEYS, check_keys, read
 from smtpbackend.errors import InvalidSetting
+from smtpbackend.hiding import discreet
 
 if TYPE_CHECKING:
     from smtpbackend.address import Address
@@ -45,6 +46,7 @@ class Configuration(NamedTuple):
     rules: Rules
 
 
+@discreet
 def configure(settings: Mapping[str, Any]) -> Configuration:
     """Read the keys of DESIGN section 7; None stands for a key that is not set. Raises `InvalidSetting`."""
     check_keys(settings, {"servers", "ports", *SERVER_KEYS, *MAILER_KEYS})

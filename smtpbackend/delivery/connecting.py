@@ -16,6 +16,7 @@ from smtpbackend.delivery.credentials import wants_fresh
 from smtpbackend.delivery.pooling import Connection
 from smtpbackend.delivery.route import Route
 from smtpbackend.delivery.server import Server
+from smtpbackend.delivery.tls import warn_in_clear
 from smtpbackend.errors import DeliveryError, InvalidInput, SMTPError, TimedOut
 from smtpbackend.events import ServerFailed, Telling
 from smtpbackend.outcome import Reply
@@ -109,6 +110,8 @@ class Connecting:
                     yield Talk(connection, open_session(connection, tls, login, attempt), None)
                     connection.heard = self.clock()
                     self.route.worked(server)
+                    if session.without_tls is not None:
+                        warn_in_clear(server, session.without_tls)
                     return connection
                 except SMTPError as error:
                     session.broken = True  # also where nothing was said because no token could be had

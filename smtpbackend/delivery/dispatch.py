@@ -353,7 +353,12 @@ class Dispatch(Connecting):
         is_awake = self.clock() - connection.heard <= AWAKE
         try:
             transaction = mail.transaction(
-                session.capabilities, connection.server.name, session.secure, self.rules.recipient_policy, is_awake
+                session.capabilities,
+                connection.server.name,
+                session.secure,
+                self.rules.recipient_policy,
+                is_awake,
+                session.without_tls,
             )
         except NotSupported as trouble:
             mail.error = trouble

@@ -109,10 +109,19 @@ class Mail:
             )
         self.pending = ()
 
-    def transaction(self, offered: Capabilities, server: str, secure: bool, policy: str, is_awake: bool) -> Transaction:
+    def transaction(
+        self,
+        offered: Capabilities,
+        server: str,
+        secure: bool,
+        policy: str,
+        is_awake: bool,
+        without_tls: SMTPError | None = None,
+    ) -> Transaction:
         """A transaction with those still pending. Raises `NotSupported` where a server cannot be given the message.
 
-        ``offered`` and ``secure`` are of the connection, ``is_awake``: whether the server was heard on it lately.
+        ``offered`` and ``secure`` are of the connection, ``is_awake``: whether the server was heard on it lately,
+        ``without_tls``: why it goes on in clear, where TLS was offered.
         """
         envelope, content = self.redirected or self.envelope, self.content
         assert envelope is not None
@@ -127,13 +136,14 @@ class Mail:
         if trouble is None and policy == "all" and self.behind:
             trouble = NotSupported(
                 f"{server} takes no more than {len(self.pending)} of these {len(self.pending) + len(self.behind)} "
-                f"recipients in one transaction (LIMITS {offered.get('LIMITS')}), and recipient_policy is 'all': nobody was "
-                "sent the message",
+                f"recipients in one transaction (LIMITS), and recipient_policy is 'all': nobody was sent the message",
                 server=server,
             )
         if trouble is not None:
             raise trouble
         self.notes = notes(envelope, offered)
+        if without_tls is not None:
+            self.notes += (f"sent in clear, for TLS was offered and failed: {without_tls}",)
         return Transaction(envelope, self.pending, content, is_awake)
 
     def _split(self, limits: Limits) -> None:
