@@ -365,6 +365,7 @@ def _parse_list(text: str, field: str) -> tuple[Address, ...]:
             local_part, domain, position = _addr_spec(words, tokens, position, wrong)
             if tokens[position][1] != ">":
                 raise wrong("'<' without '>'")
+            display_name = _with_comments(display_name, comments, begin, position)
             position += 1
         elif token == ":":
             if in_group:
@@ -376,6 +377,7 @@ def _parse_list(text: str, field: str) -> tuple[Address, ...]:
             raise wrong("'>' without '<'")
         elif words or token == "@":
             local_part, domain, position = _addr_spec(words, tokens, position, wrong)
+            display_name = _with_comments("", comments, begin, position)
         else:
             if token == ";" and not in_group:
                 raise wrong("';' ends a group, and none was begun")
@@ -385,8 +387,6 @@ def _parse_list(text: str, field: str) -> tuple[Address, ...]:
             begin = position = position + 1
             continue
         words = []
-        if comments:
-            display_name = _with_comments(display_name, comments, begin, position)
         found.append(_of_parts(local_part, domain, display_name, field))
         if tokens[position][0] != "special" or tokens[position][1] not in {",", ";", ""}:
             raise wrong("addresses are separated by commas, and a name with special characters stands in quotes")
@@ -399,7 +399,12 @@ def _parse_list(text: str, field: str) -> tuple[Address, ...]:
 
 
 def _with_comments(display_name: str, comments: dict[int, list[str]], begin: int, end: int) -> str:
-    """The name with what is said in comments, the old place for names: as `email.utils.parseaddr` has it."""
+    """The name with what is said in comments, the old place for names: as `email.utils.parseaddr` has it.
+
+    That says nothing of what stands behind the address in its brackets.
+    """
+    if not comments:
+        return display_name
     said = " ".join(comment for number in range(begin, end + 1) for comment in comments.get(number, ()) if comment)
     if display_name and said:
         return f"{display_name} ({said})"
