@@ -273,6 +273,8 @@ class Message:
     def authors(self) -> list[Address]:
         """The addresses of ``from_``. There a tuple of two str is a pair, whatever they are."""
         given: Any = self.from_
+        if isinstance(given, str):
+            return parse_addresses(given, "from_")
         if isinstance(given, tuple) and len(given) == 2 and all(isinstance(one, str) for one in given):
             return [Address.parse(given, "from_")]
         found = parse_addresses(given, "from_")
@@ -301,7 +303,7 @@ class Message:
 
 
 def _listed(given: Any, field: str) -> list[Mailbox]:
-    if type(given) is list:
+    if type(given) is list or given == ():
         return list(given)
     if isinstance(given, str):  # an element of a list is never split, so what is one is read as such here
         is_one = given.strip() and "," not in given and ":" not in given
