@@ -54,7 +54,9 @@ def sides() -> tuple[Callable[[Any], int], Callable[[Any], int]]:
     from django.core.mail import message as mail
     from django.core.mail.backends.smtp import EmailBackend
 
-    from smtpbackend.delivery.mail import compose
+    from smtpbackend.delivery.composing import compose
+    from smtpbackend.delivery.configuration import Rules
+    from smtpbackend.delivery.mail import Mail
     from smtpbackend.delivery.stamp import stamp
     from smtpbackend_django.message import content_of, envelope_of
 
@@ -70,7 +72,10 @@ def sides() -> tuple[Callable[[Any], int], Callable[[Any], int]]:
 
     def ours(message: Any) -> int:
         envelope = envelope_of(message, prepare)
-        _, content = compose(content_of(message, envelope), envelope, stamp)
+        mail = Mail(1, content_of(message, envelope))
+        compose(mail, envelope, Rules(), stamp)
+        content = mail.content
+        assert content is not None
         # what is asked of a content before it leaves, and its octets
         assert not content.is_8bit
         assert content.longest_line <= 998

@@ -34,8 +34,19 @@ accepted in `OPTIONS` and in `SMTPBACKEND` too. In Flask, what `SMTPBACKEND_*` l
 
 {which}
 
-A server is a URL (`smtp://user:password@host:port`, `smtps://...` for TLS from the first byte; credentials
-percent-encoded), a host name, or a mapping of the settings below. Give `servers`, or `host` and `port` for one alone.
+A server is a URL (`smtp://host:port`, `smtps://...` for TLS from the first byte), a host name, or a mapping: of the
+settings below, or of a `url` and those beside it. Give `servers`, or `host` and `port` for one alone. Several with
+logins of their own:
+
+```python
+servers = [
+    {{"url": "smtps://mx.example.com", "username": "user", "password": "secret"}},
+    {{"url": "smtp+srv://example.org", "username": "other", "password": "other secret"}},
+]
+```
+
+Credentials may stand in a URL, percent-encoded (`smtp://user:password@host`), but [whoever prints your
+settings](../topics/logins.md#where-secrets-are-kept) prints them too.
 
 - `smtp://mx.example.com`: SMTP; port 25, or 587 where TLS or a login is wanted.
 - `smtps://mx.example.com`: SMTP with TLS from the first byte; port 465.

@@ -2,7 +2,7 @@
 
     from smtpbackend import Mailer, Message
 
-    mailer = Mailer("smtps://user:secret@smtp.example.com", "smtp://backup.example.com")
+    mailer = Mailer("smtps://smtp.example.com", username="user", password="secret")
     receipt = mailer.send(Message(subject="Reset", from_="no-reply@example.com", to="ann@example.org", text="..."))
 
 The public names are loaded on first use, so that a program pays only for what it uses.
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from smtpbackend.errors import RecipientsRefused as RecipientsRefused
     from smtpbackend.errors import SenderRefused as SenderRefused
     from smtpbackend.errors import SMTPError as SMTPError
+    from smtpbackend.hiding import Secret as Secret
     from smtpbackend.message import Attachment as Attachment
     from smtpbackend.message import Message as Message
     from smtpbackend.outcome import Outcome as Outcome
@@ -55,6 +56,7 @@ _HOMES = {
         "SMTPError",
         "SenderRefused",
     ),
+    "smtpbackend.hiding": ("Secret",),
     "smtpbackend.message": ("Attachment", "Message"),
     "smtpbackend.outcome": ("Outcome", "Receipt", "Reply", "Status"),
 }

@@ -188,7 +188,7 @@ def parse_addresses(value: Any, field: str = "address") -> list[Address]:
     """
     if isinstance(value, str):
         return list(_parse_list(value, field))
-    if type(value) is not list and (_is_one(value) or is_pair(value, field)):
+    if type(value) is not list and (is_one(value) or is_pair(value, field)):
         return [_address_of(value, field)]
     found: list[Address] = []
     for one in value:  # of a list mostly, and mostly str
@@ -204,8 +204,8 @@ def is_pair(value: Any, field: str = "address") -> bool:
     """Whether ``value``, given where several addresses may be, is one: a tuple of name and address.
 
     Of two str the first is a name unless it is an address itself (with an @ inside), and another one than the second:
-    two addresses never become one with a name, and no name becomes a mailbox. Two words without an @ may be either;
-    they raise `InvalidInput`. In a list, a pair is always name and address.
+    two addresses never become one with a name, and no name becomes a mailbox. Two words without an @ may be either, and
+    so may what looks like a mistyped address; they raise `InvalidInput`. In a list, a pair is always name and address.
     """
     if not isinstance(value, tuple) or len(value) != 2:
         return False
@@ -214,7 +214,8 @@ def is_pair(value: Any, field: str = "address") -> bool:
         return False
     if re.search(r"[^\s@]@[^\s@]", name) and name != address:
         return False
-    if isinstance(address, str) and "@" not in address:
+    looks_mistyped = "@" in name[1:] and name != address and len(name.split()) == 1
+    if looks_mistyped or (isinstance(address, str) and "@" not in address):
         raise InvalidInput(
             f"{field}: {value!r} may be two mailboxes or one with its name: give a list, [{name!r}, {address!r}] or "
             f"[({name!r}, {address!r})]",
@@ -223,7 +224,7 @@ def is_pair(value: Any, field: str = "address") -> bool:
     return True
 
 
-def _is_one(value: Any) -> bool:
+def is_one(value: Any) -> bool:
     """Whether it is a mailbox by itself, or nothing that has elements."""
     return (
         isinstance(value, (Address, bytes, bytearray, Mapping)) or not isinstance(value, Iterable) or _is_header(value)
@@ -446,12 +447,27 @@ def _addr_spec(words: list[_Token], tokens: list[_Token], position: int, wrong: 
 def addresses_in_field(name: str, value: Any) -> list[Address]:
     """The addresses of a header, as it is stored in one of our messages or in an ``email.message.Message``."""
     if hasattr(value, "addresses"):  # email.headerregistry: already parsed
-        found = parse_addresses(list(value.addresses), name)
+        text = as_written(value)
+        found = parse_addresses(list(value.addresses) if text is None else text, name)
         check_mixed(found, name, str(value))
         return found
     if isinstance(value, str):
-        return parse_addresses(_unfold(name, value), name)
+        return parse_addresses(unfold(name, value), name)
     return _of_header(value, name) if _is_header(value) else parse_addresses(value, name)
+
+
+def as_written(value: Any) -> str | None:
+    """The text of a field that ``email.headerregistry`` could not read in full; None where it could.
+
+    It makes somebody else of what is badly written: of "bob smith@example.org" a mailbox of that name.
+    """
+    from email.errors import InvalidHeaderDefect
+
+    if not any(isinstance(defect, InvalidHeaderDefect) for defect in value.defects):
+        return None
+    from email.policy import SMTPUTF8
+
+    return str(value.fold(policy=SMTPUTF8.clone(max_line_length=0))).partition(":")[2].strip()
 
 
 def _of_header(value: Any, field: str) -> list[Address]:
@@ -463,15 +479,15 @@ def _of_header(value: Any, field: str) -> list[Address]:
     from email.header import decode_header, make_header
 
     try:
-        found = _parse_list(_unfold(field, value.encode()), field)
+        found = _parse_list(unfold(field, value.encode()), field)
     except (InvalidInput, MessageError):
-        return list(_parse_list(_unfold(field, str(value)), field))
+        return list(_parse_list(unfold(field, str(value)), field))
     return [
         _of_parts(one.local_part, one.domain, str(make_header(decode_header(one.display_name))), field) for one in found
     ]
 
 
-def _unfold(name: str, value: str) -> str:
+def unfold(name: str, value: str) -> str:
     """A header's value on one line, raw UTF-8 decoded. Line ends that are no folding raise `InvalidInput`."""
     if not value.isascii():
         try:  # octets of a parsed message are stored as surrogates

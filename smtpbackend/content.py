@@ -1,4 +1,4 @@
-"""The octets of one message, and where they come from: memory, paths, open files, iterables.
+"""The octets of one message, made of pieces in memory and of sources (``sources.py``).
 
 `Content` is what the session sends: lines end in CRLF, nothing is stuffed, and it can be read as often as needed. What
 is given as octets becomes `Content` here; what is authored, in ``mime.py``. Nothing large is ever held in memory.
@@ -9,11 +9,11 @@ from __future__ import annotations
 import binascii
 import os
 import re
-import stat
 from collections.abc import Callable, Iterable, Iterator
-from typing import IO, Any
+from typing import IO
 
 from smtpbackend.errors import InvalidInput, NotSupported
+from smtpbackend.sources import IN_MEMORY, Source, position_of, source_of
 
 __all__ = ["Content", "given"]
 
@@ -21,132 +21,11 @@ MAX_LINE = 998  # octets without CRLF, RFC 5322 2.1.1
 CHUNK = 64 * 1024  # octets a chunk of Content has at most
 _BASE64_LINE = 57  # octets that make one line of 76, RFC 2045 6.8
 BLOCK = CHUNK // (_BASE64_LINE // 3 * 4 + 2) * _BASE64_LINE  # octets that fill one chunk when encoded
-_SPOOL = 1024 * 1024  # octets of a one-shot source that are kept in memory
 
 _line_end = re.compile(rb"\r\n?|\n")
 _blanks = re.compile(rb"[ \t]+")
 _hidden = re.compile(rb"(?:bcc|dcc|resent-bcc|resent-dcc)[ \t]*:", re.IGNORECASE)
 _field_start = re.compile(rb"[!-9;-~\x80-\xff]+[ \t]*:").match
-
-
-# Sources: octets, as often as they are wanted
-
-
-class Spool:
-    """What could be read only once, kept in a temporary file for as long as somebody needs it."""
-
-    def __init__(self, content: Any, field: str) -> None:
-        import tempfile
-
-        self.size = 0
-        self._file = tempfile.SpooledTemporaryFile(max_size=_SPOOL)  # noqa: SIM115 -- closed by close
-        self.seek, self.read = self._file.seek, self._file.read
-        blocks = iter(lambda: _read_full(content, CHUNK, field), b"") if hasattr(content, "read") else content
-        for block in blocks:
-            if not isinstance(block, (bytes, bytearray, memoryview)):
-                raise InvalidInput(f"{field}: octets are wanted, not {type(block).__name__}", field=field)
-            self._file.write(block)
-        self.size = self._file.tell()
-
-    def close(self) -> None:
-        """Give up the temporary file."""
-        self._file.close()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_file"):
-            self.close()
-
-
-class Source:
-    """Octets in memory, in a file at a path, or in an open file from the position ``start`` on."""
-
-    def __init__(self, content: Any, field: str, start: int | None = None) -> None:
-        self._field, self._start = field, start or 0
-        self._owned: Spool | None = None
-        if isinstance(content, (bytearray, memoryview)):
-            content = bytes(content)
-        elif isinstance(content, os.PathLike):
-            content = self._check_path(content)
-        elif start is None and not isinstance(content, (bytes, Spool)):
-            content = self._owned = Spool(content, field)
-        self._content = content
-        if isinstance(content, bytes):
-            self.size = len(content)
-        elif isinstance(content, os.PathLike):
-            self.size = os.stat(content).st_size
-        elif isinstance(content, Spool):
-            self.size = content.size
-        else:
-            content.seek(0, os.SEEK_END)
-            self.size = max(content.tell() - self._start, 0)
-
-    def _check_path(self, path: os.PathLike[str]) -> os.PathLike[str] | Spool:
-        try:
-            with open(path, "rb") as file:
-                if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    return path
-                self._owned = Spool(file, self._field)  # a pipe or a device is read once
-                return self._owned
-        except OSError as error:
-            raise self._unreadable(path, error) from error
-
-    def _unreadable(self, path: os.PathLike[str], error: OSError) -> InvalidInput:
-        return InvalidInput(f"{self._field}: {os.fspath(path)} cannot be read: {error}", field=self._field)
-
-    def blocks(self, size: int) -> Iterator[bytes]:
-        """The octets, ``size`` at a time; the last block may be shorter."""
-        content = self._content
-        if isinstance(content, bytes):
-            for start in range(0, len(content), size):
-                yield content[start : start + size]
-        elif isinstance(content, os.PathLike):
-            try:
-                file = open(content, "rb")  # noqa: SIM115 -- closed below, whatever the reader does
-            except OSError as error:
-                raise self._unreadable(content, error) from error
-            with file:
-                yield from self._read(file, size)
-        else:
-            yield from self._read(content, size)
-
-    def _read(self, file: Any, size: int) -> Iterator[bytes]:
-        position, end = self._start, self._start + self.size
-        while position < end:
-            try:
-                file.seek(position)  # another reader may have been here since
-                block = _read_full(file, min(size, end - position), self._field)
-            except (OSError, ValueError) as error:  # ValueError: it was closed
-                if isinstance(error, InvalidInput):
-                    raise
-                raise InvalidInput(f"{self._field}: the file cannot be read: {error}", field=self._field) from error
-            if not block:
-                # What was announced (SIZE, BDAT) can no longer be kept.
-                raise InvalidInput(f"{self._field}: the file became shorter while it was sent", field=self._field)
-            position += len(block)
-            yield block
-
-    def close(self) -> None:
-        """Give up what was spooled; files of the caller stay open."""
-        if self._owned is not None:
-            self._owned.close()
-
-
-def _read_full(file: Any, size: int, field: str) -> bytes:
-    """``size`` octets unless the file ends: raw files may give less than was asked for."""
-    block: bytes = file.read(size)
-    if not isinstance(block, bytes):
-        raise InvalidInput(f"{field}: a file gave {type(block).__name__} and not bytes; open it as binary", field=field)
-    while block and len(block) < size and (more := file.read(size - len(block))):
-        block += more
-    return block
-
-
-def position_of(file: Any) -> int | None:
-    """Where a file stands that can be read again; None for what can be read only once."""
-    try:
-        return int(file.tell()) if file.seekable() else None
-    except (AttributeError, OSError):
-        return None
 
 
 class Base64:
@@ -243,7 +122,7 @@ class Given(_Scanned):
                 return b""
             if (end := head.find(b"\r\n\r\n")) >= 0:
                 return head[: end + 2]
-            if len(head) > _SPOOL:
+            if len(head) > IN_MEMORY:
                 break
         return head
 
@@ -489,9 +368,9 @@ def given(source: bytes | os.PathLike[str] | IO[bytes] | Iterable[bytes]) -> Con
             f"not {type(source).__name__}",
             field="message",
         )
-    if isinstance(source, bytes) and len(source) <= _SPOOL:
+    if isinstance(source, bytes) and len(source) <= IN_MEMORY:
         return _given_octets(source)
-    piece = Given(Source(source, "message", position_of(source)))
+    piece = Given(source_of(source, "message", position_of(source, "message")))
     head = piece.head()
     piece.measure()  # now, while what goes wrong is this message's own affair
     return Content([piece], message_id=_find_message_id(head), needs_smtputf8=has_utf8(head))

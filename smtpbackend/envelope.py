@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from smtpbackend.address import Address, addresses_in_field, is_pair, parse_addresses
 from smtpbackend.errors import InvalidInput
+from smtpbackend.sifting import Refused, sift_field
 
 if TYPE_CHECKING:
     import email.message
@@ -63,7 +64,8 @@ class Recipient:
         put["orcpt"] = _orcpt(orcpt) if orcpt is not None else None
 
     def __hash__(self) -> int:
-        return hash(self.address.local_part)  # equal recipients have equal ones; asked for several times a message
+        # equal recipients have equal ones; of both parts, for whoever chooses addresses could have all share one of them
+        return hash((self.address.local_part, self.address.domain))
 
 
 def _notify(notify: str | Iterable[str]) -> tuple[str, ...]:
@@ -108,6 +110,8 @@ class Envelope:
     extra: Mapping[str, str | None] = field(hash=False)
     is_plain: bool = field(init=False, compare=False, repr=False)
     """Whether it asks for nothing but the way from sender to recipients."""
+    wants_dsn: bool = field(init=False, compare=False, repr=False)
+    """Whether it asks for anything of delivery status notifications (RFC 3461)."""
     needs_smtputf8: bool = field(init=False, compare=False, repr=False)
     """Whether an address can only go to a server with SMTPUTF8 (RFC 6531 3.2)."""
 
@@ -134,12 +138,14 @@ class Envelope:
         put["hold_for"] = hold_for
         put["hold_until"] = hold_until
         put["extra"] = _extra(extra) if extra else {}
-        is_plain = not (require_tls or hold_for is not None or hold_until is not None or dsn_return or envid or extra)
+        wants_dsn = bool(dsn_return or envid)
+        is_plain = not (require_tls or hold_for is not None or hold_until is not None or extra)
         utf8 = origin is not None and origin.needs_smtputf8
         for recipient in found:
-            is_plain = is_plain and not recipient.notify and not recipient.orcpt
+            wants_dsn = wants_dsn or bool(recipient.notify or recipient.orcpt)
             utf8 = utf8 or recipient.address.needs_smtputf8
-        put["is_plain"] = is_plain
+        put["is_plain"] = is_plain and not wants_dsn
+        put["wants_dsn"] = wants_dsn
         put["needs_smtputf8"] = utf8
 
     @classmethod
@@ -150,21 +156,48 @@ class Envelope:
         To, Cc, Bcc and Dcc. If there are Resent- fields, the first block of them counts alone (RFC 5322 3.6.6). Raises
         `InvalidInput`.
         """
+        routing = Routing(message)
+        recipients, refused = routing.recipients()
+        for _, error in refused:
+            raise error
+        return cls(routing.originator(), recipients)
+
+
+class Routing:
+    """Who the headers of a message are from and for; see `Envelope.from_headers` for what counts."""
+
+    def __init__(self, message: Any) -> None:
         fields = _address_fields(message)
         resent = _first_resent_block(fields)
-        prefix = "resent-" if resent else ""
-        found: dict[str, list[Address]] = {}
-        for name, value in resent or fields:
-            lower = name.lower().removeprefix(prefix)
-            if lower in {"from", "sender", "to", "cc", "bcc", "dcc"}:
-                found.setdefault(lower, []).extend(addresses_in_field(name, value))
-        authors = found.get("from", [])
-        origin = authors if len(authors) == 1 else found.get("sender") or authors
+        self._prefix = "resent-" if resent else ""
+        self._fields = [
+            (name.lower().removeprefix(self._prefix), ours, value) for name, ours, value in resent or fields
+        ]
+
+    def originator(self) -> Address:
+        """Raises `InvalidInput` where there is none."""
+        authors = self._addresses("from")
+        origin = authors if len(authors) == 1 else self._addresses("sender") or authors
         if not origin:
-            wanted = f"{prefix.title()}From"
+            wanted = f"{self._prefix.title()}From"
             raise InvalidInput(f"the message has no {wanted}, and no envelope names the sender", field=wanted)
-        to = [address for name in ("to", "cc", "bcc", "dcc") for address in found.get(name, ())]
-        return cls(origin[0], to)
+        return origin[0]
+
+    def _addresses(self, wanted: str) -> list[Address]:
+        found = [(ours, value) for kind, ours, value in self._fields if kind == wanted]
+        return [one for ours, value in found for one in addresses_in_field(ours, value)]
+
+    def recipients(self) -> tuple[list[Address], list[Refused]]:
+        """The recipients, and apart from them what is no address. Raises `InvalidInput` for an injection alone."""
+        found: list[Address] = []
+        refused: list[Refused] = []
+        for wanted in ("to", "cc", "bcc", "dcc"):
+            for kind, ours, value in self._fields:
+                if kind == wanted:
+                    addresses, others = sift_field(ours, value)
+                    found += addresses
+                    refused += others
+        return found, refused
 
 
 def _reverse_path(sender: Mailbox | None) -> Address | None:
@@ -242,20 +275,26 @@ def _extra(given: Mapping[str, str | None]) -> dict[str, str | None]:
 # Headers
 
 
-def _address_fields(message: Any) -> list[tuple[str, Any]]:
+_Field = tuple[str, str, Any]
+"""A header, what its errors call it, and its value."""
+
+
+def _address_fields(message: Any) -> list[_Field]:
     raw_items = getattr(message, "raw_items", None)  # email.message.Message: the headers as they are stored
-    return list(raw_items() if raw_items is not None else message.address_fields())
+    if raw_items is None:
+        return list(message.address_fields())
+    return [(name, name, value) for name, value in raw_items()]
 
 
-def _first_resent_block(fields: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+def _first_resent_block(fields: list[_Field]) -> list[_Field]:
     """The Resent- fields of the last forwarding: they are on top, and each block has a name once (RFC 5322 3.6.6)."""
-    block: dict[str, tuple[str, Any]] = {}
-    for name, value in fields:
-        lower = name.lower()
+    block: dict[str, _Field] = {}
+    for one in fields:
+        lower = one[0].lower()
         if lower.startswith("resent-"):
             if lower in block:
                 break
-            block[lower] = (name, value)
+            block[lower] = one
         elif block and lower in {"received", "return-path"}:  # trace fields stand above each block
             break
     return list(block.values())

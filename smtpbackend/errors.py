@@ -58,6 +58,17 @@ __all__ = [
 ]
 
 
+MAX_TEXT = 4096  # characters of an error's text: what a server said and what was given may be far longer
+
+
+def shortened(text: str, limit: int) -> str:
+    """``text`` with at most so many characters: of a longer one the beginning and a little of the end."""
+    if len(text) <= limit:
+        return text
+    end = limit // 4
+    return f"{text[: limit - end - 3]}...{text[-end:]}"
+
+
 def _rebuild(cls: type[SMTPError], args: tuple[Any, ...]) -> SMTPError:
     error = cls.__new__(cls, *args)
     error.args = args
@@ -68,7 +79,8 @@ class SMTPError(Exception):
     """The root of all errors of smtpbackend.
 
     ``server`` names the server ("smtp.example.com:587") where there is one, ``reply`` is what it said, and
-    ``receipt`` tells what became of each recipient when a delivery raised.
+    ``receipt`` tells what became of each recipient when a delivery raised. The text has at most 4,096 characters,
+    whatever was given or said: of a longer one the beginning and the end.
     """
 
     _transient = False
@@ -82,7 +94,7 @@ class SMTPError(Exception):
         receipt: Receipt | None = None,
     ) -> None:
         # One positional argument, always: with two, OSError would make errno and strerror of them.
-        Exception.__init__(self, message)
+        Exception.__init__(self, shortened(message, MAX_TEXT))
         self.server = server
         self.reply = reply
         self.receipt = receipt
@@ -122,7 +134,7 @@ class MissingExtra(SMTPError, ImportError):
 
     def __new__(cls, message: str, **context: Any) -> MissingExtra:
         error = super().__new__(cls, message)
-        error.msg = message  # of ImportError, and not in __dict__
+        error.msg = shortened(message, MAX_TEXT)  # of ImportError, and not in __dict__
         return error
 
 
@@ -233,7 +245,10 @@ class SenderRefused(DeliveryError, smtplib.SMTPSenderRefused):
 
 
 class RecipientsRefused(DeliveryError, smtplib.SMTPRecipientsRefused):
-    """No recipient was accepted. ``recipients`` maps each address to ``(code, text)``, as in smtplib."""
+    """No recipient was accepted. ``recipients`` maps each address to ``(code, text)``, as in smtplib.
+
+    A text has at most 512 octets; the outcomes of the ``receipt`` have all that was said.
+    """
 
     _transient = False
 
@@ -275,4 +290,4 @@ class InDoubt(DeliveryError):
 
 def _as_smtplib(reply: Reply | None) -> tuple[int, bytes]:
     """``smtp_code`` and ``smtp_error`` as smtplib has them; -1 where the server said nothing."""
-    return (-1, b"") if reply is None else (reply.code, reply.text.encode("utf-8", "surrogateescape"))
+    return (-1, b"") if reply is None else reply.as_smtplib

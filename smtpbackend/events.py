@@ -1,7 +1,7 @@
 """What happens during a delivery, as frozen records.
 
 A Listener is a callable that takes one event. Signals, statistics, logs and traces are Listeners; a delivery knows
-none of them. An event's ``name`` is the name of its signal.
+none of them. An event's ``name`` is the name of its signal. ``receivers.py`` says how Listeners are called.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from smtpbackend.envelope import Envelope
-from smtpbackend.errors import CancelSend, SMTPError
+from smtpbackend.errors import SMTPError
 from smtpbackend.outcome import Outcome, Receipt
+from smtpbackend.receivers import call
 
 __all__ = [
     "Event",
@@ -58,7 +59,7 @@ class MessageFailed(Event):
 
     name = "message_failed"
     receipt: Receipt
-    error: SMTPError
+    error: Exception
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class MessageInDoubt(Event):
 
     name = "message_in_doubt"
     receipt: Receipt
-    error: SMTPError
+    error: Exception
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ Listener = Callable[[Any], object]
 
 
 class Telling:
-    """Tells all of some listeners. One that raises is logged; only `CancelSend` before a message passes.
+    """Tells all of some listeners, as `call` does. Only `CancelSend` before a message passes.
 
     A Listener may have a method ``wants(name)``, which says whether it takes events of that name at all.
     """
@@ -128,11 +129,4 @@ class Telling:
 
     def __call__(self, event: Any) -> None:
         for listener in self._listeners:
-            try:
-                listener(event)
-            except Exception as error:
-                if isinstance(error, CancelSend) and isinstance(event, MessageSending):
-                    raise
-                import logging
-
-                logging.getLogger("smtpbackend").exception("smtpbackend.listener_failed", extra={"event": event.name})
+            call(listener, event.name, event)

@@ -24,7 +24,7 @@ _LONGEST_WORD = (
 )
 
 short_ascii = re.compile(r"[!-~](?:[ -~]*[!-~])?").fullmatch
-_folding_unit = re.compile(r"[ \t]*[^ \t]+").findall
+_folding_unit = re.compile(r"[ \t]+[^ \t]*|[^ \t]+").findall
 _atoms = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*").fullmatch
 _simple_parameter = re.compile(r"[!#-\[\]-~](?:[ !#-\[\]-~]{0,58}[!#-\[\]-~])?").fullmatch
 
@@ -43,7 +43,7 @@ def text_field(name: str, value: str, field: str = "") -> str:
 
 def fold(name: str, value: str) -> str:
     """``value`` in lines that break before white space; nothing but the line ends is added."""
-    first, *units = _folding_unit(value) or [""]
+    first, *units = _folding_unit(value.rstrip(" \t")) or [""]
     lines, line = [], f"{name}: {first}"
     for unit in units:
         if len(line) + len(unit) > LINE:

@@ -20,11 +20,11 @@ from smtpbackend.content import (
     Base64,
     Content,
     Piece,
-    Source,
     base64_lines,
     crlf,
 )
 from smtpbackend.header import LINE, short_ascii
+from smtpbackend.sources import source_of
 
 __all__ = ["Manner", "NotSimple", "Part", "plain_addr_spec"]
 
@@ -274,7 +274,7 @@ class Manner:
         elif len(content) <= BLOCK:
             out.add(base64_lines(content))
         else:
-            out.add(Base64(Source(content, "attachments")))
+            out.add(Base64(source_of(content, "attachments")))
 
 
 _MIME_VERSION = "MIME-Version: 1.0\r\n"

@@ -13,13 +13,14 @@ from typing import IO, TYPE_CHECKING, Any
 
 from smtpbackend.address import Address, check_mixed, is_pair, parse_addresses, reject_injection
 from smtpbackend.errors import InvalidInput
+from smtpbackend.sifting import entries, sift
 
 if TYPE_CHECKING:
     import email.message
     from datetime import datetime
 
     from smtpbackend.address import Addresses, Mailbox
-    from smtpbackend.content import Source
+    from smtpbackend.sources import Source
 
     Content = str | bytes | os.PathLike[str] | IO[bytes] | email.message.Message
 
@@ -33,6 +34,7 @@ ADDRESS_FIELDS = frozenset(
         *("disposition-notification-to", "errors-to", "return-receipt-to", "mail-followup-to", "mail-reply-to"),
     )
 )
+RECIPIENT_FIELDS = frozenset(("to", "cc", "bcc", "dcc", "resent-to", "resent-cc", "resent-bcc", "resent-dcc"))
 # Fields that name people who shall not be seen: in no rendered message.
 HIDDEN_FIELDS = frozenset(("bcc", "dcc", "resent-bcc", "resent-dcc"))
 
@@ -108,6 +110,7 @@ class Attachment:
         self.inline = content_id is not None if inline is None else inline
         self.content_type = _type_of(content, self.filename) if content_type is None else content_type
         self._stands: tuple[Any, int | None] = (content, _start_of(content))
+        self._kept: Source | None = None  # of what could be read only once
         self.check()
 
     def check(self) -> None:
@@ -121,16 +124,22 @@ class Attachment:
             raise InvalidInput(f"content_id: {self.content_id!r} is not a content identifier", field="content_id")
 
     def source(self) -> Source:
-        """Its octets. What can be read only once is kept, so that the message can be sent again."""
-        from smtpbackend.content import Source, Spool
+        """Its octets, for one message. What can be read only once is kept, for those that come later."""
+        from smtpbackend.sources import Spool, alone_with, source_of
 
         content, start = self._stands
-        if content is not self.content:
-            content, start = self.content, _start_of(self.content)
-        if start is None and hasattr(content, "read") and not isinstance(content, Spool):
-            self.content = content = Spool(content, "attachments")
-        self._stands = (content, start)
-        return Source(content, "attachments", start)
+        if type(content) is bytes and content is self.content:
+            return source_of(content, "attachments")
+        with alone_with(self):  # several threads may send it for the first time
+            content, start = self._stands
+            if content is not self.content:
+                self._stands = content, start = self.content, _start_of(self.content)
+                self._kept = None
+            source = source_of(self._kept or content, "attachments", start)
+            if start is None and isinstance(source, Spool):
+                self._kept = source
+                source = source_of(source, "attachments")
+        return source
 
     def __repr__(self) -> str:
         return f"Attachment(filename={self.filename!r}, content_type={self.content_type!r})"
@@ -166,9 +175,9 @@ def _start_of(content: Any) -> int | None:
             f"attachments: {content!r} is no content; bytes, str, a path, a binary file or a message is",
             field="attachments",
         )
-    from smtpbackend.content import position_of  # most messages have no file
+    from smtpbackend.sources import position_of  # most messages have no file
 
-    return position_of(content)
+    return position_of(content, "attachments")
 
 
 class Message:
@@ -235,9 +244,11 @@ class Message:
         check_text(self.subject, "subject")
         if self.from_:
             self.authors()
-        for field in ("to", "cc", "bcc", "reply_to"):
+        if self.reply_to:
+            parse_addresses(self.reply_to, "reply_to")
+        for field in ("to", "cc", "bcc"):  # each of these is a recipient of its own, and the receipt tells of it
             if given := getattr(self, field):
-                parse_addresses(given, field)
+                sift(given, field)
         if self.sender is not None:
             Address.parse(self.sender, "sender")
         if self.message_id is not None:
@@ -262,7 +273,9 @@ class Message:
                 raise InvalidInput(f"headers: {name} is given twice", field=name)  # RFC 5322 3.6
             seen.add(lower)
             check_text(value, name)
-            if lower in ADDRESS_FIELDS:
+            if lower in RECIPIENT_FIELDS:
+                sift(value, name)
+            elif lower in ADDRESS_FIELDS:
                 parse_addresses(value, name)
             elif lower == "message-id":
                 check_message_id(value, name)
@@ -275,31 +288,33 @@ class Message:
         given: Any = self.from_
         if isinstance(given, str):
             return parse_addresses(given, "from_")
-        if isinstance(given, tuple) and len(given) == 2 and all(isinstance(one, str) for one in given):
+        if _is_author(given):
             return [Address.parse(given, "from_")]
         found = parse_addresses(given, "from_")
         if len(found) > 1:
             check_mixed(found, "from_", given)
         return found
 
-    def address_fields(self) -> Iterator[tuple[str, list[Address]]]:
-        """The fields that say who a message is from and for, as pairs of header name and addresses, in order."""
+    def address_fields(self) -> Iterator[tuple[str, str, Any]]:
+        """The fields that say who a message is from and for, in order: header, our name of it, and what was given."""
         if self.from_:
-            yield "From", self.authors()
+            yield "From", "from_", [self.from_] if _is_author(self.from_) else self.from_
         if self.sender:
-            yield "Sender", [Address.parse(self.sender, "sender")]
-        for name, value in (("To", self.to), ("Cc", self.cc), ("Bcc", self.bcc)):
-            if value:
-                yield name, parse_addresses(value, name.lower())
+            yield "sender", "sender", [self.sender]
+        for field in ("to", "cc", "bcc"):
+            if value := getattr(self, field):
+                yield field, field, value
         for name, given in self.headers:
-            if name.lower().removeprefix("resent-") in _ROUTING:
-                yield name, parse_addresses(given, name)
-            elif name.lower() == "received":
-                yield name, []
+            if name.lower().removeprefix("resent-") in _ROUTING or name.lower() == "received":
+                yield name, name, given
 
     def __repr__(self) -> str:
         to = ", ".join(map(str, self.to))
         return f"Message(subject={self.subject!r}, from_={str(self.from_ or '')!r}, to={to!r})"
+
+
+def _is_author(given: Any) -> bool:
+    return isinstance(given, tuple) and len(given) == 2 and all(isinstance(one, str) for one in given)
 
 
 def _listed(given: Any, field: str) -> list[Mailbox]:
@@ -307,7 +322,7 @@ def _listed(given: Any, field: str) -> list[Mailbox]:
         return list(given)
     if isinstance(given, str):  # an element of a list is never split, so what is one is read as such here
         is_one = given.strip() and "," not in given and ":" not in given
-        return [given] if is_one else [*parse_addresses(given, field)]
+        return [given] if is_one else [*entries(given, field)]
     if isinstance(given, Iterable) and not isinstance(given, (bytes, bytearray)) and not is_pair(given, field):
         return list(given)
     return [given]

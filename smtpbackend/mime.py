@@ -20,7 +20,6 @@ from smtpbackend.content import (
     Base64,
     Content,
     Piece,
-    Source,
     base64_lines,
     encode_octets,
     given,
@@ -28,7 +27,9 @@ from smtpbackend.content import (
 from smtpbackend.errors import InvalidInput
 from smtpbackend.flatten import Flattener, flatten, is_signed, seven_bit_copy
 from smtpbackend.header import LINE, address_field, any_field, date_of, filename_parameter, fold, text_field
-from smtpbackend.message import HIDDEN_FIELDS, Attachment, Message, check_message_id
+from smtpbackend.message import HIDDEN_FIELDS, RECIPIENT_FIELDS, Attachment, Message, check_message_id
+from smtpbackend.sifting import sift
+from smtpbackend.sources import source_of
 
 if TYPE_CHECKING:
     import email.message
@@ -38,8 +39,9 @@ __all__ = ["Content", "given", "render", "text_content"]
 _TEXT = b"\t\n\r" + bytes(range(0x20, 0x7F))
 _token_is_valid = re.compile(r"[A-Za-z0-9._-]{1,48}").fullmatch
 _media = re.compile(
-    r"\s*([A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+)\s*"
-    r"""((?:;\s*[A-Za-z0-9!#$%&'*+^_`{|}~.-]+=(?:[A-Za-z0-9!#$%&'*+^_`{|}~./:-]+|"(?:[^"\\]|\\.)*")\s*)*);?\s*"""
+    r"\s*([A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+)"
+    r"""((?:\s*;\s*[A-Za-z0-9!#$%&'*+^_`{|}~.-]+=(?:[A-Za-z0-9!#$%&'*+^_`{|}~./:-]+|"(?:[^"\\]|\\.)*"))*)"""
+    r"\s*(?:;\s*)?"
 ).fullmatch
 _parameter = re.compile(r""";\s*([^=;\s]+)=("(?:[^"\\]|\\.)*"|[^;\s]+)""").findall
 
@@ -170,10 +172,10 @@ def _no_author() -> InvalidInput:
 
 def _joined(message: Message, name: str, attribute: str) -> list[Address]:
     """The addresses of a field that stands once (RFC 5322 3.6), those given as headers included."""
-    addresses = parse_addresses(getattr(message, attribute), attribute)
+    addresses = sift(getattr(message, attribute), attribute)[0]
     for other, value in message.headers:
         if other.lower() == name.lower():
-            addresses = addresses + parse_addresses(value, name)
+            addresses += sift(value, name)[0]
     return addresses
 
 
@@ -189,8 +191,13 @@ def _custom_fields(message: Message) -> Iterator[str]:
             written.add(lower)
             others = [other for key, other in message.headers[number + 1 :] if key.lower() == lower]
             if others:
-                given = [value, *others]
-                yield address_field(name, [one for value in given for one in parse_addresses(value, name)])
+                yield address_field(name, [one for each in (value, *others) for one in sift(each, name)[0]])
+                continue
+        if lower in RECIPIENT_FIELDS:
+            readable, refused = sift(value, name)
+            if refused:
+                if readable:
+                    yield address_field(name, readable)
                 continue
         yield any_field(name, value)
 
@@ -213,7 +220,7 @@ def _structure(message: Message) -> _Leaf | _Multipart:
         forms.append(_Multipart("related", [html, *map(_leaf_of, related)]) if related else html)
     for content, media_type in message.alternatives:
         forms.append(_Leaf(media_type, content, "alternatives"))
-    mixed = [one for one in message.attachments if one not in related] if related else message.attachments
+    mixed = [one for one in message.attachments if one.content_id is None] if related else message.attachments
     if not forms and not mixed:
         return _Leaf("text/plain", "", "text")
     if not mixed:
@@ -306,11 +313,12 @@ class _Leaf:
         if hasattr(content, "raw_items"):
             self._forwarded(writer, content)
             return
-        source = self.attachment.source() if self.attachment is not None else Source(content, self.field)
+        source = self.attachment.source() if self.attachment is not None else source_of(content, self.field)
         if media_type.lower() == "message/rfc822":
             import email
 
             octets = b"".join(source.blocks(CHUNK))
+            source.close()
             self._forwarded(writer, email.message_from_bytes(octets))
             return
         if main in ("message", "multipart"):

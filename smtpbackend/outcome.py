@@ -6,13 +6,17 @@ Reply is decided in ``delivery/dispatch.py``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from smtpbackend.address import Address
-from smtpbackend.errors import DeliveryError, RecipientsRefused, SMTPError
+from smtpbackend.errors import DeliveryError, RecipientsRefused, shortened
 
-__all__ = ["Outcome", "Receipt", "Reply", "Status"]
+__all__ = ["Outcome", "Receipt", "Reply", "Status", "named"]
+
+MAX_SHOWN = 512  # characters of a reply where it is shown and not kept: the whole line that RFC 5321 4.5.3.1.5 allows
+MAX_NAMED = 5  # recipients that an error names
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,24 @@ class Reply:
         """The lines as one string."""
         return "\n".join(self.lines)
 
+    @property
+    def as_smtplib(self) -> tuple[int, bytes]:
+        """Code and text as the errors of smtplib have them; of a long text the beginning and the end."""
+        return self.code, shortened(self.text, MAX_SHOWN).encode("utf-8", "surrogateescape")
+
     def __str__(self) -> str:
+        """For a log or an error: of a long reply the beginning and the end."""
+        return shortened(self.whole, MAX_SHOWN)
+
+    @property
+    def whole(self) -> str:
+        """All of it on one line."""
         status = ".".join(map(str, self.enhanced)) if self.enhanced else ""
         return " ".join(filter(None, (str(self.code), status, " ".join(self.lines))))
+
+    def __repr__(self) -> str:
+        lines = shortened(repr(self.lines), MAX_SHOWN)
+        return f"Reply(code={self.code!r}, enhanced={self.enhanced!r}, lines={lines})"
 
 
 class Status(Enum):
@@ -58,27 +77,45 @@ class Status(Enum):
     ACCEPTED = "accepted"
     """A server took responsibility for this recipient."""
     REJECTED = "rejected"
-    """Refused for good, by a server or by ourselves before anything was sent."""
+    """This recipient was refused for good: by a server, or here, where it is no address or `only_to` leaves it out."""
     DEFERRED = "deferred"
     """Certainly not handed over, tried or not; may be tried again."""
     IN_DOUBT = "in_doubt"
     """Handed over, and the connection ended before the answer: it may have arrived."""
+    FAILED = "failed"
+    """Not sent, through no fault of the recipient: the message, or our side. It has to be mended first."""
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What became of one recipient.
 
-    ``reply`` is the last thing a server said about it, ``error`` why no reply settled it, ``server`` who spoke last,
-    and ``attempts`` in how many transactions it was named, without those that the server did not read.
+    ``address`` is an `Address`, or the text as it was given where that is none. ``reply`` is the last thing a server
+    said about it, ``error`` why no reply settled it, ``server`` who spoke last, and ``attempts`` in how many
+    transactions it was named, without those that the server did not read.
     """
 
-    address: Address
+    address: Address | str
     status: Status
     reply: Reply | None = None
     server: str | None = None
-    error: SMTPError | None = None
+    error: Exception | None = None
     attempts: int = 0
+
+    @property
+    def no_such_mailbox(self) -> bool:
+        """Whether the address itself is at fault, so that no other message would arrive there either.
+
+        It is no address, or a server answered RCPT with 5.1.x (RFC 3463 3.2). False where content, sender or a policy
+        was refused, and where a server gave no such status: these say nothing of the mailbox.
+        """
+        if self.status is not Status.REJECTED:
+            return False
+        if self.reply is None:
+            return isinstance(self.address, str)
+        status = self.reply.enhanced
+        # 5.1.7 and 5.1.8 are of the sender; beside a reply to MAIL or to the content stands its error
+        return self.error is None and status is not None and status[:2] == (5, 1) and status[2] not in (7, 8)
 
 
 @dataclass(frozen=True)
@@ -86,7 +123,8 @@ class Receipt:
     """What became of one message, recipient by recipient.
 
     ``reply``, ``server`` and ``queue_id`` are those of the (last) acceptance of the content; ``error`` is set when
-    nobody was accepted; ``notes`` say what was asked for and not offered.
+    nobody was accepted: a `SMTPError`, or what your own iterable or file raised; ``notes`` say what was asked for and
+    not offered.
     """
 
     message_id: str | None
@@ -94,8 +132,16 @@ class Receipt:
     reply: Reply | None = None
     server: str | None = None
     queue_id: str | None = None
-    error: SMTPError | None = None
+    error: Exception | None = None
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Of many outcomes the first few."""
+        shown = few(self.outcomes)
+        return (
+            f"Receipt(message_id={self.message_id!r}, outcomes={shown}, reply={self.reply!r}, server={self.server!r}, "
+            f"queue_id={self.queue_id!r}, error={self.error!r}, notes={self.notes!r})"
+        )
 
     def _having(self, status: Status) -> tuple[Outcome, ...]:
         return tuple(outcome for outcome in self.outcomes if outcome.status is status)
@@ -121,6 +167,11 @@ class Receipt:
         return self._having(Status.IN_DOUBT)
 
     @property
+    def failed(self) -> tuple[Outcome, ...]:
+        """Recipients that were not sent the message through no fault of theirs."""
+        return self._having(Status.FAILED)
+
+    @property
     def ok(self) -> bool:
         """True when everybody was accepted."""
         for outcome in self.outcomes:
@@ -140,7 +191,7 @@ class Receipt:
 
     def _partial(self) -> DeliveryError:
         failed = [outcome for outcome in self.outcomes if outcome.status is not Status.ACCEPTED]
-        names = ", ".join(f"{o.address} ({o.status.value}: {o.reply or o.error})" for o in failed)
+        names = named([(o.address, f"{o.status.value}: {o.reply or o.error}") for o in failed])
         return RecipientsRefused(
             f"{len(failed)} of {len(self.outcomes)} recipients were not accepted: {names}",
             recipients=refusals(tuple(failed)),
@@ -161,10 +212,19 @@ class Receipt:
 def refusals(outcomes: tuple[Outcome, ...]) -> dict[str, tuple[int, bytes]]:
     """Outcomes as smtplib's dictionary of refused recipients."""
     return {
-        str(o.address): (
-            (o.reply.code, o.reply.text.encode("utf-8", "surrogateescape"))
-            if o.reply
-            else (0, str(o.error or "").encode())
-        )
+        str(o.address): o.reply.as_smtplib if o.reply else (0, shortened(str(o.error or ""), MAX_SHOWN).encode())
         for o in outcomes
     }
+
+
+def named(said: Sequence[tuple[object, object]]) -> str:
+    """Recipients with what was said of each, for an error: the first few, and how many more there are."""
+    names = ", ".join(f"{address} ({shortened(str(why), MAX_SHOWN)})" for address, why in said[:MAX_NAMED])
+    return names if len(said) <= MAX_NAMED else f"{names} and {len(said) - MAX_NAMED:,} more"
+
+
+def few(values: Sequence[object]) -> str:
+    """The repr of a tuple; of a long one the first few, and how many more there are."""
+    if len(values) <= MAX_NAMED:
+        return repr(tuple(values))
+    return f"({', '.join(map(repr, values[:MAX_NAMED]))}, ... {len(values) - MAX_NAMED:,} more)"

@@ -3,20 +3,18 @@
 Every Mailer sends them with itself as the sender; ``smtpbackend_flask`` has signals of the same names, whose sender is
 the app. A receiver gets the fields of the event as keyword arguments: ``message`` and ``envelope``, and ``receipt``,
 ``outcome`` or ``error``; ``server_failed`` has ``server``, ``phase``, ``error`` and ``next``, the server that is tried
-now, or None. A receiver that raises is logged on logger ``smtpbackend`` and breaks nothing; only a receiver of
-``message_sending`` may say `CancelSend`.
+now, or None. What a receiver raises is logged and breaks nothing, and a receiver is not called from inside of itself:
+see ``receivers.py``. Only a receiver of ``message_sending`` may say `CancelSend`.
 """
 
 from __future__ import annotations
 
-import inspect
-import logging
 from collections.abc import Callable
 from typing import Any
 
 from blinker import NamedSignal, Namespace
 
-from smtpbackend.errors import CancelSend
+from smtpbackend.receivers import call
 
 __all__ = [
     "SignalListener",
@@ -30,8 +28,6 @@ __all__ = [
     "recipient_rejected",
     "server_failed",
 ]
-
-logger = logging.getLogger("smtpbackend")
 
 namespace = Namespace()
 
@@ -65,6 +61,8 @@ class SignalListener:
     message that it translated.
     """
 
+    is_reentrant = True  # and each receiver is not
+
     def __init__(
         self, sender: Any, namespace: Namespace = namespace, *, message_of: Callable[[Any], Any] | None = None
     ) -> None:
@@ -88,19 +86,8 @@ class SignalListener:
 
 
 def emit(signal: NamedSignal, sender: Any, **fields: Any) -> None:
-    """Send ``signal``; a receiver that raises is logged and keeps no other from being called.
-
-    `CancelSend` passes, from a receiver of ``message_sending`` alone.
-    """
+    """Send ``signal``; no receiver keeps another from being called, but by `CancelSend` before a message."""
     if signal.is_muted:
         return
     for receiver in signal.receivers_for(sender):
-        try:
-            result = receiver(sender, **fields)
-            if inspect.iscoroutine(result):
-                result.close()
-                raise TypeError(f"{receiver!r} is a coroutine function, and nobody awaits it here")
-        except Exception as error:
-            if isinstance(error, CancelSend) and signal.name == "message_sending":
-                raise
-            logger.exception("smtpbackend.receiver_failed", extra={"signal": signal.name, "receiver": repr(receiver)})
+        call(receiver, signal.name, sender, **fields)

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import itertools
 import operator
+from collections import deque
 from collections.abc import Iterable
 from ssl import SSLContext
 from typing import Any
@@ -16,8 +17,9 @@ from django.core.mail.backends import smtp
 from smtpbackend import Mailer
 from smtpbackend.delivery.configuration import Configuration, configure
 from smtpbackend.delivery.tls import client_context
-from smtpbackend.delivery.translated import Translated
+from smtpbackend.delivery.translated import Parcel, Translated
 from smtpbackend.errors import CancelSend, DeliveryError, InvalidInput
+from smtpbackend.hiding import discreet
 from smtpbackend_django.conf import (
     DJANGO_OPTIONS,
     OPTIONS,
@@ -51,6 +53,7 @@ class EmailBackend(smtp.EmailBackend):
 
     connection: Any  # after `open` the Mailer
 
+    @discreet
     def __init__(
         self,
         host: str | None = None,
@@ -88,6 +91,9 @@ class EmailBackend(smtp.EmailBackend):
         proxy: str | None = None,
         deadline: float | None = None,
         recipient_policy: str | None = None,
+        bounce_address: str | None = None,
+        only_to: Any = None,
+        redirect_to: str | None = None,
         strategy: str | None = None,
         rest: float | None = None,
         max_connections: int | None = None,
@@ -184,7 +190,7 @@ class EmailBackend(smtp.EmailBackend):
         settings = dict(self._options)
         if "servers" not in settings:
             settings["host"], settings["port"] = self.host, self.port
-        if self.username and (self.password or self._is_ours):
+        if self.username and (self.password or self._is_ours or "token" in settings):
             settings.update(username=self.username, password=self.password)
         for name, value in (
             ("tls", "required" if self.use_tls else "implicit" if self.use_ssl else self._tls),
@@ -260,7 +266,7 @@ class EmailBackend(smtp.EmailBackend):
                 self.close()
 
     def _send_all(self, mailer: Mailer, email_messages: Iterable[Any]) -> int:
-        handed: dict[int, tuple[int, Any, Any]] = {}  # by the identity of the envelope, in order
+        handed: deque[tuple[int, Any]] = deque()  # those that have no receipt yet
         failures: list[tuple[int, Exception]] = []
 
         numbers = itertools.count()
@@ -273,20 +279,20 @@ class EmailBackend(smtp.EmailBackend):
                 return None
             message.smtp_receipt = None
             try:
-                envelope = envelope_of(message, prep_address)
+                envelope = envelope_of(message, prep_address, mailer.configuration.rules.bounce_address)
                 content = content_of(message, envelope, untouched)
             except Exception as error:
                 failures.append((number, error))
                 return None
-            handed[id(envelope)] = number, message, envelope
-            return content, envelope
+            handed.append((number, message))
+            return Parcel(envelope, content, notes=message)
 
         sent = 0
-        listener = Signalling(type(self), self.alias, lambda envelope: handed[id(envelope)][1])
+        listener = Signalling(type(self), self.alias)
         receipts: Any = mailer.send_many(Translated(email_messages, translate), listeners=[listener])
         with contextlib.closing(receipts):
             for receipt in receipts:
-                number, message, _ = handed.pop(next(iter(handed)))
+                number, message = handed.popleft()
                 message.smtp_receipt = receipt
                 if receipt.error is None:
                     sent += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import django
@@ -14,6 +14,7 @@ from django.utils.module_loading import import_string
 
 from smtpbackend.delivery.server import Server, is_loopback, port_doubt
 from smtpbackend.errors import MissingExtra
+from smtpbackend.hiding import bares_password
 from smtpbackend_django.backend import EmailBackend
 
 __all__ = ["check_credentials", "check_settings", "register_checks"]
@@ -32,7 +33,8 @@ def check_settings(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
     """What the settings cannot mean.
 
     E001: a setting is unknown or cannot work. W002: ``SMTPBACKEND`` is set, and nobody reads it. W003: a port that
-    begins in clear is spoken to by TLS, or one of implicit TLS in clear.
+    begins in clear is spoken to by TLS, or one of implicit TLS in clear. W004: a URL has a password in it, which
+    Django's error pages and mails show.
     """
     found: list[CheckMessage] = []
     for name, backend in _backends():
@@ -51,7 +53,30 @@ def check_settings(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
                 hint="Move its keys, in lower case, to OPTIONS of a mailer.",
             )
         )
+    for name, options in _options():
+        for key, value in options.items():
+            if bares_password(value):
+                found.append(
+                    Warning(
+                        f"{name} has a password in a URL of {key!r}: Django's error pages and error mails show it.",
+                        id="smtpbackend.W004",
+                        hint='Write {"url": "smtp://host", "username": ..., "password": ...}, of which Django hides '
+                        "the password, or wrap the URL: smtpbackend.Secret(url).",
+                    )
+                )
     return found
+
+
+def _options() -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The settings as they stand, and what they are called."""
+    mailers = _mailers()
+    if mailers is None:
+        if isinstance(given := getattr(settings, "SMTPBACKEND", None), Mapping):
+            yield "SMTPBACKEND", given
+        return
+    for alias, mailer in mailers.items():
+        if _is_ours(mailer.get("BACKEND", "")):
+            yield f"MAILERS[{alias!r}]", mailer.get("OPTIONS", {})
 
 
 def _remedy(server: Server) -> str:

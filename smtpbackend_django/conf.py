@@ -19,6 +19,7 @@ from django.core.signals import setting_changed
 from smtpbackend import Mailer
 from smtpbackend.delivery.settings import MAILER_KEYS, SERVER_KEYS
 from smtpbackend.errors import InvalidSetting
+from smtpbackend.hiding import discreet
 
 __all__ = [
     "DJANGO_OPTIONS",
@@ -131,6 +132,7 @@ _mailers: OrderedDict[_Key, Mailer] = OrderedDict()
 _lock = threading.Lock()
 
 
+@discreet
 def shared_mailer(settings: Mapping[str, Any]) -> Mailer:
     """The one Mailer of this process that has these neutral settings. Raises `InvalidSetting`."""
     key = _Key(settings)

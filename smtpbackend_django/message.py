@@ -7,6 +7,7 @@ import email.policy
 import os
 import re
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import django
@@ -23,6 +24,7 @@ from smtpbackend.flatten import is_signed
 from smtpbackend.header import date_of
 from smtpbackend.likeness import Manner, NotSimple, Part, plain_addr_spec
 from smtpbackend.message import ADDRESS_FIELDS, HIDDEN_FIELDS, check_name
+from smtpbackend.sources import alone_with
 from smtpbackend_django.addresses import mailbox, with_our_addresses, with_our_hosts
 from smtpbackend_django.stock import is_stock, prepares_as_django
 
@@ -34,8 +36,12 @@ MAX_LINE = 998  # octets without CRLF, RFC 5322 2.1.1
 # Envelope
 
 
-def envelope_of(message: Any, prep_address: Callable[..., str] | None) -> Envelope:
+def envelope_of(
+    message: Any, prep_address: Callable[..., str] | None, bounce_address: Address | None = None
+) -> Envelope:
     """Who a message is from and for: ``from_email`` and ``recipients()``, not its headers. Raises ValueError.
+
+    A ``bounce_address`` takes the place of the sender.
 
     What is an address says Django: ``prep_address`` of the backend, or before 6.0 ``sanitize_address``. What Django
     would make invalid is ours to write: domains by IDNA 2008, where 2003 names another host or none, and local parts
@@ -59,9 +65,8 @@ def envelope_of(message: Any, prep_address: Callable[..., str] | None) -> Envelo
         ):  # of the email package, for "to@" on some patch releases of Python, and for "<>"
             raise InvalidInput(f"{field}: {force_str(given)!r} is not an address", field=field) from None
 
-    return Envelope(
-        address(message.from_email, "from_email"), [address(one, "recipients") for one in message.recipients()]
-    )
+    sender = address(message.from_email, "from_email")
+    return Envelope(bounce_address or sender, [address(one, "recipients") for one in message.recipients()])
 
 
 def _sanitized(given: Any, charset: str, field: str) -> Address:
@@ -218,17 +223,32 @@ def _djangos_content(message: Any, envelope: Envelope) -> bytes | email.message.
     if IS_MODERN:
         policy = email.policy.SMTPUTF8 if envelope.needs_smtputf8 else email.policy.SMTP
         rendered = message.message(policy=policy)
-        octets = rendered.as_bytes()
+        with _alone_with_parts(message):
+            octets = rendered.as_bytes()
     else:
         rendered = message.message()
         if envelope.needs_smtputf8:
             _write_utf8_addresses(rendered, message)
-        octets = rendered.as_bytes(linesep="\r\n")
+        with _alone_with_parts(message):
+            octets = rendered.as_bytes(linesep="\r\n")
     if isinstance(rendered, email.message.Message):
         _check_headers(rendered)
     if not isinstance(octets, bytes):
         raise InvalidInput(f"message: as_bytes() gave {type(octets).__name__}, not bytes", field="message")
     return octets if _is_portable(octets) or not _may_be_encoded_anew(rendered) else rendered
+
+
+def _alone_with_parts(message: Any) -> ExitStack:
+    """For as long as it is rendered, no other thread writes a boundary into an attached part that has none yet.
+
+    The ``email`` package does so when it writes one, behind the body and ahead of the header that names it.
+    """
+    alone = ExitStack()
+    parts = [one for one in getattr(message, "attachments", None) or () if isinstance(one, email.message.Message)]
+    for part in sorted(parts, key=id):  # in one order, so that no two threads wait for each other
+        if any(one.get_content_maintype() == "multipart" and not one.get_boundary() for one in part.walk()):
+            alone.enter_context(alone_with(part))
+    return alone
 
 
 # A control character, or a line end that begins no continuation line.

@@ -15,21 +15,23 @@ signal                   keyword arguments                                   whe
 ``server_failed``        ``server, phase, error, next, alias``               a server could not be used; who is next
 =======================  ==================================================  ===========================================
 
-``message`` is Django's EmailMessage. A receiver that raises is logged by Django (``django.dispatch``) and breaks
-nothing; `CancelSend` from ``message_sending`` keeps the message from being sent: it is not counted, and nothing is
-raised.
+``message`` is Django's EmailMessage. `CancelSend` from ``message_sending`` keeps the message from being sent: it is not
+counted, and nothing is raised. What else a receiver raises breaks nothing, and is logged once by logger
+``smtpbackend.receivers``; a receiver is not called from inside of itself, as for a mail that the handler of its log
+sends. ``docs/topics/signals.md`` tells more.
 """
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
+from asgiref.sync import async_to_sync
 from django.dispatch import Signal
 
 from smtpbackend.errors import CancelSend
-from smtpbackend.events import MessageSending
+from smtpbackend.receivers import begin, call
 
 __all__ = [
     "SIGNALS",
@@ -44,15 +46,7 @@ __all__ = [
 ]
 
 
-class _MessageSending(Signal):
-    """To cancel is no failure: Django need not log it as one."""
-
-    def _log_robust_failure(self, receiver: Any, err: Exception) -> None:
-        if not isinstance(err, CancelSend):
-            super()._log_robust_failure(receiver, err)
-
-
-message_sending = _MessageSending()
+message_sending = Signal()
 message_sent = Signal()
 recipient_rejected = Signal()
 recipient_deferred = Signal()
@@ -72,12 +66,17 @@ SIGNALS: dict[str, Signal] = {
 
 
 class Signalling:
-    """A Listener for one call of `send_messages`. ``message_of`` finds Django's message of an envelope."""
+    """A Listener for one call of `send_messages`. The parcels that it hands over have Django's message in
+    ``notes``.
 
-    def __init__(self, sender: type, alias: str | None, message_of: Callable[[Any], Any]) -> None:
+    It calls the receivers itself: `Signal.send_robust` would call one inside of itself, and log an error once a mail.
+    """
+
+    is_reentrant = True  # and each receiver is not
+
+    def __init__(self, sender: type, alias: str | None) -> None:
         self.sender = sender
         self.alias = alias
-        self.message_of = message_of
 
     def wants(self, name: str) -> bool:
         """Whether the signal of that name has receivers."""
@@ -86,13 +85,34 @@ class Signalling:
 
     def __call__(self, event: Any) -> None:
         signal = SIGNALS.get(event.name)
-        if signal is None or not signal.has_listeners(self.sender):
+        if signal is None or not signal.receivers:
             return
-        values = {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
-        if "envelope" in values:
-            values["message"] = self.message_of(event.envelope)
-        answers = signal.send_robust(self.sender, **values, alias=self.alias)
-        if isinstance(event, MessageSending):
-            for _, answer in answers:
-                if isinstance(answer, CancelSend):
-                    raise answer
+        receivers, awaited = signal._live_receivers(self.sender)
+        if not receivers and not awaited:
+            return
+        fields = {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
+        if "message" in fields:
+            fields["message"] = event.message.notes
+        fields |= {"signal": signal, "sender": self.sender, "alias": self.alias}
+        cancelled: list[CancelSend] = []
+        for receiver in receivers:
+            try:
+                call(receiver, event.name, **fields)
+            except CancelSend as error:
+                cancelled.append(error)
+        if awaited:
+            answers = async_to_sync(_await_all)(awaited, event.name, fields)
+            cancelled += [answer for answer in answers if isinstance(answer, CancelSend)]
+        if cancelled:
+            raise cancelled[0]
+
+
+async def _await_all(receivers: list[Any], event: str, fields: dict[str, Any]) -> list[Any]:
+    """Call receivers that are asynchronous, all at once, each in a context of its own; what they raised, or None."""
+
+    async def hear(receiver: Any) -> None:
+        if (begun := begin(receiver, event)) is not None:
+            with begun:
+                await receiver(**fields)
+
+    return await asyncio.gather(*map(hear, receivers), return_exceptions=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import email.message
 import functools
@@ -17,9 +18,12 @@ from typing import TYPE_CHECKING, Any
 import smtpbackend.message
 from smtpbackend.address import Address, parse_addresses
 from smtpbackend.content import Content
+from smtpbackend.delivery.translated import Parcel
 from smtpbackend.envelope import Envelope, Recipient
-from smtpbackend.errors import InvalidInput
+from smtpbackend.errors import Injection, InvalidInput
 from smtpbackend.mime import text_content
+from smtpbackend.outcome import Outcome, Status
+from smtpbackend.sources import alone_with
 from smtpbackend_flask.message import (
     BadHeaderError,
     IncompleteMessage,
@@ -37,15 +41,22 @@ __all__ = ["compose"]
 
 
 def compose(
-    message: Any, default_sender: Any, envelope_from: Mailbox | None = None, envelope: Envelope | None = None
+    message: Any,
+    default_sender: Any,
+    envelope_from: Mailbox | None = None,
+    envelope: Envelope | None = None,
+    bounce_address: Mailbox | None = None,
 ) -> tuple[Any, Envelope | None, tuple[str, ...]]:
-    """What to send for ``message``, its envelope, and notes on what was asked for and is decided elsewhere.
+    """What ``Mailer.send`` takes for ``message``, an envelope if it needs one, and notes on what is decided elsewhere.
 
-    Takes a `Message` or one like it, ``smtpbackend.Message``, an ``email.message.Message``, or with an envelope
-    whatever ``Mailer.send`` takes. Where nobody is named as sender, ``default_sender`` is written into the message.
+    Takes a `Message` or one like it, which becomes a `Parcel`, ``smtpbackend.Message``, an ``email.message.Message``,
+    or with an envelope whatever ``Mailer.send`` takes. Where nobody is named as sender, ``default_sender`` is written
+    into the message.
     """
     if hasattr(message, "send_to") and hasattr(message, "as_bytes"):
-        return _compose_flask_mail(message, default_sender, envelope_from, envelope)
+        originator = bounce_address if envelope_from is None else envelope_from
+        parcel, notes = _compose_flask_mail(message, default_sender, originator, envelope)
+        return parcel, None, notes
     if default_sender:
         _write_sender(message, default_sender)
     if envelope_from is not None:
@@ -61,13 +72,15 @@ def _write_sender(message: Any, sender: Any) -> None:
         names = {name.lower() for name, _ in message.headers}
         if not message.from_ and not names & {"from", "resent-from"}:
             message.from_ = sender
-    elif isinstance(message, email.message.Message) and "From" not in message:
-        message["From"] = sender if message.policy is not policy.compat32 else sanitize_address(sender)
+    elif isinstance(message, email.message.Message):
+        with alone_with(message):  # else two threads write two fields
+            if "From" not in message:
+                message["From"] = sender if message.policy is not policy.compat32 else sanitize_address(sender)
 
 
 def _compose_flask_mail(
     message: Any, default_sender: Any, envelope_from: Mailbox | None, envelope: Envelope | None
-) -> tuple[Any, Envelope, tuple[str, ...]]:
+) -> tuple[Parcel, tuple[str, ...]]:
     if not message.sender and default_sender:
         message.sender = joined(default_sender, "sender") if isinstance(default_sender, tuple) else default_sender
     if not message.send_to and envelope is None:
@@ -80,16 +93,23 @@ def _compose_flask_mail(
         )
     if bad := bad_header(message):
         raise BadHeaderError(f"{bad} has a line break or another control character", field=bad)
+    given = message
     notes: tuple[str, ...] = ()
-    if envelope is None:
-        envelope, notes = _envelope(message, envelope_from)
+    refused: tuple[Outcome, ...] = ()
     if getattr(message, "date", None) is None:
         message.date = time.time()
     date = _moment_of(message.date)
+    if envelope is None:
+        lists, refused = _sifted(message)
+        envelope, notes = _envelope(message, lists, envelope_from)
+        if refused:
+            message = _without_refused(message, lists)
+    if envelope is None:
+        return Parcel(None, None, refused, given), notes
     if isinstance(message, Message):
-        return _simple(message, date) or _tree(message), envelope, notes
+        return Parcel(envelope, _simple(message, date) or _tree(message), refused, given), notes
     # Parsed, so that it can be encoded anew for a server that takes 7 bits only.
-    return email.message_from_bytes(message.as_bytes()), envelope, notes
+    return Parcel(envelope, email.message_from_bytes(message.as_bytes()), refused, given), notes
 
 
 def _tree(message: Message) -> email.message.Message:
@@ -166,22 +186,55 @@ def _plain(mailbox: Any, field: str) -> Any:
     return mailbox if isinstance(mailbox, Address) else address_text(mailbox, field)
 
 
-def _envelope(message: Any, envelope_from: Mailbox | None) -> tuple[Envelope, tuple[str, ...]]:
-    """The envelope that Flask-Mail would have given to ``smtplib.SMTP.sendmail``."""
+_Lists = dict[str, list[tuple[Any, Address]]]
+"""The mailboxes of each field, as they were given and as addresses."""
+
+
+def _sifted(message: Any) -> tuple[_Lists, tuple[Outcome, ...]]:
+    """Who gets the message, and who is no recipient: one that is badly written does not cost the others."""
+    lists: _Lists = {}
+    refused: list[Outcome] = []
+    for field in ("recipients", "cc", "bcc"):
+        lists[field] = found = []
+        for place, mailbox in enumerate(getattr(message, field, None) or ()):
+            try:
+                found.append((mailbox, _address(mailbox, field)))
+            except InvalidInput:
+                refused.append(_refused(mailbox, f"{field}[{place}]"))
+    return lists, tuple(refused)
+
+
+def _refused(mailbox: Any, field: str) -> Outcome:
+    try:
+        _address(mailbox, field)
+    except Injection:
+        raise
+    except InvalidInput as error:  # which names the place
+        return Outcome(mailbox if isinstance(mailbox, str) else repr(mailbox), Status.REJECTED, error=error)
+    raise AssertionError(field)
+
+
+def _without_refused(message: Any, lists: _Lists) -> Any:
+    """A copy that names those alone to whom it goes."""
+    _ = message.msgId  # made at the first look, and the same for both
+    message = copy.copy(message)
+    for field, mailboxes in lists.items():
+        setattr(message, field, [mailbox for mailbox, _ in mailboxes])
+    return message
+
+
+def _envelope(message: Any, lists: _Lists, envelope_from: Mailbox | None) -> tuple[Envelope | None, tuple[str, ...]]:
+    """The envelope that Flask-Mail would have given to ``smtplib.SMTP.sendmail``; None where nobody is left."""
     given = getattr(message, "mail_options", None)
     options, notes = _mail_options(given) if given else ({}, ())
     given = getattr(message, "rcpt_options", None)
     rcpt = _rcpt_options(given) if given else {}
-    recipients = [
-        Recipient(_address(mailbox, field), **rcpt)
-        for field in ("recipients", "cc", "bcc")
-        for mailbox in getattr(message, field, None) or ()
-    ]
+    recipients = [Recipient(address, **rcpt) for found in lists.values() for _, address in found]
     if envelope_from is None:
         sender: Address | None = _address(message.sender, "sender")
     else:
         sender = _reverse_path(envelope_from)
-    return Envelope(sender, recipients, **options), notes
+    return (Envelope(sender, recipients, **options) if recipients else None), notes
 
 
 def _address(mailbox: Any, field: str) -> Address:

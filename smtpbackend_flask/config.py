@@ -16,6 +16,7 @@ from smtpbackend.delivery.configuration import configure
 from smtpbackend.delivery.server import Server, port_doubt
 from smtpbackend.delivery.settings import MAILER_KEYS, SERVER_KEYS
 from smtpbackend.errors import InvalidSetting
+from smtpbackend.hiding import discreet
 
 __all__ = ["Config", "read_config"]
 
@@ -47,6 +48,7 @@ class Config(NamedTuple):
         return f"<Config {self.server}:{self.port}>"
 
 
+@discreet
 def read_config(config: Mapping[str, Any], app_debug: bool | int = False) -> Config:
     """Read and check what ``app.config`` says about mail. Raises `InvalidSetting`; nothing is connected.
 
@@ -65,7 +67,7 @@ def read_config(config: Mapping[str, Any], app_debug: bool | int = False) -> Con
             check_files(server)
     for server in servers:
         if doubt := port_doubt(server):
-            warnings.warn(f"{server.name}: {doubt}; {_remedy(server)}", RuntimeWarning, stacklevel=3)
+            warnings.warn(f"{server.name}: {doubt}; {_remedy(server)}", RuntimeWarning, stacklevel=4)
     suppress = _either(own["suppress_send"], config.get("MAIL_SUPPRESS_SEND"))
     debug = _either(own["debug"], config.get("MAIL_DEBUG"))
     max_emails = mailer.get("max_messages")
@@ -127,8 +129,9 @@ def _from_flask_mail(config: Mapping[str, Any], has_server: bool) -> dict[str, A
         found["host"] = config.get("MAIL_SERVER") or "127.0.0.1"
         found["port"] = config.get("MAIL_PORT") or (465 if use_ssl else 25)
         found["tls"] = "implicit" if use_ssl else "required" if use_tls else "opportunistic"
-        if config.get("MAIL_USERNAME") and config.get("MAIL_PASSWORD"):  # Flask-Mail logs in with both only
-            found["username"], found["password"] = config["MAIL_USERNAME"], config["MAIL_PASSWORD"]
+        secret = config.get("MAIL_PASSWORD") or config.get(f"{PREFIX}TOKEN")
+        if config.get("MAIL_USERNAME") and secret:  # Flask-Mail logs in with both only
+            found["username"], found["password"] = config["MAIL_USERNAME"], config.get("MAIL_PASSWORD") or None
     return {key: value for key, value in found.items() if value is not None}
 
 

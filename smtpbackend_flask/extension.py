@@ -19,12 +19,16 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from flask import Flask, current_app
 from flask.logging import default_handler, has_level_handler
 
-from smtpbackend.delivery.mail import compose as render
+from smtpbackend.delivery.composing import compose as render
+from smtpbackend.delivery.configuration import Rules
+from smtpbackend.delivery.mail import Mail as Outgoing
+from smtpbackend.delivery.receipts import report
 from smtpbackend.delivery.stamp import stamp
-from smtpbackend.delivery.translated import Translated
+from smtpbackend.delivery.translated import Parcel, Translated
 from smtpbackend.envelope import Envelope
 from smtpbackend.errors import CancelSend, InvalidInput, SMTPError
-from smtpbackend.events import MessageSending, MessageSent, Telling
+from smtpbackend.events import MessageSending, Telling
+from smtpbackend.hiding import discreet
 from smtpbackend.outcome import Outcome, Receipt, Status
 from smtpbackend.signals import SignalListener, emit
 from smtpbackend_flask.compose import compose
@@ -155,12 +159,12 @@ class State(_Sending):
     def deliver(self, message: Any, envelope_from: Mailbox | None = None, envelope: Envelope | None = None) -> Receipt:
         """Send ``message`` now, and tell the signals of the app."""
         app = self.app
-        listener = SignalListener(app, signals, message_of=lambda _: message)
+        listener = SignalListener(app, signals, message_of=_given)
         try:
             with self._context():  # a flask_mail.Message looks up the app when it is rendered
-                content, envelope, notes = compose(message, self.default_sender, envelope_from, envelope)
+                content, envelope, notes = compose(message, self.default_sender, envelope_from, envelope, self._bounces)
             if self.suppress:
-                receipt = _pretend(message, content, envelope, Telling((listener,)))
+                receipt = _pretend(content, envelope, self.mailer.configuration.rules, Telling((listener,)))
             else:
                 receipt = self.mailer.send(content, envelope, listeners=(listener,))
         except InvalidInput as error:
@@ -181,36 +185,36 @@ class State(_Sending):
                 except Exception as error:
                     yield _failed(error)
             return
-        line: deque[tuple[Any, Any, tuple[str, ...]]] = deque()  # message, envelope or receipt, notes
-        names: dict[int, Any] = {}  # by the identity of the envelope, which each has of its own
+        line: deque[tuple[Any, Any, tuple[str, ...]]] = deque()  # message, what is sent or a receipt, notes
 
         def translate(message: Any) -> Any:
             try:
                 with self._context():
-                    content, envelope, notes = compose(message, self.default_sender)
-                envelope = envelope or Envelope.from_headers(content)
+                    content, _, notes = compose(message, self.default_sender, bounce_address=self._bounces)
             except Exception as error:
                 line.append((message, _failed(error), ()))
                 return None
-            line.append((message, envelope, notes))
-            names[id(envelope)] = message
-            return content, envelope
+            line.append((message, content, notes))
+            return content
 
         def told() -> Iterator[Receipt]:
             """Those of messages that could not be composed, and whose turn it is."""
             while line and isinstance(line[0][1], Receipt):
                 yield line.popleft()[1]
 
-        listener = SignalListener(app, signals, message_of=lambda event: names[id(event.envelope)])
+        listener = SignalListener(app, signals, message_of=_given)
         receipts: Any = self.mailer.send_many(Translated(messages, translate), listeners=(listener,))
         with closing(receipts):
             for receipt in receipts:
                 yield from told()
-                message, envelope, notes = line.popleft()
-                names.pop(id(envelope), None)
+                message, _, notes = line.popleft()
                 emit(email_dispatched, app, message=message)
                 yield replace(receipt, notes=(*receipt.notes, *notes)) if notes else receipt
         yield from told()
+
+    @property
+    def _bounces(self) -> Any:
+        return self.config.mailer.get("bounce_address")
 
     def _context(self) -> AbstractContextManager[Any]:
         if self._app is None or (current_app and _current_app() is self._app):
@@ -218,36 +222,43 @@ class State(_Sending):
         return self._app.app_context()
 
 
+def _given(event: Any) -> Any:
+    """What the app gave to `Mail.send`."""
+    return event.message.notes if isinstance(event.message, Parcel) else event.message
+
+
 def _failed(error: Exception) -> Receipt:
     """Of a message that could not be sent at all."""
     receipt = getattr(error, "receipt", None)
     if isinstance(receipt, Receipt):
         return receipt
-    if not isinstance(error, SMTPError):
-        cause = error
-        error = InvalidInput(f"the message cannot be sent: {type(cause).__name__}: {cause}", field="message")
-        error.__cause__ = cause
     receipt = Receipt(None, (), error=error)
-    error.receipt = receipt
+    if isinstance(error, SMTPError):
+        error.receipt = receipt
     return receipt
 
 
-def _pretend(message: Any, content: Any, envelope: Envelope | None, tell: Any) -> Receipt:
+def _pretend(content: Any, envelope: Envelope | None, rules: Rules, tell: Telling) -> Receipt:
     """Everything but the sending: what cannot be sent raises, the signals fire, everybody is accepted."""
-    envelope, rendered = render(content, envelope, stamp)
-    rendered.close()
-
-    def receipt_of(status: Status, error: SMTPError | None = None, notes: tuple[str, ...] = ()) -> Receipt:
-        outcomes = tuple(Outcome(one.address, status, error=error) for one in envelope.recipients)
-        return Receipt(rendered.message_id, outcomes, error=error, notes=notes)
-
+    mail = Outgoing(1, content)
     try:
-        tell(MessageSending(message, envelope))
+        render(mail, envelope, rules, stamp)
+        if mail.pending:
+            tell(MessageSending(content, mail.envelope))
     except CancelSend as cancelled:
-        cancelled.receipt = receipt_of(Status.DEFERRED, cancelled)
-        raise
-    receipt = receipt_of(Status.ACCEPTED, notes=("sending is suppressed: nothing left the app",))
-    tell(MessageSent(message, envelope, receipt))
+        mail.error = cancelled
+        mail.settle_all(Status.DEFERRED, cancelled)
+    if mail.content is not None:
+        mail.content.close()
+    if mail.pending:
+        mail.settled = tuple([Outcome(recipient.address, Status.ACCEPTED) for recipient in mail.pending])
+    mail.notes = ("sending is suppressed: nothing left the app",)
+    receipt = mail.receipt()
+    if not isinstance(mail.error, CancelSend):
+        for event in report(content, mail.envelope, receipt):
+            tell(event)
+    if receipt.error is not None:
+        raise receipt.error
     return receipt
 
 
@@ -327,6 +338,7 @@ class Mail(_Sending):
             _show_transcript()
         return state
 
+    @discreet
     def init_mail(self, config: Mapping[str, Any], debug: bool | int = False, testing: bool = False) -> State:
         """A `State` made of settings alone, for whichever app is current when it sends."""
         return State(read_config(config, debug), None, testing)

@@ -56,7 +56,6 @@ _control = re.compile("[\x00-\x08\x0a-\x1f\x7f]").search  # the tab is white spa
 _injection = re.compile("[\r\n\x00]").search
 _unsafe_in_text = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f]").search  # ESC: ISO-2022-JP
 _line_end = re.compile(r"\r\n|\r|\n")
-_angle_address = re.compile(r"\s*([^<>]*?)\s*<([^<>]*)>*\s*").fullmatch
 _specials = re.compile(r'[][\\()<>@,:;"]').search  # RFC 5322 3.2.3, the dot aside (4.1)
 _media_type = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+\s*(?:;.*)?", re.ASCII).fullmatch
 
@@ -135,10 +134,18 @@ def _parts(mailbox: Any) -> tuple[str, str]:
     try:
         address = Address.parse((name, mailbox))
     except InvalidInput:
-        match = _angle_address(mailbox)
-        found_name, addr_spec = (match[1].strip('"'), match[2]) if match else ("", mailbox.strip())
+        found_name, addr_spec = _angle_address(mailbox) or ("", mailbox.strip())
         return name or found_name, addr_spec
     return address.display_name, address.addr_spec
+
+
+def _angle_address(text: str) -> tuple[str, str] | None:
+    """Name and address of ``name <address>``, whatever they are; None where there is no such thing."""
+    name, bracket, rest = text.partition("<")
+    addr_spec = rest.strip().rstrip(">")
+    if not bracket or ">" in name or "<" in addr_spec or ">" in addr_spec:
+        return None
+    return name.strip().strip('"'), addr_spec
 
 
 def _encoded(text: str, encoding: str, **options: Any) -> str:
@@ -234,6 +241,7 @@ class Message:
             if isinstance(given, str):
                 raise InvalidInput(f"{field}: a list of addresses is wanted, not {given!r}", field=field)
         sender = sender or _default_sender()
+        # lists of its own: what is added to one message goes with no other
         self.recipients: list[Any] = _listed(recipients, "recipients")
         self.subject = subject
         self.sender = joined(sender, "sender") if isinstance(sender, tuple) else sender
@@ -247,22 +255,23 @@ class Message:
         self.date = date
         self.charset = charset
         self.extra_headers = extra_headers
-        self.mail_options: list[str] = mail_options or []
-        self.rcpt_options: list[str] = rcpt_options or []
-        self.attachments: list[Attachment] = attachments or []
-        self._msg_id: str | None = None
+        self.mail_options: list[str] = list(mail_options or ())
+        self.rcpt_options: list[str] = list(rcpt_options or ())
+        self.attachments: list[Attachment] = list(attachments or ())
 
     @property
     def msgId(self) -> str:
         """The Message-ID, made at the first look with the domain of the sender."""
-        if self._msg_id is None:
+        found: str | None = self.__dict__.get("_msg_id")
+        if found is None:
             domain = _parts(self.sender)[1].rpartition("@")[2] if self.sender else ""
-            self._msg_id = f"<{os.urandom(16).hex()}@{domain if domain.isascii() and domain else 'localhost'}>"
-        return self._msg_id
+            made = f"<{os.urandom(16).hex()}@{domain if domain.isascii() and domain else 'localhost'}>"
+            found = self.__dict__.setdefault("_msg_id", made)  # of several threads the first makes it
+        return found
 
     @msgId.setter
     def msgId(self, value: str) -> None:
-        self._msg_id = value
+        self.__dict__["_msg_id"] = value
 
     @property
     def send_to(self) -> KeysView[Mailbox]:
@@ -463,7 +472,7 @@ def _hashable(mailbox: Any) -> Any:
 
 
 def _listed(given: Any, field: str) -> list[Any]:
-    return [given] if is_pair(given, field) else given or []
+    return [given] if is_pair(given, field) else list(given or ())
 
 
 def bad_header(message: Any) -> str | None:

@@ -21,6 +21,16 @@ settings.load_profile("repeatable")
 pytest_plugins = ["smtpbackend.testing"]  # gives smtp_server
 
 
+@pytest.fixture(autouse=True)
+def nothing_was_logged() -> None:
+    """What is logged once a process, or once a minute, is logged anew in each test."""
+    from smtpbackend import receivers
+    from smtpbackend.delivery import alarm
+
+    receivers._logged.clear()
+    alarm._last.clear()
+
+
 def missing_server(reason: str) -> None:
     """Skip the test, or fail it where every server must be there."""
     if os.environ.get("SMTPBACKEND_REQUIRE_SERVERS") == "1":

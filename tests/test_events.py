@@ -68,7 +68,10 @@ def test_a_listener_that_raises_is_logged_and_the_next_is_told(caplog: pytest.Lo
         Telling([broken, told.append])(SENT)
     assert told == [SENT]
     (record,) = caplog.records
-    assert (record.getMessage(), record.__dict__["event"]) == ("smtpbackend.listener_failed", "message_sent")
+    assert record.getMessage().startswith(
+        "smtpbackend.receiver_failed receiver=tests.test_events.test_a_listener_that_"
+    )
+    assert (record.name, record.__dict__["event"]) == ("smtpbackend.receivers", "message_sent")
     assert record.exc_info is not None
 
 
@@ -81,7 +84,7 @@ def test_only_before_a_message_a_listener_can_cancel(caplog: pytest.LogCaptureFi
     with pytest.raises(CancelSend, match="not today"):
         Telling([cancel])(SENDING)
     Telling([cancel])(SENT)
-    assert [record.getMessage() for record in caplog.records] == ["smtpbackend.listener_failed"]
+    assert [record.__dict__["why"] for record in caplog.records] == ["smtpbackend.errors.CancelSend"]
 
 
 def test_what_is_no_exception_passes() -> None:

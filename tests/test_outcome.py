@@ -55,7 +55,7 @@ def test_a_reply_as_text() -> None:
 
 
 def test_a_receipt_sorts_its_recipients() -> None:
-    """Each is in one of four, in the order of the envelope."""
+    """Each is in one of five, in the order of the envelope."""
     both = receipt(DEFERRED, ACCEPTED, REJECTED, IN_DOUBT, dataclasses.replace(ACCEPTED, address=ZOE))
     assert both.accepted == (ACCEPTED, dataclasses.replace(ACCEPTED, address=ZOE))
     assert (both.rejected, both.deferred, both.in_doubt) == ((REJECTED,), (DEFERRED,), (IN_DOUBT,))
@@ -143,4 +143,4 @@ def test_an_error_of_ours_stays_with_its_outcome() -> None:
 
 def test_a_status_is_a_word() -> None:
     """For logs, JSON and templates."""
-    assert [status.value for status in Status] == ["accepted", "rejected", "deferred", "in_doubt"]
+    assert [status.value for status in Status] == ["accepted", "rejected", "deferred", "in_doubt", "failed"]

@@ -18,6 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from smtpbackend import Address, Envelope, Message
+from smtpbackend.envelope import Routing
 from smtpbackend.errors import Injection, InvalidInput
 from smtpbackend.mime import render
 
@@ -121,10 +122,14 @@ EVIL = "ann@bank.example, eve@evil.example"
 @pytest.mark.parametrize("element", [EVIL, f"x: {EVIL};", "", " ", None, 1, object()], ids=repr)
 def test_an_element_of_a_list_is_one_recipient_or_none(element: Any) -> None:
     """What a form or a model gives for one address never adds recipients."""
-    for field in ("to", "cc", "bcc", "reply_to"):
-        with pytest.raises(InvalidInput) as raised:
-            Message("s", "a@example.com", **{field: ["bob@example.org", element]})  # type: ignore[arg-type]
-        assert raised.value.field == field
+    for field in ("to", "cc", "bcc"):
+        message = Message("s", "a@example.com", **{field: ["bob@example.org", element]})  # type: ignore[arg-type]
+        found, ((text, error),) = Routing(message).recipients()
+        assert [str(one) for one in found] == ["bob@example.org"]
+        assert (text, error.field) == (element if isinstance(element, str) else repr(element), f"{field}[1]")
+    with pytest.raises(InvalidInput) as raised:
+        Message("s", "a@example.com", reply_to=["bob@example.org", element])  # type: ignore[list-item]
+    assert raised.value.field == "reply_to"
     for given_ in ([element], ("bob@example.org", "carl@example.org", element)):
         with pytest.raises(InvalidInput):
             Envelope("a@example.com", given_)
@@ -142,9 +147,12 @@ def test_one_bare_str_is_a_list() -> None:
 @pytest.mark.parametrize("text", ["Ann, Inc. <a@example.com>", "Smith, Bob <bob@example.org>", "root, a@example.com"])
 def test_half_a_name_is_no_mailbox(text: str) -> None:
     """Neither of a Message nor of a message of the email package, whatever its policy: MAIL FROM:<Ann> never leaves."""
-    for fields in ({"from_": text}, {"from_": "a@example.com", "to": text}, {"from_": "a@example.com", "to": [text]}):
-        with pytest.raises(InvalidInput, match="stands in quotes"):
-            Message("s", text="x", **fields)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="stands in quotes"):
+        Message("s", text, text="x")
+    for to in (text, [text]):
+        found, ((given_, error),) = Routing(Message("s", "a@example.com", to, text="x")).recipients()
+        assert (found, given_) == ([], text)
+        assert "stands in quotes" in str(error)
     for name in ("From", "To"):
         for policy in (email.policy.default, email.policy.compat32):
             message = email.message_from_string(f"{name}: {text}\n\nx", policy=policy)

@@ -13,6 +13,7 @@ from smtpbackend.delivery.addresses import Begin, Wait, reach
 from smtpbackend.delivery.server import Server, is_address, unreachable
 from smtpbackend.delivery.tls import server_hostname
 from smtpbackend.forking import Attempts
+from smtpbackend.hiding import forget_locals
 from smtpbackend.protocol.timeouts import earliest, time_is_up
 
 __all__ = ["dial"]
@@ -127,9 +128,9 @@ async def _pass_proxy(server: Server, sock: socket.socket, end: float) -> None:
     """Have a proxy, just connected to, connect to the server."""
     from python_socks.async_.asyncio import Proxy
 
-    from smtpbackend.delivery.proxy import Tunnel, failed, proxy_of
+    from smtpbackend.delivery.proxy import Tunnel, failed
 
-    proxy = proxy_of(server.proxy)
+    proxy = server.proxy
 
     class Connected:
         """What python-socks takes for the proxy in front of its proxy."""
@@ -137,8 +138,14 @@ async def _pass_proxy(server: Server, sock: socket.socket, end: float) -> None:
         async def connect(self, **to: Any) -> Any:
             return Tunnel(sock, proxy.scheme)
 
+    trouble: OSError | None = None
     try:
         async with asyncio.timeout_at(end):
             await Proxy(**proxy.arguments(Connected())).connect(server_hostname(server.host), server.port)
     except Exception as error:
-        raise failed(proxy, error) from None
+        trouble = failed(proxy, error)
+    except BaseException as error:
+        forget_locals(error)
+        raise
+    if trouble is not None:  # raised here: what the library raised, with the credentials in it, is no context of it
+        raise trouble

@@ -13,10 +13,11 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from smtpbackend.delivery.configuration import configure
 from smtpbackend.errors import SMTPError
+from smtpbackend.hiding import discreet, keep_here
 
 # What sends is loaded with the first Mailer: a program that only imports it does not pay for it (DESIGN 5.6).
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class AsyncMailer:
     ...     receipt = await mailer.send(Message(subject="Hi", from_="a@example.com", to="b@example.com", text="Hello"))
     """
 
+    @discreet
     def __init__(self, *servers: Any, listeners: Sequence[Listener] = (), **settings: Any) -> None:
         from smtpbackend.delivery.route import Route
         from smtpbackend.delivery.tls import Context, client_context
@@ -61,6 +63,7 @@ class AsyncMailer:
         self._listeners = tuple(listeners)
 
     @classmethod
+    @discreet
     def from_settings(cls, settings: Mapping[str, Any], listeners: Sequence[Listener] = ()) -> AsyncMailer:
         """An AsyncMailer from the neutral keys, as an adapter has them. Raises `InvalidSetting`."""
         return cls(listeners=listeners, **settings)
@@ -70,6 +73,9 @@ class AsyncMailer:
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.close()
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        keep_here("an AsyncMailer")
 
     def __repr__(self) -> str:
         return f"<AsyncMailer {', '.join(server.name for server in self.configuration.servers)}>"
@@ -169,12 +175,11 @@ class AsyncMailer:
 
         return Dispatch(
             route or self._route,
-            policy=self.configuration.recipient_policy,
+            rules=self.configuration.rules,
             tell=Telling((*listeners, *self._listeners, SignalListener(self))),
             clock=asyncio.get_running_loop().time,
             stamp=stamp,
             deadline=self.configuration.deadline,
-            dkim=self.configuration.dkim,
             moved=self._pool().count_move,
             ended=self._pool().count,
             down=down,

@@ -1,4 +1,4 @@
-"""Access tokens for tasks: one fetches, the others wait for it. What blocks is done in a thread."""
+"""Access tokens for tasks: one of each loop fetches, in a thread, and the others wait for it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import asyncio
 import inspect
 import time
 import weakref
+from typing import Any
 
 from smtpbackend.delivery.credentials import PATIENCE, Provider, checked, failed, raised
 from smtpbackend.delivery.server import Server
 from smtpbackend.errors import SMTPError
+from smtpbackend.fetching import fetched
 
 __all__ = ["token"]
 
@@ -21,22 +23,17 @@ _locks: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.WeakKeyDict
 
 async def token(server: Server, refused: str | None, deadline: float | None) -> str:
     """A token for a server, not ``refused``. ``deadline`` is in seconds of the loop's clock. Raises `SMTPError`."""
-    source = server.token
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout_at(deadline):
-            if not isinstance(source, Provider):
-                is_async = inspect.iscoroutinefunction(source) or inspect.iscoroutinefunction(
-                    getattr(source, "__call__", None)  # noqa: B004 - not whether there is one, but which
-                )
-                found = source() if is_async else await asyncio.to_thread(source)
-                return checked(await found if inspect.isawaitable(found) else found, server.name)
+            if not isinstance(server.token, Provider):
+                return checked(await _called(server), server.name)
+            source = server.token
             patience = PATIENCE if deadline is None else min(PATIENCE, max(deadline - loop.time(), 0.001))
             async with _locks.setdefault(loop, weakref.WeakKeyDictionary()).setdefault(source, asyncio.Lock()):
                 kept = source.current(time.monotonic(), refused)
                 if kept is None:
-                    grant = await asyncio.to_thread(source.fetch, patience)
-                    kept = checked(source.keep(grant, time.monotonic()), server.name)
+                    kept = await asyncio.to_thread(fetched, source, server.name, refused, patience)
                 return kept
     except SMTPError as error:
         error.server = error.server or server.name
@@ -45,3 +42,12 @@ async def token(server: Server, refused: str | None, deadline: float | None) -> 
         if isinstance(error, TimeoutError) and deadline is not None and loop.time() >= deadline:
             raise failed(f"the token for {server.name} did not come in time; see deadline", True, server.name) from None
         raise raised(error, server.name) from error
+
+
+async def _called(server: Server) -> Any:
+    """What a callable gives, which may be asynchronous. It is not a local here: a partial shows its arguments."""
+    is_async = inspect.iscoroutinefunction(server.token) or inspect.iscoroutinefunction(
+        getattr(server.token, "__call__", None)  # noqa: B004 - not whether there is one, but which
+    )
+    found = server.token() if is_async else await asyncio.to_thread(lambda: server.token())
+    return await found if inspect.isawaitable(found) else found

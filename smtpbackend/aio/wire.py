@@ -19,7 +19,8 @@ from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.tls import Context, certificate_name
 from smtpbackend.errors import ProtocolViolation
 from smtpbackend.forking import unforked
-from smtpbackend.protocol.effects import Channel, Conversation, Ended, Now, Read, StartTLS, Write
+from smtpbackend.hiding import forget_locals
+from smtpbackend.protocol.effects import Channel, Conversation, Ended, Now, Read, StartTLS, Work, Write
 from smtpbackend.protocol.timeouts import earliest, time_is_up
 
 __all__ = ["Wire"]
@@ -91,20 +92,25 @@ class Wire(asyncio.BufferedProtocol):
                     self._of_task = contextvars.copy_context()
                     await self._waiting
                 step = self._step
-                if type(step) is not StartTLS:
+                if type(step) not in (StartTLS, Work):
                     return step
                 try:
                     self._until = earliest(self._loop.time() + step.timeout, deadline)
-                    answer = await self._start_tls(self._until)
+                    if type(step) is StartTLS:
+                        answer = await self._start_tls(self._until)
+                    else:
+                        answer = await self._do(step, self._until)
                 except OSError as error:
                     self._step = conversation.throw(error)
                 else:
                     self._step = conversation.send(answer)
         except StopIteration as stop:
             return Ended(stop.value)
-        except BaseException:
+        except BaseException as error:
             self.close()
             conversation.close()
+            step = value = None
+            forget_locals(error)
             raise
         finally:
             self._waiting = self._step = self._of_task = None  # an idle connection holds no content
@@ -353,6 +359,14 @@ class Wire(asyncio.BufferedProtocol):
             if self._ended:
                 raise self._error or ConnectionError("the server closed the connection during the handshake")
             await self._wait(until)
+
+    async def _do(self, work: Work, until: float) -> Any:
+        """In a thread, which hashes beside the loop; one that is given up on comes to its end by itself."""
+        try:
+            async with asyncio.timeout_at(until):
+                return await asyncio.to_thread(work.do)
+        except TimeoutError:
+            raise time_is_up(until, self._deadline) from None
 
     async def _wait(self, until: float) -> None:
         """Wait in a handshake until something happens; raises TimeoutError at ``until``."""

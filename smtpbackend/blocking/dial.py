@@ -13,6 +13,7 @@ from smtpbackend.delivery.addresses import Begin, Wait, reach
 from smtpbackend.delivery.server import Server, is_address, unreachable
 from smtpbackend.delivery.tls import server_hostname
 from smtpbackend.forking import Attempts
+from smtpbackend.hiding import forget_locals
 from smtpbackend.protocol.timeouts import earliest, time_is_up
 
 __all__ = ["MAX_POLL", "dial"]
@@ -107,9 +108,9 @@ def _pass_proxy(server: Server, sock: socket.socket, end: float) -> None:
     """Have a proxy, just connected to, connect to the server."""
     from python_socks.sync import Proxy
 
-    from smtpbackend.delivery.proxy import Tunnel, failed, proxy_of
+    from smtpbackend.delivery.proxy import Tunnel, failed
 
-    proxy = proxy_of(server.proxy)
+    proxy = server.proxy
 
     class Connected:
         """What python-socks takes for the proxy in front of its proxy."""
@@ -117,7 +118,13 @@ def _pass_proxy(server: Server, sock: socket.socket, end: float) -> None:
         def connect(self, **to: Any) -> Any:
             return Tunnel(sock, proxy.scheme, lambda: sock.settimeout(max(end - time.monotonic(), 0.001)))
 
+    trouble: OSError | None = None
     try:
         Proxy(**proxy.arguments(Connected())).connect(server_hostname(server.host), server.port)
     except Exception as error:
-        raise failed(proxy, error) from None
+        trouble = failed(proxy, error)
+    except BaseException as error:
+        forget_locals(error)
+        raise
+    if trouble is not None:  # raised here: what the library raised, with the credentials in it, is no context of it
+        raise trouble

@@ -6,10 +6,11 @@ import operator
 import time
 import weakref
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from smtpbackend.delivery.configuration import configure
 from smtpbackend.errors import SMTPError
+from smtpbackend.hiding import discreet, keep_here
 
 # What sends is loaded with the first Mailer: a program that only imports it does not pay for it (DESIGN 5.6).
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ __all__ = ["Mailer"]
 class Mailer:
     """Sends mail through one or several servers, on connections that it keeps.
 
-    A server is a URL (``"smtps://user:secret@smtp.example.com"``), a host name, a mapping of its settings or a
+    A server is a URL (``"smtps://smtp.example.com"``), a host name, a mapping of its settings or a
     `Server`; with several, the next is tried where one fails. Keywords are the settings of
     ``docs/reference/settings.md``; a server's setting given here is the default of all servers. ``listeners`` take
     every event. Safe for threads and forks. Raises `InvalidSetting`.
@@ -37,6 +38,7 @@ class Mailer:
     ...     receipt = mailer.send(Message(subject="Hi", from_="a@example.com", to="b@example.com", text="Hello"))
     """
 
+    @discreet
     def __init__(self, *servers: Any, listeners: Sequence[Listener] = (), **settings: Any) -> None:
         # Whatever a first delivery needs is loaded now: who is forked while a thread loads it can never load it.
         import encodings.idna  # noqa: F401
@@ -61,6 +63,7 @@ class Mailer:
         weakref.finalize(self, self._pool.close).atexit = False
 
     @classmethod
+    @discreet
     def from_settings(cls, settings: Mapping[str, Any], listeners: Sequence[Listener] = ()) -> Mailer:
         """A Mailer from the neutral keys, as an adapter has them. Raises `InvalidSetting`."""
         return cls(listeners=listeners, **settings)
@@ -70,6 +73,9 @@ class Mailer:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        keep_here("a Mailer")
 
     def __repr__(self) -> str:
         return f"<Mailer {', '.join(server.name for server in self.configuration.servers)}>"
@@ -167,12 +173,11 @@ class Mailer:
 
         return Dispatch(
             route or self._route,
-            policy=self.configuration.recipient_policy,
+            rules=self.configuration.rules,
             tell=Telling((*listeners, *self._listeners, SignalListener(self))),
             clock=time.monotonic,
             stamp=stamp,
             deadline=self.configuration.deadline,
-            dkim=self.configuration.dkim,
             moved=self._pool.count_move,
             ended=self._pool.count,
             down=down,

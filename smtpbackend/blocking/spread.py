@@ -7,10 +7,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextvars import copy_context
 from typing import Any
 
 from smtpbackend.delivery.dispatch import LEAVING
-from smtpbackend.delivery.inside import Delivery, enter, here, is_here
+from smtpbackend.delivery.inside import Delivery, enter, is_here
 from smtpbackend.delivery.spreading import Spread, Step
 from smtpbackend.protocol.effects import LATER
 
@@ -73,12 +74,12 @@ def spread(
     failures: list[BaseException] = []
     running = streams
     process = os.getpid()
-    shared, taking, outer = Delivery(pool), Delivery(pool), here()
+    shared, taking = Delivery(pool), Delivery(pool)
 
     def work() -> None:
         nonlocal running
         share = _Share(source, state, changed)
-        enter(shared, outer)
+        enter(shared)
         try:
             receipts: Any = send(share, shared)
             try:
@@ -98,7 +99,10 @@ def spread(
                 state.ended = state.ended or bool(failures)
                 changed.notify_all()
 
-    threads = [threading.Thread(target=work, name=f"smtpbackend-{n}", daemon=True) for n in range(streams)]
+    threads = [  # inside of what the caller is inside of, as tasks are
+        threading.Thread(target=copy_context().run, args=(work,), name=f"smtpbackend-{n}", daemon=True)
+        for n in range(streams)
+    ]
     enter(taking)
     try:
         for thread in threads:

@@ -20,7 +20,8 @@ from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.tls import Context, certificate_name
 from smtpbackend.errors import ProtocolViolation
 from smtpbackend.forking import sockets, unforked
-from smtpbackend.protocol.effects import Channel, Conversation, Ended, Now, Read, StartTLS, Write
+from smtpbackend.hiding import forget_locals
+from smtpbackend.protocol.effects import Channel, Conversation, Ended, Now, Read, StartTLS, Work, Write
 from smtpbackend.protocol.timeouts import earliest, time_is_up
 
 __all__ = ["Wire"]
@@ -82,6 +83,11 @@ class Wire:
                         answer = self._start_tls(until)
                     elif kind is Now:
                         answer = time.monotonic()
+                    elif kind is Work:
+                        until = earliest(time.monotonic() + step.timeout, deadline)
+                        answer = step.do()
+                        if time.monotonic() >= until:
+                            raise time_is_up(until, deadline)
                     else:
                         return step
                 except OSError as error:
@@ -90,9 +96,11 @@ class Wire:
                     step = conversation.send(answer)
         except StopIteration as stop:
             return Ended(stop.value)
-        except BaseException:
+        except BaseException as error:
             self.close()
             conversation.close()
+            step = answer = value = None
+            forget_locals(error)
             raise
 
     def is_quiet(self) -> bool:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from smtpbackend.delivery.server import Server, resolve
 from smtpbackend.delivery.settings import MAILER_KEYS, SERVER_KEYS, check_keys, read
 from smtpbackend.errors import InvalidSetting
+from smtpbackend.hiding import discreet
 
-__all__ = ["Configuration", "Limits", "configure"]
+if TYPE_CHECKING:
+    from smtpbackend.address import Address
+    from smtpbackend.delivery.guard import OnlyTo
+
+__all__ = ["Configuration", "Limits", "Rules", "configure"]
 
 
 class Limits(NamedTuple):
@@ -20,18 +25,28 @@ class Limits(NamedTuple):
     max_messages: int = 100
 
 
+class Rules(NamedTuple):
+    """What a mailer does with every message: the settings of these names."""
+
+    recipient_policy: str = "any"
+    dkim: tuple[Any, ...] = ()
+    bounce_address: Address | None = None
+    only_to: OnlyTo | None = None
+    redirect_to: Address | None = None
+
+
 class Configuration(NamedTuple):
     """The settings of one mailer, checked."""
 
     servers: tuple[Server, ...]
     deadline: float | None
-    recipient_policy: str
     strategy: str
     rest: float
     limits: Limits
-    dkim: tuple[Any, ...] = ()
+    rules: Rules
 
 
+@discreet
 def configure(settings: Mapping[str, Any]) -> Configuration:
     """Read the keys of DESIGN section 7; None stands for a key that is not set. Raises `InvalidSetting`."""
     check_keys(settings, {"servers", "ports", *SERVER_KEYS, *MAILER_KEYS})
@@ -44,14 +59,18 @@ def configure(settings: Mapping[str, Any]) -> Configuration:
             "set it to 'any', or use an SMTP server",
             field="recipient_policy",
         )
+    if value["only_to"] is not None and value["redirect_to"] is not None:
+        raise InvalidSetting(
+            "only_to and redirect_to are both set: give one of them, or say in redirect_to alone where all mail goes",
+            field="redirect_to",
+        )
     return Configuration(
         servers,
         value["deadline"],
-        value["recipient_policy"],
         value["strategy"],
         value["rest"],
         Limits(value["max_connections"], value["max_idle"], value["max_messages"]),
-        value["dkim"],
+        Rules(**{name: value[name] for name in Rules._fields}),
     )
 
 

@@ -10,11 +10,13 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from smtpbackend.delivery.addresses import forget
+from smtpbackend.delivery.alarm import alarm
 from smtpbackend.delivery.asks import Effects, Find, Give, Lease, Release, Talk, Token
 from smtpbackend.delivery.credentials import wants_fresh
 from smtpbackend.delivery.pooling import Connection
 from smtpbackend.delivery.route import Route
 from smtpbackend.delivery.server import Server
+from smtpbackend.delivery.tls import warn_in_clear
 from smtpbackend.errors import DeliveryError, InvalidInput, SMTPError, TimedOut
 from smtpbackend.events import ServerFailed, Telling
 from smtpbackend.outcome import Reply
@@ -108,6 +110,8 @@ class Connecting:
                     yield Talk(connection, open_session(connection, tls, login, attempt), None)
                     connection.heard = self.clock()
                     self.route.worked(server)
+                    if session.without_tls is not None:
+                        warn_in_clear(server, session.without_tls)
                     return connection
                 except SMTPError as error:
                     session.broken = True  # also where nothing was said because no token could be had
@@ -175,7 +179,12 @@ class Connecting:
         """Let a server rest, and tell what comes next."""
         self.route.failed(server, self.clock())
         following = next((other.name for other in others if other not in self._down and other != server), None)
-        self.tell(ServerFailed(server.name, phase, error, following))
+        self._announce(ServerFailed(server.name, phase, error, following))
+
+    def _announce(self, event: Any) -> None:
+        """Tell an event that whoever runs the program may have to know of."""
+        alarm(event, self.clock())
+        self.tell(event)
 
     # Questions ---------------------------------------------------------------------------------------------------
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn, Self
 
 from smtpbackend.errors import AuthenticationFailed, InvalidSetting, MissingExtra
+from smtpbackend.hiding import Mask, Secret, discreet, keep_here
 
 __all__ = [
     "ClientCredentials",
@@ -44,7 +45,8 @@ class Grant(NamedTuple):
 class Provider:
     """Keeps a token until shortly before its end. A subclass says how to `fetch` one.
 
-    ``margin`` is in seconds. One provider may serve many threads, tasks and mailers.
+    ``margin`` is in seconds. One provider may serve many threads, tasks and mailers, and a copy of it is itself; it is
+    not pickled.
     """
 
     def __init__(self, margin: float = MARGIN) -> None:
@@ -60,8 +62,8 @@ class Provider:
         """Keep what was fetched; a token without a lifetime is kept for this once."""
         lifetime = grant.lifetime or 0.0
         # a token that lives for less than twice the margin is used for half its life
-        self._token, self._until = grant.token, now + max(lifetime - self.margin, lifetime / 2)
-        return grant.token
+        self._token, self._until = Secret(grant.token), now + max(lifetime - self.margin, lifetime / 2)
+        return self._token
 
     def check_extra(self) -> None:
         """Raise `MissingExtra` where a library that `fetch` needs is not installed; asked when a mailer is made."""
@@ -69,6 +71,15 @@ class Provider:
     def fetch(self, timeout: float = PATIENCE) -> Grant:
         """Ask for a token; blocks. Raises `AuthenticationFailed`."""
         raise NotImplementedError
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        keep_here(f"a {type(self).__name__}")
 
 
 class _Endpoint(Provider):
@@ -86,12 +97,10 @@ class _Endpoint(Provider):
         ca_file: str | None = None,
     ) -> None:
         super().__init__(margin)
-        if not re.match(r"https://|http://(?:127\.\d+\.\d+\.\d+|localhost|\[::1\])[:/]", token_url):
-            raise InvalidSetting("token_url must begin with https:// (http:// on this machine only)", field="token")
-        self.token_url = token_url
+        self.token_url = _checked_url(token_url)
         self.client_id = client_id
         self.scope = scope
-        self._client_secret = client_secret
+        self._client_secret = Secret(client_secret) if client_secret else None
         self._auth_method = auth_method if client_secret else "none"
         self._verify: Any = ca_file or True
 
@@ -109,6 +118,7 @@ class _Endpoint(Provider):
     def _granted(self, said: Mapping[str, Any]) -> None:
         """See what else came with the token."""
 
+    @discreet
     def fetch(self, timeout: float = PATIENCE) -> Grant:
         """Ask the endpoint; ``timeout`` is in seconds."""
         self.check_extra()
@@ -142,7 +152,8 @@ class _Endpoint(Provider):
             why = "its answer has no access_token"
         if why:
             raise failed(
-                f"{self.token_url} gave no token ({self._hidden(why)}); check client_id and secrets", transient
+                f"{self.token_url} gave no token ({Mask(*self._secrets())(why)}); check client_id and secrets",
+                transient,
             )
         self._granted(said)
         try:
@@ -151,11 +162,6 @@ class _Endpoint(Provider):
             lifetime = None
         return Grant(str(token), lifetime)
 
-    def _hidden(self, text: str) -> str:
-        for secret in self._secrets():
-            text = text.replace(secret, "***")
-        return text
-
     def _secrets(self) -> list[str]:
         return [secret for secret in (self._client_secret,) if secret]
 
@@ -163,6 +169,7 @@ class _Endpoint(Provider):
 class ClientCredentials(_Endpoint):
     """The client-credentials grant (RFC 6749 4.4): an application that is allowed to send by itself."""
 
+    @discreet
     def __init__(
         self, token_url: str, client_id: str, client_secret: str, scope: str | None = None, **options: Any
     ) -> None:
@@ -178,6 +185,7 @@ class RefreshToken(_Endpoint):
     ``on_rotation`` is called with the new refresh token where the endpoint gives one; keep it for the next start.
     """
 
+    @discreet
     def __init__(
         self,
         token_url: str,
@@ -190,7 +198,7 @@ class RefreshToken(_Endpoint):
         **options: Any,
     ) -> None:
         super().__init__(token_url, client_id, client_secret, scope, **options)
-        self._refresh_token = refresh_token
+        self._refresh_token = Secret(refresh_token)
         self._on_rotation = on_rotation
 
     def _request(self) -> dict[str, Any]:
@@ -200,7 +208,7 @@ class RefreshToken(_Endpoint):
     def _granted(self, said: Mapping[str, Any]) -> None:
         new = said.get("refresh_token")
         if isinstance(new, str) and new and new != self._refresh_token:
-            self._refresh_token = new
+            self._refresh_token = Secret(new)
             if self._on_rotation is not None:
                 self._on_rotation(new)
 
@@ -208,12 +216,14 @@ class RefreshToken(_Endpoint):
         return [*super()._secrets(), self._refresh_token]
 
 
+@discreet
 def google(client_id: str, client_secret: str, refresh_token: str, **options: Any) -> RefreshToken:
     """Gmail and Google Workspace (smtp.gmail.com): a user's refresh token."""
     url = "https://oauth2.googleapis.com/token"
     return RefreshToken(url, client_id, client_secret, refresh_token, "https://mail.google.com/", **options)
 
 
+@discreet
 def microsoft365(
     tenant: str, client_id: str, client_secret: str | None, refresh_token: str, **options: Any
 ) -> RefreshToken:
@@ -222,6 +232,7 @@ def microsoft365(
     return RefreshToken(_microsoft(tenant), client_id, client_secret, refresh_token, scope, **options)
 
 
+@discreet
 def microsoft365_app(tenant: str, client_id: str, client_secret: str, **options: Any) -> ClientCredentials:
     """Microsoft 365 (smtp.office365.com): an application with the permission SMTP.SendAsApp."""
     scope = "https://outlook.office365.com/.default"
@@ -230,13 +241,52 @@ def microsoft365_app(tenant: str, client_id: str, client_secret: str, **options:
 
 def _microsoft(tenant: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9.-]+", tenant):
-        raise InvalidSetting(f"tenant {tenant!r} is neither an id nor a domain", field="token")
+        raise InvalidSetting(
+            "tenant is neither an id nor a domain; the client's secret is no part of it", field="token"
+        )
     return f"https://login.microsoftonline.com/{tenant}/oauth2/v2.0/token"
+
+
+# Host as every client reads it: a name in ASCII, an IPv4 address of four numbers, or an IPv6 address; and a port
+_TOKEN_URL = re.compile(
+    r"(https?)://(?:((?:[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?\.)*[A-Za-z](?:[A-Za-z0-9_-]*[A-Za-z0-9])?\.?)"
+    r"|([0-9]{1,3}(?:\.[0-9]{1,3}){3})|\[([0-9A-Fa-f:.]+)\])(?::[0-9]{1,5})?(?:[/?](?:(?![\\#])[!-~])*)?"
+)
+
+
+def _checked_url(url: Any) -> str:
+    """``url`` if it is that of a token endpoint, and leads to the same host whoever reads it. Raises `InvalidSetting`.
+
+    A browser takes a backslash for a slash, drops tabs and line ends and reads full-width letters as plain ones
+    (WHATWG URL 4.4), and what stands ahead of an "@" is no host: none of these may be in it.
+    """
+    match = _TOKEN_URL.fullmatch(url) if isinstance(url, str) else None
+    if match is None or not _is_host(*match.groups()[1:]):
+        raise InvalidSetting(
+            "token_url must be https:// and a host, with a port and a path where they are wanted: no user name or "
+            "password, no '\\', '#', blank or line end, names outside ASCII as xn--, addresses in their usual form",
+            field="token",
+        )
+    from smtpbackend.delivery.server import is_loopback
+
+    if match[1] == "http" and not is_loopback(match[2] or match[3] or match[4]):
+        raise InvalidSetting("token_url must begin with https:// (http:// on this machine only)", field="token")
+    return str(url)
+
+
+def _is_host(name: str | None, *addresses: str | None) -> bool:
+    import ipaddress
+
+    try:
+        return name is not None or all(ipaddress.ip_address(address) for address in addresses if address is not None)
+    except ValueError:
+        return False
 
 
 # The setting -----------------------------------------------------------------------------------------------------
 
 
+@discreet
 def resolve(value: Any) -> Any:
     """What the setting ``token`` means: a callable or `Provider` as it is, a dotted path to one, or the token itself.
 
@@ -244,13 +294,7 @@ def resolve(value: Any) -> Any:
     `InvalidSetting`, which never repeats what may be a token.
     """
     if isinstance(value, str) and _PATH.fullmatch(value) and len(value) <= 255 and _is_module(value.partition(".")[0]):
-        import importlib
-
-        module, _, name = value.rpartition(".")
-        try:
-            value = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
-            raise InvalidSetting(f"token {value!r} cannot be imported: {error}", field="token") from error
+        value = _imported(value)
     if isinstance(value, str):
         if not value or not value.isascii() or not value.isprintable() or " " in value:  # RFC 6750 2.1
             raise InvalidSetting("token is empty, or has characters that no token has", field="token")
@@ -261,7 +305,29 @@ def resolve(value: Any) -> Any:
         )
     if isinstance(value, Provider):
         value.check_extra()
-    return value
+    return Secret(value) if isinstance(value, str) else value
+
+
+def _imported(path: str) -> Any:
+    """What stands at a dotted path, which may be a token after all: an error repeats what is a module, and no more."""
+    import importlib
+    import sys
+
+    module, _, name = path.rpartition(".")
+    cause: Exception | None = None
+    try:
+        found = importlib.import_module(module)
+    except (ImportError, AttributeError) as error:
+        if not (isinstance(error, ModuleNotFoundError) and path.startswith(error.name or path)):
+            cause = error  # of the module's own code
+    else:
+        if hasattr(found, name):
+            return getattr(found, name)
+    while module and module not in sys.modules:
+        module = module.rpartition(".")[0]
+    raise InvalidSetting(
+        f"token is a dotted path to something in {module!r}, and what follows there cannot be imported", field="token"
+    ) from cause
 
 
 def _is_module(name: str) -> bool:
@@ -289,6 +355,7 @@ def raised(error: Exception, server: str) -> AuthenticationFailed:
     return failed(f"the token for {server} cannot be had: its callable raised {type(error).__name__}", True, server)
 
 
+@discreet
 def checked(token: Any, server: str) -> str:
     """What a callable returned, if it is a token. Raises `InvalidSetting`."""
     if inspect.isawaitable(token):
@@ -301,7 +368,7 @@ def checked(token: Any, server: str) -> str:
         raise InvalidSetting(f"token for {server} gave a {type(token).__name__}, and no token", field="token")
     if not token or not token.isascii() or not token.isprintable() or " " in token:
         raise InvalidSetting(f"token for {server} gave what is empty or no token", field="token")
-    return token
+    return Secret(token)
 
 
 def wants_fresh(error: Exception) -> bool:

@@ -8,21 +8,22 @@ settles a recipient, what may be replayed, which server comes next.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
 from smtpbackend.delivery.asks import END, GONE, Effects, Give, Pace, Pull, Release, Talk
+from smtpbackend.delivery.composing import compose
+from smtpbackend.delivery.configuration import Rules
 from smtpbackend.delivery.connecting import Connecting, is_crowd
 from smtpbackend.delivery.judgement import judge
-from smtpbackend.delivery.mail import Mail, compose
+from smtpbackend.delivery.mail import Mail
 from smtpbackend.delivery.pooling import Connection
 from smtpbackend.delivery.receipts import report
 from smtpbackend.delivery.route import Route
 from smtpbackend.delivery.server import Server
-from smtpbackend.delivery.splitting import may_follow, rest_of
+from smtpbackend.delivery.splitting import may_follow
 from smtpbackend.delivery.waiting import Waiting
-from smtpbackend.envelope import Envelope
 from smtpbackend.errors import (
     CancelSend,
     ConnectionLost,
@@ -47,30 +48,28 @@ SLOW = 0.05  # seconds in which a source gives its next item, for others to be i
 class Dispatch(Connecting):
     """A delivery of messages: ``run`` is the generator that a mailer performs.
 
-    ``tell`` takes each event; ``clock`` gives seconds of a monotonic clock; ``stamp`` the date and the unique part of
-    the Message-ID for a message that lacks them; ``deadline`` is in seconds, for each message; ``dkim`` has the
-    signers of what leaves; ``moved`` is called when a message goes on from one server to the next, and
-    ``ended`` with each receipt; runs that share ``down`` do not try again what another of them could not reach.
+    ``rules`` are those of the mailer; ``tell`` takes each event; ``clock`` gives seconds of a monotonic clock;
+    ``stamp`` the date and the unique part of the Message-ID for a message that lacks them; ``deadline`` is in seconds,
+    for each message; ``moved`` is called when a message goes on from one server to the next, and ``ended`` with each
+    receipt; runs that share ``down`` do not try again what another of them could not reach.
     """
 
     def __init__(
         self,
         route: Route,
         *,
-        policy: str,
+        rules: Rules,
         tell: Telling,
         clock: Callable[[], float],
         stamp: Callable[[], tuple[datetime, str]],
         deadline: float | None = None,
-        dkim: Sequence[Any] = (),
         moved: Callable[[], object] = lambda: None,
         ended: Callable[[Receipt], object] = lambda _: None,
         down: dict[Server, SMTPError] | None = None,
     ) -> None:
         super().__init__(route, tell=tell, clock=clock, deadline=deadline, down=down)
-        self.policy = policy
+        self.rules = rules
         self.stamp = stamp
-        self.dkim = dkim
         self.moved = moved
         self.ended = ended
         self._taken = 0  # of the source
@@ -142,23 +141,19 @@ class Dispatch(Connecting):
 
     def _prepare(self, item: Any) -> Mail:
         """From what the caller gave to envelope and content; what cannot be sent is settled here."""
-        message, envelope = item if isinstance(item, tuple) and len(item) == 2 else (item, None)
-        content = None
-        mail = None
-        self._taken = number = self._taken + 1
+        message, envelope = item if type(item) is tuple and len(item) == 2 else (item, None)
+        self._taken += 1
+        mail = Mail(self._taken, message)
         try:
-            envelope, content = compose(message, envelope, self.stamp, self.dkim)
-            mail = Mail(number, message, envelope, content)
-            if self.tell.wants("message_sending"):
-                self.tell(MessageSending(message, envelope))
+            compose(mail, envelope, self.rules, self.stamp)
+            if mail.pending and self.tell.wants("message_sending"):
+                self.tell(MessageSending(message, mail.envelope))
         except CancelSend as cancelled:
-            mail = mail or Mail(number, message, envelope, content)
             mail.error = cancelled
             mail.settle_all(Status.DEFERRED, cancelled)
-        except SMTPError as error:
-            mail = Mail(number, message, envelope if isinstance(envelope, Envelope) else None, content)
+        except Exception as error:  # no recipient is to blame
             mail.error = error
-            mail.settle_all(Status.REJECTED, error)
+            mail.settle_all(Status.FAILED, error)
         if self.deadline is not None:
             mail.deadline = Deadline.after(self.deadline, self.clock())
         return mail
@@ -233,7 +228,9 @@ class Dispatch(Connecting):
     def _converse(self, connection: Connection[Any], mail: Mail) -> Effects:
         """Deliver ``mail``, and those behind it for as long as this connection does for them."""
         self._ready = mail
-        talk = self.route.experience.deliver(connection, self.policy, self._is_list, mail.deadline, self.clock())
+        talk = self.route.experience.deliver(
+            connection, self.rules.recipient_policy, self._is_list, mail.deadline, self.clock()
+        )
         connection.reads = connection.session.reads
         answer: Any = None
         while True:
@@ -310,7 +307,7 @@ class Dispatch(Connecting):
             connection.reads = connection.session.reads
             connection.heard = self.clock()
         final = transaction.final if transaction.is_accepted else None
-        if final is not None and len(transaction.recipients) == len(mail.pending) and not mail.aside:
+        if final is not None and not (mail.behind or mail.aside):
             connection.has_worked = True
             self.route.worked(connection.server)
             mail.accept(final, connection.server.name)
@@ -356,7 +353,12 @@ class Dispatch(Connecting):
         is_awake = self.clock() - connection.heard <= AWAKE
         try:
             transaction = mail.transaction(
-                session.capabilities, connection.server.name, session.secure, self.policy, is_awake
+                session.capabilities,
+                connection.server.name,
+                session.secure,
+                self.rules.recipient_policy,
+                is_awake,
+                session.without_tls,
             )
         except NotSupported as trouble:
             mail.error = trouble
@@ -370,7 +372,7 @@ class Dispatch(Connecting):
         server, session, error = connection.server, connection.session, transaction.error
         is_crowded = is_crowd(transaction.last_word)
         by_data = not is_crowded and self.route.experience.wants_data(connection, transaction, self.clock())
-        judgement = judge(transaction, self.policy, server.name, by_data, session.without_tls)
+        judgement = judge(transaction, self.rules.recipient_policy, server.name, by_data, session.without_tls)
         mail.record(transaction, judgement, server.name)
         had_worked = connection.has_worked  # then its end says nothing against the server
         if error is None:
@@ -380,18 +382,16 @@ class Dispatch(Connecting):
             or (error is None and not is_crowded)
             or any(status is not Status.IN_DOUBT for _, status, _, _ in judgement.settled)
         )
-        follow = judgement.again
-        if len(transaction.recipients) < len(mail.pending) + len(judgement.settled) and may_follow(transaction):
-            follow += rest_of(mail.pending, transaction)
-        if follow:
-            mail.set_aside(follow)
+        if judgement.again or (mail.behind and may_follow(transaction)):
+            mail.go_on(judgement.again, transaction.accepted)
             if self._ready is None:
                 self._ready = mail
             else:  # another one goes on first
                 self._waiting.put(mail)
             return
         mail.error = judgement.error or error  # what an earlier server said is not the last word any more
-        if not (mail.pending or mail.aside):
+        mail.call_up()
+        if not mail.pending:
             if any(status is Status.IN_DOUBT for _, status, _, _ in judgement.settled):
                 self._blame(connection, error, mail.others)
             return
@@ -424,14 +424,14 @@ class Dispatch(Connecting):
 
     def _receipt(self, mail: Mail) -> Receipt:
         receipt = mail.receipt()
-        if mail.settled is not None:
+        if mail.settled is not None and not mail.refused:
             if self.tell.wants("message_sent"):
                 self.tell(MessageSent(mail.message, mail.envelope, receipt))
-        elif mail.envelope is not None and not isinstance(mail.error, CancelSend):
+        elif receipt.outcomes and not isinstance(mail.error, CancelSend):
             for event in report(mail.message, mail.envelope, receipt):
-                self.tell(event)
+                self._announce(event)
         self.ended(receipt)
-        if mail.content is not None:
+        if mail.content is not None and mail.content is not mail.message:  # what was given may be another's too
             mail.content.close()
         return receipt
 
@@ -442,7 +442,7 @@ class Dispatch(Connecting):
             if not transaction.is_settled:
                 transaction.error = transaction.error or ConnectionLost(why)
             name = mail.servers[0].name if mail.servers else ""
-            mail.record(transaction, judge(transaction, self.policy, name), name)
+            mail.record(transaction, judge(transaction, self.rules.recipient_policy, name), name)
             mail.error = transaction.error
         for mail in self._line:
             mail.rejoin()

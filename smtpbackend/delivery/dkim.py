@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NoReturn, Self
 
 from smtpbackend.content import Content, halves, relaxed_body
 from smtpbackend.delivery.settings import check_keys
 from smtpbackend.domain import ascii_domain
 from smtpbackend.errors import InvalidInput, InvalidSetting, MissingExtra, SMTPError
+from smtpbackend.hiding import discreet, keep_here
 
 __all__ = ["Signer", "signed"]
 
@@ -33,12 +34,13 @@ _label = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _dns_name = re.compile(rf"{_label}(?:\.{_label})*")
 # RFC 8410 7: version, algorithm 1.3.101.112, and an OCTET STRING in an OCTET STRING, of 32 octets
 _ED25519 = re.compile(rb"\A0.\x02\x01[\x00\x01]0\x05\x06\x03\+ep\x04\x22\x04\x20(.{32})", re.DOTALL)
-_PEM = re.compile(r"-----BEGIN ([A-Z ]*)PRIVATE KEY-----(.+?)-----END \1PRIVATE KEY-----", re.DOTALL)
+_PEM = re.compile(r"-----BEGIN ([A-Z ]*)PRIVATE KEY-----([^-]+)-----END \1PRIVATE KEY-----", re.DOTALL)
 
 
 class Signer:
     """One domain with its selector and key, and the names of the fields that it signs. Raises `InvalidSetting`."""
 
+    @discreet
     def __init__(self, domain: Any, selector: Any, key: Any, headers: Any = None) -> None:
         self.domain = _name("domain", domain)
         self.selector = _name("selector", selector)
@@ -48,6 +50,16 @@ class Signer:
     def __repr__(self) -> str:
         return f"<Signer {self.selector}._domainkey.{self.domain} {self.algorithm}>"
 
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        keep_here("the key of a DKIM signer")
+
+    @discreet
     def field(self, header_fields: Sequence[Sequence[bytes]], body_hash: bytes, date: datetime) -> bytes:
         """The DKIM-Signature field for these fields, (name, value), and this SHA-256 of the body."""
         import base64
@@ -174,12 +186,22 @@ def _private_key(key: Any) -> tuple[str, Any]:
     if isinstance(key, str) and ("-----BEGIN" in key or "\n" in key.strip() or _is_bare(key)):
         where, text = "dkim key", key
     else:
-        where = f"dkim key {os.fspath(key)!r}"
+        # what is not there may be a key in a form that is not known, but none of those has a dot in it
+        is_path = not isinstance(key, str) or "." in key or os.path.exists(key)
+        where = f"dkim key {os.fspath(key)!r}" if is_path else "dkim key"
+        trouble: Exception | None = None
         try:
             with open(key, encoding="ascii", errors="replace") as file:
                 text = file.read()
         except (OSError, ValueError) as error:
-            raise InvalidSetting(f"{where} cannot be read: {error}", field="dkim") from error
+            trouble = error
+        if trouble is not None and not is_path:
+            raise InvalidSetting(
+                "dkim key is neither PEM nor the path of a file that is there (it is not repeated, as it may be a key)",
+                field="dkim",
+            )
+        if trouble is not None:
+            raise InvalidSetting(f"{where} cannot be read: {trouble}", field="dkim") from trouble
     found = _parsed(text)
     if isinstance(found, str):
         raise InvalidSetting(f"{where} {found}", field="dkim")

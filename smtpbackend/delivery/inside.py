@@ -50,9 +50,9 @@ def is_here(delivery: Delivery, task: Any = None) -> bool:
     return delivery.task is task and delivery in _here.get()
 
 
-def enter(delivery: Delivery, outer: Deliveries | None = None) -> Delivery:
-    """This context is inside from now on; and, with ``outer``, inside of those too."""
-    deliveries = _here.get() if outer is None else outer
+def enter(delivery: Delivery) -> Delivery:
+    """This context is inside from now on."""
+    deliveries = _here.get()
     if deliveries:
         deliveries = tuple([other for other in deliveries if other.pool is not None])
     _here.set((*deliveries, delivery))

@@ -16,7 +16,7 @@ from smtpbackend.errors import (
     SMTPError,
     TLSFailed,
 )
-from smtpbackend.outcome import Reply, Status
+from smtpbackend.outcome import Reply, Status, named
 from smtpbackend.protocol.authenticating import asks_for_tls, needs_tls
 from smtpbackend.protocol.transaction import Transaction
 
@@ -89,7 +89,7 @@ def judge(
     # How the conversation ended, for those whom the server accepted and has told nothing else.
     error, ended = t.error, None
     if isinstance(error, InvalidInput):  # ours alone: no other server could be given it
-        ended = Status.REJECTED
+        ended = Status.FAILED
     elif error is not None and t.handed_over and (t.finals is not None or not t.was_closed):
         ended = Status.IN_DOUBT
         error = in_doubt(error, server)
@@ -100,6 +100,7 @@ def judge(
 
     again = []
     behind = False  # a recipient that was accepted
+    refused: ContentRefused | None = None  # one for all whom the same reply is for
     for place, (recipient, reply) in enumerate(zip(t.recipients, t.rcpt, strict=True)):
         final = t.final_for(place)
         if reply is not None and is_full(reply, behind) and not (hopeless and reply.is_permanent):
@@ -123,15 +124,15 @@ def judge(
         elif by_data:
             again.append(recipient)
         else:
-            whose = "" if t.finals is None else f" for {recipient.address}"
-            refused = ContentRefused(f"{server} refused the content{whose}: {final}", server=server, reply=final)
-            judgement = judgement._replace(error=refused)
+            if refused is None or refused.reply is not final or t.finals is not None:
+                whose = "" if t.finals is None else f" for {recipient.address}"
+                refused = ContentRefused(f"{server} refused the content{whose}: {final}", server=server, reply=final)
             if final.is_permanent:
                 settle((recipient, Status.REJECTED, final, refused))
             else:
                 wait((recipient, final, refused))
     # Too many recipients: they follow in a transaction of their own, but only behind one that settled somebody.
-    return judgement._replace(again=tuple(again) if sent or by_data else ())
+    return judgement._replace(again=tuple(again) if sent or by_data else (), error=refused)
 
 
 def _judge_all(t: Transaction, judgement: Judgement, server: str) -> Judgement:
@@ -142,15 +143,15 @@ def _judge_all(t: Transaction, judgement: Judgement, server: str) -> Judgement:
         if reply and not reply.is_positive
     ]
     # what may be a full mailbox is a 4xx as any other here: only who says "too many recipients" asks for a split
-    final = [recipient for recipient, reply in refused if reply.is_permanent or says_full(reply)]
+    final = {recipient for recipient, reply in refused if reply.is_permanent or says_full(reply)}
     if not final:
         replies = dict(refused)
         judgement.pending.extend((recipient, replies.get(recipient), None) for recipient in t.recipients)
         return judgement
-    names = ", ".join(f"{recipient.address} ({reply})" for recipient, reply in refused)
     error = RecipientsRefused(
-        f"{server} refused {names}; recipient_policy is 'all', so nobody was sent the message",
-        recipients={str(r.address): (reply.code, reply.text.encode()) for r, reply in refused},
+        f"{server} refused {named([(recipient.address, reply) for recipient, reply in refused])}; recipient_policy is "
+        "'all', so nobody was sent the message",
+        recipients={str(recipient.address): reply.as_smtplib for recipient, reply in refused},
         server=server,
     )
     for recipient, reply in zip(t.recipients, t.rcpt, strict=True):

@@ -5,12 +5,15 @@ The twins connect to the proxy as to any host, and hand the socket over until th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from smtpbackend.delivery.settings import check_keys
 from smtpbackend.errors import InvalidSetting, MissingExtra
+from smtpbackend.hiding import Mask, Secret
 
-__all__ = ["Proxy", "Tunnel", "failed", "parse", "proxy_of"]
+__all__ = ["Proxy", "Tunnel", "failed", "parse"]
 
 # For each scheme the proxy's type in python-socks, the usual port, and whether the proxy looks names up
 _SCHEMES = {
@@ -29,8 +32,8 @@ class Proxy(NamedTuple):
     scheme: str
     host: str
     port: int
-    username: str | None
-    password: str | None
+    username: str | None = None
+    password: str | None = None
 
     def __repr__(self) -> str:
         return f"<Proxy {self.name}>"
@@ -56,14 +59,17 @@ class Proxy(NamedTuple):
         }
 
 
-def parse(name: str, value: Any) -> str:
-    """``value`` if it is the URL of a proxy. Raises `InvalidSetting`, which never repeats it, and `MissingExtra`."""
-    proxy = read(value) if isinstance(value, str) else None
+def parse(name: str, value: Any) -> Proxy:
+    """The proxy that a URL, or a mapping of ``url``, ``username`` and ``password``, describes.
+
+    Raises `InvalidSetting`, which never repeats any of it, and `MissingExtra`.
+    """
+    proxy = _read(name, value)
     if proxy is None:
         schemes = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
         raise InvalidSetting(
-            f"{name} must be the URL of a proxy, such as socks5h://user:password@proxy.example.com:1080, with one of "
-            f"{schemes}; percent-encode its credentials",
+            f"{name} must be the URL of a proxy, such as socks5h://proxy.example.com:1080, with one of {schemes}, or a "
+            "mapping of url, username and password; in a URL credentials are percent-encoded",
             field=name,
         )
     username, password = proxy.username or "", proxy.password or ""
@@ -81,25 +87,40 @@ def parse(name: str, value: Any) -> str:
         import python_socks  # noqa: F401 - a missing one is found now, not at the first mail
     except ImportError as error:
         raise MissingExtra(f'{name} needs python-socks: pip install "smtpbackend[socks]"') from error
-    return str(value)
-
-
-def proxy_of(url: str | None) -> Proxy:
-    """The proxy of a URL that `parse` has passed."""
-    proxy = read(url or "")
-    assert proxy is not None
+    if proxy.username and proxy.password is None and not proxy.scheme.startswith("socks4"):
+        proxy = proxy._replace(password="")
     return proxy
 
 
-def read(url: str) -> Proxy | None:
-    """A proxy from its URL, or None."""
+def _read(name: str, value: Any) -> Proxy | None:
+    """A proxy from its URL or mapping, or None."""
+    if isinstance(value, Proxy):
+        return value
+    username = password = None
+    if isinstance(value, Mapping):
+        check_keys(value, ("url", "username", "password"), f"{name} key")
+        value, username, password = (value.get(key) or None for key in ("url", "username", "password"))
+        if not all(isinstance(text, str) for text in (username or "", password or "")):
+            return None
+    proxy = _from_url(value) if isinstance(value, str) else None
+    if proxy is None or (username is None and password is None):
+        return proxy
+    if proxy.username is not None or proxy.password is not None:
+        raise InvalidSetting(f"{name} has credentials in its url and beside it; give them once", field=name)
+    return proxy._replace(username=username, password=None if password is None else Secret(password))
+
+
+def _from_url(url: str) -> Proxy | None:
     from urllib.parse import unquote, urlsplit
 
+    url = url.strip()
+    if re.search(r"\s", url):  # which `urlsplit` drops
+        return None
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
         username = unquote(parts.username, errors="strict") if parts.username else None
-        password = unquote(parts.password, errors="strict") if parts.password else None
+        password = Secret(unquote(parts.password, errors="strict")) if parts.password else None
     except ValueError:
         return None
     known = _SCHEMES.get(parts.scheme)
@@ -107,8 +128,6 @@ def read(url: str) -> Proxy | None:
         return None
     if any(c.isspace() or not c.isprintable() for c in host):
         return None
-    if username and password is None and not parts.scheme.startswith("socks4"):
-        password = ""
     return Proxy(parts.scheme, host, port or known[1], username, password)
 
 
@@ -152,7 +171,5 @@ def failed(proxy: Proxy, error: Exception) -> OSError:
     """What a proxy's refusal is among the reasons why a server cannot be reached; without credentials it may echo."""
     if isinstance(error, TimeoutError):
         return TimeoutError()
-    words = str(error) or type(error).__name__
-    for secret in filter(None, (proxy.password, proxy.username)):
-        words = words.replace(secret, "***")
+    words = Mask(*filter(None, (proxy.password, proxy.username)))(str(error) or type(error).__name__)
     return ConnectionError(f"proxy {proxy.name}: {words}")

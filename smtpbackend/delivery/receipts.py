@@ -23,12 +23,12 @@ from smtpbackend.errors import (
     TLSFailed,
 )
 from smtpbackend.events import Event, MessageFailed, MessageInDoubt, MessageSent, RecipientDeferred, RecipientRejected
-from smtpbackend.outcome import Receipt, Reply, Status, refusals
+from smtpbackend.outcome import Receipt, Reply, Status, named, refusals
 
 __all__ = ["failure", "queue_id", "report"]
 
 
-def failure(receipt: Receipt, last: SMTPError | None) -> SMTPError | None:
+def failure(receipt: Receipt, last: Exception | None) -> Exception | None:
     """What a receipt in which nobody was accepted raises; None where somebody was."""
     outcomes = receipt.outcomes
     if receipt.ok or receipt.accepted:
@@ -41,12 +41,11 @@ def failure(receipt: Receipt, last: SMTPError | None) -> SMTPError | None:
         return own(last)  # MAIL was refused for want of TLS
     # a reply that ended the connection stands beside its error
     refused = any(outcome.reply is not None and not isinstance(outcome.error, ConnectionLost) for outcome in outcomes)
-    if refused and not isinstance(last, AuthenticationFailed):
+    if (refused or (last is None and outcomes and not receipt.deferred)) and not isinstance(last, AuthenticationFailed):
         if isinstance(last, RecipientsRefused):
             return own(last)
-        names = ", ".join(f"{o.address} ({o.reply or o.error})" for o in outcomes)
         return RecipientsRefused(
-            f"no recipient was accepted: {names}",
+            f"no recipient was accepted: {named([(o.address, o.reply or o.error) for o in outcomes])}",
             recipients=refusals(outcomes),
             transient=all(outcome.status is Status.DEFERRED for outcome in outcomes),
             server=outcomes[-1].server,
@@ -54,23 +53,25 @@ def failure(receipt: Receipt, last: SMTPError | None) -> SMTPError | None:
     return own(last)
 
 
-def own(error: SMTPError | None) -> SMTPError:
-    """A copy, for one receipt alone: an error may stand for many messages."""
+def own(error: Exception | None) -> Exception:
+    """A copy, for one receipt alone: an error may stand for many messages. What is not ours stays what it is."""
     if error is None:
         return DeliveryError("the message was not sent")
+    if not isinstance(error, SMTPError):
+        return error
     copied = copy.copy(error)
     copied.__cause__ = error.__cause__
     return copied
 
 
-def report(message: Any, envelope: Envelope, receipt: Receipt) -> Iterable[Event]:
+def report(message: Any, envelope: Envelope | None, receipt: Receipt) -> Iterable[Event]:
     """The events that tell a receipt."""
     if receipt.ok:
         return (MessageSent(message, envelope, receipt),)
     return _events(message, envelope, receipt)
 
 
-def _events(message: Any, envelope: Envelope, receipt: Receipt) -> Iterable[Event]:
+def _events(message: Any, envelope: Envelope | None, receipt: Receipt) -> Iterable[Event]:
     for outcome in receipt.rejected:
         yield RecipientRejected(message, envelope, outcome)
     for outcome in receipt.deferred:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 from smtpbackend.delivery.settings import SERVER_KEYS, check_keys, read
 from smtpbackend.errors import ConnectFailed, InvalidSetting
+from smtpbackend.hiding import discreet
 from smtpbackend.protocol.command import check_client_name
 from smtpbackend.protocol.sasl import Login, check, needs_nothing
 from smtpbackend.protocol.timeouts import DeadlinePassed, Timeouts
@@ -55,7 +57,7 @@ class Server:
     rate: float | None = None
     queue: bool = False
     source_address: str | None = None
-    proxy: str | None = field(default=None, repr=False)  # it may hold a password
+    proxy: Any = field(default=None, repr=False)
     # Not settings: a URL says them by its scheme, and SRV records say the last
     protocol: str = "smtp"
     path: str | None = None
@@ -74,16 +76,16 @@ class Server:
         for name, setting in SERVER_KEYS.items():
             object.__setattr__(self, name, read(setting, getattr(self, name)))
         host = self.host[1:-1] if self.host.startswith("[") and self.host.endswith("]") else self.host
+        # what is no host may be a URL with a password, or a part of one: it is not repeated
         if not host or any(c.isspace() or not c.isprintable() or c in "/@" for c in host):
-            # what has an "@" may hold a password
-            what = "a host" if "@" in host else f"host {self.host!r}"
-            remedy = "; credentials stand in a URL (smtp://user:password@host) or in username and password"
             raise InvalidSetting(
-                f"{what} is neither a name nor an address{remedy if '@' in host else ''}", field="host"
+                "host is neither a name nor an address: it is empty, or has a blank, '/' or '@' in it; a URL "
+                "(smtp://host:port) is given as a server, and credentials as username and password",
+                field="host",
             )
         if ":" in host and not _is_ipv6(host):
             raise InvalidSetting(
-                f"host {host!r} has a port in it, or is no IPv6 address; give port beside it, or smtp://host:port",
+                "host has a ':' in it, and is no IPv6 address; give port beside it, or a URL (smtp://host:port)",
                 field="host",
             )
         object.__setattr__(self, "host", host)
@@ -154,12 +156,7 @@ class Server:
     @property
     def next_hop(self) -> tuple[str, int]:
         """Host and port to connect to: the server's own, or its proxy's."""
-        if self.proxy is not None:
-            from smtpbackend.delivery.proxy import proxy_of
-
-            proxy = proxy_of(self.proxy)
-            return proxy.host, proxy.port
-        return self.host, self.port
+        return (self.host, self.port) if self.proxy is None else (self.proxy.host, self.proxy.port)
 
     @property
     def login(self) -> Login | None:
@@ -168,6 +165,10 @@ class Server:
             return None
         token = self.token if isinstance(self.token, str) else ""
         return Login(self.username or "", self.password or "", token, self.host, self.port)
+
+
+# A setting that cannot work is told by a traceback, with the passwords that were given beside it
+Server.__init__ = discreet(Server.__init__)  # type: ignore[method-assign]
 
 
 def _is_ipv6(host: str) -> bool:
@@ -193,69 +194,80 @@ def is_loopback(host: str) -> bool:
 
 
 def from_mapping(values: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> Server:
-    """A Server from its settings."""
-    check_keys(values, SERVER_KEYS)
-    return Server(**{**(defaults or {}), **{key: value for key, value in values.items() if value is not None}})
+    """A Server from its settings; with ``url``, its address and kind are read from there, and not its credentials."""
+    given = {key: value for key, value in values.items() if value is not None}
+    url = given.pop("url", None)
+    check_keys(given, SERVER_KEYS)
+    if url is None:
+        return Server(**{**(defaults or {}), **given})
+    if not isinstance(url, str):
+        raise InvalidSetting(f"the url of a server must be a string, not {type(url).__name__}", field="servers")
+    if twice := sorted(given.keys() & _read_url(url).keys()):
+        raise InvalidSetting(f"a server has {', '.join(twice)} in its url and beside it; give it once", field=twice[0])
+    return from_url(url, {**(defaults or {}), **given})
 
 
+@discreet
 def from_url(url: str, defaults: Mapping[str, Any] | None = None) -> Server:
-    """A Server from ``smtp://user:password@host:port?key=value``; credentials are percent-encoded.
+    """A Server from ``smtp://host:port?key=value``; credentials, ``user:password@``, are percent-encoded.
 
     ``smtps://`` begins with TLS, ``lmtp://`` speaks LMTP, ``smtp+unix:///path`` and ``lmtp+unix:///path`` do so over a
     unix socket, and ``smtp+srv://domain`` finds the servers of a domain by its SRV records. Any key of a server may
-    stand in the query. Raises `InvalidSetting`, which never repeats the credentials.
+    stand in the query. Raises `InvalidSetting`, which repeats no part of the URL that may be of a password.
     """
+    return Server(**{**(defaults or {}), **_read_url(url)})
+
+
+def _read_url(url: str) -> dict[str, Any]:
+    """The fields of a Server that a URL says. Where a password is not quoted, all else may be a part of it."""
     from urllib.parse import parse_qsl, unquote, urlsplit
 
+    def wrong(what: str) -> InvalidSetting:
+        return InvalidSetting(f"servers has a URL {what}", field="servers")
+
+    quote = "percent-encode '/', '?', '#', '@' and '%' in credentials, or give them as username and password"
+    url = url.strip()
+    scheme, _, rest = url.partition("://")
+    scheme = scheme.lower()
+    if scheme not in _SCHEMES:
+        raise wrong(f"that does not begin with one of {', '.join(f'{known}://' for known in _SCHEMES)}")
+    protocol, _, way = scheme.partition("+")
+    is_unix = way == "unix"
+    authority = re.match(r"[^/?#]*", rest)[0]  # type: ignore[index]
+    if re.search(r"\s", url) or ("@" in rest[len(authority) :] and (authority or not is_unix)):
+        raise wrong(f"with a blank, or with '/', '?' or '#' ahead of '@'; {quote}")
     try:
         parts = urlsplit(url)
         port = parts.port
-        query = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
-    except ValueError as error:
-        raise InvalidSetting(
-            "servers has a URL that cannot be read: check its port, brackets and query", field="servers"
-        ) from (None if "@" in url else error)
-    if parts.scheme not in _SCHEMES:
-        known = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
-        raise InvalidSetting(f"servers has a URL that does not begin with one of {known}", field="servers")
-    protocol, _, way = parts.scheme.partition("+")
-    is_unix = way == "unix"
-    if (parts.path not in ("", "/") and not is_unix) or parts.fragment:
-        raise InvalidSetting(
-            f"the URL of server {parts.hostname} has a path or fragment; "
-            "percent-encode '/', '#' and '?' in credentials",
-            field="servers",
-        )
-    values: dict[str, Any] = dict(query)
-    if "@" in parts.query and not values.keys() <= SERVER_KEYS.keys():
-        raise InvalidSetting("servers has a URL with a '?' ahead of '@': percent-encode credentials", field="servers")
+        values: dict[str, Any] = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+        path = unquote(parts.path)
+        credentials = {
+            name: unquote(text, errors="strict")
+            for name, text in (("username", parts.username or None), ("password", parts.password))
+            if text is not None
+        }
+    except ValueError:  # which quotes what it cannot read: it must not be the context of ours
+        port = -1
+    if port == -1:
+        raise wrong(f"that cannot be read: check its port, brackets and query; {quote}")
+    if (path not in ("", "/") and not is_unix) or parts.fragment:
+        raise wrong(f"with a path or fragment; {quote}")
     check_keys(values, SERVER_KEYS)
     if is_unix and (parts.hostname or port is not None):
-        raise InvalidSetting(
-            f"the URL of server {parts.hostname} has a host or port, and a unix socket has none; "
-            f"three slashes follow the scheme: {parts.scheme}:///run/mail.sock",
-            field="servers",
+        raise wrong(
+            "with a host or port, and a unix socket has none; three slashes follow the scheme: "
+            f"{scheme}:///run/mail.sock"
         )
+    if way == "srv" and (not parts.hostname or port is not None):
+        raise wrong("smtp+srv:// that is not followed by a domain without a port, which its SRV records say")
     if parts.hostname:
         values["host"] = unquote(parts.hostname)
     if port is not None:
         values["port"] = port
-    if parts.username:
-        values["username"] = unquote(parts.username)
-    if parts.password is not None:
-        values["password"] = unquote(parts.password)
-    if parts.scheme == "smtps":
-        values.setdefault("tls", "implicit")
-        if values["tls"] != "implicit":
-            raise InvalidSetting(f"smtps:// means tls='implicit', and the URL says tls={values['tls']!r}", field="tls")
-    if way == "srv":
-        if not parts.hostname or port is not None:
-            raise InvalidSetting(
-                "smtp+srv:// is followed by a domain without a port, which its SRV records say", field="servers"
-            )
-        values["srv"] = True
-    values["path"] = unquote(parts.path) if is_unix else None
-    return Server(**{**(defaults or {}), **values, "protocol": protocol.removesuffix("s")})
+    if scheme == "smtps" and values.setdefault("tls", "implicit") != "implicit":
+        raise InvalidSetting(f"smtps:// means tls='implicit', and the URL says tls={values['tls']!r}", field="tls")
+    kind = {"protocol": protocol.removesuffix("s"), "srv": way == "srv", "path": path if is_unix else None}
+    return {**values, **credentials, **kind}
 
 
 def resolve(given: Any, defaults: Mapping[str, Any], port: Any = None) -> Server:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from smtpbackend.errors import InvalidSetting
+from smtpbackend.hiding import Secret
 from smtpbackend.protocol.timeouts import Timeouts
 
 __all__ = ["MAILER_KEYS", "SERVER_KEYS", "SETTINGS", "Setting", "check_keys", "read"]
@@ -23,8 +24,15 @@ def _text(name: str, value: Any) -> str:
     return value
 
 
+def _secret(name: str, value: Any) -> Secret:
+    return Secret(_text(name, value))
+
+
 def _path(name: str, value: Any) -> str:
-    return _text(name, value.__fspath__() if hasattr(value, "__fspath__") else value)
+    path = _text(name, value.__fspath__() if hasattr(value, "__fspath__") else value)
+    if "\n" in path or "-----BEGIN" in path:
+        raise InvalidSetting(f"{name} is the path of a PEM file, and was given the content of one", field=name)
+    return path
 
 
 def _flag(name: str, value: Any) -> bool:
@@ -111,7 +119,7 @@ def _address(name: str, value: Any) -> str:
         raise InvalidSetting(f"{name} must be an IP address of this machine, not {value!r}", field=name) from None
 
 
-def _proxy(name: str, value: Any) -> str:
+def _proxy(name: str, value: Any) -> Any:
     from smtpbackend.delivery.proxy import parse
 
     return parse(name, value)
@@ -171,6 +179,18 @@ def _dkim(name: str, value: Any) -> Any:
     return signers(name, value)
 
 
+def _only_to(name: str, value: Any) -> Any:
+    from smtpbackend.delivery.guard import only_to
+
+    return only_to(name, value)
+
+
+def _mailbox(name: str, value: Any) -> Any:
+    from smtpbackend.delivery.guard import address
+
+    return address(name, value)
+
+
 class Setting(NamedTuple):
     """One key: who it belongs to, how its value is read, and what it means."""
 
@@ -210,7 +230,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("ca_file", "server", _path, None, "PEM file of certificate authorities, trusted beside the system's."),
     Setting("client_cert", "server", _path, None, "PEM file with the client's certificate chain."),
     Setting("client_key", "server", _path, None, "PEM file with its key, where `client_cert` does not hold it."),
-    Setting("client_key_password", "server", _text, None, "Password of an encrypted key. Never shown either."),
+    Setting("client_key_password", "server", _secret, None, "Password of an encrypted key. Never shown either."),
     Setting(
         "pinned_sha256",
         "server",
@@ -230,7 +250,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("min_tls", "server", _one_of("1.2", "1.3"), "1.2", "Lowest TLS version: `1.2` or `1.3`."),
     Setting("username", "server", _text, None, "Name to log in with. Empty: no login."),
-    Setting("password", "server", _text, None, "Its password. Never shown in a repr, log, transcript or error."),
+    Setting("password", "server", _secret, None, "Its password. Never shown in a repr, log, transcript or error."),
     Setting(
         "token",
         "server",
@@ -310,10 +330,10 @@ SETTINGS: tuple[Setting, ...] = (
         "server",
         _proxy,
         None,
-        "URL of a proxy to connect through: `socks5h://user:password@host:port`, `socks5://`, `socks4a://`, "
-        "`socks4://` or `http://` (CONNECT). It looks the server's name up under `socks5h`, `socks4a` and "
-        "`http`. A server behind "
-        "it never counts as loopback. Never shown. Needs the extra `socks`.",
+        "Proxy to connect through: its URL (`socks5h://host:port`, `socks5://`, `socks4a://`, `socks4://`, or "
+        "`http://` for CONNECT), or a mapping of `url`, `username` and `password`. It looks the server's name up under "
+        "`socks5h`, `socks4a` and `http`. A server behind it never counts as loopback. Never shown. Needs the extra "
+        "`socks`.",
     ),
     Setting(
         "deadline",
@@ -329,6 +349,30 @@ SETTINGS: tuple[Setting, ...] = (
         "any",
         "`any`: a refused recipient does not keep the others from getting the mail. `all`: nobody gets it unless "
         "everybody is accepted.",
+    ),
+    Setting(
+        "bounce_address",
+        "mailer",
+        _mailbox,
+        None,
+        "Where bounces go: the address in `MAIL FROM`, apart from the From of a message, for all that are sent without "
+        "an envelope of their own. Default: that of the message.",
+    ),
+    Setting(
+        "only_to",
+        "mailer",
+        _only_to,
+        None,
+        "Addresses and domains (a list) that may get mail, in any case of their letters; all other recipients are "
+        "rejected here, and no server is told of them. For a staging site.",
+    ),
+    Setting(
+        "redirect_to",
+        "mailer",
+        _mailbox,
+        None,
+        "One address that gets all mail instead of its recipients, who stand in a field `X-Original-To`, those of Bcc "
+        "too; receipts and signals speak of them. For a staging site.",
     ),
     Setting(
         "strategy",
@@ -370,6 +414,8 @@ def check_keys(given: Iterable[str], known: Collection[str], what: str = "settin
         if key not in known:
             import difflib
 
+            if not (isinstance(key, str) and key.isidentifier()):  # such as a URL where its settings were to stand
+                raise InvalidSetting(f"unknown {what}: a key that is no name, and is not repeated", field="")
             near = difflib.get_close_matches(str(key).lower(), known, 1, 0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
             raise InvalidSetting(f"unknown {what} {key!r}; {hint}", field=str(key))

@@ -1,33 +1,43 @@
-"""Which recipients share a transaction, where a server limits that (RFC 9422)."""
+"""Which recipients share a transaction, where a server limits that (RFC 9422, or 452 4.5.3).
+
+Splitting a long list takes as many steps as the list is long: whoever was taken off a line is not looked at again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable
 
 from smtpbackend.envelope import Recipient
 from smtpbackend.protocol.capabilities import Limits
 from smtpbackend.protocol.transaction import Transaction
 
-__all__ = ["first_group", "may_follow", "rest_of"]
+__all__ = ["by_domain", "may_follow", "take"]
 
 
-def first_group(recipients: Sequence[Recipient], limits: Limits) -> tuple[Recipient, ...]:
-    """Those who go first; the others follow in transactions of their own.
+def by_domain(recipients: Iterable[Recipient]) -> deque[Recipient]:
+    """Those of one domain next to each other; the domains in the order in which they come first."""
+    domains: dict[str, list[Recipient]] = {}
+    for recipient in recipients:
+        domains.setdefault(recipient.address.key[1], []).append(recipient)
+    return deque(recipient for together in domains.values() for recipient in together)
 
-    Under RCPTDOMAINMAX the domains that come first are taken, each with its recipients wherever they stand.
+
+def take(line: deque[Recipient], limits: Limits, most: int | None = None) -> tuple[Recipient, ...]:
+    """Take off the ``line`` those who go first; the others follow in transactions of their own.
+
+    Under RCPTDOMAINMAX it is a line as `by_domain` makes it. ``most``: how many the server has shown to take.
     """
-    chosen = tuple(recipients)
-    if limits.rcptdomainmax is not None:
-        domains = list(dict.fromkeys(recipient.address.key[1] for recipient in chosen))
-        taken = set(domains[: limits.rcptdomainmax])
-        chosen = tuple(recipient for recipient in chosen if recipient.address.key[1] in taken)
-    return chosen[: limits.rcptmax]
-
-
-def rest_of(recipients: Sequence[Recipient], transaction: Transaction) -> tuple[Recipient, ...]:
-    """Those whom a transaction left out."""
-    done = set(transaction.recipients)
-    return tuple(recipient for recipient in recipients if recipient not in done)
+    room = min(limits.rcptmax or len(line), most or len(line), len(line))
+    domains: set[str] = set()
+    taken: list[Recipient] = []
+    while len(taken) < room:
+        if limits.rcptdomainmax is not None:
+            domains.add(line[0].address.key[1])
+            if len(domains) > limits.rcptdomainmax:
+                break
+        taken.append(line.popleft())
+    return tuple(taken)
 
 
 def may_follow(transaction: Transaction) -> bool:

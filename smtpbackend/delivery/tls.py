@@ -14,9 +14,18 @@ from typing import Any
 
 from smtpbackend.delivery.server import Server, is_loopback
 from smtpbackend.errors import InvalidSetting, SMTPError
+from smtpbackend.hiding import discreet
 from smtpbackend.outcome import Reply
 
-__all__ = ["Context", "certificate_name", "check_files", "client_context", "on_failure", "server_hostname"]
+__all__ = [
+    "Context",
+    "certificate_name",
+    "check_files",
+    "client_context",
+    "on_failure",
+    "server_hostname",
+    "warn_in_clear",
+]
 
 # X509_V_ERR_*, as in ssl.SSLCertVerificationError.verify_code
 _NAME_CODES = (62, 64)  # of host and address
@@ -30,18 +39,18 @@ class Context(ssl.SSLContext):
     """A context for one server. With ``pins`` it accepts who has one of these certificates or keys, and nobody else."""
 
     pins: tuple[str, ...] = ()
-    _session: ssl.SSLSession | None = None
 
     def take_session(self) -> ssl.SSLSession | None:
         """The session that a new connection should resume: each is used once, as RFC 8446 C.4 wants it."""
-        session, self._session = self._session, None
+        # one step, so that of several threads one has it
+        session: ssl.SSLSession | None = self.__dict__.pop("session", None)
         return session
 
     def keep_session(self, tls: ssl.SSLSocket | ssl.SSLObject) -> None:
         """Have the next connection resume this one. In TLS 1.3 a session comes behind the handshake: call it last."""
         session = tls.session
         if session is not None and (session.has_ticket or session.id):
-            self._session = session
+            self.__dict__["session"] = session
 
 
 class _Checked:
@@ -64,6 +73,7 @@ class _Object(_Checked, ssl.SSLObject):
     pass
 
 
+@discreet
 def client_context(server: Server) -> Context:
     """A context that verifies against the system's authorities and ``ca_file``, or the pins of ``pinned_sha256``.
 
@@ -88,6 +98,7 @@ def client_context(server: Server) -> Context:
     return context
 
 
+@discreet
 def check_files(server: Server) -> None:
     """Raise `InvalidSetting` for a file that cannot be used, without loading the system's authorities."""
     if server.ca_file or server.client_cert:
@@ -260,6 +271,27 @@ def on_failure(server: Server, local_peer: bool) -> Callable[[Reply | SMTPError]
         return str(decision)
 
     return decide
+
+
+def warn_in_clear(server: Server, why: SMTPError) -> None:
+    """Log that mail goes to a server in clear though it offers TLS: once for each server in the life of a process."""
+    if server.name in _in_clear:
+        return
+    if len(_in_clear) >= MAX_SERVERS:
+        _in_clear.clear()
+    _in_clear.add(server.name)
+    import logging
+
+    logging.getLogger("smtpbackend").warning(
+        "smtpbackend.in_clear: mail to %s goes in clear, for TLS was offered and failed: %s",
+        server.name,
+        why,
+        extra={"server": server.name},
+    )
+
+
+_in_clear: set[str] = set()
+MAX_SERVERS = 256  # that are remembered for it: far more than a site has
 
 
 def is_local(peer: str | None) -> bool:

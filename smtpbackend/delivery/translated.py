@@ -1,12 +1,28 @@
-"""A stream of messages that an adapter translates one by one, as the Mailer takes them."""
+"""What an adapter gives to a mailer: parcels, and a stream of messages that become parcels one by one."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["Translated"]
+from smtpbackend.envelope import Envelope
+from smtpbackend.outcome import Outcome
+
+__all__ = ["Parcel", "Translated"]
+
+
+class Parcel(NamedTuple):
+    """A message as an adapter has it ready.
+
+    ``envelope`` is None where nobody is left; ``refused`` are recipients who are none, with the text as it was given;
+    ``notes`` is whatever the adapter wants back.
+    """
+
+    envelope: Envelope | None
+    content: Any
+    refused: tuple[Outcome, ...] = ()
+    notes: Any = None
 
 
 class Translated:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from smtpbackend.errors import (
     AuthenticationFailed,
@@ -15,14 +16,15 @@ from smtpbackend.errors import (
     MissingExtra,
     ProtocolViolation,
     SMTPError,
+    TimedOut,
     TLSFailed,
 )
 from smtpbackend.outcome import Reply
 from smtpbackend.protocol import command, sasl
 from smtpbackend.protocol.delivering import Delivering
 from smtpbackend.protocol.dialogue import Transcript
-from smtpbackend.protocol.effects import Channel, Conversation
-from smtpbackend.protocol.timeouts import Timeouts
+from smtpbackend.protocol.effects import Channel, Conversation, Work
+from smtpbackend.protocol.timeouts import DeadlinePassed, Timeouts
 
 __all__ = ["Authenticating", "asks_for_tls", "needs_tls"]
 
@@ -55,6 +57,8 @@ class Authenticating(Delivering):
 
         ``attempt`` knows what was tried on connections before this one, and is told what is tried here.
         """
+        if self._mask is None:
+            self._hide(credentials.password, credentials.token)
         attempt = attempt or sasl.Attempt()
         offered = self.capabilities.auth_mechanisms
         credentials = credentials._replace(channel=self.channel, offered=tuple(offered))
@@ -63,7 +67,8 @@ class Authenticating(Delivering):
         candidates = sasl.choose(offered, mechanisms, clear_allowed, credentials)
         if not candidates and not attempt.said:
             if self.without_tls is not None and not sasl.choose(offered, mechanisms, True, credentials):
-                what = f"offers no login but {', '.join(offered)}" if offered else "offers no login (AUTH)"
+                names = self._masked(", ".join(offered))
+                what = f"offers no login but {names}" if offered else "offers no login (AUTH)"
                 self.phase, self.broken = "tls", True
                 raise needs_tls(self.without_tls, what)
             raise self._failed(AuthenticationFailed, self._no_mechanism(credentials, mechanisms, clear_allowed))
@@ -89,8 +94,6 @@ class Authenticating(Delivering):
                 elif len(attempt.said) == before:
                     break  # the server was going before it heard of a login
                 continue  # behind a refusal: perhaps this mechanism was not heard any more
-            finally:
-                self._hidden = set()
             if refusal is None and reply is not None and reply.is_positive:  # 235, or 250 from who knows no better
                 return
             if reply is not None and reply.code == 421:
@@ -111,7 +114,7 @@ class Authenticating(Delivering):
         secret = "token" if credentials.token else "password"
         is_passing = reply is not None and reply.is_transient
         raise AuthenticationFailed(
-            f"{self.server} refused the login of {credentials.username!r} ({'; '.join(attempt.said)}); "
+            f"{self.server} refused the login of {credentials.username!r} ({self._masked('; '.join(attempt.said))}); "
             + ("try again later" if is_passing else f"check username and {secret}"),
             server=self.server,
             reply=reply,
@@ -131,7 +134,8 @@ class Authenticating(Delivering):
             )
         usable = [known for known in sasl.choose(sasl.known(), None, True, credentials) if "-PLUS" not in known.name]
         ours = ", ".join(wanted or [known.name for known in usable])
-        return f"{self.server} offers {', '.join(offered)} to log in, and none of {ours}; see auth_mechanisms"
+        names = self._masked(", ".join(offered))
+        return f"{self.server} offers {names} to log in, and none of {ours}; see auth_mechanisms"
 
     def _authenticate(
         self, mechanism: sasl.Mechanism, credentials: sasl.Login
@@ -140,13 +144,11 @@ class Authenticating(Delivering):
         exchange = mechanism.exchange(credentials)
         refusal: sasl.Refused | None = None
         try:
-            initial = next(exchange)
+            initial = yield from self._answer(exchange, None)
         except sasl.Refused as error:  # it cannot be used here; nothing has been said
             return None, error, True
-        self._hidden = {credentials.password, credentials.token}
         # RFC 4954 4: an empty initial response is "="
-        encoded = None if initial is None else _base64(initial) or "="
-        self._hidden.add(encoded or "")
+        encoded = None if initial is None else self._encoded(initial) or "="
         line = command.auth(mechanism.name, encoded)
         shown = f"AUTH {mechanism.name}" + (" ***" if encoded else "")
         held = None  # an initial response that has to wait for its challenge
@@ -161,29 +163,65 @@ class Authenticating(Delivering):
                 if refusal is not None:
                     answer = shown = "*"  # it was told that this is the end
                 elif held is not None:
-                    answer, held = _base64(held), None
+                    answer, held = self._encoded(held), None
                 elif mechanism.prompted:
-                    answer = _base64(exchange.send(reply.text.encode()) or b"")
+                    said = self._said(reply).text.encode()
+                    answer = self._encoded((yield from self._answer(exchange, said)) or b"")
                 else:
-                    challenge = binascii.a2b_base64(reply.text.encode("ascii"), strict_mode=True)
-                    answer = _base64(exchange.send(challenge) or b"")
+                    challenge = binascii.a2b_base64(self._said(reply).text.encode("ascii"), strict_mode=True)
+                    answer = self._encoded((yield from self._answer(exchange, challenge)) or b"")
             except sasl.Refused as error:
                 refusal = error
-                answer = "*" if error.answer is None else _base64(error.answer)
+                answer = "*" if error.answer is None else self._encoded(error.answer)
                 shown = answer if answer == "*" else shown
-            except (StopIteration, ValueError):  # one challenge too many, or no base64
+            except (_Over, ValueError):  # one challenge too many, or no base64
                 answer = shown = "*"  # RFC 4954 4: cancels, and is answered 501
-            self._hidden.add(answer if answer != "*" else "")
             reply = yield from self._ask(command.auth_response(answer), shown)
         if reply.is_positive and refusal is None:
             try:
-                exchange.send(None)
-            except StopIteration:
+                yield from self._answer(exchange, None)
+            except _Over:
                 pass
             except sasl.Refused as error:
                 refusal = error
         exchange.close()
         return reply, refusal, shown == "*"
+
+    def _answer(self, exchange: sasl.Exchange, challenge: bytes | None) -> Conversation[bytes | None]:
+        """What a mechanism answers to a challenge; what takes it long is done by whoever performs this."""
+        try:
+            step = exchange.send(challenge)
+            while isinstance(step, sasl.Long):
+                done, error = yield Work(_attempt(step.do), self.timeouts.reply)
+                step = exchange.send(done) if error is None else exchange.throw(error)
+        except StopIteration:
+            raise _Over from None
+        except TimeoutError as late:
+            limit = str(late) if isinstance(late, DeadlinePassed) else f"at most {self.timeouts.reply:g} s; see timeout"
+            what = f"what {self.server} asks for a login takes too long to compute ({self.phase}, {limit})"
+            raise self._failed(TimedOut, what) from late
+        return step
+
+    def _encoded(self, answer: bytes) -> str:
+        """What is sent to a server; it is not shown either, should the server repeat it."""
+        encoded = binascii.b2a_base64(answer, newline=False).decode("ascii")
+        if self._mask is not None:
+            self._mask.add_as_written(encoded)
+        return encoded
+
+
+class _Over(Exception):
+    """A mechanism has nothing more to say."""
+
+
+def _attempt(do: Callable[[], Any]) -> Callable[[], tuple[Any, Exception | None]]:
+    def attempt() -> tuple[Any, Exception | None]:
+        try:
+            return do(), None
+        except Exception as error:
+            return None, error
+
+    return attempt
 
 
 def asks_for_tls(reply: Reply | None) -> bool:
@@ -197,7 +235,3 @@ _TLS = re.compile(r"\b(?:START)?TLS\b|\bSSL\b|encrypt", re.I)
 def needs_tls(trouble: TLSFailed, what: str, reply: Reply | None = None) -> TLSFailed:
     """Why nothing came of going on in clear: the trouble that TLS had."""
     return TLSFailed(f"{trouble}; in clear it {what}", server=trouble.server, reply=reply)
-
-
-def _base64(data: bytes) -> str:
-    return binascii.b2a_base64(data, newline=False).decode("ascii")

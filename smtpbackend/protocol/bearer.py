@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from smtpbackend.hiding import Mask
 from smtpbackend.protocol.sasl import Exchange, Login, Refused
 
 __all__ = ["oauthbearer", "xoauth2"]
@@ -36,9 +37,9 @@ def xoauth2(credentials: Login) -> Exchange:
 
 def _refused(challenge: bytes, dummy: bytes, credentials: Login) -> Refused:
     details: dict[str, Any] = {}
-    text = challenge.decode("utf-8", "replace").replace(credentials.token, "***")
     try:
-        said = json.loads(text)
+        # masked once it is decoded: an escape hides what it stands for
+        said = _masked(json.loads(challenge.decode("utf-8", "replace")), Mask(credentials.token, credentials.password))
     except (ValueError, RecursionError):
         said = None
     if isinstance(said, dict):
@@ -46,3 +47,12 @@ def _refused(challenge: bytes, dummy: bytes, credentials: Login) -> Refused:
     shown = ", ".join(f"{key}: {value}" for key, value in details.items() if isinstance(value, (str, int)))
     shown = "".join(c if c.isprintable() else "?" for c in shown)[:500]
     return Refused(shown or "the token is refused", answer=dummy, by_server=True, details=details)
+
+
+def _masked(said: Any, mask: Mask) -> Any:
+    """What a server said in JSON, with the secrets in its texts masked."""
+    if isinstance(said, str):
+        return mask(said)
+    if isinstance(said, dict):
+        return {mask(key): _masked(value, mask) for key, value in said.items()}
+    return [_masked(item, mask) for item in said] if isinstance(said, list) else said

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from smtpbackend.errors import ConnectionLost, DeliveryError, ProtocolViolation, SMTPError, TimedOut
+from smtpbackend.hiding import Mask
 from smtpbackend.outcome import Reply
 from smtpbackend.protocol.effects import NOW, Conversation, Read, Write
 from smtpbackend.protocol.reply import ReplyReader
@@ -33,7 +34,8 @@ class Dialogue:
         self.phase = "connect"
         self.broken = False
         self._transcript = transcript
-        self._hidden: set[str] = set()  # secrets on their way: a server may echo them
+        self._mask: Mask | None = None  # of the secrets that a server may repeat
+        self._as_said: Reply | None = None  # the last reply without that
         self._replies = ReplyReader()
         self._unsent = bytearray()
         self._composed = 0  # replies that what is in _unsent will be answered with
@@ -197,27 +199,33 @@ class Dialogue:
         try:
             reply = self._replies.next()
         except ProtocolViolation as error:
-            # during a login an echo of the secret could stand in it
-            violation = "what was said during the login is not an SMTP reply" if self._hidden else str(error)
+            violation = self._masked(str(error))
         if violation:  # raised here: the error that quotes the line must not go along as its context
             raise self._failed(ProtocolViolation, f"{self.server}: {violation}")
         if reply is None:
             return None
         if self._due:
             self._due -= 1
-        if not self._hidden and self._transcript is None:
-            return reply
-        shown = reply
-        if self._hidden:
-            shown = Reply(reply.code, reply.enhanced, tuple(self._without_secrets(line) for line in reply.lines))
+        if self._mask is not None:
+            self._as_said = reply
+            reply = Reply(reply.code, reply.enhanced, tuple([self._mask(line) for line in reply.lines]))
         if self._transcript:
-            self._transcript("<", str(shown))
-        return reply if reply.code == 334 else shown  # a challenge is answered as it came
+            self._transcript("<", str(reply))
+        return reply
 
-    def _without_secrets(self, line: str) -> str:
-        for secret in filter(None, self._hidden):
-            line = line.replace(secret, "***")
-        return line
+    def _hide(self, *secrets: str) -> None:
+        """From now on show none of these, wherever the server repeats it."""
+        if self._mask is None:
+            self._mask = Mask()
+        self._mask.add(*secrets)
+
+    def _masked(self, text: str) -> str:
+        """What the server said, without secrets in it."""
+        return text if self._mask is None else self._mask(text)
+
+    def _said(self, reply: Reply) -> Reply:
+        """The reply just heard as it was said: for what is read and not shown."""
+        return reply if self._mask is None or self._as_said is None else self._as_said
 
     def _lost(self, error: OSError) -> DeliveryError:
         return self._failed(ConnectionLost, f"{self.server} could not be written to: {error}")

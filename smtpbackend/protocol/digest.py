@@ -11,7 +11,7 @@ from smtpbackend.protocol.sasl import Exchange, Login, Refused
 __all__ = ["digest_md5"]
 
 # RFC 2831 7.1: token or quoted-string
-_DIRECTIVE = re.compile(r'\s*([A-Za-z0-9-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s",]*))\s*(?:,|$)', re.DOTALL)
+_DIRECTIVE = re.compile(r'\s*([A-Za-z0-9-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"\s*|([^\s",]+)\s*|)(?:,|$)', re.DOTALL)
 
 
 def digest_md5(credentials: Login, cnonce: str | None = None, service: str = "smtp") -> Exchange:
@@ -74,7 +74,7 @@ def directives(challenge: bytes) -> dict[str, list[str]]:
             place += 1
             continue
         name, quoted, token = match.groups()
-        found.setdefault(name.lower(), []).append(token if quoted is None else re.sub(r"\\(.)", r"\1", quoted))
+        found.setdefault(name.lower(), []).append((token or "") if quoted is None else re.sub(r"\\(.)", r"\1", quoted))
         place = match.end()
     return found
 

@@ -1,13 +1,13 @@
 """What a conversation asks of the world, one floor down and one floor up. Nothing here does anything.
 
-Three effects are the network and one is the time; a wire performs them and sends the answer back in. Two more belong to
+Three effects are the network, one is the time and one is work that takes long; a wire performs them and sends the answer back in. Two more belong to
 `Session.deliver` alone, which takes a stream of transactions: it asks the floor above for the next one, and tells
 it of each that is settled. A wire does not know these and hands them on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ __all__ = [
     "Read",
     "Settled",
     "StartTLS",
+    "Work",
     "Write",
 ]
 
@@ -65,6 +66,16 @@ class StartTLS(NamedTuple):
 
 class Now(NamedTuple):
     """Tell me the time: answered in seconds of a monotonic clock."""
+
+
+class Work(NamedTuple):
+    """Do this, which takes so long that an event loop must not stand still for it; answered with what it returns.
+
+    ``timeout`` is in seconds. What it finds wrong it returns as well: it raises nothing.
+    """
+
+    do: Callable[[], Any]
+    timeout: float
 
 
 class Channel(NamedTuple):

@@ -1,7 +1,7 @@
 """Logging in: each SASL mechanism is a generator that yields responses and is sent challenges (RFC 4422, RFC 4954).
 
 The first value yielded is the initial response, or None where the mechanism has none. Bytes in, bytes out; base64 is
-the session's matter. When the server says that the login succeeded, the mechanism is sent None: it ends, or raises
+the session's matter. What takes long is yielded as `Long` and done elsewhere, so that no event loop waits for it. When the server says that the login succeeded, the mechanism is sent None: it ends, or raises
 `Refused` where the server still owes its proof. Which mechanisms may be used on which channel, and which one after
 another, is decided here too.
 """
@@ -22,6 +22,7 @@ __all__ = [
     "Attempt",
     "Exchange",
     "Login",
+    "Long",
     "Mechanism",
     "Refused",
     "check",
@@ -33,7 +34,13 @@ __all__ = [
     "register",
 ]
 
-Exchange = Generator[bytes | None, bytes | None, None]
+Exchange = Generator["bytes | Long | None", Any, None]
+
+
+class Long(NamedTuple):
+    """Yielded by an exchange: do this, which takes long, and send me what it returned, or throw what it raised."""
+
+    do: Callable[[], Any]
 
 
 class Login(NamedTuple):

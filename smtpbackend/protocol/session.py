@@ -78,6 +78,8 @@ class Session(Authenticating):
         ``queue``: say QUED where XQUE is offered. ``attempt``: what was tried to log in on connections before this one.
         """
         self.broken = True  # until it is open
+        if login is not None:  # also ahead of the login: this server may have heard it before
+            self._hide(login.password, login.token)
         if tls == "implicit":  # RFC 8314 3
             self.phase = "tls"
             yield from self._secure(self.timeouts.greeting)
@@ -128,7 +130,7 @@ class Session(Authenticating):
         """
         reply = yield from self._ask((command.lhlo if self.lmtp else command.ehlo)(self.client_name))
         if reply.is_positive:
-            self.capabilities = Capabilities.from_reply(reply, self._ignore)
+            self.capabilities = Capabilities.from_reply(self._said(reply), self._ignore)
             return
         if self.lmtp:
             raise self._failed(

@@ -159,7 +159,7 @@ class Transacting(Dialogue):
         if not self._due:
             return None
         ready = self._replies.ready
-        if ready and self._transcript is None and not self._hidden:
+        if ready and self._transcript is None and self._mask is None:
             self._due -= 1
             reply: Reply | None = ready.popleft()
         else:

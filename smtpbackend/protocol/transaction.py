@@ -60,6 +60,8 @@ class Transaction:
     """Which one it is on its connection; 0: it was not begun."""
     for_nobody: Reply | None = None
     """The reply to DATA or BDAT where it was in flight and nobody was to get the content."""
+    _heard = 0
+    """The place before which nobody waits for a reply to the content, in LMTP."""
 
     @property
     def next_final(self) -> int | None:
@@ -69,9 +71,13 @@ class Transaction:
         """
         if self.finals is None:
             return 0 if self.final is None else None
-        for place, (rcpt, final) in enumerate(zip(self.rcpt, self.finals, strict=True)):
-            if final is None and rcpt is not None and rcpt.is_positive:
+        # replies come in order, and are not taken back but by `forget_replies`: where one was found, the search goes on
+        for place in range(self._heard, len(self.rcpt)):
+            rcpt = self.rcpt[place]
+            if self.finals[place] is None and rcpt is not None and rcpt.is_positive:
+                self._heard = place
                 return place
+        self._heard = len(self.rcpt)
         return None
 
     def final_for(self, place: int) -> Reply | None:
@@ -96,6 +102,7 @@ class Transaction:
     def forget_replies(self) -> None:
         """One stayed away, so any of them may be another command's."""
         self.mail = self.final = None
+        self._heard = 0
         self.rcpt = [None] * len(self.recipients)
         self.finals = None if self.finals is None else [None] * len(self.recipients)
 
@@ -301,7 +308,6 @@ def notes(envelope: Envelope, offered: Capabilities) -> tuple[str, ...]:
     if envelope.is_plain:
         return ()
     missing = [keyword for keyword in envelope.extra if _extension(keyword) not in offered]
-    wants_dsn = envelope.dsn_return or envelope.envid or any(r.notify or r.orcpt for r in envelope.recipients)
-    if wants_dsn and "DSN" not in offered:
+    if envelope.wants_dsn and "DSN" not in offered:
         missing.insert(0, "DSN")
     return tuple(f"{keyword} was asked for and is not offered" for keyword in missing)

@@ -8,12 +8,13 @@ from typing import Any
 
 from smtpbackend import Receipt, Server
 from smtpbackend.delivery.asks import END, GONE, Give, Lease, Pace, Pull, Release, Talk
+from smtpbackend.delivery.configuration import Rules
 from smtpbackend.delivery.dispatch import Dispatch
 from smtpbackend.delivery.pooling import Bucket, Connection
 from smtpbackend.delivery.route import Route
 from smtpbackend.errors import ConnectFailed, SMTPError, TimedOut
 from smtpbackend.events import Telling
-from smtpbackend.protocol.effects import LATER, Ended, Now, Read, StartTLS, Write
+from smtpbackend.protocol.effects import LATER, Ended, Now, Read, StartTLS, Work, Write
 from smtpbackend.protocol.session import Session
 from smtpbackend.testing import CUT, RESET, SILENCE, TLS, Play, Speaker
 
@@ -51,6 +52,8 @@ class ListWire:
                         self.speaker.secured = True
                     elif type(step) is Now:
                         answer = self.world.now
+                    elif type(step) is Work:
+                        answer = step.do()
                     else:
                         return step
                 except OSError as error:
@@ -109,7 +112,7 @@ class Played:
         """One for these servers."""
         return Dispatch(
             self.route,
-            policy=self.options.get("policy", "any"),
+            rules=Rules(self.options.get("policy", "any")),
             tell=Telling([self.events.append, *self.options.get("listeners", ())]),
             clock=lambda: self.now,
             stamp=lambda: (datetime(2026, 9, 1, 12, tzinfo=UTC), "token"),

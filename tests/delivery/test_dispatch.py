@@ -123,11 +123,11 @@ class TestOneServer:
         assert world.handed_over("a") == ([("bob", "carl")] if expected[0] in (A, I) or "." in answers else [])
 
     def test_the_split_goes_on_until_everybody_is_through(self) -> None:
-        world = Played({"a": [{"RCPT": ["250 ok", FULL, FULL, "250 ok", FULL, "250 ok"]}]})
+        world = Played({"a": [{"RCPT": ["250 ok", FULL, FULL, "250 ok"]}]})
         [receipt] = world.send(mail("ada", "bob", "carl"))
         assert receipt.ok
         assert world.handed_over("a") == [("ada",), ("bob",), ("carl",)]
-        assert [outcome.attempts for outcome in receipt.outcomes] == [1, 2, 3]
+        assert [outcome.attempts for outcome in receipt.outcomes] == [1, 2, 2]
 
     def test_the_time_of_a_hand_over_is_nobodys_deadline(self) -> None:
         world = Played({"a": [{"MAIL": SILENCE}, {}]}, deadline=5.0)
@@ -246,10 +246,10 @@ class TestSeveralServers:
         assert [receipt.server for receipt in receipts] == ["a:25", "b:25", "a:25"]
         assert [host for host, _ in world.leases] == ["a", "b", "a"]
 
-    def test_what_no_server_may_have_is_rejected(self) -> None:
+    def test_what_no_server_may_have_fails(self) -> None:
         world = Played({"a": [Play(extensions=())], "b": [Play(extensions=())]})
         [receipt] = world.send(mail("jürgen"))
-        assert statuses(receipt) == [R]
+        assert statuses(receipt) == [Status.FAILED]
         assert isinstance(receipt.error, NotSupported)
 
     def test_what_one_may_not_have_and_the_other_could_is_deferred(self) -> None:

@@ -108,11 +108,11 @@ def test_a_worker_of_a_stream_is_inside_of_what_the_stream_is_inside_of() -> Non
         outer = enter(Delivery(POOL))
         stream = Delivery(POOL)
 
-        def work(deliveries: Any) -> None:
-            enter(stream, deliveries)
+        def work() -> None:
+            enter(stream)
             assert lender(POOL, stream) is outer
             assert lender(POOL, None) is stream
 
-        contextvars.Context().run(work, here())
+        contextvars.copy_context().run(work)
 
     alone(check)

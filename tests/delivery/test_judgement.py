@@ -207,10 +207,10 @@ def test_in_doubt_has_its_cause() -> None:
     assert error.__cause__ is LOST
 
 
-def test_what_only_we_could_not_send_is_rejected() -> None:
+def test_what_only_we_could_not_send_fails() -> None:
     transaction = settled(None, None, mail=None)
     transaction.error = InvalidInput("a line too long")
-    assert what(transaction) == ["rejected", "rejected"]
+    assert what(transaction) == ["failed", "failed"]
 
 
 def test_why_nobody_was_accepted() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import pickle
 from typing import Any
@@ -51,7 +52,9 @@ def test_its_name_and_its_login() -> None:
 
 def test_it_is_a_value() -> None:
     server = Server("mx.example.com", username="ann", password="secret", timeout=3, auth_mechanisms="plain")  # type: ignore[arg-type]
-    assert server == pickle.loads(pickle.dumps(server))
+    assert server == copy.copy(server) == copy.deepcopy(server)
+    nobody = Server("mx.example.com")
+    assert nobody == pickle.loads(pickle.dumps(nobody))
     assert len({server, Server("mx.example.com")}) == 2
     assert server.timeout == Timeouts(3.0, 3.0, 3.0, 3.0, 3.0, 3.0)
     assert server.auth_mechanisms == ("PLAIN",)
@@ -173,7 +176,7 @@ class TestFromUrl:
             ("smtps://mx.example.com?tls=required", "tls", "smtps:// means"),
             ("smtp://ann@mx.example.com", "password", "password is not"),
             ("smtp://mx.example.com:0", "port", "from 1"),
-            ("smtp://ann:a?b@mx.example.com", "servers", "query"),
+            ("smtp://ann:a?b@mx.example.com", "servers", "percent-encode"),
             ("smtp://ann?b=c@mx.example.com", "servers", "ahead of '@'"),
         ],
     )

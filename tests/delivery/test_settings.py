@@ -156,7 +156,7 @@ def test_an_unknown_key_is_told_its_nearest_name(given: str, near: str) -> None:
 def test_a_key_near_nothing_is_told_all_names() -> None:
     with pytest.raises(InvalidSetting, match="known are allow_cleartext_auth, auth_mechanisms"):
         check_keys(["qqq"], BY_NAME)
-    with pytest.raises(InvalidSetting, match="unknown setting 7"):
+    with pytest.raises(InvalidSetting, match="unknown setting: a key that is no name"):
         check_keys([7], BY_NAME)  # type: ignore[list-item]
 
 
@@ -165,7 +165,11 @@ class TestConfigure:
         configuration = configure({})
         assert configuration.servers == (Server("localhost", 25),)
         assert configuration.limits == (4, 60.0, 100)
-        assert (configuration.recipient_policy, configuration.strategy, configuration.rest) == ("any", "failover", 30.0)
+        assert (configuration.rules.recipient_policy, configuration.strategy, configuration.rest) == (
+            "any",
+            "failover",
+            30.0,
+        )
         assert configuration.deadline is None
 
     def test_none_stands_for_a_key_that_is_not_set(self) -> None:

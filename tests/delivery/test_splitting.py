@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import pytest
 
 from smtpbackend import mime
-from smtpbackend.delivery.splitting import first_group, may_follow, rest_of
+from smtpbackend.delivery.splitting import by_domain, may_follow, take
 from smtpbackend.envelope import Envelope
 from smtpbackend.errors import ConnectionLost
 from smtpbackend.outcome import Reply
@@ -34,15 +36,21 @@ def transaction(*names: str) -> Transaction:
     ],
 )
 def test_the_first_group(limits: Limits, names: str) -> None:
-    assert "".join(one.address.local_part for one in first_group(ENVELOPE.recipients, limits)) == names
+    line = deque(ENVELOPE.recipients) if limits.rcptdomainmax is None else by_domain(ENVELOPE.recipients)
+    whole = tuple(line)
+    taken = take(line, limits)
+    assert "".join(sorted(one.address.local_part for one in taken)) == names
+    assert taken + tuple(line) == whole  # nobody is lost, and the rest keeps its order
 
 
 def test_one_domain_in_any_spelling() -> None:
-    assert len(first_group(ENVELOPE.recipients[3:], Limits(rcptdomainmax=1))) == 2
+    assert len(take(by_domain(ENVELOPE.recipients[3:]), Limits(rcptdomainmax=1))) == 2
 
 
-def test_the_rest() -> None:
-    assert rest_of(ENVELOPE.recipients, transaction("a", "c")) == tuple(ENVELOPE.recipients[n] for n in (1, 3, 4))
+def test_a_server_that_has_shown_how_many_it_takes_is_given_no_more() -> None:
+    assert len(take(deque(ENVELOPE.recipients), Limits(rcptmax=4), most=3)) == 3
+    assert len(take(deque(ENVELOPE.recipients), Limits(rcptmax=2), most=3)) == 2
+    assert len(take(deque(ENVELOPE.recipients), Limits(), most=9)) == 5
 
 
 def test_the_rest_follows_unless_the_server_has_no_time_now() -> None:

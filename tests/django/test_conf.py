@@ -69,7 +69,7 @@ def test_smtpbackend_without_a_server_adds_to_email_settings() -> None:
     with email_settings(EMAIL_HOST="old.example", EMAIL_PORT=2525, SMTPBACKEND={"RECIPIENT_POLICY": "all"}):
         backend = EmailBackend()
     assert servers_of(backend) == [("old.example", 2525, "opportunistic")]
-    assert backend._mailer().configuration.recipient_policy == "all"
+    assert backend._mailer().configuration.rules.recipient_policy == "all"
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_a_key_for_dkim_is_read_at_construction(tmp_path: Path) -> None:
     key = ed25519.Ed25519PrivateKey.generate()
     with override_settings(SMTPBACKEND={"HOST": "mail.example.com", "DKIM": {**setting, "key": pem(key)}}):
         backend = EmailBackend()
-    (signer,) = backend._mailer().configuration.dkim
+    (signer,) = backend._mailer().configuration.rules.dkim
     assert repr(signer) == "<Signer s._domainkey.example.org ed25519-sha256>"
 
 
@@ -197,7 +197,7 @@ def test_options_never_read_other_settings() -> None:
     with override_settings(SMTPBACKEND={"HOST": "other.example", "RECIPIENT_POLICY": "all"}):
         backend = mailer(host="a.example")
     assert servers_of(backend)[0][0] == "a.example"
-    assert backend._mailer().configuration.recipient_policy == "any"
+    assert backend._mailer().configuration.rules.recipient_policy == "any"
 
 
 @mailers_only

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.django.conftest import Start
+from tests.servers.ports import free_ports
 
 SITE = Path(__file__).parents[2] / "docs" / "examples" / "django_site"
 
@@ -78,6 +79,14 @@ def test_password_reset_whose_mail_is_refused(manage, aiosmtpd: Start) -> None: 
     told = manage("shell", "--command", RESET, SMTP_HOST=server.host, SMTP_PORT=str(server.port))
     assert "refused for ann@example.org: 550 5.1.1 No such user" in told
     assert "Failed to send password reset email" in told
+
+
+def test_password_reset_while_the_server_is_down(manage) -> None:  # type: ignore[no-untyped-def]
+    """The visitor sees what everybody sees; the log has a line of it, which is no error that would be mailed."""
+    (port,) = free_ports(1)
+    told = manage("shell", "--command", RESET, SMTP_HOST="127.0.0.1", SMTP_PORT=str(port))
+    assert f"WARNING example_site.mail: 127.0.0.1:{port} failed (connect)" in told
+    assert "ERROR example_site" not in told
 
 
 def test_the_site_passes_the_checks(manage) -> None:  # type: ignore[no-untyped-def]

@@ -38,10 +38,18 @@ def message(**options: Any) -> Message:
     return Message(**{**usual, **options})
 
 
+def written(given_: Message) -> tuple[bytes, Any]:
+    """The octets that leave, and the envelope. Raises the error of the first recipient who is none."""
+    parcel = compose(given_, None)[0]
+    for outcome in parcel.refused:
+        raise outcome.error
+    content = parcel.content
+    return b"".join(content.chunks()) if isinstance(content, Content) else content.as_bytes(), parcel.envelope
+
+
 def composed(given_: Message) -> tuple[Any, Any]:
     """The headers that leave, and the envelope."""
-    content, envelope, _ = compose(given_, None)
-    octets = b"".join(content.chunks()) if isinstance(content, Content) else content.as_bytes()
+    octets, envelope = written(given_)
     return email.message_from_bytes(octets, policy=email.policy.default), envelope
 
 
@@ -55,7 +63,7 @@ def test_nobody_is_mailed_by_the_text_of_an_object(field: str, nobody: Any, opti
     for value in several if field in ("recipients", "cc", "bcc") else [pair]:
         with pytest.raises(InvalidInput) as refused:
             composed(message(**{**options, field: value}))
-        assert refused.value.field == field
+        assert refused.value.field.partition("[")[0] == field
 
 
 def test_a_default_sender_without_an_address_is_told() -> None:
@@ -88,7 +96,7 @@ def test_what_is_not_one_address_is_refused(text: str, options: dict[str, Any]) 
     for field in ("recipients", "cc", "bcc"):
         with pytest.raises(InvalidInput) as refused:
             composed(message(**{**options, field: [text]}))
-        assert refused.value.field == field
+        assert refused.value.field == f"{field}[0]"
     with pytest.raises(InvalidInput):
         composed(message(**{**options, "sender": text}))
 
@@ -112,9 +120,8 @@ def test_a_name_with_what_was_pasted_is_sent(name: str, is_pair: bool, options: 
     mailbox = (name, "bob@example.org") if is_pair else f'"{name}" <bob@example.org>'
     given_ = message(recipients=[mailbox], reply_to=mailbox, **options)
     assert not given_.has_bad_headers()
-    content, envelope, _ = compose(given_, None)
+    octets, envelope = written(given_)
     assert [str(one.address) for one in envelope.recipients] == ["bob@example.org"]
-    octets = b"".join(content.chunks()) if isinstance(content, Content) else content.as_bytes()
     for field in ("To", "Reply-To"):
         said, box = parseaddr(str(email.message_from_bytes(octets)[field]))
         decoded = "".join(part.decode(charset) if charset else part for part, charset in decode_header(said))
@@ -158,8 +165,8 @@ COMMENTS = [
 def test_a_comment_is_a_name_as_in_flask_mail(text: str) -> None:
     """The old way to write one, in our functions and in what leaves."""
     wanted = tuple(map(str, (make_header(decode_header(one)) for one in parseaddr(flask_mail.sanitize_address(text)))))
-    for written in (sanitize_address(text), str(composed(message(recipients=[text]))[0]["To"])):
-        assert tuple(str(make_header(decode_header(one))) for one in parseaddr(written)) == wanted
+    for mailbox in (sanitize_address(text), str(composed(message(recipients=[text]))[0]["To"])):
+        assert tuple(str(make_header(decode_header(one))) for one in parseaddr(mailbox)) == wanted
 
 
 WORDS = st.text("abc (),.<>\"\\'ßé\t", max_size=12)

@@ -123,7 +123,7 @@ def test_implicit_tls(aiosmtpd: StartServer, make_app: MakeApp) -> None:
         ({"subject": "a\r\nBcc: x@example.com"}, BadHeaderError),
         ({"recipients": ["a\r\n@example.com"]}, BadHeaderError),
         ({"recipients": []}, AssertionError),
-        ({"recipients": ["a@b@c"]}, InvalidInput),
+        ({"recipients": ["a@b@c"]}, RecipientsRefused),
         ({"extra_headers": {"X": "\x00"}}, BadHeaderError),
         ({"extra_headers": {"X Y": "a"}}, InvalidInput),
         ({"mail_options": ["X=\n"]}, InvalidInput),

@@ -478,7 +478,7 @@ def test_force_text() -> None:
 
 
 def envelope_of(message: Any, **options: Any) -> Envelope:
-    envelope = compose(message, None, **options)[1]
+    envelope = compose(message, None, **options)[0].envelope
     assert envelope is not None
     return envelope
 
@@ -524,7 +524,8 @@ def test_smtp_parameters_are_translated() -> None:
         ],
         rcpt_options=["NOTIFY=SUCCESS,FAILURE", "ORCPT=rfc822;ann+2B1@example.com"],
     )
-    _, envelope, notes = compose(message, None)
+    parcel, _, notes = compose(message, None)
+    envelope = parcel.envelope
     assert envelope is not None
     assert (envelope.dsn_return, envelope.envid, envelope.require_tls, envelope.hold_for) == ("HDRS", "a+b", True, 60)
     assert envelope.extra == {"MT-PRIORITY": "3", "XFLAG": None}
@@ -561,18 +562,29 @@ def test_smtp_parameters_that_cannot_be(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        ({"recipients": ["ann@example.com, bob@example.com"]}, "recipients"),
-        ({"recipients": ["Doe, John <john@example.com>"]}, "recipients"),
-        ({"cc": ["no address"]}, "cc"),
-        ({"bcc": [""]}, "bcc"),
-        ({"sender": "a@b@c"}, "sender"),
+        ({"recipients": ["ann@example.com, bob@example.com"]}, "recipients[0]"),
+        ({"recipients": ["Doe, John <john@example.com>"]}, "recipients[0]"),
+        ({"recipients": ["carl@example.com", None]}, "recipients[1]"),
+        ({"cc": ["no address"]}, "cc[0]"),
+        ({"bcc": [""]}, "bcc[0]"),
     ],
 )
 def test_addresses_that_cannot_be(change: dict[str, Any], field: str) -> None:
-    """One address for each entry; the error names the argument."""
+    """One address for each entry; the outcome's error names the argument and the place."""
+    message = Message(**{"subject": "Hi", "recipients": ["ann@example.com"], "sender": "app@example.com", **change})
+    parcel = compose(message, None)[0]
+    ((argument, given),) = change.items()
+    (refused,) = parcel.refused
+    assert refused.error.field == field
+    assert refused.address == (given[-1] if given[-1] is not None else "None")
+    assert getattr(message, argument) == given  # the message is left as it is
+
+
+def test_a_sender_that_cannot_be() -> None:
+    """The whole message is refused."""
     with pytest.raises(InvalidInput) as raised:
-        compose(Message(**{"recipients": ["ann@example.com"], "sender": "app@example.com", **change}), None)
-    assert raised.value.field == field
+        compose(Message("Hi", ["ann@example.com"], sender="a@b@c"), None)
+    assert raised.value.field == "sender"
 
 
 def test_what_is_missing_is_an_assertion_error() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import blinker
@@ -14,7 +16,7 @@ import pytest
 from flask import Flask
 
 import smtpbackend_flask
-from smtpbackend import CancelSend, RecipientsRefused, Status, signals
+from smtpbackend import CancelSend, DeliveryError, RecipientsRefused, Status, signals
 from smtpbackend_flask import Mail, Message
 from tests.flask.conftest import MakeApp
 from tests.servers.aiosmtpd_server import AiosmtpdServer
@@ -118,11 +120,13 @@ def test_a_receiver_cancels(aiosmtpd: StartServer, make_app: MakeApp) -> None:
 def test_a_broken_receiver_breaks_no_delivery(
     aiosmtpd: StartServer, make_app: MakeApp, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is logged."""
+    """It is logged, once for each receiver and kind of error."""
     server = aiosmtpd()
     app, mail = make_app(server)
+    called: list[Flask] = []
 
     def fail(sender: Flask, **_: Any) -> None:
+        called.append(sender)
         raise RuntimeError("broken receiver")
 
     for signal in smtpbackend_flask.signals.values():
@@ -130,11 +134,43 @@ def test_a_broken_receiver_breaks_no_delivery(
     with app.app_context():
         assert mail.send_message("Hi", ["ann@example.com"], "Hello").ok
     assert len(server.arrived) == 1
-    assert [record.signal for record in caplog.records] == [  # type: ignore[attr-defined]
-        "message_sending",
-        "message_sent",
-        "email-dispatched",
-    ]
+    assert called == [app] * 3
+    assert [record.event for record in caplog.records] == ["message_sending"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("is_suppressed", [False, True], ids=["down", "suppressed"])
+def test_a_receiver_is_not_called_from_inside_of_itself(make_app: MakeApp, is_suppressed: bool) -> None:
+    """Each of two logs an error, which a handler mails by the same app, whose server is down: there is an end."""
+    app, mail = make_app(MAIL_PORT=free_ports(1)[0], TESTING=is_suppressed)
+    calls: list[str] = []
+
+    class Mailing(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            assert len(calls) < 100
+            mail.send_message("Error", ["admin@example.com"], record.getMessage())
+
+    def one(sender: Flask, message: Any, **_: Any) -> None:
+        calls.append(f"one {message.subject}")
+        app.logger.error("%s", message)
+
+    def other(sender: Flask, message: Any, **_: Any) -> None:
+        calls.append(f"other {message.subject}")
+        app.logger.error("%s", message)
+
+    app.logger.addHandler(handler := Mailing(logging.ERROR))
+    name = "email-dispatched" if is_suppressed else "message_failed"
+    signal = smtpbackend_flask.signals[name]
+    try:
+        with (
+            signal.connected_to(one, app),
+            signal.connected_to(other, app),
+            app.app_context(),
+            nullcontext() if is_suppressed else pytest.raises(DeliveryError),
+        ):
+            mail.send_message("Hi", ["ann@example.com"], "Hello")
+    finally:
+        app.logger.removeHandler(handler)
+    assert sorted(calls) == ["one Error", "one Hi", "other Error", "other Hi"]
 
 
 def test_suppressed_messages_are_told_as_accepted(make_app: MakeApp, heard: Heard) -> None:

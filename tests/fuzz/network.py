@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 from smtpbackend.protocol.dialogue import SILENCE
-from smtpbackend.protocol.effects import Channel, Ended, Now, Read, StartTLS, Write
+from smtpbackend.protocol.effects import Channel, Ended, Now, Read, StartTLS, Work, Write
 from tests.fuzz.ledger import Due, Ledger
 
 EXTENSIONS = (
@@ -105,7 +105,7 @@ class Network:
         """Perform network effects until something else is yielded or the conversation returns."""
         try:
             step = conversation.send(value)
-            while type(step) in (Write, Read, StartTLS, Now):
+            while type(step) in (Write, Read, StartTLS, Now, Work):
                 try:
                     answer = self.perform(step)
                 except OSError as error:
@@ -116,12 +116,14 @@ class Network:
         except StopIteration as stop:
             return Ended(stop.value)
 
-    def perform(self, effect: Write | Read | StartTLS | Now) -> Any:
+    def perform(self, effect: Write | Read | StartTLS | Now | Work) -> Any:
         """Answer one effect, or raise what it ends in."""
         self.performed += 1
         assert self.performed < 20_000, "this never ends"
         if isinstance(effect, Now):
             return self.ledger.clock()
+        if isinstance(effect, Work):
+            return effect.do()
         if isinstance(effect, Write):
             return self._write(bytes(effect.data))
         if isinstance(effect, Read):

@@ -211,7 +211,7 @@ class TestLife:
         events: list[Any] = []
         settings = {"host": "127.0.0.1", "port": str(server.port), "tls": "none", "recipient_policy": None}
         mailer = twin.kind.from_settings(settings, listeners=[events.append])
-        assert mailer.configuration.recipient_policy == "any"
+        assert mailer.configuration.rules.recipient_policy == "any"
         if isinstance(twin, AsyncioTwin):
             twin.runner.run(mailer.send(hello()))
             twin.runner.run(mailer.close())

@@ -52,7 +52,7 @@ class TestSize:
         with pytest.raises(NotSupported, match=r"has \d{5} octets, .* takes at most 20000 \(SIZE\)") as raised:
             twin(at(small_postfix)).send(hello(text="x" * 70 + "\n" + "0123456789\n" * 2_000))
         assert raised.value.receipt is not None
-        assert [outcome.status for outcome in raised.value.receipt.outcomes] == [Status.REJECTED]
+        assert [outcome.status for outcome in raised.value.receipt.outcomes] == [Status.FAILED]
         assert small_postfix.log.count("client=") == before  # MAIL was not said
 
     @pytest.mark.servers
@@ -302,7 +302,7 @@ class TestLimits:
         with pytest.raises(NotSupported, match="recipient_policy is 'all': nobody was sent the message") as raised:
             twin(server.url, recipient_policy="all").send(hello(*self.FIVE))
         assert raised.value.receipt is not None
-        assert [outcome.status for outcome in raised.value.receipt.outcomes] == [Status.REJECTED] * 5
+        assert [outcome.status for outcome in raised.value.receipt.outcomes] == [Status.FAILED] * 5
         assert not any(command.startswith("MAIL") for command in server.commands)
 
     def test_all_goes_to_the_server_that_takes_it_whole(self, twin: Twin, scripted: Scripted) -> None:

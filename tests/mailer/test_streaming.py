@@ -351,6 +351,20 @@ class TestAFileThatChanges:
         os.truncate(path, path.stat().st_size // 2)
 
     @staticmethod
+    def grow(path: Path, file: IO[bytes]) -> None:
+        with path.open("ab") as other:
+            other.write(b"more")
+
+    @staticmethod
+    def rewrite(path: Path, file: IO[bytes]) -> None:
+        """As long as before, and other octets in its middle."""
+        size = path.stat().st_size
+        with path.open("r+b") as other:
+            other.seek(size // 2)
+            other.write(b"other octets")
+        os.utime(path, ns=(1, 1))  # a coarse clock might not tell
+
+    @staticmethod
     def close(path: Path, file: IO[bytes]) -> None:
         file.close()
 
@@ -364,9 +378,20 @@ class TestAFileThatChanges:
             (vanish, False, "cannot be read.*No such file"),
             (shrink, False, "became shorter"),
             (shrink, True, "became shorter"),
+            (grow, False, "was changed while it was sent"),
+            (rewrite, False, "was changed while it was sent"),
+            (rewrite, True, "was changed while it was sent"),
             (close, True, "closed file"),
         ],
-        ids=["vanishes", "shrinks", "shrinks while open", "is closed"],
+        ids=[
+            "vanishes",
+            "shrinks",
+            "shrinks while open",
+            "grows",
+            "is rewritten",
+            "is rewritten while open",
+            "is closed",
+        ],
     )
     def test_is_an_error_of_that_message_alone(
         self,
@@ -416,5 +441,5 @@ class TestAFileThatChanges:
         assert isinstance(failed.error, InvalidInput)
         with pytest.raises(InvalidInput, match=why):
             failed.raise_for_failure()
-        assert len(failed.rejected) == 1
+        assert len(failed.failed) == 1
         assert [mail for each in (server, other) for mail in each.taken if "carl@" in mail.mail] == []

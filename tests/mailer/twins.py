@@ -137,6 +137,11 @@ class _BegunTasks(Begun):
         return self._run(wait())
 
 
+def _pair(item: Any) -> tuple[Any, Envelope | None]:
+    """An item of a stream as the arguments of ``send``."""
+    return item if isinstance(item, tuple) else (item, None)
+
+
 class _Blocking(Driven):
     def __init__(self, mailer: Mailer) -> None:
         self.raw = mailer
@@ -152,7 +157,7 @@ class _Blocking(Driven):
 
         def send(place: int) -> None:
             try:
-                results[place] = self.raw.send(messages[place])
+                results[place] = self.raw.send(*_pair(messages[place]))
             except BaseException as error:
                 results[place] = error
 
@@ -215,7 +220,7 @@ class _Asyncio(Driven):
 
     def send_at_once(self, messages: list[Any]) -> list[Receipt | BaseException]:
         async def gather() -> Any:
-            return await asyncio.gather(*(self.raw.send(message) for message in messages), return_exceptions=True)
+            return await asyncio.gather(*(self.raw.send(*_pair(item)) for item in messages), return_exceptions=True)
 
         return self._run(gather())
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from smtpbackend.envelope import Envelope, Recipient
 from smtpbackend.mime import Content, given
-from smtpbackend.protocol.effects import ENOUGH, LATER, Conversation, Next, Now, Read, Settled, StartTLS, Write
+from smtpbackend.protocol.effects import ENOUGH, LATER, Conversation, Next, Now, Read, Settled, StartTLS, Work, Write
 from smtpbackend.protocol.session import Session
 from smtpbackend.protocol.transaction import Transaction
 
@@ -51,6 +51,8 @@ class Script:
         self.now = 0.0
         self.delays: deque[float] = deque()
         """How many seconds each Read takes; those that are not named take none."""
+        self.late: OSError | None = None
+        """What `Work` ends in."""
         self._tls = tls
         self._fails = dict(fails or {})
         self._transactions = deque(transactions)
@@ -84,6 +86,8 @@ class Script:
                 error = self._tls
             elif isinstance(effect, Now):
                 answer = self.now
+            elif isinstance(effect, Work):
+                answer, error = effect.do(), self.late
             elif isinstance(effect, Next):
                 self.asked.append(effect.unsent)
                 answer = self._transactions.popleft() if self._transactions else None

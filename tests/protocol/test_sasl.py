@@ -6,13 +6,14 @@ import base64
 import hashlib
 import pickle
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from cryptography import x509
 from scramp import ScramMechanism
 from scramp.core import ScramException
 
-from smtpbackend.errors import AuthenticationFailed, MissingExtra, ProtocolViolation
+from smtpbackend.errors import AuthenticationFailed, MissingExtra, ProtocolViolation, TimedOut
 from smtpbackend.protocol import sasl
 from smtpbackend.protocol.bearer import oauthbearer, xoauth2
 from smtpbackend.protocol.capabilities import Capabilities
@@ -22,6 +23,7 @@ from smtpbackend.protocol.sasl import (
     MECHANISMS,
     Exchange,
     Login,
+    Long,
     Mechanism,
     Refused,
     choose,
@@ -130,11 +132,19 @@ SCRAMS = pytest.mark.parametrize(("name", "nonce", "first", "challenge", "final"
 CLIENT = Login("user", "pencil")
 
 
+def answered(exchange: Exchange, challenge: bytes) -> Any:
+    """What an exchange says to a challenge, its long work done."""
+    step = exchange.send(challenge)
+    while isinstance(step, Long):
+        step = exchange.send(step.do())
+    return step
+
+
 @SCRAMS
 def test_scram_of_the_rfcs(name: str, nonce: str, first: bytes, challenge: bytes, final: bytes, proof: bytes) -> None:
     exchange = scram(name, CLIENT, nonce)
     assert next(exchange) == first
-    assert exchange.send(challenge) == final
+    assert answered(exchange, challenge) == final
     assert exchange.send(proof) == b""
     with pytest.raises(StopIteration):
         exchange.send(None)
@@ -150,7 +160,7 @@ def test_scram_takes_no_other_proof(
 ) -> None:
     exchange = scram(name, CLIENT, nonce)
     next(exchange)
-    exchange.send(challenge)
+    answered(exchange, challenge)
     with pytest.raises(Refused) as caught:
         exchange.send(said)
     assert caught.value.impostor or said == b"v=\xff"
@@ -162,7 +172,7 @@ def test_scram_hears_the_servers_error(
 ) -> None:
     exchange = scram(name, CLIENT, nonce)
     next(exchange)
-    exchange.send(challenge)
+    answered(exchange, challenge)
     with pytest.raises(Refused, match="the server says invalid-proof") as caught:
         exchange.send(b"e=invalid-proof")
     assert not caught.value.impostor
@@ -185,6 +195,24 @@ def test_scram_refuses_a_first_message_that_is_none(challenge: bytes | None) -> 
     next(exchange)
     with pytest.raises(Refused):
         exchange.send(challenge)
+
+
+@pytest.mark.parametrize("name", ["SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512"])
+@pytest.mark.parametrize("iterations", [1, 4_095, 600_001, 9_999_999, 99_999_999_999, 10**400])
+def test_scram_refuses_too_few_or_too_many_iterations_before_any_work(name: str, iterations: int) -> None:
+    """RFC 7677 4, and RFC 5802 9: a server must not choose how long we are kept busy."""
+    exchange = scram(name, CLIENT, "fyko+d2lbbFgONRv9qkxdawL")
+    next(exchange)
+    with pytest.raises(Refused):
+        exchange.send(f"r=fyko+d2lbbFgONRv9qkxdawLx,s=QSXCR+Q6sek8bf92,i={iterations}".encode())
+
+
+@pytest.mark.parametrize("iterations", [4_096, 600_000])
+def test_scram_hashes_elsewhere(iterations: int) -> None:
+    exchange = scram("SCRAM-SHA-256", CLIENT, "fyko+d2lbbFgONRv9qkxdawL")
+    next(exchange)
+    step = exchange.send(f"r=fyko+d2lbbFgONRv9qkxdawLx,s=QSXCR+Q6sek8bf92,i={iterations}".encode())
+    assert isinstance(step, Long)
 
 
 def test_scram_prepares_name_and_password() -> None:
@@ -212,7 +240,7 @@ def play_server(name: str, exchange: Exchange, binding: tuple[str, bytes] | None
     first = next(exchange)
     assert first is not None
     server.set_client_first(first.decode())
-    final = exchange.send(server.get_server_first().encode())
+    final = answered(exchange, server.get_server_first().encode())
     assert final is not None
     server.set_client_final(final.decode())
     assert exchange.send(server.get_server_final().encode()) == b""
@@ -554,3 +582,18 @@ def test_a_mechanism_of_ones_own() -> None:
     assert script.sent == [b"AUTH X-BACKWARDS\r\n", b64(b"nna") + b"\r\n"]
     register(Mechanism("PLAIN", rot13, in_clear=False, needs=""))
     assert choose(["PLAIN"], None, False)[0].exchange is rot13
+
+
+@pytest.mark.usefixtures("forgetting")
+def test_an_answer_that_takes_too_long_to_compute_is_a_time_out() -> None:
+    def slow(credentials: Login) -> Exchange:
+        yield (yield Long(lambda: b"y"))
+
+    register(Mechanism("X-SLOW", slow, in_clear=False))
+    script = Script()
+    script.late = TimeoutError("timed out")
+    session = Session("mx.example.com:25", "client.example.org")
+    session.capabilities = Capabilities({"AUTH": "X-SLOW"})
+    with pytest.raises(TimedOut, match=r"takes too long to compute .*at most 60 s; see timeout"):
+        script.run(session.login(ANN))
+    assert session.broken

@@ -10,6 +10,7 @@ import pytest
 
 from smtpbackend import Envelope, Server
 from smtpbackend.delivery.asks import Give, Lease, Pull
+from smtpbackend.delivery.configuration import Rules
 from smtpbackend.delivery.dispatch import Dispatch
 from smtpbackend.delivery.route import Route
 from smtpbackend.delivery.stamp import stamp
@@ -105,7 +106,7 @@ def test_a_server_that_had_only_what_time_was_left_is_tried_for_the_next_message
     now = 0.0
     first, second = Server("first.example.com"), Server("second.example.com")
     dispatch = Dispatch(
-        Route([first, second]), policy="any", tell=Telling(()), clock=lambda: now, stamp=stamp, deadline=10
+        Route([first, second]), rules=Rules(), tell=Telling(()), clock=lambda: now, stamp=stamp, deadline=10
     ).run()
     assert isinstance(next(dispatch), Pull)
     assert dispatch.send(hello()).server is first

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from smtpbackend import Envelope, Mailer, Server
 from smtpbackend.delivery.asks import Find, Give, Lease, Pull
+from smtpbackend.delivery.configuration import Rules
 from smtpbackend.delivery.credentials import Provider
 from smtpbackend.delivery.dispatch import Dispatch
 from smtpbackend.delivery.proxy import Proxy
@@ -97,7 +98,7 @@ def test_a_late_message_says_nothing_against_an_srv_domain() -> None:
     now = [0.0]
     dispatch = Dispatch(
         Route([first, domain]),
-        policy="any",
+        rules=Rules(),
         tell=Telling(()),
         clock=lambda: now[0],
         stamp=stamp,

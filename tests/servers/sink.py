@@ -3,7 +3,7 @@
 Its memory and its CPU are not the client's, nothing is too large for it, and it answers the end of a content with the
 SHA-256 and the number of the octets that came. All replies to a flight are one write, and a flight ends when nothing is
 incomplete and nothing more has come for `patience` seconds: then the client reads the same number of times whenever the
-same is sent.
+same is sent. A transaction may have a limit of recipients, and some recipients may be refused.
 """
 
 from __future__ import annotations
@@ -28,14 +28,18 @@ class Told(NamedTuple):
 
 
 class Sink:
-    """A running sink, as a context manager."""
+    """A running sink, as a context manager.
 
-    def __init__(self, *extensions: str, patience: float = 0.0) -> None:
+    ``most``: recipients of one transaction, the others are answered 452; 0: any number. ``refused`` stands in the
+    commands of recipients that are answered 550.
+    """
+
+    def __init__(self, *extensions: str, patience: float = 0.0, most: int = 0, refused: str = "nobody") -> None:
         self._extensions = extensions
-        self._patience = patience
+        self._options = [str(patience), str(most), refused]
 
     def __enter__(self) -> Self:
-        command = [sys.executable, __file__, str(self._patience), *self._extensions]
+        command = [sys.executable, __file__, *self._options, *self._extensions]
         self._running = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._running.stdout is not None
         self.port = int(self._running.stdout.readline())
@@ -60,8 +64,11 @@ def told(reply: object) -> Told:
 class _Speaker:
     """One connection: what came and is not yet understood, and what is to be said."""
 
-    def __init__(self, extensions: list[str]) -> None:
+    def __init__(self, extensions: list[str], most: int, refused: str) -> None:
         self.extensions = extensions
+        self.most = most
+        self.refused = refused.upper()
+        self.recipients = 0
         self.heard = bytearray()
         self.said = bytearray(b"220 sink.example.com ESMTP\r\n")
         self.is_content = False
@@ -96,7 +103,8 @@ class _Speaker:
         end = self.heard.find(b"\n")
         if end < 0:
             return False
-        words = self._take(end + 1).decode().upper().split()
+        line = self._take(end + 1).decode().upper()
+        words = line.split()
         if words[0] == "EHLO":
             self.said += "\r\n".join([f"250-{line}" for line in ["sink.example.com", *self.extensions]]).encode()
             self.said += b"\r\n250 HELP\r\n"
@@ -105,6 +113,8 @@ class _Speaker:
             self.heard[:0] = b"\r\n"  # a line begins
             self.is_content = True
             self._begin()
+        elif words[0] == "RCPT":
+            self._recipient(line)
         elif words[0] == "BDAT":
             self.chunk = int(words[1]), words[-1] == "LAST"
         else:
@@ -112,8 +122,18 @@ class _Speaker:
             self.is_over = words[0] == "QUIT"
             if words[0] in ("RSET", "MAIL"):
                 self.has_mail = words[0] == "MAIL"
+                self.recipients = 0
                 self._begin()
         return True
+
+    def _recipient(self, line: str) -> None:
+        if self.refused in line:
+            self.said += b"550 5.1.1 no such user\r\n"
+        elif self.most and self.recipients == self.most:
+            self.said += b"452 4.5.3 too many recipients\r\n"
+        else:
+            self.recipients += 1
+            self.said += b"250 2.1.5 ok\r\n"
 
     def _chunk(self) -> bool:
         assert self.chunk is not None
@@ -150,9 +170,9 @@ class _Speaker:
         self.said += f"250 2.0.0 {self.hash.hexdigest()} {self.octets}\r\n".encode()
 
 
-def _serve(sock: socket.socket, extensions: list[str], patience: float) -> None:
+def _serve(sock: socket.socket, patience: float, most: int, refused: str, extensions: list[str]) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    speaker = _Speaker(extensions)
+    speaker = _Speaker(extensions, most, refused)
     with sock:
         try:
             while not speaker.is_over:
@@ -174,13 +194,15 @@ def _serve(sock: socket.socket, extensions: list[str], patience: float) -> None:
 
 
 def main() -> None:
-    patience, *extensions = sys.argv[1:]
+    patience, most, refused, *extensions = sys.argv[1:]
     listening = socket.create_server(("127.0.0.1", 0))
 
     def accept() -> None:
         while True:
             sock, _ = listening.accept()
-            threading.Thread(target=_serve, args=(sock, extensions, float(patience)), daemon=True).start()
+            threading.Thread(
+                target=_serve, args=(sock, float(patience), int(most), refused, extensions), daemon=True
+            ).start()
 
     threading.Thread(target=accept, daemon=True).start()
     print(listening.getsockname()[1], flush=True)

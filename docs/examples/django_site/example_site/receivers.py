@@ -1,4 +1,7 @@
-"""What the site does when mail was sent, or was not: it writes a line to its log."""
+"""What the site does when mail was sent, or was not: it writes a line to its log.
+
+At WARNING at most: an error may be mailed to the administrators, and mail is what fails.
+"""
 
 from __future__ import annotations
 
@@ -25,4 +28,4 @@ def log_rejected(sender: type, message: Any, outcome: Any, **kwargs: Any) -> Non
 
 @receiver(signals.server_failed)
 def log_server_failed(sender: type, server: str, phase: str, error: Exception, **kwargs: Any) -> None:
-    logger.error("%s failed (%s): %s", server, phase, error)
+    logger.warning("%s failed (%s): %s", server, phase, error)

@@ -1,0 +1,54 @@
+"""What whoever runs a program is told without having asked: at WARNING, on logger ``smtpbackend``.
+
+``smtpbackend.failed_over``: a server could not be used, and the next one is tried. ``smtpbackend.in_doubt``: a message
+was handed over and not answered. Each is logged once a minute and server at most, over all mailers of a process: a
+server that is down is no flood of lines. Neither names a recipient or a secret.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from smtpbackend.events import MessageInDoubt, ServerFailed
+from smtpbackend.logs import log
+
+__all__ = ["alarm", "is_due"]
+
+WARNING = 30  # the level of logging, which is not loaded for it
+A_MINUTE = 60.0  # seconds
+MOST = 1000  # servers that are remembered
+
+_last: dict[tuple[str, str | None], list[float]] = {}  # when each was told of each server
+
+
+def alarm(event: Any, now: float) -> None:
+    """Log what is worth it. ``now`` is in seconds, of any monotonic clock."""
+    if isinstance(event, ServerFailed):
+        if event.next is not None:
+            _log("smtpbackend.failed_over", event.server, now, phase=event.phase, next=event.next, error=event.error)
+    elif isinstance(event, MessageInDoubt):
+        doubtful, receipt = event.receipt.in_doubt, event.receipt
+        fields = {"message_id": receipt.message_id, "recipients": len(doubtful), "error": event.error}
+        _log("smtpbackend.in_doubt", doubtful[0].server, now, **fields)
+
+
+def _log(name: str, server: str | None, now: float, **fields: Any) -> None:
+    if len(_last) >= MOST:
+        _last.clear()
+    if is_due(_last.setdefault((name, server), [float("-inf")]), now):
+        log("smtpbackend", WARNING, name, server=server, **fields)
+
+
+def is_due(last: list[float], now: float) -> bool:
+    """Whether a minute has passed since ``last``, its one element, which is ``now`` from then on.
+
+    Whoever has taken the element out decides alone: a thread that finds none is late by less than a minute. A time that
+    is to come is that of another clock.
+    """
+    try:
+        before = last.pop()
+    except IndexError:
+        return False
+    due = not 0.0 <= now - before < A_MINUTE
+    last.append(now if due else before)
+    return due

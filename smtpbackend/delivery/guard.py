@@ -1,0 +1,86 @@
+"""Who may get mail of this mailer: the settings ``only_to`` and ``redirect_to``, for staging and for tests by hand.
+
+Decisions only: which recipients of an envelope are left, and what goes to the one address instead.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from smtpbackend.address import Address
+from smtpbackend.content import Content
+from smtpbackend.envelope import Envelope, Recipient
+from smtpbackend.errors import InvalidInput, InvalidSetting
+from smtpbackend.header import text_field
+from smtpbackend.outcome import Outcome, Status
+
+__all__ = ["OnlyTo", "above", "address", "only_to", "redirected"]
+
+
+class OnlyTo(NamedTuple):
+    """Addresses and domains, in lower case: a guard that a capital letter would pass is none."""
+
+    addresses: frozenset[str]
+    domains: frozenset[str]
+
+    def allows(self, address: Address) -> bool:
+        """Whether mail may go to this address."""
+        return address.ascii_domain.lower() in self.domains or address.addr_spec.lower() in self.addresses
+
+    def sift(self, recipients: Iterable[Recipient]) -> tuple[tuple[Recipient, ...], tuple[Outcome, ...]]:
+        """Those who may get mail, and the outcomes of the others."""
+        left: list[Recipient] = []
+        refused: list[Outcome] = []
+        for recipient in recipients:
+            if self.allows(recipient.address):
+                left.append(recipient)
+            else:
+                why = f"{recipient.address} is not in only_to, so that nothing was sent there"
+                refused.append(Outcome(recipient.address, Status.REJECTED, error=InvalidInput(why, field="only_to")))
+        return tuple(left), tuple(refused)
+
+
+def only_to(name: str, value: Any) -> OnlyTo:
+    """The setting: addresses, and domains with or without an @ before them. Raises `InvalidSetting`."""
+    entries = value.replace(",", " ").split() if isinstance(value, str) else value
+    if not isinstance(entries, (list, tuple, set, frozenset)) or not entries:
+        raise InvalidSetting(
+            f"{name} must be a list of addresses and domains, with at least one; leave it out to send to everybody",
+            field=name,
+        )
+    addresses: set[str] = set()
+    domains: set[str] = set()
+    for entry in entries:
+        is_domain = isinstance(entry, str) and "@" not in entry.lstrip("@")
+        found = _parsed(name, f"postmaster@{entry.lstrip('@')}" if is_domain else entry)
+        if is_domain:
+            domains.add(found.ascii_domain.lower())
+        else:
+            addresses.add(found.addr_spec.lower())
+    return OnlyTo(frozenset(addresses), frozenset(domains))
+
+
+def address(name: str, value: Any) -> Address:
+    """The setting: one address. Raises `InvalidSetting`."""
+    return _parsed(name, value)
+
+
+def _parsed(name: str, value: Any) -> Address:
+    try:
+        return value if isinstance(value, Address) else Address.parse(value, name)
+    except InvalidInput as error:
+        raise InvalidSetting(str(error), field=name) from error
+
+
+def redirected(envelope: Envelope, to: Address) -> Envelope:
+    """The envelope of what goes to ``to`` instead; what was asked for each recipient is asked for nobody."""
+    return dataclasses.replace(envelope, recipients=(Recipient(Address(to.local_part, to.domain)),))
+
+
+def above(content: Content, envelope: Envelope) -> Content:
+    """``content`` with a field in front that names those whom the envelope is for."""
+    names = ", ".join(recipient.address.addr_spec for recipient in envelope.recipients)
+    field = text_field("X-Original-To", names).encode()
+    return content.under(field, lambda other: above(other, envelope))

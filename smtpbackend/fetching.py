@@ -1,0 +1,46 @@
+"""One fetch of a token at a time for each provider, in whichever thread or event loop it is wanted.
+
+Several at once would each use up the same refresh token; who gives a new one for each takes that for theft (RFC 9700
+4.14.2), and the next login fails.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+
+from smtpbackend.delivery.credentials import Provider, checked, failed
+
+__all__ = ["fetched"]
+
+_locks: weakref.WeakKeyDictionary[Provider, threading.Lock] = weakref.WeakKeyDictionary()
+_guard = threading.Lock()
+
+
+def fetched(source: Provider, server: str, refused: str | None, patience: float) -> str:
+    """A token for a server, not ``refused``: the one that is kept, or a fresh one. Blocks for ``patience`` seconds.
+
+    Raises `SMTPError`, and whatever the provider raises.
+    """
+    with _guard:
+        lock = _locks.setdefault(source, threading.Lock())
+    if patience <= 0 or not lock.acquire(timeout=patience):
+        raise failed(f"the token for {server} did not come in time; see deadline", True, server)
+    try:
+        kept = source.current(time.monotonic(), refused)
+        return kept or checked(source.keep(source.fetch(patience), time.monotonic()), server)
+    finally:
+        lock.release()
+
+
+def _after_fork() -> None:
+    """A lock that another thread of the parent held would be held for ever."""
+    global _guard
+    _locks.clear()
+    _guard = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

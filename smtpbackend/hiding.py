@@ -1,0 +1,196 @@
+"""What keeps a secret from being shown: a value that hides itself, a mask for what others say, errors without locals.
+
+Debug pages, mails to admins and error trackers print every local variable of every frame of a traceback, by its repr.
+So a secret is a `Secret` from the moment it is read, what is made of it on its way to a server is cleared from the
+frames of an error that comes of it, and what a server says is told with the secrets in it masked.
+"""
+
+from __future__ import annotations
+
+import binascii
+import contextlib
+import functools
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NoReturn, ParamSpec, TypeVar
+
+__all__ = ["Mask", "Secret", "bares_password", "discreet", "forget_locals", "keep_here"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Secret(str):
+    """A string whose repr is ``'***'``, for settings that are printed: a URL with credentials, a password.
+
+    It is equal to the string and used like it; ``str(secret)`` is the bare string. It is not pickled (``TypeError``).
+
+    >>> {"SERVERS": [Secret("smtps://user:password@smtp.example.com")]}
+    {'SERVERS': ['***']}
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+    def __copy__(self) -> Secret:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Secret:
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        keep_here("a secret")
+
+
+def keep_here(what: str) -> NoReturn:
+    """Refuse to pickle ``what``. Raises ``TypeError``."""
+    raise TypeError(
+        f"{what} is not pickled, for a password would go along: make the Mailer in the process that uses it, from the "
+        "settings that it reads there"
+    )
+
+
+def bares_password(value: Any) -> bool:
+    """Whether a setting, or what is in it, is a URL with a password that shows itself: no `Secret`."""
+    if isinstance(value, Mapping):
+        return any(map(bares_password, value.values()))
+    if isinstance(value, (list, tuple)):
+        return any(map(bares_password, value))
+    if not isinstance(value, str) or isinstance(value, Secret):
+        return False
+    return re.search(r"://[^/?#]*:.*@|[?&](?:password|token|client_key_password)=", value) is not None
+
+
+# What others repeat ----------------------------------------------------------------------------------------------
+
+PIECE = 8  # characters of a secret that are shown by nobody, from which on its parts are looked for
+STRIDE = 3  # every third place of a text is looked at: a part of PIECE + STRIDE - 1 characters is always found
+SHORTEST = 4  # characters: a shorter "secret" hides nothing, and would be found in every other word
+MOST_KNOWN = 256  # texts whose masked form is remembered: most replies of a server are the same few
+
+
+class Mask:
+    """Takes secrets out of texts that others wrote: the secret itself, quoted for a URL, in base64, and parts of it.
+
+    Parts are found from ten characters on. The case of letters does not count: a server may change it.
+    """
+
+    def __init__(self, *secrets: str) -> None:
+        self._written = ""  # every form of every secret; a set of their pieces takes milliseconds for a long token
+        self._short: set[str] = set()
+        self._known: dict[str, str] = {}
+        self.add(*secrets)
+
+    def add(self, *secrets: str) -> None:
+        """Hide these as well, in every form."""
+        self.add_as_written(*{form for secret in secrets if len(secret) >= SHORTEST for form in _forms(secret)})
+
+    def add_as_written(self, *texts: str) -> None:
+        """Hide these texts: what was made of a secret."""
+        self._known.clear()
+        forms = [text.lower() for text in texts if len(text) >= SHORTEST]
+        self._written = "\n".join([self._written, *forms])
+        self._short.update(form for form in forms if len(form) < PIECE + STRIDE - 1)
+
+    def __call__(self, text: str) -> str:
+        """The text, with ``***`` in place of each secret."""
+        masked = self._known.get(text)
+        if masked is None:
+            masked = self._masked(text)
+            if len(self._known) >= MOST_KNOWN:
+                self._known.clear()
+            self._known[text] = masked
+        return masked
+
+    def _masked(self, text: str) -> str:
+        low = text.lower()
+        if len(low) != len(text):  # of a few letters the small one is two
+            low = text
+        written = self._written
+        is_clean = not any(low[at : at + PIECE] in written for at in range(0, len(low) - PIECE + 1, STRIDE))
+        if is_clean and not any(form in low for form in self._short):
+            return text
+        shown: list[str] = []
+        end = 0
+        for start, stop in sorted(self._stretches(low)):
+            if start > end or not shown:
+                shown += [text[end:start], "***"]
+            end = max(end, stop)
+        return "".join([*shown, text[end:]])
+
+    def _stretches(self, low: str) -> Iterator[tuple[int, int]]:
+        for at in range(len(low) - PIECE + 1):
+            if low[at : at + PIECE] in self._written:
+                yield at, at + PIECE
+        for form in self._short:
+            at = low.find(form)
+            while at >= 0:
+                yield at, at + len(form)
+                at = low.find(form, at + len(form))
+
+
+def _forms(secret: str) -> Iterator[str]:
+    """How a secret may be written where somebody repeats it."""
+    from urllib.parse import quote, quote_plus
+
+    yield secret
+    yield repr(str(secret))[1:-1]
+    yield quote(secret, safe="", errors="replace")
+    yield quote_plus(secret, errors="replace")
+    octets = secret.encode("utf-8", "replace")
+    for before in range(3):  # in base64 it looks in three ways, by what stands ahead of it
+        encoded = binascii.b2a_base64(b"\0" * before + octets, newline=False).decode("ascii")
+        # the first and the last character may be made of what stands beside it, too
+        yield encoded[(0, 2, 3)[before] :].rstrip("=")[: None if (before + len(octets)) % 3 == 0 else -1]
+
+
+# Errors ----------------------------------------------------------------------------------------------------------
+
+
+def forget_locals(error: BaseException) -> None:
+    """Clear the local variables of the frames that an error came through, and those behind it; their lines stay.
+
+    For whoever called what has raised: frames that still run are passed over, and so is an error that one of the
+    callers is handling. No generator among the frames may be suspended: before Python 3.13 it would be closed.
+    """
+    running = set()
+    frame = sys._getframe(1)
+    here = frame
+    while frame is not None:
+        running.add(frame)
+        frame = frame.f_back  # type: ignore[assignment]
+    running.discard(here)
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        trace = one.__traceback__
+        if one is not error and trace is not None and trace.tb_frame in running:
+            continue
+        while trace is not None:
+            if trace.tb_frame is not here and trace.tb_frame not in running:
+                with contextlib.suppress(RuntimeError):  # Python 3.13: it is suspended
+                    trace.tb_frame.clear()
+            trace = trace.tb_next
+        waiting += [one.__cause__, one.__context__]
+
+
+def discreet(function: Callable[P, T]) -> Callable[P, T]:
+    """Have a function that is given secrets leave none in its traceback: neither its locals nor its arguments."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except BaseException as error:
+            del args, kwargs
+            forget_locals(error)
+            raise
+
+    return call

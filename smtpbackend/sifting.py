@@ -1,0 +1,97 @@
+"""Which entries of a list are addresses: one that is badly written does not cost the others (DESIGN 4.2).
+
+What an address is stands in ``address.py``; here it is asked entry by entry, where a list cannot be read as a whole.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from smtpbackend.address import Address, addresses_in_field, as_written, is_one, is_pair, parse_addresses, unfold
+from smtpbackend.errors import Injection, InvalidInput
+
+__all__ = ["Refused", "entries", "sift", "sift_field"]
+
+Refused = tuple[str, InvalidInput]
+"""What was given as an address and is none: its text as it was given, and why. The error's field names its place."""
+
+# What a comma may stand in without being the end of an address, and all else. No two of these begin alike.
+_piece = re.compile(r'"(?:[^"\\]|\\.)*"|\((?:[^()\\]|\\.)*\)|<[^<>]*>|\[[^\[\]]*\]|[^,"(<\[:;]+|.', re.DOTALL).findall
+
+
+def sift(value: Any, field: str) -> tuple[list[Address], list[Refused]]:
+    """The addresses in ``value``, which is as for `parse_addresses`, and apart from them what is none.
+
+    Raises `InvalidInput` only where a line end or NUL stands in one: that is no slip of the pen.
+    """
+    try:
+        return parse_addresses(value, field), []
+    except Injection:
+        raise
+    except InvalidInput as error:
+        return _entry_by_entry(value, field, error)
+
+
+def sift_field(field: str, value: Any) -> tuple[list[Address], list[Refused]]:
+    """`sift` for a header, as it is stored in one of our messages or in an ``email.message.Message``."""
+    try:
+        return addresses_in_field(field, value), []
+    except Injection:
+        raise
+    except InvalidInput as error:
+        if hasattr(value, "addresses"):  # email.headerregistry; it is a str as well
+            value = as_written(value) or str(value)
+        elif isinstance(value, str):
+            value = unfold(field, value)
+        return _entry_by_entry(value, field, error)
+
+
+def entries(text: str, field: str) -> list[Address | str]:
+    """What stands in ``text``, a list with commas: addresses; and where some are none, all as they were given."""
+    found, refused = sift(text, field)
+    if not refused:
+        return [*found]
+    parts = _entries(text)
+    return [*parts] if len(parts) == len(found) + len(refused) else [text]
+
+
+def _entry_by_entry(value: Any, field: str, error: InvalidInput) -> tuple[list[Address], list[Refused]]:
+    """``error``: why it cannot be read as a whole."""
+    parts = _entries(value)
+    found: list[Address] = []
+    refused: list[Refused] = []
+    for place, entry in enumerate(parts):
+        try:
+            found += parse_addresses([entry], f"{field}[{place}]")
+        except Injection:
+            raise
+        except InvalidInput as why:
+            refused.append((_as_given(entry), why))
+    # A comma may have cut a name in two: what has no domain would be a mailbox of this host
+    if len(parts) == 1 or (isinstance(value, str) and not all(one.domain for one in found)):
+        return [], [(_as_given(value if isinstance(value, str) else parts[0]), error)]
+    return found, refused
+
+
+def _entries(value: Any) -> list[Any]:
+    """The entries of ``value``. A str with a group (``friends: a@b, c@d;``) is one."""
+    if not isinstance(value, str):
+        try:
+            return [value] if is_one(value) or is_pair(value) else list(value)
+        except InvalidInput:  # it may be a pair or two
+            return [value]
+    parts, entry = [], ""
+    for piece in _piece(value):
+        if piece in (":", ";"):
+            return [value]
+        if piece == ",":
+            parts.append(entry)
+            entry = ""
+        else:
+            entry += piece
+    return [one for one in map(str.strip, (*parts, entry)) if one]
+
+
+def _as_given(entry: Any) -> str:
+    return entry if isinstance(entry, str) else repr(entry)

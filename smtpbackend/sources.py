@@ -1,0 +1,382 @@
+"""Where octets come from: memory, files, and what can be read only once.
+
+A source is taken once. From then on every reader is given the same octets, whatever other threads, connections and
+processes do meanwhile: nothing here reads by the position of a file that others have too, and the caller's file stays
+where it stood. Where that cannot be kept, because the file has changed or was closed, reading raises `InvalidInput`: it
+never gives other octets, and never fewer. The only locks of this floor are here, since files of callers are shared by
+threads whether we like it or not.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import sys
+import threading
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+from smtpbackend.errors import InvalidInput
+
+__all__ = ["IN_MEMORY", "Source", "Spool", "alone_with", "position_of", "source_of", "spooled"]
+
+IN_MEMORY = 1024 * 1024  # octets of what is copied that are kept in memory, and not in a temporary file
+_BLOCK = 64 * 1024  # octets that are copied at a time
+
+
+class Source:
+    """``size`` octets, as often as they are wanted."""
+
+    size: int
+
+    def blocks(self, size: int) -> Iterator[bytes]:
+        """The octets, ``size`` at a time; the last block may be shorter. Raises `InvalidInput`."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Give up what is ours of it; files of the caller stay open."""
+
+
+class _Octets(Source):
+    """Octets in memory, from the position ``start`` on."""
+
+    def __init__(self, octets: bytes, start: int = 0) -> None:
+        self._octets, self._start = octets, start
+        self.size = max(len(octets) - start, 0)
+
+    def blocks(self, size: int) -> Iterator[bytes]:
+        for place in range(self._start, len(self._octets), size):
+            yield self._octets[place : place + size]
+
+
+class Spool(Source):
+    """A copy that is ours: in memory, or where it is large in a temporary file, for as long as somebody has it."""
+
+    def __init__(self, blocks: Iterable[Any], field: str) -> None:
+        self.size = 0
+        self._file: Any = None
+        memory = io.BytesIO()
+        try:
+            for block in blocks:
+                if not isinstance(block, (bytes, bytearray, memoryview)):
+                    raise InvalidInput(f"{field}: octets are wanted, not {type(block).__name__}", field=field)
+                if self._file is None and memory.tell() + len(block) > IN_MEMORY:
+                    import tempfile
+
+                    self._file = tempfile.TemporaryFile()  # noqa: SIM115 -- closed by close
+                    self._file.write(memory.getbuffer())
+                (self._file or memory).write(block)
+            self.size = (self._file or memory).tell()
+            if self._file is not None:
+                self._file.flush()
+        except BaseException:
+            self.close()  # else it lives as long as the error
+            raise
+        self._octets = memory.getvalue() if self._file is None else b""
+
+    def blocks(self, size: int) -> Iterator[bytes]:
+        for place in range(0, self.size, size):
+            if self._file is None:
+                yield self._octets[place : place + size]
+            else:
+                yield _read_at(self._file.fileno(), min(size, self.size - place), place)
+
+    def close(self) -> None:
+        """Give up the temporary file."""
+        if self._file is not None:
+            self._file.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class _Lent(Source):
+    """A source that somebody else closes."""
+
+    def __init__(self, source: Source) -> None:
+        self.size, self.blocks = source.size, source.blocks  # type: ignore[method-assign]
+
+
+class _State(NamedTuple):
+    """Which file it is, how long, and when it was written last: a change of its octets changes one of these."""
+
+    device: int
+    number: int
+    size: int
+    written: int
+
+
+def _state_of(file: Any) -> _State:
+    found = os.fstat(file.fileno())
+    return _State(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+class _File(Source):
+    """A regular file, at a path or open, from the position ``start`` on: as it is now."""
+
+    def __init__(self, given: Any, file: Any, field: str, start: int = 0) -> None:
+        self._given, self._field, self._start = given, field, start
+        self._file = None if isinstance(given, os.PathLike) else file
+        self._was = _state_of(file)
+        self.size = max(self._was.size - start, 0)
+
+    def blocks(self, size: int) -> Iterator[bytes]:
+        if self._file is not None:
+            yield from self._read(self._file, size)
+            return
+        try:
+            file = open(self._given, "rb", buffering=0)  # noqa: SIM115 -- closed below, whatever the reader does
+        except OSError as error:
+            raise _unreadable(self._given, self._field, error) from error
+        with file:
+            yield from self._read(file, size)
+
+    def _read(self, file: Any, size: int) -> Iterator[bytes]:
+        place, end = self._start, self._start + self.size
+        while True:
+            wanted = max(min(size, end - place), 0)
+            try:
+                block = _read_at(file.fileno(), wanted, place)
+                # looked at behind each block: had the file been closed, its number might have been another's by then
+                state = _state_of(file)
+            except (OSError, ValueError) as error:
+                raise _unreadable(self._given, self._field, error) from error
+            if state != self._was or len(block) < wanted:
+                # what was announced (SIZE, BDAT) cannot be kept, or would be of two versions of the file
+                what = "became shorter" if len(block) < wanted or state.size < self._was.size else "was changed"
+                raise InvalidInput(
+                    f"{self._field}: {_name(self._given)} {what} while it was sent; give its octets, or a copy of it",
+                    field=self._field,
+                )
+            if not block:
+                return
+            place += len(block)
+            yield block
+
+
+def _read_at(descriptor: int, size: int, place: int) -> bytes:
+    """``size`` octets from ``place`` on, unless the file ends; its position stays where it is."""
+    block = os.pread(descriptor, size, place)
+    while len(block) < size and (more := os.pread(descriptor, size - len(block), place + len(block))):
+        block += more
+    return block
+
+
+# Taking
+
+
+def position_of(content: Any, field: str) -> int | None:
+    """Where a file stands that can be read again; None for what can be read only once, and what is no file."""
+    if not hasattr(content, "seekable"):
+        return None
+    try:
+        with alone_with(content):  # who copies it moves it, and back
+            return int(content.tell()) if content.seekable() else None
+    except (AttributeError, OSError):
+        return None
+    except ValueError as error:
+        raise _unreadable(content, field, error) from error
+
+
+def source_of(content: Any, field: str, start: int | None = None) -> Source:
+    """What somebody gave, as it is now: octets, a path, a file, an iterable of octets. Raises `InvalidInput`.
+
+    A file is read from ``start`` on, which `position_of` told when it was given. A regular file stays where it is, and
+    is read when it is wanted; what else has a position is copied; what can be read only once is read now, once.
+    """
+    if isinstance(content, Source):
+        return _Lent(content)
+    if isinstance(content, (bytes, bytearray, memoryview)):
+        return _Octets(bytes(content))
+    if isinstance(content, os.PathLike):
+        return _at_path(content, field)
+    if start is None:
+        return spooled(content, field)
+    try:
+        if type(content) is io.BytesIO:
+            return _Octets(content.getvalue(), start)  # shares its memory until it is written to
+        plain = _plain(content)
+        if plain is not None:
+            if plain.writable():
+                plain.flush()
+            return _File(content, plain, field, start)
+    except (OSError, ValueError) as error:
+        raise _unreadable(content, field, error) from error
+    with alone_with(content):
+        return _copied(content, field, start)
+
+
+def _plain(file: Any) -> Any:
+    """The file of the ``io`` module that ``file`` is, where it has a regular file's octets; else None.
+
+    Others may have a descriptor too, but not of what they give: that of GzipFile is of what is compressed.
+    """
+    if type(file) is getattr(sys.modules.get("tempfile"), "_TemporaryFileWrapper", None):
+        file = file.file
+    is_buffered = type(file) in (io.BufferedReader, io.BufferedRandom)
+    if type(file.raw if is_buffered else file) is not io.FileIO:
+        return None
+    return file if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else None
+
+
+def _at_path(path: os.PathLike[str], field: str) -> Source:
+    try:
+        with open(path, "rb", buffering=0) as file:
+            kind = os.fstat(file.fileno())
+            is_regular = stat.S_ISREG(kind.st_mode)
+            # files of /proc have no size, but octets
+            if is_regular and not kind.st_size and (octets := file.read()):  # files of /proc have no size
+                return _Octets(octets)
+            if is_regular:
+                return _File(path, file, field)
+            with _once((kind.st_dev, kind.st_ino), path, field):  # two readers would have a part each
+                spool = Spool(_blocks_of(file, field), field)
+    except InvalidInput:
+        raise
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, field, error) from error
+    if stat.S_ISFIFO(kind.st_mode) and not spool.size:
+        raise _empty(path, field)
+    return spool
+
+
+def _copied(file: Any, field: str, start: int) -> Spool:
+    """From ``start`` to the end, and back to where it stood; raises where somebody else moves it meanwhile."""
+
+    def blocks() -> Iterator[bytes]:
+        place = start
+        while True:
+            file.seek(place)
+            block = _read_full(file, _BLOCK, field)
+            place += len(block)
+            if file.tell() != place:
+                why = f"{field}: {_name(file)} is read by somebody else at this time; give its octets, or another file"
+                raise InvalidInput(why, field=field)
+            if not block:
+                return
+            yield block
+
+    try:
+        stood = file.tell()
+        spool = Spool(blocks(), field)
+        file.seek(stood)
+    except InvalidInput:
+        raise
+    except (OSError, ValueError) as error:
+        raise _unreadable(file, field, error) from error
+    return spool
+
+
+# What can be read only once
+
+
+def spooled(content: Any, field: str) -> Spool:
+    """A copy of what can be read only once, such as a pipe or a generator; or of a list of octets.
+
+    Raises `InvalidInput` where somebody has begun to read it here before: what is left of it is not it.
+    """
+    if hasattr(content, "read"):
+        with _once(content, content, field):
+            return Spool(_blocks_of(content, field), field)
+    blocks = iter(content)
+    if blocks is not content:
+        return Spool(blocks, field)
+    with _once(content, content, field):
+        spool = Spool(blocks, field)
+    if not spool.size:
+        raise _empty(content, field)
+    return spool
+
+
+def _blocks_of(file: Any, field: str) -> Iterator[bytes]:
+    return iter(lambda: _read_full(file, _BLOCK, field), b"")
+
+
+def _read_full(file: Any, size: int, field: str) -> bytes:
+    """``size`` octets unless the file ends: raw files may give less than was asked for."""
+    block: bytes = file.read(size)
+    if not isinstance(block, bytes):
+        raise InvalidInput(f"{field}: a file gave {type(block).__name__} and not bytes; open it as binary", field=field)
+    while block and len(block) < size and (more := file.read(size - len(block))):
+        block += more
+    return block
+
+
+class _OfObjects:
+    """What is known of things of our callers, by their identity, for as long as each lives."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[weakref.ref[Any], Any]] = {}
+        self.forget_all = self._known.clear
+
+    def setdefault(self, thing: Any, value: Any) -> Any:
+        """What is known of it: ``value``, if nothing was. Raises TypeError for what has no weak references."""
+        key, known = id(thing), self._known
+        found = known.get(key)
+        if found is None:
+            reference = weakref.ref(thing, lambda _: known.pop(key, None))
+            found = known.setdefault(key, (reference, value))  # of several threads one is the first
+        return found[1]
+
+
+_locks, _readers = _OfObjects(), _OfObjects()
+_at_present: dict[Any, object] = {}
+"""What is read now, of things that nothing can be known of later."""
+
+# of threads that are no more in a child
+os.register_at_fork(after_in_child=_locks.forget_all)
+os.register_at_fork(after_in_child=_at_present.clear)
+
+
+def alone_with(thing: Any) -> AbstractContextManager[Any]:
+    """The lock of a thing: one thread at a time takes octets from it, the others wait."""
+    try:
+        lock: AbstractContextManager[Any] = _locks.setdefault(thing, threading.RLock())
+    except TypeError:
+        return nullcontext()
+    return lock
+
+
+@contextmanager
+def _once(key: Any, content: Any, field: str) -> Iterator[None]:
+    """Read ``content``, for which ``key`` stands: who comes later, or meanwhile, is refused."""
+    mine = object()
+    try:
+        is_first = _readers.setdefault(key, mine) is mine
+        is_known = True
+    except TypeError:  # a tuple, or an iterator of Python's own
+        key = key if isinstance(key, tuple) else id(key)
+        is_first = _at_present.setdefault(key, mine) is mine
+        is_known = False
+    if not is_first:
+        raise _spent(content, field)
+    try:
+        yield
+    finally:
+        if not is_known:
+            _at_present.pop(key, None)
+
+
+def _spent(content: Any, field: str) -> InvalidInput:
+    return InvalidInput(
+        f"{field}: {_name(content)} can be read only once, and was read for another message, or is being read for it; "
+        "give its octets, or one Attachment to all messages",
+        field=field,
+    )
+
+
+def _empty(content: Any, field: str) -> InvalidInput:
+    return InvalidInput(f"{field}: {_name(content)} has no octets to give; was it read before?", field=field)
+
+
+def _unreadable(content: Any, field: str, error: Exception) -> InvalidInput:
+    return InvalidInput(f"{field}: {_name(content)} cannot be read: {error}", field=field)
+
+
+def _name(content: Any) -> str:
+    if isinstance(content, os.PathLike):
+        return str(os.fspath(content))
+    return "the file" if hasattr(content, "read") else f"the {type(content).__name__}"
