@@ -36,12 +36,6 @@ _plain = re.compile(rf"({DOT_STRING})@({DOMAIN})").fullmatch
 _ATEXT_UTF8 = r'[^\x00- "(),.:;<>@\[\\\]\x7f]'
 _dot_string = re.compile(rf"{_ATEXT_UTF8}+(?:\.{_ATEXT_UTF8}+)*").fullmatch
 _control = re.compile(r"[\x00-\x1f\x7f]").search  # C0 and DEL
-_injection = re.compile(r"[\r\n\x00]").search
-_c0 = re.compile(r"[\x00-\x1f\x7f]")
-_surrogate = re.compile("[\ud800-\udfff]").search
-_commercial_at = re.compile("[\uff20\ufe6b]").search  # what looks like an @ and is none
-_encoded_word = re.compile(r"=\?[^?]+\?[A-Za-z]\?.*\?=").fullmatch  # RFC 2047 2
-_has_domain = re.compile(r"[^\s@]@[^\s@]").search
 
 # One token of an address list (RFC 5322 3.4). White space and comments are skipped by the caller.
 _token = re.compile(
@@ -64,7 +58,7 @@ def _has_control(text: str) -> bool:
 
 def reject_injection(text: str, field: str) -> None:
     """Raise `Injection` where ``text`` has CR, LF or NUL."""
-    if _injection(text) is not None:
+    if "\n" in text or "\r" in text or "\0" in text:
         raise Injection(f"{field}: {text!r} has a line end or NUL, a control character that may add lines", field=field)
 
 
@@ -153,15 +147,17 @@ def _validate(address: Address, field: str) -> None:
     _reject_control(domain, field)
     if display_name and not display_name.isprintable():
         object.__setattr__(address, "display_name", _without_controls(display_name, field))
-    if not domain and _encoded_word(local_part):
+    if not domain and local_part.startswith("=?") and local_part.endswith("?="):
         raise InvalidInput(
             f"{field}: {local_part!r} is an encoded word (RFC 2047) and no address; encode the name alone", field=field
         )
-    if not local_part.isascii() and (match := _commercial_at(local_part)):
-        raise InvalidInput(
-            f"{field}: {local_part!r} has a {match[0]!r} (U+{ord(match[0]):04X}), which is not the @ of an address",
-            field=field,
-        )
+    if not local_part.isascii():
+        for sign in "\uff20\ufe6b":  # they look like an @
+            if sign in local_part:
+                raise InvalidInput(
+                    f"{field}: {local_part!r} has a {sign!r} (U+{ord(sign):04X}), which is not the @ of an address",
+                    field=field,
+                )
     if not local_part:
         raise InvalidInput(f"{field}: an address needs something before the @", field=field)
     if domain and (encoded := ascii_domain(domain, field)) != domain:
@@ -178,9 +174,9 @@ def _validate(address: Address, field: str) -> None:
 def _without_controls(name: str, field: str) -> str:
     """A display name as it can be written: C0 and DEL as blanks. What is beyond ASCII goes into encoded words."""
     reject_injection(name, field)
-    if _surrogate(name) is not None:
+    if re.search("[\ud800-\udfff]", name):
         raise InvalidInput(f"{field}: {name!r} has half a surrogate pair, which no octets stand for", field=field)
-    return _c0.sub(" ", name)
+    return re.sub(r"[\x00-\x1f\x7f]", " ", name)
 
 
 def parse_addresses(value: Any, field: str = "address") -> list[Address]:
@@ -216,7 +212,7 @@ def is_pair(value: Any, field: str = "address") -> bool:
     name, address = value
     if not isinstance(name, str) or not (isinstance(address, str) or hasattr(address, "display_name")):
         return False
-    if _has_domain(name) is not None and name != address:
+    if re.search(r"[^\s@]@[^\s@]", name) and name != address:
         return False
     looks_mistyped = "@" in name[1:] and name != address and len(name.split()) == 1
     if looks_mistyped or (isinstance(address, str) and "@" not in address):
@@ -366,6 +362,7 @@ def _parse_list(text: str, field: str) -> tuple[Address, ...]:
             local_part, domain, position = _addr_spec(words, tokens, position, wrong)
             if tokens[position][1] != ">":
                 raise wrong("'<' without '>'")
+            display_name = _with_comments(display_name, comments, begin, position)
             position += 1
         elif token == ":":
             if in_group:
@@ -377,6 +374,7 @@ def _parse_list(text: str, field: str) -> tuple[Address, ...]:
             raise wrong("'>' without '<'")
         elif words or token == "@":
             local_part, domain, position = _addr_spec(words, tokens, position, wrong)
+            display_name = _with_comments("", comments, begin, position)
         else:
             if token == ";" and not in_group:
                 raise wrong("';' ends a group, and none was begun")
@@ -386,8 +384,6 @@ def _parse_list(text: str, field: str) -> tuple[Address, ...]:
             begin = position = position + 1
             continue
         words = []
-        if comments:
-            display_name = _with_comments(display_name, comments, begin, position)
         found.append(_of_parts(local_part, domain, display_name, field))
         if tokens[position][0] != "special" or tokens[position][1] not in {",", ";", ""}:
             raise wrong("addresses are separated by commas, and a name with special characters stands in quotes")
@@ -400,7 +396,12 @@ def _parse_list(text: str, field: str) -> tuple[Address, ...]:
 
 
 def _with_comments(display_name: str, comments: dict[int, list[str]], begin: int, end: int) -> str:
-    """The name with what is said in comments, the old place for names: as `email.utils.parseaddr` has it."""
+    """The name with what is said in comments, the old place for names: as `email.utils.parseaddr` has it.
+
+    That says nothing of what stands behind the address in its brackets.
+    """
+    if not comments:
+        return display_name
     said = " ".join(comment for number in range(begin, end + 1) for comment in comments.get(number, ()) if comment)
     if display_name and said:
         return f"{display_name} ({said})"

@@ -286,6 +286,8 @@ class Message:
     def authors(self) -> list[Address]:
         """The addresses of ``from_``. There a tuple of two str is a pair, whatever they are."""
         given: Any = self.from_
+        if isinstance(given, str):
+            return parse_addresses(given, "from_")
         if _is_author(given):
             return [Address.parse(given, "from_")]
         found = parse_addresses(given, "from_")
@@ -297,7 +299,9 @@ class Message:
         """The fields that say who a message is from and for, in order: header, our name of it, and what was given."""
         if self.from_:
             yield "From", "from_", [self.from_] if _is_author(self.from_) else self.from_
-        for field in ("sender", "to", "cc", "bcc"):
+        if self.sender:
+            yield "sender", "sender", [self.sender]
+        for field in ("to", "cc", "bcc"):
             if value := getattr(self, field):
                 yield field, field, value
         for name, given in self.headers:
@@ -314,7 +318,7 @@ def _is_author(given: Any) -> bool:
 
 
 def _listed(given: Any, field: str) -> list[Mailbox]:
-    if type(given) is list:
+    if type(given) is list or given == ():
         return list(given)
     if isinstance(given, str):  # an element of a list is never split, so what is one is read as such here
         is_one = given.strip() and "," not in given and ":" not in given

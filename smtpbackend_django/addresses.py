@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import copy
 import re
+from email.header import Header
 from typing import Any
+
+from django.utils.functional import Promise
 
 from smtpbackend.address import Address
 from smtpbackend.domain import ascii_domain
@@ -48,6 +51,8 @@ def with_our_addresses(message: Any) -> Any:
 def _as_django_takes(given: Any, field: str) -> Any:
     if isinstance(given, (tuple, list)):
         given = mailbox(given, field)
+    elif isinstance(given, (Promise, Header)):  # Django takes their text, and each is equal to it
+        given = str(given)
     return with_our_hosts(given) if isinstance(given, str) else given
 
 

@@ -115,6 +115,8 @@ def _compose_flask_mail(
 def _tree(message: Message) -> email.message.Message:
     if not parse_addresses(_plain(message.sender, "sender"), "sender"):
         raise IncompleteMessage(f"sender: {message.sender!r} is nobody", field="sender")
+    if message.reply_to:
+        parse_addresses(_plain(message.reply_to, "reply_to"), "reply_to")
     return message._message()  # as Flask-Mail calls it: a subclass may have its own
 
 

@@ -127,18 +127,16 @@ def _parts(mailbox: Any) -> tuple[str, str]:
     name = ""
     if isinstance(mailbox, (tuple, list)) and len(mailbox) == 2:
         name, mailbox = _line_end.sub("", force_text(mailbox[0] or "")), mailbox[1]
-    if isinstance(mailbox, Address):
-        return name or mailbox.display_name, mailbox.addr_spec
-    text = address_text(mailbox)
-    if not text.isprintable():
-        text = _line_end.sub("", text)
+    if not isinstance(mailbox, Address):
+        mailbox = address_text(mailbox)
+        if not mailbox.isprintable():
+            mailbox = _line_end.sub("", mailbox)
     try:
-        address = Address.parse((name, text))
+        address = Address.parse((name, mailbox))
     except InvalidInput:
-        found_name, addr_spec = _angle_address(text) or ("", text.strip())
-    else:
-        found_name, addr_spec = address.display_name, address.addr_spec
-    return name or found_name, addr_spec
+        found_name, addr_spec = _angle_address(mailbox) or ("", mailbox.strip())
+        return name or found_name, addr_spec
+    return address.display_name, address.addr_spec
 
 
 def _angle_address(text: str) -> tuple[str, str] | None:
@@ -278,7 +276,7 @@ class Message:
     @property
     def send_to(self) -> KeysView[Mailbox]:
         """Everybody who gets the message: a set, in the order of recipients, cc and bcc."""
-        return dict.fromkeys([*self.recipients, *self.cc, *self.bcc]).keys()
+        return dict.fromkeys(map(_hashable, [*self.recipients, *self.cc, *self.bcc])).keys()
 
     @property
     def html(self) -> str | None:
@@ -465,6 +463,12 @@ def _part(attachment: Any, ascii_names: bool) -> email.message.Message:
 
 
 _WITH_ADDRESSES = frozenset(("sender", "reply_to", "recipients", "cc", "bcc"))
+
+
+def _hashable(mailbox: Any) -> Any:
+    if isinstance(mailbox, Header):
+        return str(mailbox)
+    return tuple(mailbox) if isinstance(mailbox, list) else mailbox
 
 
 def _listed(given: Any, field: str) -> list[Any]:

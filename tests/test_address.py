@@ -47,7 +47,7 @@ from smtpbackend.errors import Injection, InvalidInput
         ("Root <root>", "root", "", "Root", "root"),
         ("a (one (two) \\) three) @ b (c) . org", "a", "b.org", "one (two) ) three c", "a@b.org"),
         ("ann@example.org (Ann Lee)", "ann", "example.org", "Ann Lee", "ann@example.org"),
-        ("(office) Ann <ann@example.org> (new)", "ann", "example.org", "Ann (office new)", "ann@example.org"),
+        ("(office) Ann <ann@example.org> (new)", "ann", "example.org", "Ann (office)", "ann@example.org"),
         ("ann@example.org ()", "ann", "example.org", "", "ann@example.org"),
         ("ann@i❤.example", "ann", "i❤.example", "", "ann@xn--i-7iq.example"),
         ("ann@💩.straße.example", "ann", "💩.straße.example", "", "ann@xn--ls8h.xn--strae-oqa.example"),

@@ -13,6 +13,7 @@ from typing import Any, NoReturn, Self
 
 from smtpbackend.content import Content, halves, relaxed_body
 from smtpbackend.delivery.settings import check_keys
+from smtpbackend.domain import ascii_domain
 from smtpbackend.errors import InvalidInput, InvalidSetting, MissingExtra, SMTPError
 from smtpbackend.hiding import discreet, keep_here
 
@@ -140,12 +141,10 @@ def _name(name: str, value: Any) -> str:
         raise InvalidSetting(f"dkim {name} is missing; it is a string", field="dkim")
     text = value
     if not text.isascii():
-        import idna
-
         try:
-            text = idna.encode(text, uts46=True).decode("ascii")
-        except idna.IDNAError as error:
-            raise InvalidSetting(f"dkim {name} {value!r} is not a domain name: {error}", field="dkim") from error
+            text = ascii_domain(text, f"dkim {name}")  # as the From that it is to be aligned with
+        except InvalidInput as error:
+            raise InvalidSetting(str(error), field="dkim") from error
     if not _dns_name.fullmatch(text) or len(text) > 253:
         raise InvalidSetting(f"dkim {name} {value!r} is not a domain name", field="dkim")
     return text.lower()
