@@ -51,6 +51,7 @@ class Dispatch(Connecting):
     the Message-ID for a message that lacks them; ``deadline`` is in seconds, for each message; ``dkim`` has the
     signers of what leaves; ``moved`` is called when a message goes on from one server to the next, and
     ``ended`` with each receipt; runs that share ``down`` do not try again what another of them could not reach.
+    ``composed`` is called when nothing more is read of the item that was pulled last: its owner may change it.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Dispatch(Connecting):
         moved: Callable[[], object] = lambda: None,
         ended: Callable[[Receipt], object] = lambda _: None,
         down: dict[Server, SMTPError] | None = None,
+        composed: Callable[[], object] = lambda: None,
     ) -> None:
         super().__init__(route, tell=tell, clock=clock, deadline=deadline, down=down)
         self.policy = policy
@@ -73,6 +75,7 @@ class Dispatch(Connecting):
         self.dkim = dkim
         self.moved = moved
         self.ended = ended
+        self.composed = composed
         self._taken = 0  # of the source
         self._drained = False
         self._is_alone = False  # the source had one item: another is asked for when that has its receipt
@@ -147,7 +150,10 @@ class Dispatch(Connecting):
         mail = None
         self._taken = number = self._taken + 1
         try:
-            envelope, content = compose(message, envelope, self.stamp, self.dkim)
+            try:
+                envelope, content = compose(message, envelope, self.stamp, self.dkim)
+            finally:
+                self.composed()
             mail = Mail(number, message, envelope, content)
             if self.tell.wants("message_sending"):
                 self.tell(MessageSending(message, envelope))
