@@ -51,6 +51,7 @@ class _Share:
         finally:
             self.is_asking = False
             number = self._state.answered(is_item, failed)
+            self._state.composed()  # it is, ahead of whatever another task does
             _notify(self._changed)
         if number is None:
             raise StopAsyncIteration

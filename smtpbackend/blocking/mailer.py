@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import time
 import weakref
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from smtpbackend.delivery.configuration import configure
@@ -111,8 +111,8 @@ class Mailer:
         down: dict[Server, SMTPError] = {}
         most = connections * max(server.window for server in self.configuration.servers)
 
-        def send(share: Iterator[Any], within: Delivery) -> Iterator[Receipt]:
-            run = self._dispatch(listeners, down=down).run(operator.length_hint(share))
+        def send(share: Any, within: Delivery) -> Iterator[Receipt]:
+            run = self._dispatch(listeners, down=down, composed=share.composed).run(operator.length_hint(share))
             return self._pool.perform(run, share, within)
 
         receipts: Iterator[Receipt] = spread(iter(messages), connections, most, self._pool, send)
@@ -165,6 +165,7 @@ class Mailer:
         listeners: Sequence[Listener],
         route: Route | None = None,
         down: dict[Server, SMTPError] | None = None,
+        composed: Callable[[], object] = lambda: None,
     ) -> Dispatch:
         from smtpbackend.delivery.dispatch import Dispatch
         from smtpbackend.delivery.stamp import stamp
@@ -181,6 +182,7 @@ class Mailer:
             moved=self._pool.count_move,
             ended=self._pool.count,
             down=down,
+            composed=composed,
         )
 
     def _perform(self, dispatch: Generator[Any, Any, None], source: Iterator[Any]) -> Any:

@@ -59,6 +59,12 @@ class _Share:
         self.numbers.append(number)
         return item
 
+    def composed(self) -> None:
+        """Another thread may ask the source."""
+        with self._changed:
+            self._state.composed()
+            self._changed.notify_all()
+
 
 def spread(
     source: Iterator[Any], streams: int, most: int, pool: object, send: Callable[[Any, Delivery], Iterator[Any]]

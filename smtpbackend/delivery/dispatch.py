@@ -52,6 +52,7 @@ class Dispatch(Connecting):
     ``stamp`` the date and the unique part of the Message-ID for a message that lacks them; ``deadline`` is in seconds,
     for each message; ``moved`` is called when a message goes on from one server to the next, and ``ended`` with each
     receipt; runs that share ``down`` do not try again what another of them could not reach.
+    ``composed`` is called when nothing more is read of the item that was pulled last: its owner may change it.
     """
 
     def __init__(
@@ -66,12 +67,14 @@ class Dispatch(Connecting):
         moved: Callable[[], object] = lambda: None,
         ended: Callable[[Receipt], object] = lambda _: None,
         down: dict[Server, SMTPError] | None = None,
+        composed: Callable[[], object] = lambda: None,
     ) -> None:
         super().__init__(route, tell=tell, clock=clock, deadline=deadline, down=down)
         self.rules = rules
         self.stamp = stamp
         self.moved = moved
         self.ended = ended
+        self.composed = composed
         self._taken = 0  # of the source
         self._drained = False
         self._is_alone = False  # the source had one item: another is asked for when that has its receipt
@@ -145,7 +148,10 @@ class Dispatch(Connecting):
         self._taken += 1
         mail = Mail(self._taken, message)
         try:
-            compose(mail, envelope, self.rules, self.stamp)
+            try:
+                compose(mail, envelope, self.rules, self.stamp)
+            finally:
+                self.composed()
             if mail.pending and self.tell.wants("message_sending"):
                 self.tell(MessageSending(message, mail.envelope))
         except CancelSend as cancelled:

@@ -61,14 +61,21 @@ class Spread:
         return Step.LATER if has_some and not at_once else Step.WAIT
 
     def answered(self, is_item: bool, failed: Exception | None = None) -> int | None:
-        """Take down what the source answered: the number of its item, or None at its end."""
-        self._is_asked = False
+        """Take down what the source answered: the number of its item, or None at its end.
+
+        It is asked for no other before `composed`: who yields one message again and again, changed, may change it then.
+        """
         if not is_item:
+            self.composed()
             self.failed = failed
             self.ended = True
             return None
         self._taken += 1
         return self._taken
+
+    def composed(self) -> None:
+        """Nothing more is read of the item that was taken last."""
+        self._is_asked = False
 
     def put(self, number: int, receipt: Any) -> None:
         """Take a receipt."""

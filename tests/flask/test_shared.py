@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import email.message
 import io
 import os
@@ -87,10 +88,8 @@ def test_the_default_sender_is_written_once(aiosmtpd: StartServer, make_app: Mak
         def __contains__(self, name: object) -> bool:
             found = super().__contains__(name)
             if name == "From" and not found:
-                try:
+                with contextlib.suppress(threading.BrokenBarrierError):
                     both_are_inside.wait(0.5)  # which they never are
-                except threading.BrokenBarrierError:
-                    pass
             return found
 
     message = Watched()

@@ -12,6 +12,7 @@ import io
 import os
 import tempfile
 import threading
+import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from typing import Any, cast
 
 import pytest
 
-from smtpbackend import AsyncMailer, Attachment, Envelope, InvalidInput, Mailer, Receipt, Server, mime, sources
+from smtpbackend import AsyncMailer, Attachment, Envelope, InvalidInput, Mailer, Message, Receipt, Server, mime, sources
 from smtpbackend.delivery.credentials import Grant, Provider
 from smtpbackend.delivery.tls import client_context
 from smtpbackend.testing import EXTENSIONS, Play, Transaction
@@ -386,6 +387,38 @@ def test_messages_of_one_generator_go_once(twin: Twin, scripted: Scripted, way: 
         check_all_delivered(receipts, MANY)
     subjects = [message_from_bytes(mail.content)["Subject"] for mail in server.taken]
     assert sorted(subjects, key=int) == [str(number) for number in range(MANY)]
+
+
+@pytest.mark.parametrize("connections", [1, 8])
+def test_one_message_that_is_changed_for_each_recipient(twin: Twin, scripted: Scripted, connections: int) -> None:
+    """The source is not asked for the next before the last one is composed: nobody gets what is another's."""
+    server = scripted()
+    mailer = twin(server.url, max_connections=8)
+
+    class Changing(Message):
+        """Lets others go on in the middle of its being composed."""
+
+        def check(self) -> None:
+            super().check()
+            if composing:
+                time.sleep(0.001)
+
+    composing: list[bool] = []
+    message = Changing("Your code", SENDER, "nobody@example.com", text="")
+    composing.append(True)
+
+    def messages() -> Iterator[Any]:
+        for number in range(MANY):
+            message.to = [f"user{number}@example.com"]
+            message.text = f"The code of user{number}\n"
+            yield message
+
+    check_all_delivered(mailer.send_many(messages(), connections=connections), MANY)
+    for mail in server.taken:
+        [recipient] = [line.partition("<")[2].partition(">")[0] for line in mail.recipients]
+        assert f"The code of {recipient.partition('@')[0]}\r\n".encode() in mail.content
+        assert f"To: {recipient}".encode() in mail.content
+    assert len(server.taken) == MANY
 
 
 def test_one_provider_of_tokens_fetches_once_for_all(scripted: Scripted) -> None:
