@@ -1,7 +1,7 @@
 """What happens during a delivery, as frozen records.
 
-A Listener is a callable that takes one event. Signals, statistics, logs and traces are Listeners; a delivery knows
-none of them. An event's ``name`` is the name of its signal. ``receivers.py`` says how Listeners are called.
+A Listener is a callable that takes one event. Signals, logs and traces are Listeners, which ``receivers.py`` calls; a
+delivery knows none of them. An event's ``name`` is the name of its signal.
 """
 
 from __future__ import annotations

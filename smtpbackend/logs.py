@@ -6,6 +6,7 @@ A handler may raise, as one that sends mail: no delivery is harmed by what is to
 from __future__ import annotations
 
 import contextlib
+import logging
 from typing import Any
 
 __all__ = ["log"]
@@ -15,8 +16,6 @@ LONGEST = 500  # characters of a field in the message; a server's words may be l
 
 def log(logger: str, level: int, event: str, error: Exception | None = None, /, **fields: Any) -> None:
     """Log ``event`` with its ``fields``, and with the traceback of ``error``."""
-    import logging  # not where nothing is ever logged: DESIGN 5.6
-
     with contextlib.suppress(Exception):
         template = " ".join([event, *(f"{name}=%s" for name in fields)])
         shown = map(_shown, fields.values())

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial
+from logging import ERROR, WARNING
 from types import CoroutineType, FunctionType, MethodType, TracebackType
 from typing import Any
 
@@ -25,7 +26,6 @@ from smtpbackend.logs import log
 __all__ = ["Call", "begin", "call"]
 
 LOGGER = "smtpbackend.receivers"
-WARNING, ERROR = 30, 40  # the levels of logging, which is not loaded for them
 DEEPEST = 2  # receivers inside of each other: the mail that one sends is told to the others
 MOST = 1000  # places and kinds of errors that are remembered: a site has some, but a class may be made for each error
 CANCELS = "message_sending"  # the event whose receivers may raise `CancelSend`
@@ -123,7 +123,7 @@ def _identity(receiver: Any) -> tuple[int, int]:
 def _place(receiver: Any) -> str:
     """Where a receiver stands in the code. What it holds may be secret, and is not shown."""
     receiver = _function(receiver)
-    if isinstance(receiver, partial):
+    if issubclass(type(receiver), partial):
         return _place(receiver.func)
     function = _function(receiver.__func__) if type(receiver) is MethodType else receiver
     if type(function) is FunctionType:

@@ -100,11 +100,13 @@ class Signalling:
                 call(receiver, event.name, **fields)
             except CancelSend as error:
                 cancelled.append(error)
-        if awaited:
-            answers = async_to_sync(_await_all)(awaited, event.name, fields)
-            cancelled += [answer for answer in answers if isinstance(answer, CancelSend)]
-        if cancelled:
-            raise cancelled[0]
+        try:
+            if awaited:  # which raises where an event loop runs
+                answers = async_to_sync(_await_all)(awaited, event.name, fields)
+                cancelled += [answer for answer in answers if isinstance(answer, CancelSend)]
+        finally:
+            if cancelled:
+                raise cancelled[0]
 
 
 async def _await_all(receivers: list[Any], event: str, fields: dict[str, Any]) -> list[Any]:

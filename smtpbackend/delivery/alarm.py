@@ -2,11 +2,12 @@
 
 ``smtpbackend.failed_over``: a server could not be used, and the next one is tried. ``smtpbackend.in_doubt``: a message
 was handed over and not answered. Each is logged once a minute and server at most, over all mailers of a process: a
-server that is down is no flood of lines. Neither names a recipient or a secret.
+server that is down is no flood of lines. No secret is in them, and no recipient whom the server does not name itself.
 """
 
 from __future__ import annotations
 
+from logging import WARNING
 from typing import Any
 
 from smtpbackend.events import MessageInDoubt, ServerFailed
@@ -14,7 +15,6 @@ from smtpbackend.logs import log
 
 __all__ = ["alarm", "is_due"]
 
-WARNING = 30  # the level of logging, which is not loaded for it
 A_MINUTE = 60.0  # seconds
 MOST = 1000  # servers that are remembered
 
@@ -23,16 +23,18 @@ _last: dict[tuple[str, str | None], list[float]] = {}  # when each was told of e
 
 def alarm(event: Any, now: float) -> None:
     """Log what is worth it. ``now`` is in seconds, of any monotonic clock."""
+    fields: dict[str, Any]
     if isinstance(event, ServerFailed):
         if event.next is not None:
-            _log("smtpbackend.failed_over", event.server, now, phase=event.phase, next=event.next, error=event.error)
+            fields = {"phase": event.phase, "next": event.next, "error": str(event.error)}
+            _log("smtpbackend.failed_over", event.server, now, fields)
     elif isinstance(event, MessageInDoubt):
-        doubtful, receipt = event.receipt.in_doubt, event.receipt
-        fields = {"message_id": receipt.message_id, "recipients": len(doubtful), "error": event.error}
-        _log("smtpbackend.in_doubt", doubtful[0].server, now, **fields)
+        doubtful, message_id = event.receipt.in_doubt, event.receipt.message_id
+        fields = {"message_id": message_id, "recipients": len(doubtful), "error": str(event.error)}
+        _log("smtpbackend.in_doubt", doubtful[0].server, now, fields)
 
 
-def _log(name: str, server: str | None, now: float, **fields: Any) -> None:
+def _log(name: str, server: str | None, now: float, fields: dict[str, Any]) -> None:
     if len(_last) >= MOST:
         _last.clear()
     if is_due(_last.setdefault((name, server), [float("-inf")]), now):

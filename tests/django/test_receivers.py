@@ -255,6 +255,23 @@ def test_asynchronous_receivers_where_an_event_loop_runs_already(
     assert len(up.arrived) == 3
 
 
+def test_a_message_is_cancelled_also_where_others_cannot_be_asked(up: AiosmtpdServer, connect: Any) -> None:
+    """An event loop runs: the asynchronous receiver has no say, the other one has."""
+
+    async def hear(**_: Any) -> None: ...
+
+    def cancel(**_: Any) -> None:
+        raise CancelSend
+
+    async def view() -> None:
+        assert mail().send() == 0
+
+    connect(hear, "message_sending")
+    connect(cancel, "message_sending")
+    asyncio.run(view())
+    assert up.arrived == []
+
+
 def test_receivers_that_are_wrapped_anew_for_each_signal(
     up: AiosmtpdServer, connect: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
