@@ -178,7 +178,7 @@ def forget_locals(error: BaseException) -> None:
                 with contextlib.suppress(RuntimeError):  # Python 3.13: it is suspended
                     trace.tb_frame.clear()
             trace = trace.tb_next
-        waiting += [one.__cause__, one.__context__]
+        waiting += [one.__cause__, one.__context__, *getattr(one, "exceptions", ())]
 
 
 def discreet(function: Callable[P, T]) -> Callable[P, T]:

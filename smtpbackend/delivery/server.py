@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from smtpbackend.delivery.settings import SERVER_KEYS, check_keys, read
 from smtpbackend.errors import ConnectFailed, InvalidSetting
-from smtpbackend.hiding import discreet
+from smtpbackend.hiding import Secret, discreet
 from smtpbackend.protocol.command import check_client_name
 from smtpbackend.protocol.sasl import Login, check, needs_nothing
 from smtpbackend.protocol.timeouts import DeadlinePassed, Timeouts
@@ -101,6 +101,8 @@ class Server:
             # NUL separates the parts of PLAIN (RFC 4616 2); the value itself never stands in an error
             if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in getattr(self, name) or ""):
                 raise InvalidSetting(f"{name} for {host} has a NUL or a lone surrogate", field=name)
+        if self.username and self.username in (self.password, self.token):  # one API token as both, as at Postmark
+            object.__setattr__(self, "username", Secret(self.username))
         if self.client_key and not self.client_cert:
             raise InvalidSetting(f"client_key is set for {host}, client_cert is not", field="client_cert")
         if self.path is not None and (not self.path.startswith("/") or "\0" in self.path):

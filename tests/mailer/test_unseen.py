@@ -155,6 +155,21 @@ def test_what_a_server_offers_is_understood_whatever_the_password_is(twin: Twin,
     assert twin(Server(server.host, server.port, tls="none", username="ann", password="auth login plain")).connect()
 
 
+@pytest.mark.parametrize("mechanism", ["PLAIN", "CRAM-MD5", "XOAUTH2"])
+def test_a_user_name_that_is_the_secret_is_hidden_too(twin: Twin, scripted: Scripted, mechanism: str) -> None:
+    """Some providers have one API token for both."""
+    server = scripted(Play({"AUTH": "535 5.7.8 no"}, (f"AUTH {mechanism}",)))
+    told = Told()
+    key = "token" if mechanism == "XOAUTH2" else "password"
+    at = Server(server.host, server.port, tls="none", username=TOKEN, **{key: TOKEN})  # type: ignore[arg-type]
+    mailer = twin(at, listeners=[told])
+    told.about(mailer.connect)
+    told.about(lambda: mailer.send(hello()))
+    sent = next(command for command in server.commands if command.startswith("AUTH"))
+    assert mechanism == "CRAM-MD5" or TOKEN in base64.b64decode(sent.split()[2]).decode()
+    assert_unseen((TOKEN,), [*told.texts, repr(at), repr(mailer.raw.configuration)])
+
+
 class Broken(Exception):
     """Whatever may be raised in the middle: the time limit of a task queue, a bug."""
 
