@@ -89,10 +89,12 @@ class Attachment:
     """A file that goes with a message.
 
     ``content`` is bytes, a str (sent as text), a path, a binary file, or an ``email.message.Message`` (forwarded as
-    message/rfc822). A path is read when the message is sent, and a file is read from where it stands now; both can be
-    sent again. ``filename`` defaults to the name of the file, ``content_type`` to what the filename's ending says.
-    With a ``content_id`` it belongs to the HTML text, which shows it as ``cid:...``; ``inline`` says that it is shown
-    and not offered for download (default: when it has a ``content_id``). Raises `InvalidInput`.
+    message/rfc822). A path is read when the message is sent, and a file from where it stands now; both can be sent
+    again, and by many threads, but must not change before they are. What can be read only once is kept by the first
+    Attachment that reads it, for all messages that have this Attachment. ``filename`` defaults to the name of the file,
+    ``content_type`` to what the filename's ending says. With a ``content_id`` it belongs to the HTML text, which shows
+    it as ``cid:...``; ``inline`` says that it is shown and not offered for download (default: when it has a
+    ``content_id``). Raises `InvalidInput`.
     """
 
     def __init__(
@@ -188,7 +190,8 @@ class Message:
     content twice; ``alternatives`` are further forms of it as ``(content, media type)`` pairs.
     ``attachments`` are `Attachment` objects or paths. ``headers`` is a mapping or an iterable of ``(name, value)``
     pairs; repeated names stay, in order. ``date`` (a datetime) and ``message_id`` are made when the message is sent, if
-    not given. Raises `InvalidInput` naming the argument.
+    not given. Threads may send one message at the same time, but not while it is changed. Raises `InvalidInput` naming
+    the argument.
 
     >>> Message("Reset", "App <no-reply@example.com>", ["ann@example.org"], text="...")
     """

@@ -127,10 +127,8 @@ class _File(Source):
         if self._file is not None:
             yield from self._read(self._file, size)
             return
-        try:
+        with _reading(self._given, self._field):
             file = open(self._given, "rb", buffering=0)  # noqa: SIM115 -- closed below, whatever the reader does
-        except OSError as error:
-            raise _unreadable(self._given, self._field, error) from error
         with file:
             yield from self._read(file, size)
 
@@ -138,12 +136,10 @@ class _File(Source):
         place, end = self._start, self._start + self.size
         while True:
             wanted = max(min(size, end - place), 0)
-            try:
+            with _reading(self._given, self._field):
                 block = _read_at(file.fileno(), wanted, place)
                 # looked at behind each block: had the file been closed, its number might have been another's by then
                 state = _state_of(file)
-            except (OSError, ValueError) as error:
-                raise _unreadable(self._given, self._field, error) from error
             if state != self._was or len(block) < wanted:
                 # what was announced (SIZE, BDAT) cannot be kept, or would be of two versions of the file
                 what = "became shorter" if len(block) < wanted or state.size < self._was.size else "was changed"
@@ -195,7 +191,7 @@ def source_of(content: Any, field: str, start: int | None = None) -> Source:
         return _at_path(content, field)
     if start is None:
         return spooled(content, field)
-    try:
+    with _reading(content, field):
         if type(content) is io.BytesIO:
             return _Octets(content.getvalue(), start)  # shares its memory until it is written to
         plain = _plain(content)
@@ -203,10 +199,8 @@ def source_of(content: Any, field: str, start: int | None = None) -> Source:
             if plain.writable():
                 plain.flush()
             return _File(content, plain, field, start)
-    except (OSError, ValueError) as error:
-        raise _unreadable(content, field, error) from error
-    with alone_with(content):
-        return _copied(content, field, start)
+        with alone_with(content):
+            return _copied(content, field, start)
 
 
 def _plain(file: Any) -> Any:
@@ -223,24 +217,17 @@ def _plain(file: Any) -> Any:
 
 
 def _at_path(path: os.PathLike[str], field: str) -> Source:
-    try:
-        with open(path, "rb", buffering=0) as file:
-            kind = os.fstat(file.fileno())
-            is_regular = stat.S_ISREG(kind.st_mode)
-            # files of /proc have no size, but octets
-            if is_regular and not kind.st_size and (octets := file.read()):  # files of /proc have no size
+    with _reading(path, field), open(path, "rb", buffering=0) as file:
+        kind = os.fstat(file.fileno())
+        if stat.S_ISREG(kind.st_mode):
+            if not kind.st_size and (octets := file.read()):  # files of /proc have no size
                 return _Octets(octets)
-            if is_regular:
-                return _File(path, file, field)
-            with _once((kind.st_dev, kind.st_ino), path, field):  # two readers would have a part each
-                spool = Spool(_blocks_of(file, field), field)
-    except InvalidInput:
-        raise
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, field, error) from error
-    if stat.S_ISFIFO(kind.st_mode) and not spool.size:
-        raise _empty(path, field)
-    return spool
+            return _File(path, file, field)
+        with _once((kind.st_dev, kind.st_ino), path, field):  # two readers would have a part each
+            spool = Spool(_blocks_of(file, field), field)
+        if stat.S_ISFIFO(kind.st_mode) and not spool.size:
+            raise _empty(path, field)
+        return spool
 
 
 def _copied(file: Any, field: str, start: int) -> Spool:
@@ -259,15 +246,22 @@ def _copied(file: Any, field: str, start: int) -> Spool:
                 return
             yield block
 
+    stood = file.tell()
     try:
-        stood = file.tell()
-        spool = Spool(blocks(), field)
+        return Spool(blocks(), field)
+    finally:
         file.seek(stood)
+
+
+@contextmanager
+def _reading(content: Any, field: str) -> Iterator[None]:
+    """What goes wrong with a file is told as `InvalidInput`."""
+    try:
+        yield
     except InvalidInput:
         raise
-    except (OSError, ValueError) as error:
-        raise _unreadable(file, field, error) from error
-    return spool
+    except (OSError, ValueError) as error:  # ValueError: it was closed
+        raise _unreadable(content, field, error) from error
 
 
 # What can be read only once
@@ -279,7 +273,7 @@ def spooled(content: Any, field: str) -> Spool:
     Raises `InvalidInput` where somebody has begun to read it here before: what is left of it is not it.
     """
     if hasattr(content, "read"):
-        with _once(content, content, field):
+        with _reading(content, field), _once(content, content, field):
             return Spool(_blocks_of(content, field), field)
     blocks = iter(content)
     if blocks is not content:
@@ -297,9 +291,10 @@ def _blocks_of(file: Any, field: str) -> Iterator[bytes]:
 
 def _read_full(file: Any, size: int, field: str) -> bytes:
     """``size`` octets unless the file ends: raw files may give less than was asked for."""
-    block: bytes = file.read(size)
-    if not isinstance(block, bytes):
-        raise InvalidInput(f"{field}: a file gave {type(block).__name__} and not bytes; open it as binary", field=field)
+    found: Any = "" if isinstance(file, io.TextIOBase) else file.read(size)
+    if not isinstance(found, bytes):
+        raise InvalidInput(f"{field}: a file gave {type(found).__name__} and not bytes; open it as binary", field=field)
+    block = found
     while block and len(block) < size and (more := file.read(size - len(block))):
         block += more
     return block

@@ -346,8 +346,21 @@ class TestOnce:
         assert after == before
 
 
+def test_a_file_that_cannot_be_copied_is_left_where_it_stood(path: Path) -> None:
+    """Else the next attempt would send the rest of it."""
+    packed = path.with_suffix(".gz")
+    packed.write_bytes(gzip.compress(os.urandom(200_000))[:-10])
+    with gzip.open(packed) as file:
+        for _ in range(2):
+            with pytest.raises(EOFError):
+                taken(file)
+            assert file.tell() == 0
+
+
 def test_text_is_told_to_be_opened_as_octets(path: Path) -> None:
-    with path.open() as text:
+    """Also what cannot be decoded, as a picture."""
+    path.write_bytes(b"\xff\xfe\xfd")
+    with path.open(encoding="utf-8") as text:
         for wrong in (text, io.StringIO("x")):
             with pytest.raises(InvalidInput, match="gave str and not bytes; open it as binary"):
                 taken(wrong)

@@ -37,7 +37,7 @@ __all__ = ["AsyncMailer"]
 class AsyncMailer:
     """Sends mail through one or several servers, on connections that it keeps for each event loop.
 
-    The same arguments and methods as `smtpbackend.Mailer`, to be awaited.
+    The same arguments and methods as `smtpbackend.Mailer`, to be awaited. Safe for tasks, and for several event loops.
 
     >>> async with AsyncMailer("smtp://localhost:1025") as mailer:          # doctest: +SKIP
     ...     receipt = await mailer.send(Message(subject="Hi", from_="a@example.com", to="b@example.com", text="Hello"))

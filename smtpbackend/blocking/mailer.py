@@ -84,8 +84,9 @@ class Mailer:
         """Send one message; returns when every recipient is settled.
 
         ``message`` is a `Message` or an ``email.message.Message``; with an envelope also bytes, a path, a binary file
-        or an iterable of bytes. Returns the receipt when at least one recipient was accepted; else raises
-        `InvalidInput`, `CancelSend` or a `DeliveryError`, which carries it as ``receipt``.
+        or an iterable of bytes; what can be read only once is for one message. Returns the receipt when at least one
+        recipient was accepted; else raises `InvalidInput`, `CancelSend` or a `DeliveryError`, which carries it as
+        ``receipt``.
         """
         receipt: Receipt = self._perform(self._dispatch(listeners).run(1), iter([(message, envelope)]))
         if receipt.error is not None:
