@@ -91,7 +91,7 @@ class Mask:
     def add_as_written(self, *texts: str) -> None:
         """Hide these texts: what was made of a secret."""
         self._known.clear()
-        forms = [text.lower() for text in texts if len(text) >= SHORTEST]
+        forms = [_small(text) for text in texts if len(text) >= SHORTEST]
         self._written = "\n".join([self._written, *forms])
         self._short.update(form for form in forms if len(form) < PIECE + STRIDE - 1)
 
@@ -102,13 +102,12 @@ class Mask:
             masked = self._masked(text)
             if len(self._known) >= MOST_KNOWN:
                 self._known.clear()
-            self._known[text] = masked
+            if len(text) <= PIECE * MOST_KNOWN:
+                self._known[text] = masked
         return masked
 
     def _masked(self, text: str) -> str:
-        low = text.lower()
-        if len(low) != len(text):  # of a few letters the small one is two
-            low = text
+        low = _small(text)
         written = self._written
         is_clean = not any(low[at : at + PIECE] in written for at in range(0, len(low) - PIECE + 1, STRIDE))
         if is_clean and not any(form in low for form in self._short):
@@ -130,6 +129,11 @@ class Mask:
             while at >= 0:
                 yield at, at + len(form)
                 at = low.find(form, at + len(form))
+
+
+def _small(text: str) -> str:
+    """In small letters, each in its place: of some the small one is two, or depends on where it stands."""
+    return text.lower() if text.isascii() else "".join([c.lower() if len(c.lower()) == 1 else c for c in text])
 
 
 def _forms(secret: str) -> Iterator[str]:

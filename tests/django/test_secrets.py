@@ -109,8 +109,11 @@ def test_the_check_warns_of_a_url_that_shows_its_password(key: str, value: Any) 
     assert_unseen((PASSWORD,), [message.msg, message.hint, repr(message)])
 
 
-@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", "CRAM-MD5"])
-@pytest.mark.parametrize("answer", [SILENCE, CUT, f"535 5.7.8 {PASSWORD}"], ids=["silence", "cut", "echo"])
+@pytest.mark.parametrize(
+    ("mechanism", "answer"),
+    [("PLAIN", SILENCE), ("LOGIN", CUT), ("CRAM-MD5", f"535 5.7.8 {PASSWORD}")],
+    ids=["silence", "cut", "echo"],
+)
 def test_no_page_shows_the_password_of_a_login_that_failed(
     smtp_server: Callable[..., ScriptedServer], mechanism: str, answer: Any
 ) -> None:

@@ -111,14 +111,15 @@ def test_a_login_that_fails_shows_none(
             password=None if with_token else PASSWORD,
             token=TOKEN if with_token else None,
             auth_mechanisms=(mechanism,),
-            timeout={"reply": 0.2},  # type: ignore[arg-type]
+            timeout={"reply": 0.1 if how == "silent" else 5},  # type: ignore[arg-type]
         ),
         listeners=[told],
     )
     with caplog.at_level(logging.DEBUG):
         told.about(mailer.connect)
         told.about(lambda: mailer.send(hello()))
-        told.about(mailer.check)
+        if how == "cut":
+            told.about(mailer.check)
     assert server.connections
     assert_unseen((secret,), [*told.texts, *everything_of(caplog.records)])
 
