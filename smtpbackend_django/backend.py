@@ -184,7 +184,7 @@ class EmailBackend(smtp.EmailBackend):
         settings = dict(self._options)
         if "servers" not in settings:
             settings["host"], settings["port"] = self.host, self.port
-        if self.username and (self.password or self._is_ours):
+        if (self.username and self.password) or (self._is_ours and (self.username or self.password)):
             settings.update(username=self.username, password=self.password)
         for name, value in (
             ("tls", "required" if self.use_tls else "implicit" if self.use_ssl else self._tls),
