@@ -13,6 +13,7 @@ keep working.
         ├── ConnectFailed            (ConnectionError, SMTPConnectError)   no connection, or no welcome
         ├── ConnectionLost           (ConnectionError, SMTPServerDisconnected)
         ├── TimedOut                 (TimeoutError, SMTPServerDisconnected)
+        ├── MailerClosed                               close() was called before this message had a connection
         ├── HelloRefused             (SMTPHeloError)   EHLO and HELO refused
         ├── TLSFailed                                  STARTTLS missing or refused, handshake or certificate failed
         ├── AuthenticationFailed     (SMTPAuthenticationError)
@@ -47,6 +48,7 @@ __all__ = [
     "InDoubt",
     "InvalidInput",
     "InvalidSetting",
+    "MailerClosed",
     "MissingExtra",
     "NotSupported",
     "ProtocolViolation",
@@ -178,6 +180,10 @@ class ConnectionLost(DeliveryError, ConnectionError, smtplib.SMTPServerDisconnec
 
 class TimedOut(DeliveryError, TimeoutError, smtplib.SMTPServerDisconnected):
     """The server did not answer within the time-out, or the deadline passed."""
+
+
+class MailerClosed(DeliveryError):
+    """The mailer was closed while this message waited for a connection: it was not sent."""
 
 
 class HelloRefused(DeliveryError, smtplib.SMTPHeloError):

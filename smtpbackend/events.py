@@ -6,12 +6,12 @@ delivery knows none of them. An event's ``name`` is the name of its signal.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from smtpbackend.envelope import Envelope
-from smtpbackend.errors import SMTPError
+from smtpbackend.errors import InvalidSetting, SMTPError
 from smtpbackend.outcome import Outcome, Receipt
 from smtpbackend.receivers import call
 
@@ -26,6 +26,7 @@ __all__ = [
     "RecipientRejected",
     "ServerFailed",
     "Telling",
+    "check_listeners",
 ]
 
 
@@ -102,6 +103,38 @@ class ServerFailed:
 
 
 Listener = Callable[[Any], object]
+
+
+def check_listeners(given: Any) -> tuple[Listener, ...]:
+    """The Listeners of a list, or of another iterable. Raises `InvalidSetting`."""
+    import inspect
+
+    if callable(given) or isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        raise InvalidSetting(
+            f"listeners must be a list of callables, not {_called(given)}; one Listener stands in a list too: "
+            "listeners=[one]",
+            field="listeners",
+        )
+    listeners = tuple(given)
+    for listener in listeners:
+        if not callable(listener):
+            raise InvalidSetting(
+                f"listeners holds {_called(listener)}, which cannot be called; a Listener is a callable that takes one "
+                "event",
+                field="listeners",
+            )
+        if inspect.iscoroutinefunction(listener) or inspect.iscoroutinefunction(getattr(listener, "__call__", None)):  # noqa: B004
+            raise InvalidSetting(
+                f"listeners holds {_called(listener)}, a coroutine function, and nobody awaits it; give a function, "
+                "which may make a task of it",
+                field="listeners",
+            )
+    return listeners
+
+
+def _called(value: Any) -> str:
+    """How an error calls what was given, without showing what is in it."""
+    return getattr(value, "__qualname__", "") or f"a {type(value).__name__}"
 
 
 class Telling:

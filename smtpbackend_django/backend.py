@@ -190,7 +190,11 @@ class EmailBackend(smtp.EmailBackend):
         settings = dict(self._options)
         if "servers" not in settings:
             settings["host"], settings["port"] = self.host, self.port
-        if self.username and (self.password or self._is_ours or "token" in settings):
+        if self._is_ours:
+            is_login = bool(self.username or self.password)
+        else:  # Django logs in with both only
+            is_login = bool(self.username and (self.password or "token" in settings))
+        if is_login:
             settings.update(username=self.username, password=self.password)
         for name, value in (
             ("tls", "required" if self.use_tls else "implicit" if self.use_ssl else self._tls),

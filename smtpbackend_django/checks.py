@@ -34,7 +34,7 @@ def check_settings(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
 
     E001: a setting is unknown or cannot work. W002: ``SMTPBACKEND`` is set, and nobody reads it. W003: a port that
     begins in clear is spoken to by TLS, or one of implicit TLS in clear. W004: a URL has a password in it, which
-    Django's error pages and mails show.
+    Django's error pages and mails show. W005: a password without a username.
     """
     found: list[CheckMessage] = []
     for name, backend in _backends():
@@ -42,6 +42,14 @@ def check_settings(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
             hint = "The settings are listed in docs/reference/settings.md."
             found.append(Error(str(backend), id="smtpbackend.E001", hint=hint))
             continue
+        if backend.password and not backend.username and not backend._is_ours:  # ours are told so by an error
+            found.append(
+                Warning(
+                    f"{name} has a password and no username: nobody logs in.",
+                    id="smtpbackend.W005",
+                    hint="Set EMAIL_HOST_USER (username) too, or leave EMAIL_HOST_PASSWORD (password) out.",
+                )
+            )
         for server in backend._mailer().configuration.servers:
             if doubt := port_doubt(server):
                 found.append(Warning(f"{name}, {server.name}: {doubt}.", id="smtpbackend.W003", hint=_remedy(server)))

@@ -16,7 +16,7 @@ from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
-from smtpbackend import Mailer
+from smtpbackend.blocking.mailer import Mailer, SharedMailer
 from smtpbackend.delivery.settings import MAILER_KEYS, SERVER_KEYS
 from smtpbackend.errors import InvalidSetting
 from smtpbackend.hiding import discreet
@@ -139,11 +139,10 @@ def shared_mailer(settings: Mapping[str, Any]) -> Mailer:
     with _lock:
         mailer = _mailers.get(key)
         if mailer is None:
-            mailer = _mailers[key] = Mailer.from_settings(settings)
+            mailer = _mailers[key] = SharedMailer.from_settings(settings)
         _mailers.move_to_end(key)
         surplus = _mailers.popitem(last=False)[1] if len(_mailers) > MAX_MAILERS else None
-    if surplus is not None:
-        surplus.close()  # what is in use is closed when it comes back
+    del surplus  # not under the lock: it closes itself, once nobody sends by it any more
     return mailer
 
 

@@ -52,7 +52,7 @@ class Config(NamedTuple):
 def read_config(config: Mapping[str, Any], app_debug: bool | int = False) -> Config:
     """Read and check what ``app.config`` says about mail. Raises `InvalidSetting`; nothing is connected.
 
-    Warns of a port that does not fit the kind of TLS.
+    Warns of a port that does not fit the kind of TLS, and of a password without a username.
     """
     ours = _ours(config)
     own = {key: ours.pop(key, None) for key in _OWN}
@@ -129,6 +129,9 @@ def _from_flask_mail(config: Mapping[str, Any], has_server: bool) -> dict[str, A
         found["host"] = config.get("MAIL_SERVER") or "127.0.0.1"
         found["port"] = config.get("MAIL_PORT") or (465 if use_ssl else 25)
         found["tls"] = "implicit" if use_ssl else "required" if use_tls else "opportunistic"
+        if config.get("MAIL_PASSWORD") and not config.get("MAIL_USERNAME"):
+            why = "MAIL_PASSWORD is set, MAIL_USERNAME is not: nobody logs in; set both, or neither"
+            warnings.warn(why, RuntimeWarning, stacklevel=4)
         secret = config.get("MAIL_PASSWORD") or config.get(f"{PREFIX}TOKEN")
         if config.get("MAIL_USERNAME") and secret:  # Flask-Mail logs in with both only
             found["username"], found["password"] = config["MAIL_USERNAME"], config.get("MAIL_PASSWORD") or None

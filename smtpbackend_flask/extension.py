@@ -78,9 +78,9 @@ class _OneMailer:
     def get(self) -> Mailer:
         with self._lock:
             if self._mailer is None:
-                from smtpbackend.blocking.mailer import Mailer
+                from smtpbackend.blocking.mailer import SharedMailer
 
-                self._mailer = Mailer.from_settings(self._settings)
+                self._mailer = SharedMailer.from_settings(self._settings)
             return self._mailer
 
     def close(self) -> None:

@@ -25,6 +25,7 @@ from smtpbackend.errors import (
     InDoubt,
     InvalidInput,
     InvalidSetting,
+    MailerClosed,
     MissingExtra,
     NotSupported,
     ProtocolViolation,
@@ -46,6 +47,7 @@ STANDS_FOR: dict[type[SMTPError], tuple[type[BaseException], ...]] = {
     DeliveryError: (SMTPError, smtplib.SMTPException),
     ConnectFailed: (DeliveryError, ConnectionError, smtplib.SMTPConnectError),
     ConnectionLost: (DeliveryError, ConnectionError, smtplib.SMTPServerDisconnected),
+    MailerClosed: (DeliveryError,),
     TimedOut: (DeliveryError, TimeoutError, smtplib.SMTPServerDisconnected),
     HelloRefused: (DeliveryError, smtplib.SMTPHeloError),
     TLSFailed: (DeliveryError,),
@@ -157,7 +159,16 @@ def test_an_os_error_of_ours_has_no_errno() -> None:
         assert (error.errno, error.strerror, str(error)) == (None, None, "gone")
 
 
-TRANSIENT = {DeliveryError, ConnectFailed, ConnectionLost, TimedOut, HelloRefused, TLSFailed, ProtocolViolation}
+TRANSIENT = {
+    MailerClosed,
+    DeliveryError,
+    ConnectFailed,
+    ConnectionLost,
+    TimedOut,
+    HelloRefused,
+    TLSFailed,
+    ProtocolViolation,
+}
 
 
 @pytest.mark.parametrize("kind", ALL)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import operator
+import sys
+import warnings
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -47,7 +49,9 @@ class AsyncMailer:
     def __init__(self, *servers: Any, listeners: Sequence[Listener] = (), **settings: Any) -> None:
         from smtpbackend.delivery.route import Route
         from smtpbackend.delivery.tls import Context, client_context
+        from smtpbackend.events import check_listeners
 
+        self._listeners = check_listeners(listeners)
         if servers:
             settings["servers"] = list(servers)
         self.configuration = configure(settings)
@@ -60,7 +64,6 @@ class AsyncMailer:
             if server.ca_file or server.client_cert
         }
         self._pools: dict[asyncio.AbstractEventLoop, Pool] = {}
-        self._listeners = tuple(listeners)
 
     @classmethod
     @discreet
@@ -73,6 +76,15 @@ class AsyncMailer:
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.close()
+
+    def __del__(self) -> None:
+        pools = vars(self).get("_pools", {})  # none where the settings were wrong
+        try:
+            if any(pool.statistics().open for pool in pools.values()) and not sys.is_finalizing():
+                why = f"unclosed {self!r}: await its close(), or use it in an async with statement"
+                warnings.warn(why, ResourceWarning, stacklevel=2, source=self)
+        finally:
+            pools.clear()  # each closes itself; whoever records the warning has the mailer with it
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         keep_here("an AsyncMailer")
@@ -153,7 +165,7 @@ class AsyncMailer:
         return sum((pool.statistics() for pool in list(self._pools.values())), Statistics())
 
     async def close(self) -> None:
-        """Close the connections. The AsyncMailer may be used again, and opens new ones then."""
+        """Close the connections of this event loop. See `smtpbackend.Mailer.close`."""
         pool = self._pools.get(asyncio.get_running_loop())
         if pool is not None:
             await pool.close()
@@ -170,9 +182,11 @@ class AsyncMailer:
     ) -> Dispatch:
         from smtpbackend.delivery.dispatch import Dispatch
         from smtpbackend.delivery.stamp import stamp
-        from smtpbackend.events import Telling
+        from smtpbackend.events import Telling, check_listeners
         from smtpbackend.signals import SignalListener
 
+        if listeners != ():
+            listeners = check_listeners(listeners)
         return Dispatch(
             route or self._route,
             rules=self.configuration.rules,

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import operator
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Generator
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
 from typing import Any
 
 from smtpbackend.aio.tokens import token
@@ -14,7 +15,7 @@ from smtpbackend.aio.wire import Wire
 from smtpbackend.delivery.asks import END, GONE, Find, Give, Lease, Pace, Pull, Release, Talk, Token
 from smtpbackend.delivery.configuration import Limits
 from smtpbackend.delivery.inside import Delivery, enter, is_here, lender
-from smtpbackend.delivery.pooling import GOODBYE, Bucket, Connection, Shelf, new_session
+from smtpbackend.delivery.pooling import GOODBYE, Bucket, Connection, Shelf, new_session, next_look
 from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.srv import Found
 from smtpbackend.delivery.statistics import Statistics, Tally
@@ -29,17 +30,37 @@ __all__ = ["Pool"]
 
 
 class Pool:
-    """Open connections by server, for the tasks of one loop."""
+    """Open connections by server, for the tasks of one loop.
+
+    Nothing that the loop holds refers to it, so that it goes with the last who has it.
+    """
 
     def __init__(self, limits: Limits, contexts: dict[Server, Context]) -> None:
+        self._shelves: dict[Server, Shelf[Wire]] = {}
+        self._loop = asyncio.get_running_loop()
         self.limits = limits
         self._contexts = contexts
-        self._loop = asyncio.get_running_loop()
-        self._shelves: dict[Server, Shelf[Wire]] = {}
         self._found: dict[Server, tuple[Found, float]] = {}
         self._buckets: dict[Server, Bucket] = {}
         self._tally = Tally()
+        self._generation = 0  # how often it was closed
+        self._is_watched = False  # a timer is set
+        self._leaving: set[asyncio.Task[None]] = set()  # those who say QUIT: the loop does not hold them
         self._keeper: AsyncGenerator[None, None] | None = None
+
+    def __del__(self) -> None:
+        """Nobody can wait for a server here: QUIT is said, and not its answer heard."""
+        gone = [connection for shelf in self._shelves.values() for connection in shelf.empty()]
+        if self._keeper is not None:
+            with contextlib.suppress(StopIteration):  # it ends at once, now that it has nothing to close
+                self._keeper.aclose().send(None)
+        if not gone:
+            return
+        with contextlib.suppress(RuntimeError):  # the loop was closed, and its connections with it
+            if asyncio._get_running_loop() is self._loop:
+                _hang_up(gone)
+            else:
+                self._loop.call_soon_threadsafe(_hang_up, gone)
 
     def context(self, server: Server) -> Context:
         """The TLS context of a server, made once. Raises `InvalidSetting` for a file that cannot be used."""
@@ -53,9 +74,10 @@ class Pool:
     ) -> AsyncGenerator[Any, None]:
         """Perform what a dispatch decides; yields what it gives. ``within``: the stream that this is a share of."""
         if self._keeper is None:
-            self._keeper = self._closing()
+            self._keeper = _closing(self._shelves)
             await anext(self._keeper)
         held = delivery = None
+        generation = self._generation
         failed: Exception | None = None
         gone = False
         answer: Any = None
@@ -90,7 +112,9 @@ class Pool:
                             except Exception as error:
                                 answer, failed = END, error
                     elif kind is Lease:
-                        answer = held = await self.lease(effect.server, effect.fresh, effect.deadline, within)
+                        answer = held = await self.lease(
+                            effect.server, effect.fresh, effect.deadline, within, generation
+                        )
                         held.deadline = effect.deadline
                         delivery = enter(Delivery(self, asyncio.current_task()))
                     elif kind is Find:
@@ -147,19 +171,25 @@ class Pool:
             await asyncio.sleep(wait)
 
     async def lease(
-        self, server: Server, fresh: bool, deadline: float | None, within: Delivery | None = None
+        self,
+        server: Server,
+        fresh: bool,
+        deadline: float | None,
+        within: Delivery | None = None,
+        generation: int = 0,
     ) -> Connection[Wire]:
         """An idle connection that is alive, unless ``fresh``; else a new one, on which nothing has been said.
 
         Waits for its turn where ``max_connections`` are in use, unless it is asked for from inside of a delivery
-        other than ``within`` that has one. Raises `ConnectFailed` and `TimedOut`.
+        other than ``within`` that has one. ``generation`` is that of the pool when the delivery began. Raises
+        `ConnectFailed`, `TimedOut` and `MailerClosed`.
         """
         while True:
-            connection, gone, beyond = await self._find(server, fresh, deadline, within)
+            connection, gone, beyond = await self._find(server, fresh, deadline, within, generation)
             try:
-                await self._say_goodbye(*gone)
+                await _say_goodbye(*gone)
                 if connection is None:
-                    connection = await self._open(server, deadline)
+                    connection = await self._open(server, deadline, generation)
                     connection.lender = beyond
                     self._shelves[server].used.add(connection)
                     return connection
@@ -171,7 +201,7 @@ class Pool:
             self._give_up(server, connection)
 
     async def _find(
-        self, server: Server, fresh: bool, deadline: float | None, within: Delivery | None
+        self, server: Server, fresh: bool, deadline: float | None, within: Delivery | None, generation: int
     ) -> tuple[Connection[Wire] | None, list[Connection[Wire]], Delivery | None]:
         """An idle connection, or None when one may be opened, which is then counted; and those to say goodbye to.
 
@@ -182,9 +212,10 @@ class Pool:
         turn: asyncio.Event | None = None
         shelf = self._shelves.get(server)
         if shelf is None:
-            shelf = self._shelves[server] = Shelf(self.limits)
+            shelf = self._shelves[server] = Shelf(self.limits, self._generation)
         try:
             while True:
+                shelf.check(server, generation)
                 now = self._loop.time()
                 if not shelf.waiting or shelf.waiting[0] is turn:
                     connection, expired, may_open = shelf.serve(fresh, now)
@@ -220,8 +251,7 @@ class Pool:
             for turn in shelf.waiting:
                 turn.set()
 
-    async def _open(self, server: Server, deadline: float | None) -> Connection[Wire]:
-        generation = self._shelves[server].generation
+    async def _open(self, server: Server, deadline: float | None, generation: int) -> Connection[Wire]:
         wire = await Wire.connect(server, self.context(server), deadline)
         try:
             session = new_session(server, socket.gethostname(), wire.local, wire.peer, transcript(server))
@@ -242,8 +272,29 @@ class Pool:
             if connection.lender is not None:
                 self._call_all()
         if not kept:
-            await self._say_goodbye(connection)
+            await _say_goodbye(connection)
+        elif not self._is_watched:
+            self._look_again()
         return others
+
+    def look(self) -> None:
+        """Close what was idle for too long or ended by its server."""
+        now, gone = self._loop.time(), []
+        for shelf in self._shelves.values():
+            ended = [connection for connection in shelf.idle if not connection.wire.is_quiet()]
+            gone += shelf.retire(now, ended)
+        if gone:
+            task = self._loop.create_task(_say_goodbye(*gone))
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+        self._look_again()
+
+    def _look_again(self) -> None:
+        """Set the timer, unless nothing is left."""
+        when = next_look(self._shelves.values(), self._loop.time())
+        self._is_watched = when is not None
+        if when is not None:
+            self._loop.call_at(when, _look, weakref.ref(self))
 
     def statistics(self) -> Statistics:
         """The counts of this loop."""
@@ -266,30 +317,12 @@ class Pool:
         self._tally.failed_over += 1
 
     async def close(self) -> None:
-        """Close what is idle; what is in use is closed when it comes back."""
+        """Close what is idle; what is in use is closed when it comes back, and who waits for a connection gets none."""
+        self._generation += 1
         gone = [connection for shelf in self._shelves.values() for connection in shelf.empty()]
         for shelf in self._shelves.values():
             self._call_next(shelf)
-        await self._say_goodbye(*gone)
-
-    async def _closing(self) -> AsyncGenerator[None, None]:
-        """Close with the loop: ``asyncio.run`` ends the asynchronous generators that are left."""
-        try:
-            yield
-        finally:
-            await self.close()
-
-    async def _say_goodbye(self, *connections: Connection[Wire]) -> None:
-        """QUIT, within one time for all of them."""
-        end = self._loop.time() + GOODBYE
-        try:
-            for connection in connections:
-                if not connection.session.broken:
-                    with contextlib.suppress(SMTPError):
-                        await connection.wire.talk(connection.session.quit(), None, end)
-        finally:
-            for connection in connections:
-                connection.wire.close()
+        await _say_goodbye(*gone)
 
     def _give_up(
         self,
@@ -306,3 +339,37 @@ class Pool:
             self._call_next(shelf)
             if beyond is not None:
                 self._call_all()
+
+
+async def _closing(shelves: Mapping[Server, Shelf[Wire]]) -> AsyncGenerator[None, None]:
+    """Close with the loop: ``asyncio.run`` ends the asynchronous generators that are left."""
+    try:
+        yield
+    finally:
+        if gone := [connection for shelf in shelves.values() for connection in shelf.empty()]:
+            await _say_goodbye(*gone)
+
+
+def _look(pool: weakref.ref[Pool]) -> None:
+    """What the timer calls: it does not keep the pool."""
+    if (there := pool()) is not None:
+        there.look()
+
+
+async def _say_goodbye(*connections: Connection[Wire]) -> None:
+    """QUIT, within one time for all of them."""
+    end = asyncio.get_running_loop().time() + GOODBYE
+    try:
+        for connection in connections:
+            if not connection.session.broken:
+                with contextlib.suppress(SMTPError):
+                    await connection.wire.talk(connection.session.quit(), None, end)
+    finally:
+        for connection in connections:
+            connection.wire.close()
+
+
+def _hang_up(connections: list[Connection[Wire]]) -> None:
+    """QUIT, and no wait for the answer."""
+    for connection in connections:
+        connection.wire.leave(connection.session.quit())

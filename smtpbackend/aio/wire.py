@@ -204,6 +204,19 @@ class Wire(asyncio.BufferedProtocol):
         poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
         return not poll.poll(0)
 
+    def leave(self, conversation: Conversation[Any]) -> None:
+        """Say what a conversation begins with, as far as that takes no wait, and close."""
+        try:
+            step = conversation.send(None)
+            while type(step) is Now:
+                step = conversation.send(self._loop.time())
+            self._has_begun = False
+            with contextlib.suppress(OSError):  # the server has closed it
+                self._write(step)
+        finally:
+            conversation.close()
+            self.close()
+
     def close(self) -> None:
         """Close the transport, at once and without a word."""
         self._ended = True

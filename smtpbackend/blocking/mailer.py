@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import operator
+import sys
 import time
-import weakref
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from smtpbackend.events import Listener
     from smtpbackend.outcome import Receipt, Reply
 
-__all__ = ["Mailer"]
+__all__ = ["Mailer", "SharedMailer"]
 
 
 class Mailer:
@@ -32,7 +33,8 @@ class Mailer:
     A server is a URL (``"smtps://smtp.example.com"``), a host name, a mapping of its settings or a
     `Server`; with several, the next is tried where one fails. Keywords are the settings of
     ``docs/reference/settings.md``; a server's setting given here is the default of all servers. ``listeners`` take
-    every event. Safe for threads and forks. Raises `InvalidSetting`.
+    every event. Safe for threads and forks. Close it, or use it in a with statement: one that is forgotten with open
+    connections closes them and warns (``ResourceWarning``). Raises `InvalidSetting`.
 
     >>> with Mailer("smtp://localhost:1025") as mailer:          # doctest: +SKIP
     ...     receipt = mailer.send(Message(subject="Hi", from_="a@example.com", to="b@example.com", text="Hello"))
@@ -48,7 +50,9 @@ class Mailer:
         import smtpbackend.signals  # noqa: F401
         from smtpbackend.blocking.pool import Pool
         from smtpbackend.delivery.route import Route
+        from smtpbackend.events import check_listeners
 
+        self._listeners = check_listeners(listeners)
         if servers:
             settings["servers"] = list(servers)
         self.configuration = configure(settings)
@@ -58,9 +62,6 @@ class Mailer:
         for server in config.servers:
             if server.ca_file or server.client_cert:
                 self._pool.context(server)  # a wrong path is found now, not at the first mail
-        self._listeners = tuple(listeners)
-        # with the process all pools are closed together
-        weakref.finalize(self, self._pool.close).atexit = False
 
     @classmethod
     @discreet
@@ -73,6 +74,20 @@ class Mailer:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        pool = vars(self).get("_pool")  # none where the settings were wrong
+        if pool is None or not pool.statistics().open or sys.is_finalizing():
+            return
+        try:
+            self._forgotten()
+        finally:
+            pool.close()
+
+    def _forgotten(self) -> None:
+        """Nobody has it any more, and it has open connections."""
+        why = f"unclosed {self!r}: call its close(), or use it in a with statement"
+        warnings.warn(why, ResourceWarning, stacklevel=3, source=self)
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         keep_here("a Mailer")
@@ -154,7 +169,11 @@ class Mailer:
         return self._pool.statistics()
 
     def close(self) -> None:
-        """Close the connections. The Mailer may be used again, and opens new ones then."""
+        """Close the connections; those in use are closed when they come back.
+
+        A message that waits for a connection gets none any more, and fails with `MailerClosed`. The Mailer may be used
+        again, and opens new ones then.
+        """
         self._pool.close()
 
     def _ask(self, question: Generator[Any, Any, None]) -> Reply:
@@ -170,9 +189,11 @@ class Mailer:
     ) -> Dispatch:
         from smtpbackend.delivery.dispatch import Dispatch
         from smtpbackend.delivery.stamp import stamp
-        from smtpbackend.events import Telling
+        from smtpbackend.events import Telling, check_listeners
         from smtpbackend.signals import SignalListener
 
+        if listeners != ():
+            listeners = check_listeners(listeners)
         return Dispatch(
             route or self._route,
             rules=self.configuration.rules,
@@ -190,3 +211,10 @@ class Mailer:
         """The one thing that a dispatch gives."""
         (given,) = self._pool.perform(dispatch, source)
         return given
+
+
+class SharedMailer(Mailer):
+    """One that an adapter shares among whoever sends: it closes itself with the last who has it, without a warning."""
+
+    def _forgotten(self) -> None:
+        pass

@@ -13,12 +13,13 @@ import weakref
 from collections.abc import Generator, Iterator
 from typing import Any
 
+from smtpbackend.blocking.idle import watch
 from smtpbackend.blocking.tokens import token
 from smtpbackend.blocking.wire import Wire
 from smtpbackend.delivery.asks import END, GONE, Find, Give, Lease, Pace, Pull, Release, Talk, Token
 from smtpbackend.delivery.configuration import Limits
 from smtpbackend.delivery.inside import Delivery, enter, is_here, lender
-from smtpbackend.delivery.pooling import GOODBYE, Bucket, Connection, Shelf, new_session
+from smtpbackend.delivery.pooling import GOODBYE, Bucket, Connection, Shelf, new_session, next_look
 from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.srv import Found
 from smtpbackend.delivery.statistics import Statistics, Tally
@@ -38,6 +39,7 @@ class Pool:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._contexts: dict[Server, Context] = {}
+        self._generation = 0  # how often it was closed
         self._forget()
         _pools.add(self)
 
@@ -47,7 +49,7 @@ class Pool:
         self._found: dict[Server, tuple[Found, float]] = {}
         self._buckets: dict[Server, Bucket] = {}
         self._tally = Tally()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # garbage may be collected, and its mailer closed, at any point
         self._making = threading.Lock()  # of contexts, which takes some 30 ms
         self._epoch = getattr(self, "_epoch", -1) + 1  # how many forks ago
 
@@ -66,6 +68,7 @@ class Pool:
     ) -> Iterator[Any]:
         """Perform what a dispatch decides; yields what it gives. ``within``: the stream that this is a share of."""
         held = delivery = None
+        generation = self._generation
         failed: Exception | None = None
         gone = False
         answer: Any = None
@@ -98,7 +101,7 @@ class Pool:
                             except Exception as error:
                                 answer, failed = END, error
                     elif kind is Lease:
-                        answer = held = self.lease(effect.server, effect.fresh, effect.deadline, within)
+                        answer = held = self.lease(effect.server, effect.fresh, effect.deadline, within, generation)
                         held.deadline = effect.deadline
                         delivery = enter(Delivery(self))
                     elif kind is Find:
@@ -156,19 +159,25 @@ class Pool:
             time.sleep(wait)
 
     def lease(
-        self, server: Server, fresh: bool, deadline: float | None, within: Delivery | None = None
+        self,
+        server: Server,
+        fresh: bool,
+        deadline: float | None,
+        within: Delivery | None = None,
+        generation: int = 0,
     ) -> Connection[Wire]:
         """An idle connection that is alive, unless ``fresh``; else a new one, on which nothing has been said.
 
         Waits for its turn where ``max_connections`` are in use, unless it is asked for from inside of a delivery
-        other than ``within`` that has one. Raises `ConnectFailed` and `TimedOut`.
+        other than ``within`` that has one. ``generation`` is that of the pool when the delivery began. Raises
+        `ConnectFailed`, `TimedOut` and `MailerClosed`.
         """
         while True:
-            connection, gone, beyond = self._find(server, fresh, deadline, within)
+            connection, gone, beyond = self._find(server, fresh, deadline, within, generation)
             try:
                 self._say_goodbye(*gone)
                 if connection is None:
-                    connection = self._open(server, deadline)
+                    connection = self._open(server, deadline, generation)
                     connection.lender = beyond
                     with self._lock:
                         self._shelves[server].used.add(connection)
@@ -181,7 +190,7 @@ class Pool:
             self._give_up(server, connection)
 
     def _find(
-        self, server: Server, fresh: bool, deadline: float | None, within: Delivery | None
+        self, server: Server, fresh: bool, deadline: float | None, within: Delivery | None, generation: int
     ) -> tuple[Connection[Wire] | None, list[Connection[Wire]], Delivery | None]:
         """An idle connection, or None when one may be opened, which is then counted; and those to say goodbye to.
 
@@ -193,9 +202,10 @@ class Pool:
         with self._lock:
             shelf = self._shelves.get(server)
             if shelf is None:
-                shelf = self._shelves[server] = Shelf(self.limits)
+                shelf = self._shelves[server] = Shelf(self.limits, self._generation)
             try:
                 while True:
+                    shelf.check(server, generation)
                     now = time.monotonic()
                     if not shelf.waiting or shelf.waiting[0] is turn:
                         connection, expired, may_open = shelf.serve(fresh, now)
@@ -228,9 +238,8 @@ class Pool:
             for turn in shelf.waiting:
                 turn.notify()
 
-    def _open(self, server: Server, deadline: float | None) -> Connection[Wire]:
+    def _open(self, server: Server, deadline: float | None, generation: int) -> Connection[Wire]:
         _say_goodbye_at_end()
-        generation = self._shelves[server].generation
         wire = Wire.connect(server, self.context(server), deadline)
         try:
             session = new_session(server, socket.gethostname(), wire.local, wire.peer, transcript(server))
@@ -258,7 +267,21 @@ class Pool:
                     self._call_all()
         if not kept:
             self._say_goodbye(connection)
+        elif self not in watch.pools:
+            watch.add(self)
         return others
+
+    def look(self) -> float | None:
+        """Close what was idle for too long or ended by its server; when to look again, None: nothing is left."""
+        with self._lock:
+            now, shelves = time.monotonic(), self._shelves.values()
+            gone = []
+            for shelf in shelves:
+                ended = [connection for connection in shelf.idle if not connection.wire.is_quiet()]
+                gone += shelf.retire(now, ended)
+            again = next_look(shelves, now)
+        self._say_goodbye(*gone)
+        return again
 
     def statistics(self) -> Statistics:
         """The counts of this process."""
@@ -284,8 +307,12 @@ class Pool:
             self._tally.failed_over += 1
 
     def close(self, end: float | None = None) -> None:
-        """Close what is idle; what is in use is closed when it comes back. ``end``: of all QUITs, on the clock."""
+        """Close what is idle; what is in use is closed when it comes back, and who waits for a connection gets none.
+
+        ``end``: of all QUITs, on the clock.
+        """
         with self._lock:
+            self._generation += 1
             gone = [connection for shelf in self._shelves.values() for connection in shelf.empty()]
             for shelf in self._shelves.values():
                 self._call_next(shelf)
@@ -345,6 +372,7 @@ def _after_fork() -> None:
 
 def _at_exit() -> None:
     end = time.monotonic() + GOODBYE
+    watch.rest()
     for pool in list(_pools):
         pool.close(end)
 

@@ -17,7 +17,7 @@ from smtpbackend.delivery.pooling import Connection
 from smtpbackend.delivery.route import Route
 from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.tls import warn_in_clear
-from smtpbackend.errors import DeliveryError, InvalidInput, SMTPError, TimedOut
+from smtpbackend.errors import DeliveryError, InvalidInput, MailerClosed, SMTPError, TimedOut
 from smtpbackend.events import ServerFailed, Telling
 from smtpbackend.outcome import Reply
 from smtpbackend.protocol import command
@@ -139,8 +139,12 @@ class Connecting:
             return connection
         except SMTPError as error:  # InvalidSetting too: what a callable of the caller's answered, a file that is gone
             self._down[server] = self._trouble = error
-            # no turn came, or one connection was too many that was beyond our own limit: no fault of the server
-            ours = isinstance(error, TimedOut) if connection is None else crowded and connection.lender is not None
+            # no turn came, the mailer was closed, or one connection was too many that was beyond our own limit: no
+            # fault of the server
+            if connection is None:
+                ours = isinstance(error, (TimedOut, MailerClosed))
+            else:
+                ours = crowded and connection.lender is not None
             self._had_no_turn = ours
             if not ours and (deadline is None or self.clock() < deadline):
                 self._failed(server, connection.session.phase if connection else "connect", error, others)

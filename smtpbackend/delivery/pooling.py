@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Generic, TypeVar
 from weakref import WeakSet
 
@@ -11,17 +11,20 @@ from smtpbackend.delivery.configuration import Limits
 from smtpbackend.delivery.inside import Delivery
 from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.tls import is_local
-from smtpbackend.errors import TimedOut
+from smtpbackend.errors import MailerClosed, TimedOut
 from smtpbackend.protocol.session import Session
 from smtpbackend.protocol.timeouts import Timeouts, earliest
 
-__all__ = ["GOODBYE", "Bucket", "Connection", "Shelf", "turn_ends"]
+__all__ = ["GOODBYE", "LOOK", "Bucket", "Connection", "Shelf", "next_look", "turn_ends"]
 
 W = TypeVar("W")
 
 CROWDED = 60.0  # seconds in which no more connections are opened than a server, which said "too many", left us
 NEVER = float("-inf")
 GOODBYE = 1.0  # seconds for QUIT and the replies to it, however many connections are closed together
+# Seconds between two looks at what is idle. Nobody waits on the sockets themselves: each reply on one that is in use
+# again would wake him, and a socket that is closed while somebody polls it stays open (Linux)
+LOOK = 1.0
 
 
 class Connection(Generic[W]):
@@ -65,14 +68,14 @@ class Shelf(Generic[W]):
     ``open`` counts those that are being opened too, and those ``beyond`` the limit.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, generation: int = 0) -> None:
         self.limits = limits
-        self.idle: list[Connection[W]] = []
+        self.idle: list[Connection[W]] = []  # the one that was so for the longest time first
         self.used: WeakSet[Connection[W]] = WeakSet()  # one that an interrupt made us lose is not kept here
         self.waiting: deque[Any] = deque()
         self.open = 0
         self.beyond = 0
-        self.generation = 0  # what was opened before the last `empty` is not kept
+        self.generation = generation  # what began before the last `empty` is not kept, and gets no connection any more
         self._most = limits.max_connections
         self._crowded_until = 0.0
         self._given_back = NEVER  # when one that was of use last came back
@@ -83,10 +86,10 @@ class Shelf(Generic[W]):
 
         With ``fresh`` an idle one is no good, and has to make room where there is no other.
         """
-        gone = self._expired(now)
+        gone = self.retire(now)
         if fresh and not gone and not self.may_open(now) and self.idle:
             gone = [self.idle.pop(0)]
-        self.open -= len(gone)
+            self.open -= 1
         if not fresh and self.idle:
             # the one that was idle for the shortest time is the likeliest to live
             connection = self.idle.pop()
@@ -98,6 +101,15 @@ class Shelf(Generic[W]):
             self.open += 1
             return None, gone, True
         return None, gone, False
+
+    def check(self, server: Server, generation: int) -> None:
+        """Raise `MailerClosed` for a delivery that began before the last `empty`."""
+        if generation != self.generation:
+            raise MailerClosed(
+                f"the mailer was closed before this delivery had a connection to {server.name}; "
+                "wait for what is being sent before you close it",
+                server=server.name,
+            )
 
     def lend(self, lender: Delivery) -> None:
         """Count a connection that is opened beyond the limit, for somebody inside of ``lender``."""
@@ -193,16 +205,30 @@ class Shelf(Generic[W]):
         self.generation += 1
         return gone
 
-    def is_fit(self, connection: Connection[W], now: float) -> bool:
-        """Whether an idle connection may still be used, as far as can be known without looking at its socket."""
-        return now - connection.idle_since <= self.limits.max_idle and connection.session.is_quiet
-
-    def _expired(self, now: float) -> list[Connection[W]]:
-        """Those idle for too long, taken out to be closed."""
-        gone = [connection for connection in self.idle if not self.is_fit(connection, now)]
+    def retire(self, now: float, ended: Collection[Connection[W]] = ()) -> list[Connection[W]]:
+        """Those idle for ``max_idle``, and those that their servers have ``ended``, taken out to be closed."""
+        for connection in ended:
+            connection.session.broken = True  # there is nobody to say QUIT to
+        gone = [connection for connection in self.idle if not self._is_fit(connection, now)]
         if gone:
-            self.idle = [connection for connection in self.idle if connection not in gone]
+            self.idle = [connection for connection in self.idle if self._is_fit(connection, now)]
+            self.open -= len(gone)
         return gone
+
+    def _is_fit(self, connection: Connection[W], now: float) -> bool:
+        """Whether an idle connection may still be used, as far as can be known without looking at its socket."""
+        session = connection.session
+        return now < connection.idle_since + self.limits.max_idle and session.is_quiet and not session.broken
+
+
+def next_look(shelves: Iterable[Shelf[Any]], now: float) -> float | None:
+    """When to look for what `Shelf.retire` takes out; None where no connection is left.
+
+    Those in use will be idle: whoever looks goes on meanwhile, and need not be called anew for each message.
+    """
+    shelves = [shelf for shelf in shelves if shelf.idle or shelf.used]
+    due = [shelf.idle[0].idle_since + shelf.limits.max_idle for shelf in shelves if shelf.idle]
+    return min([now + LOOK, *due]) if shelves else None
 
 
 def turn_ends(begun: float, given_back: float, failed: float, timeouts: Timeouts, deadline: float | None) -> float:

@@ -95,6 +95,8 @@ class Server:
         secretless = self.token is not None or needs_nothing(self.auth_mechanisms)
         if self.token is not None and not self.username:
             raise InvalidSetting(f"token is set for {host}, username is not", field="username")
+        if self.password and not self.username:
+            raise InvalidSetting(f"password is set for {host}, username is not: nobody would log in", field="username")
         if self.username and self.password is None and not secretless:
             raise InvalidSetting(f"username is set for {host}, password is not", field="password")
         for name in ("username", "password"):

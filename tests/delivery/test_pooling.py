@@ -9,14 +9,17 @@ from smtpbackend.delivery.configuration import Limits
 from smtpbackend.delivery.inside import Delivery
 from smtpbackend.delivery.pooling import (
     CROWDED,
+    LOOK,
     NEVER,
     Bucket,
     Connection,
     Shelf,
     client_name,
     new_session,
+    next_look,
     turn_ends,
 )
+from smtpbackend.errors import MailerClosed
 from smtpbackend.protocol.session import Session
 from smtpbackend.protocol.timeouts import Timeouts
 
@@ -265,6 +268,56 @@ def test_those_idle_for_too_long_are_given_up() -> None:
     assert shelf.open == 1
 
 
+def test_they_are_due_at_that_moment_and_not_before() -> None:
+    shelf: Shelf[None] = Shelf(Limits(max_idle=60))
+    old, young = connection(shelf), connection(shelf)
+    shelf.put(old, 0)
+    shelf.put(young, 30)
+    assert shelf.retire(59.9) == []
+    assert shelf.retire(60) == [old]
+    assert not old.session.broken  # it is said goodbye to
+    assert shelf.retire(60) == []
+    assert (shelf.open, shelf.idle) == (1, [young])
+
+
+def test_one_that_its_server_has_ended_is_given_up_at_once() -> None:
+    shelf: Shelf[None] = Shelf(Limits(max_idle=60))
+    well, ended = connection(shelf), connection(shelf)
+    shelf.put(well, 0)
+    shelf.put(ended, 0)
+    assert shelf.retire(1, [ended]) == [ended]
+    assert ended.session.broken  # nobody is there to say QUIT to
+    assert (shelf.open, shelf.idle) == (1, [well])
+
+
+@pytest.mark.parametrize(
+    ("idle", "max_idle", "now", "expected"),
+    [
+        ([], 60, 100, None),  # nothing is left, and nobody need look
+        ([100], 60, 100, 100 + LOOK),  # its server may have ended it by then
+        ([100], 60, 159.5, 160),
+        ([100, 158], 60, 159.5, 160),
+        ([100], 0.25, 100, 100.25),
+    ],
+)
+def test_when_to_look_at_what_is_idle(idle: list[float], max_idle: float, now: float, expected: float | None) -> None:
+    shelves: list[Shelf[None]] = [Shelf(Limits(max_idle=max_idle)) for _ in range(2)]
+    for since in idle:
+        shelves[1].put(connection(shelves[1]), since)
+    assert next_look(shelves, now) == expected
+    if expected is not None and expected < now + LOOK:
+        assert shelves[1].retire(expected), "it is due when one looks again"
+
+
+def test_while_all_are_in_use_one_looks_again_all_the_same() -> None:
+    """Else whoever looks would be called anew for each message."""
+    shelf: Shelf[None] = Shelf(Limits())
+    used = connection(shelf)
+    assert next_look([shelf], 100) == 100 + LOOK
+    shelf.count_out(used)
+    assert next_look([shelf], 100) is None
+
+
 def test_and_those_with_something_unread() -> None:
     shelf: Shelf[None] = Shelf(Limits())
     told = connection(shelf)
@@ -280,6 +333,18 @@ def test_emptying_takes_the_idle_and_disowns_those_in_use() -> None:
     assert shelf.empty() == [idle]
     assert shelf.open == 1
     assert not shelf.put(used, 0)
+
+
+def test_what_began_before_gets_no_connection_any_more() -> None:
+    shelf: Shelf[None] = Shelf(Limits(), generation=3)
+    shelf.check(SERVER, 3)
+    shelf.empty()
+    with pytest.raises(
+        MailerClosed, match=r"closed before this delivery had a connection to mx\.example\.com:587"
+    ) as caught:
+        shelf.check(SERVER, 3)
+    assert caught.value.is_transient
+    shelf.check(SERVER, 4)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def test_its_name_and_its_login() -> None:
     assert Server("::1", 25).name == "[::1]:25"
     assert server.login == Login("ann", "secret", host="mx.example.com", port=2525)
     assert Server("mx.example.com").login is None
-    assert Server(username="", password="secret").login is None
+    assert Server(username="", password="").login is None
     assert "secret" not in repr(server)
     assert "secret" not in repr(server.login)
 
@@ -175,6 +175,8 @@ class TestFromUrl:
             ("smtp://mx.example.com?rest=1", "rest", "unknown setting"),
             ("smtps://mx.example.com?tls=required", "tls", "smtps:// means"),
             ("smtp://ann@mx.example.com", "password", "password is not"),
+            ("smtp://:secret@mx.example.com", "username", "username is not"),
+            ("smtp://mx.example.com?password=secret", "username", "username is not"),
             ("smtp://mx.example.com:0", "port", "from 1"),
             ("smtp://ann:a?b@mx.example.com", "servers", "percent-encode"),
             ("smtp://ann?b=c@mx.example.com", "servers", "ahead of '@'"),

@@ -171,6 +171,25 @@ def test_w003_a_port_that_does_not_fit_the_kind_of_tls(settings: dict[str, Any],
             assert remedy in str(message.hint)
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"EMAIL_HOST_PASSWORD": "secret"}, ["smtpbackend.W005"]),
+        ({"EMAIL_HOST_PASSWORD": "secret", "EMAIL_HOST_USER": "ann"}, []),
+        ({"EMAIL_HOST_USER": "ann"}, []),  # Django's DEFAULT_FROM_EMAIL of many a site, beside a relay without login
+        ({"SMTPBACKEND": {"SERVERS": ["smtp://localhost"], "PASSWORD": "secret"}}, ["smtpbackend.E001"]),
+        ({"SMTPBACKEND": {"HOST": "localhost", "PASSWORD": "secret"}}, ["smtpbackend.E001"]),
+        ({"SMTPBACKEND": {"SERVERS": ["smtp://ann@localhost"], "PASSWORD": "secret"}}, []),
+    ],
+)
+def test_w005_a_password_without_a_username(settings: dict[str, Any], expected: list[str]) -> None:
+    """Django logs in with both only, and says nothing; what is ours is an error."""
+    with email_settings(EMAIL_BACKEND=PATH, **settings):
+        told = found()
+    assert [identifier for identifier, _ in told] == expected
+    assert "secret" not in str(told)
+
+
 @mailers_only
 def test_w003_names_the_mailer() -> None:
     mailers = {

@@ -224,6 +224,17 @@ def test_a_port_that_does_not_fit_the_kind_of_tls_is_told_at_once(settings: dict
     assert len(caught) == 1
 
 
+def test_a_password_without_a_username_is_told_at_once() -> None:
+    """Flask-Mail logs in with both only, and says nothing; under ours it is an error."""
+    app = Flask(__name__)
+    app.config.update(MAIL_SERVER="a.example", MAIL_PASSWORD="secret")
+    with pytest.warns(RuntimeWarning, match="MAIL_PASSWORD is set, MAIL_USERNAME is not") as caught:
+        Mail(app)
+    assert len(caught) == 1
+    with pytest.raises(InvalidSetting, match=r"password is set for a\.example, username is not"):
+        read_config({"SMTPBACKEND_HOST": "a.example", "SMTPBACKEND_PASSWORD": "secret"})
+
+
 @pytest.mark.parametrize("settings", [{"MAIL_USE_SSL": True}, {"MAIL_PORT": 587, "MAIL_USE_TLS": True}, {}])
 def test_one_that_fits_is_not(settings: dict[str, Any]) -> None:
     read(MAIL_SERVER="a.example", **settings)

@@ -1,0 +1,109 @@
+"""The one thread of a process that looks at what is idle, for the pools of all mailers.
+
+What is due is decided in ``delivery/pooling.py``, and the pools close it; here is only when the thread lives: from the
+first connection that is idle to the last that is open, not across a fork, and not into the end of the program. Where no
+thread can be started, what is due is closed when its pool is used the next time.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import Protocol
+
+from smtpbackend.delivery.pooling import GOODBYE, LOOK
+
+__all__ = ["watch"]
+
+
+class Watched(Protocol):
+    """A pool. ``look`` closes what is due, and gives when to look again; None: it has no connection any more."""
+
+    def look(self) -> float | None: ...
+
+
+class _Watch:
+    """``pools`` are those that will be looked at; a pool in which something becomes idle, and that is not, is added."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Start anew, as a forked child must: it has no such thread."""
+        self._changed = threading.Condition()  # on an RLock: garbage may be collected, and closed, at any point
+        self._thread: threading.Thread | None = None
+        self._rests = False
+        self.pools: set[Watched] = set()
+
+    def add(self, pool: Watched) -> None:
+        """Have ``pool`` looked at, until it has no connection any more."""
+        with self._changed:
+            self.pools.add(pool)
+            self._start()
+
+    def _start(self) -> None:
+        if self._thread is not None or self._rests or not self.pools:
+            return
+        self._thread = threading.Thread(target=self._run, name="smtpbackend-idle", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:  # no threads here, no more of them, or none any more: the program ends
+            self._thread = None
+            self.pools.clear()  # it is tried again with what becomes idle next
+
+    def _run(self) -> None:
+        again = time.monotonic() + LOOK
+        try:
+            while self._waits(again):
+                again = self._look()
+        except BaseException:
+            with self._changed:
+                self._thread = None
+                self.pools.clear()  # each is added again with what becomes idle there
+            raise
+
+    def _waits(self, until: float) -> bool:
+        """Wait until then; False where the thread ends, which another one may follow from that moment on."""
+        with self._changed:
+            if self.pools and not self._rests:
+                self._changed.wait(max(until - time.monotonic(), 0.0))
+            if self.pools and not self._rests:
+                return True
+            self._thread = None
+            return False
+
+    def _look(self) -> float:
+        """Look at each pool once; when to do so again."""
+        # who is looked at is none of them meanwhile: what becomes idle behind our look is added anew
+        with self._changed:
+            pools, self.pools = self.pools, set()
+        again = time.monotonic() + LOOK
+        for pool in pools:
+            its_own = pool.look()
+            if its_own is not None:
+                again = min(again, its_own)
+                with self._changed:
+                    self.pools.add(pool)
+        return again
+
+    def rest(self) -> None:
+        """End the thread, and start none: before a fork, and at the end of the program."""
+        with self._changed:
+            self._rests = True
+            self._changed.notify_all()
+            thread = self._thread
+        if thread is not None:
+            thread.join(GOODBYE)  # it may be saying QUIT
+
+    def go_on(self) -> None:
+        """In the parent, behind a fork."""
+        with self._changed:
+            self._rests = False
+            self._start()
+
+
+watch = _Watch()
+if hasattr(os, "register_at_fork"):
+    # Python 3.12 on warns of a fork beside another thread: ours gives no cause
+    os.register_at_fork(before=watch.rest, after_in_parent=watch.go_on, after_in_child=watch.reset)
