@@ -11,7 +11,7 @@ import re
 from datetime import datetime, timedelta
 from itertools import chain, repeat
 
-from smtpbackend.address import Address, parse_addresses
+from smtpbackend.address import ATEXT, DOT_STRING, Address, parse_addresses
 from smtpbackend.content import MAX_LINE
 from smtpbackend.errors import InvalidInput
 from smtpbackend.message import ADDRESS_FIELDS, check_name, check_text
@@ -23,6 +23,15 @@ _LONGEST_WORD = (
     700  # octets of a word that goes out as it is; some readers put spaces between the words of an encoded one
 )
 
+MAX_FOLDED = 500  # characters of a field that the email package may fold, where it is not known to do so in short time
+MAX_PLAIN = 16_000  # and of any but a list of plain mailboxes
+
+# The mailboxes that everybody writes and reads alike: an addr-spec alone, or behind atoms. What is between the @ and
+# the end is letters, digits and hyphens (RFC 1123 2.1).
+_HOST = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+ADDR_SPEC = rf"{DOT_STRING}@{_HOST}(?:\.{_HOST})*"
+MAILBOX = rf"(?:{ADDR_SPEC}|{ATEXT}+(?: {ATEXT}+)* <{ADDR_SPEC}>)"
+mailboxes = re.compile(f"{MAILBOX}(?:, {MAILBOX})*").fullmatch
 short_ascii = re.compile(r"[!-~](?:[ -~]*[!-~])?").fullmatch
 _folding_unit = re.compile(r"[ \t]+[^ \t]*|[^ \t]+").findall
 _atoms = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*").fullmatch
@@ -107,6 +116,26 @@ def any_field(name: str, value: str) -> str:
     if lower in ADDRESS_FIELDS:
         return address_field(name, parse_addresses(check_text(value, name).strip(" \t"), name))
     return text_field(name, value)
+
+
+def is_costly(value: str, is_structured: bool = True) -> bool:
+    """Whether the ``email`` package may take long to fold a field with this value.
+
+    For a thousand characters beyond ASCII it takes a second, for quotes, comments and encoded words time that grows with
+    the square of their number.
+    """
+    if len(value) <= MAX_FOLDED:
+        return False
+    hard = is_structured or not value.isascii() or "=?" in value or len(value) > MAX_PLAIN
+    return hard and mailboxes(value) is None
+
+
+def in_time(name: str, value: str) -> str:
+    """A field that the ``email`` package would take too long to fold: as text where it is no address list either."""
+    try:
+        return any_field(name, value)
+    except InvalidInput:
+        return text_field(name, value)
 
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")

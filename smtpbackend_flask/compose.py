@@ -20,6 +20,7 @@ from smtpbackend.content import Content
 from smtpbackend.envelope import Envelope, Recipient
 from smtpbackend.errors import InvalidInput
 from smtpbackend.mime import text_content
+from smtpbackend.parts import parsed
 from smtpbackend_flask.message import (
     BadHeaderError,
     IncompleteMessage,
@@ -89,7 +90,7 @@ def _compose_flask_mail(
     if isinstance(message, Message):
         return _simple(message, date) or _tree(message), envelope, notes
     # Parsed, so that it can be encoded anew for a server that takes 7 bits only.
-    return email.message_from_bytes(message.as_bytes()), envelope, notes
+    return parsed(message.as_bytes(), "message"), envelope, notes
 
 
 def _tree(message: Message) -> email.message.Message:

@@ -20,6 +20,7 @@ WORDS = {
     "header",
     "flatten",
     "likeness",
+    "parts",
     "envelope",
     "outcome",
     "events",

@@ -11,9 +11,7 @@ from smtpbackend.protocol.sasl import Exchange, Login, Refused
 __all__ = ["digest_md5"]
 
 # RFC 2831 7.1: token or quoted-string
-_DIRECTIVE = re.compile(
-    r'\s*([A-Za-z0-9-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"\s*|([^\s",]+)\s*|)(?:,|$)', re.DOTALL
-)
+_DIRECTIVE = re.compile(r'\s*([A-Za-z0-9-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"\s*|([^\s",]+)\s*|)(?:,|$)', re.DOTALL)
 
 
 def digest_md5(credentials: Login, cnonce: str | None = None, service: str = "smtp") -> Exchange:
