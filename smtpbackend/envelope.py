@@ -62,7 +62,7 @@ class Recipient:
         put["orcpt"] = _orcpt(orcpt) if orcpt is not None else None
 
     def __hash__(self) -> int:
-        # equal recipients have equal ones; of both parts, for whoever chooses addresses could have all share one of them
+        # equal recipients have equal ones; of both parts, for a list of info@ everywhere must not share one
         return hash((self.address.local_part, self.address.domain))
 
 

@@ -126,7 +126,7 @@ class Flattener:
         if self._delimiters is None:
             self._delimiters = delimiters(self._root)
         new = f"=_{self._prefix}{self.boundaries + 1}.{self._token}"
-        bound = with_boundary(message, self._delimiters, new, not is_signed(self._root))
+        bound: email.message.Message = with_boundary(message, self._delimiters, new, not is_signed(self._root))
         self.boundaries += bound is not message
         return bound
 

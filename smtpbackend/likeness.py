@@ -50,18 +50,23 @@ class NotSimple(Exception):
     """Only the ``email`` package itself can write this as it would."""
 
 
-def _kept(fold: Callable[[str, str], str], write: Callable[[str, str], str] = in_time) -> Callable[[str, str], str]:
+def _kept(
+    fold: Callable[[str, str], str],
+    is_long: Callable[[str], bool] = lambda value: False,
+    write: Callable[[str, str], str] = in_time,
+) -> Callable[[str, str], str]:
     """The fields that were folded last are kept: those of a thousand messages are often the same.
 
-    What the package would take too long for, ``write`` writes.
+    What the package would take too long for (``is_long``), ``write`` writes.
     """
     kept = functools.lru_cache(maxsize=256)(fold)
 
     def fold_once(name: str, value: str) -> str:
         if _control(value) is not None or _surrogate(value) is not None:
             raise NotSimple
+        how = kept if len(value) <= _MAX_KEPT else write if is_long(value) else fold
         try:
-            field = kept(name, value) if len(value) <= _MAX_KEPT else (write if is_costly(value) else fold)(name, value)
+            field = how(name, value)
         except (AttributeError, IndexError, LookupError, TypeError, ValueError) as error:  # of the package's folder
             raise NotSimple from error
         if len(field) > MAX_LINE and max(map(len, field.split("\r\n"))) > MAX_LINE:
@@ -147,10 +152,13 @@ class Manner:
     def __init__(self, spell: Callable[[str, str], str] | None = None) -> None:
         self._is_modern = spell is None
         self._encode_text = _modern_text if spell is None else _classic_text
-        self._folded_filename = _kept(_modern_filename if spell is None else _classic_filename, _long_filename)
-        self._folded = _kept(
-            _modern_field if spell is None else lambda name, value: _classic_field(name, spell(name, value))
-        )
+        if spell is None:
+            self._folded_filename = _kept(_modern_filename, is_costly, _long_filename)
+            self._folded = _kept(_modern_field, lambda value: is_costly(value, is_structured=False))
+            self._folded_list = _kept(_modern_field, is_costly)
+        else:
+            self._folded_filename = _kept(_classic_filename)
+            self._folded = _kept(lambda name, value: _classic_field(name, spell(name, value)))
 
     def field(self, name: str, value: str) -> str:
         """A field of text."""
@@ -166,7 +174,7 @@ class Manner:
             is_plain = _message_id if name.lower() == "message-id" else mailboxes
             if is_plain(value) is not None:
                 return f"{name}: {value}\r\n"
-        return self._folded(name, value)
+        return self._folded_list(name, value)
 
     def compose(
         self,

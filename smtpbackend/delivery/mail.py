@@ -26,7 +26,7 @@ __all__ = ["Mail", "compose"]
 class Mail:
     """What the caller gave, and all that is known of it. ``number`` is its place in the stream.
 
-    As long as anybody is not settled, somebody is ``pending``: those of the transaction that is sent now, or comes next.
+    As long as anybody is not settled, somebody is ``pending``: those of the transaction that goes now, or next.
     """
 
     def __init__(self, number: int, message: Any, envelope: Envelope | None, content: mime.Content | None) -> None:
@@ -94,8 +94,8 @@ class Mail:
         if trouble is None and policy == "all" and self.behind:
             trouble = NotSupported(
                 f"{server} takes no more than {len(self.pending)} of these {len(self.pending) + len(self.behind)} "
-                f"recipients in one transaction (LIMITS {offered.get('LIMITS')}), and recipient_policy is 'all': nobody was "
-                "sent the message",
+                f"recipients in one transaction (LIMITS {offered.get('LIMITS')}), and recipient_policy is 'all': "
+                "nobody was sent the message",
                 server=server,
             )
         if trouble is not None:
