@@ -136,6 +136,8 @@ def _validate(address: Address, field: str) -> None:
     if not address.local_part:
         raise InvalidInput(f"{field}: an address needs something before the @", field=field)
     if address.domain:
+        if len(address.domain) > MAX_DOMAIN:  # before it is encoded, which takes the longer the longer it is
+            raise InvalidInput(f"{field}: the domain of {address.domain!r} is over {MAX_DOMAIN} octets", field=field)
         encoded = _encode_domain(address.domain, field)
         if encoded != address.domain:
             object.__setattr__(address, "_ascii_domain", encoded)

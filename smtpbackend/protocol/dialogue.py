@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from smtpbackend.errors import ConnectionLost, DeliveryError, ProtocolViolation, SMTPError, TimedOut
+from smtpbackend.errors import ConnectionLost, DeliveryError, ProtocolViolation, SMTPError, TimedOut, shortened
 from smtpbackend.outcome import Reply
 from smtpbackend.protocol.effects import NOW, Conversation, Read, Write
-from smtpbackend.protocol.reply import ReplyReader
+from smtpbackend.protocol.reply import MAX_LINE, ReplyReader
 from smtpbackend.protocol.timeouts import DeadlinePassed, Timeouts
 from smtpbackend.protocol.transaction import Transaction
 
@@ -211,7 +211,7 @@ class Dialogue:
         if self._hidden:
             shown = Reply(reply.code, reply.enhanced, tuple(self._without_secrets(line) for line in reply.lines))
         if self._transcript:
-            self._transcript("<", str(shown))
+            self._transcript("<", shortened(shown.whole, MAX_LINE))
         return reply if reply.code == 334 else shown  # a challenge is answered as it came
 
     def _without_secrets(self, line: str) -> str:
