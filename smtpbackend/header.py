@@ -25,7 +25,7 @@ _LONGEST_WORD = (
 )
 
 MAX_FOLDED = 500  # characters of a field that the email package may fold, where it is not known to do so in short time
-MAX_PLAIN = 16_000  # and of any but a list of plain mailboxes
+MAX_PLAIN = 2_000  # and of any but a list of plain mailboxes
 
 # The mailboxes that everybody writes and reads alike: an addr-spec alone, or behind atoms. What is between the @ and
 # the end is letters, digits and hyphens (RFC 1123 2.1).

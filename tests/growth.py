@@ -14,20 +14,18 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-SMALL, LARGE = 4_000, 8_000
+SMALL, LARGE = 1_500, 3_000
 """Characters for which calls are counted."""
-LONG = 64_000
-"""Characters for which time is looked at; as long as the texts that people and servers send at most."""
-ENOUGH = 1.0
-"""Seconds of CPU that a long text may take without a further look. What is quadratic takes many."""
+LONG = 16_000
+"""Characters for which time is looked at."""
+ENOUGH = 0.5
+"""Seconds of CPU that a long text may take without a further look. What is quadratic takes more, most of it much more."""
 SLACK = 200
 """Calls that do not come from the text."""
 
 UNITS = (
-    *(" ", "\t", '"', "'", "(", ")", "<", ">", ",", ";", ":", ".", "@", "\\", "[", "=", "?", "%", "-", "a", "é", "1"),
-    *("=?", "=?utf-8?q?", "=?utf-8?q?a?= ", "=?utf-8?b?YQ==?=", "()", "(a)", '""', '"a"', '\\"', "<>", "a ", "a,"),
-    *("a@", "a@b,", "a <a@b>,", "a:;", "; a=b", ';a="b"', ";a*0=b", "a=b,", '"a".', "é ", "é,", '{"a":', "\u3000"),
-    '" (<,;@\\=?é',
+    *(" ", '"', "(", "<", ",", ";", ".", "@", "\\", "%", "a", "é", "=?", "=?utf-8?q?a?= ", "(a)", '""', "<>", "a ", "a,"),
+    *("a@b,", "a:;", ';a="b"', ";a*0=b", "a=b,", '"a".', "é ", "é,", '{"a":', '" (<,;@\\=?é'),
 )
 SHAPES: dict[str, Callable[[int], str]] = {
     **{f"{unit!r} again and again": lambda n, unit=unit: unit * (n // len(unit)) for unit in UNITS},
@@ -40,16 +38,12 @@ SHAPES: dict[str, Callable[[int], str]] = {
     "comments that do not end": lambda n: "a@b.example (" + "(a)" * (n // 3),
     "a media type and blanks": lambda n: "a/b" + " " * n + "!",
     "a media type and semicolons": lambda n: "a/b" + ";" * n,
-    "a media type and parameters": lambda n: "a/b" + "; a=b" * (n // 5) + "!",
     "a parameter that does not end": lambda n: 'a/b; a="' + ";" * n,
     "a name and an address": lambda n: '"' + "é " * (n // 2) + '" <a@b.example>',
-    "a domain of dots": lambda n: "a@" + "b." * (n // 2) + "example",
     "a domain in another script": lambda n: "a@" + "".join(chr(0x4E00 + i % 20_000) for i in range(n)) + ".example",
-    "a literal": lambda n: "a@[IPv6:" + ":" * n + "]",
     "a quoted local part": lambda n: '"' + "\\a" * (n // 2) + '"@b.example',
     "many addresses": lambda n: ", ".join(f"a{i}@b{i}.example" for i in range(n // 18)),
     "one name at many hosts": lambda n: ", ".join(f"info@b{i}.example" for i in range(n // 18)),
-    "a group": lambda n: "a: " + "b@c.example, " * (n // 13) + ";",
 }
 
 Work = Callable[[], Any]
@@ -81,18 +75,19 @@ def seconds(work: Work, expected: tuple[type[BaseException], ...] = ()) -> float
     return time.thread_time() - begun
 
 
-def check(make: Callable[[str], Work], shape: Callable[[int], str], expected: tuple[type[BaseException], ...]) -> int:
-    """Fail where the work that ``make`` makes of a text grows faster than the text; else how many calls it took.
+def check(make: Callable[[str], Work], name: str, expected: tuple[type[BaseException], ...]) -> int:
+    """Fail where the work that ``make`` makes of a text of a shape grows faster than the text; else how many calls.
 
     ``make`` is not looked at: what others parse before we are given it.
     """
+    shape = SHAPES[name]
     few, more = (calls(make(shape(size)), expected) for size in (SMALL, LARGE))
-    assert more <= 2.2 * few + SLACK, f"{few} calls for {SMALL} characters, {more} for {LARGE}"
+    assert more <= 2.2 * few + SLACK, f"{name}: {few} calls for {SMALL} characters, {more} for {LARGE}"
     took = seconds(make(shape(LONG)), expected)
     if took > ENOUGH:
         ratios = []
         for _ in range(3):
             quarter = seconds(make(shape(LONG // 4)), expected)
             ratios.append(seconds(make(shape(LONG)), expected) / quarter)
-        assert min(ratios) < 9, f"{LONG} characters take {took:.1f} s, {min(ratios):.0f} times as long as a quarter"
+        assert min(ratios) < 9, f"{name}: {LONG} characters take {took:.1f} s, {min(ratios):.0f} times as long as a quarter"
     return more
