@@ -323,16 +323,16 @@ class Content:
 def halves(content: Content) -> tuple[bytes, Iterator[bytes]]:
     """The header section, and the chunks of the body without the empty line between them."""
     chunks = content.chunks()
-    head = b""
+    head = bytearray()
     for chunk in chunks:
         head += chunk
         if head.startswith(b"\r\n"):
-            return b"", _chained(head[2:], chunks)
+            return b"", _chained(bytes(head[2:]), chunks)
         # the end may be cut in two by the chunks' border
         end = head.find(b"\r\n\r\n", max(len(head) - len(chunk) - 3, 0))
         if end >= 0:
-            return head[: end + 2], _chained(head[end + 4 :], chunks)
-    return head, iter(())
+            return bytes(head[: end + 2]), _chained(bytes(head[end + 4 :]), chunks)
+    return bytes(head), iter(())
 
 
 def _chained(first: bytes, others: Iterator[bytes]) -> Iterator[bytes]:
@@ -342,7 +342,8 @@ def _chained(first: bytes, others: Iterator[bytes]) -> Iterator[bytes]:
 
 def relaxed_body(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """A body as RFC 6376 3.4.4 wants it: blanks made one, none at line ends, no empty lines at the end."""
-    kept = b""  # an end that what follows decides about: blanks, line ends
+    kept = b""  # an end that what follows decides about: blanks, and the beginning of a line end
+    lines = 0  # line ends before that, which are left out if nothing follows
     is_empty = True
     for chunk in chunks:
         data = _blanks.sub(b" ", kept + chunk).replace(b" \r\n", b"\r\n")
@@ -350,7 +351,14 @@ def relaxed_body(chunks: Iterable[bytes]) -> Iterator[bytes]:
         kept = data[len(done) :]
         if done:
             is_empty = False
+            while lines:
+                some = min(lines, CHUNK // 2)
+                lines -= some
+                yield b"\r\n" * some
             yield done
+        ends = kept.count(b"\r\n")
+        lines += ends
+        kept = kept[2 * ends :]
     if not is_empty:
         yield b"\r\n"
 

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from smtpbackend.address import Address, addresses_in_field, is_pair, parse_addresses
-from smtpbackend.errors import InvalidInput
+from smtpbackend.errors import InvalidInput, few
 from smtpbackend.sifting import Refused, sift_field
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Recipient:
         put["orcpt"] = _orcpt(orcpt) if orcpt is not None else None
 
     def __hash__(self) -> int:
-        # equal recipients have equal ones; of both parts, for whoever chooses addresses could have all share one of them
+        # equal recipients have equal ones; of both parts, for a list of info@ everywhere must not share one
         return hash((self.address.local_part, self.address.domain))
 
 
@@ -147,6 +147,14 @@ class Envelope:
         put["is_plain"] = is_plain and not wants_dsn
         put["wants_dsn"] = wants_dsn
         put["needs_smtputf8"] = utf8
+
+    def __repr__(self) -> str:
+        """Of many recipients the first few."""
+        return (
+            f"Envelope(sender={self.sender!r}, recipients={few(self.recipients)}, dsn_return={self.dsn_return!r}, "
+            f"envid={self.envid!r}, require_tls={self.require_tls!r}, hold_for={self.hold_for!r}, "
+            f"hold_until={self.hold_until!r}, extra={self.extra!r})"
+        )
 
     @classmethod
     def from_headers(cls, message: Message | email.message.Message) -> Envelope:

@@ -32,7 +32,7 @@ import smtplib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from smtpbackend.outcome import Receipt, Reply
 
@@ -60,6 +60,7 @@ __all__ = [
 ]
 
 
+MAX_NAMED = 5  # recipients that a text names
 MAX_TEXT = 4096  # characters of an error's text: what a server said and what was given may be far longer
 
 
@@ -69,6 +70,13 @@ def shortened(text: str, limit: int) -> str:
         return text
     end = limit // 4
     return f"{text[: limit - end - 3]}...{text[-end:]}"
+
+
+def few(values: Sequence[object]) -> str:
+    """The repr of a tuple; of a long one the first few, and how many more there are."""
+    if len(values) <= MAX_NAMED:
+        return repr(tuple(values))
+    return f"({', '.join(map(repr, values[:MAX_NAMED]))}, ... {len(values) - MAX_NAMED:,} more)"
 
 
 def _rebuild(cls: type[SMTPError], args: tuple[Any, ...]) -> SMTPError:

@@ -24,8 +24,9 @@ from smtpbackend.content import (
     has_utf8,
 )
 from smtpbackend.errors import InvalidInput
-from smtpbackend.header import LINE, address_field, any_field, date_of, short_ascii, text_field
+from smtpbackend.header import LINE, address_field, any_field, date_of, in_time, is_costly, short_ascii, text_field
 from smtpbackend.message import ADDRESS_FIELDS, HIDDEN_FIELDS, check_name, check_text
+from smtpbackend.parts import delimiters, media_type, raw, with_boundary
 
 if TYPE_CHECKING:
     import email.message
@@ -54,6 +55,7 @@ class Flattener:
         self._token, self._prefix = token, prefix
         self._out: list[Piece] = []
         self._root: Any = None
+        self._delimiters: set[str] | None = None
         self._policy: Any = None
 
     def finish(self) -> list[Piece]:
@@ -74,6 +76,7 @@ class Flattener:
 
     def head(self, message: email.message.Message, date: datetime) -> tuple[bytes, str | None]:
         """Write the header section of the whole message, what is missing added: its octets, and the Message-ID."""
+        self._root = message
         self._root = message = self._with_boundary(message)
         self._policy = _folding_policy(message)
         found: dict[str, Any] = {}
@@ -106,6 +109,7 @@ class Flattener:
 
     def message(self, message: email.message.Message, is_root: bool = False) -> None:
         """Write a message or a part as it is."""
+        self._root = self._root or message
         message = self._with_boundary(message)
         if self._policy is None:
             self._policy = _folding_policy(message)
@@ -117,11 +121,14 @@ class Flattener:
         self._body(message, is_root)
 
     def _with_boundary(self, message: email.message.Message) -> email.message.Message:
-        if message.get_content_maintype() == "multipart" and not message.get_boundary():
-            message = copy.copy(message)  # set_boundary makes a new list of headers
-            self.boundaries += 1
-            message.set_boundary(f"=_{self._prefix}{self.boundaries}.{self._token}")
-        return message
+        if not media_type(message).startswith("multipart/"):
+            return message
+        if self._delimiters is None:
+            self._delimiters = delimiters(self._root)
+        new = f"=_{self._prefix}{self.boundaries + 1}.{self._token}"
+        bound: email.message.Message = with_boundary(message, self._delimiters, new, not is_signed(self._root))
+        self.boundaries += bound is not message
+        return bound
 
     def field(self, name: str, value: Any, may_fold: bool = False) -> None:
         """Write one field; only one that has no legal line is folded anew, if it may be."""
@@ -141,6 +148,8 @@ class Flattener:
         self._out.append(octets)
 
     def _folded(self, name: str, value: Any) -> bytes:
+        if hasattr(value, "fold") and is_costly(str(value), hasattr(value, "parse_tree")):
+            return in_time(name, str(value)).encode()
         if hasattr(value, "fold"):  # email.headerregistry
             addresses = getattr(value, "addresses", ())
             if any(not address.addr_spec.isascii() for address in addresses):
@@ -173,12 +182,13 @@ class Flattener:
 
     def _body(self, message: email.message.Message, is_root: bool = False) -> None:
         payload: Any = message._payload  # type: ignore[attr-defined]  # get_payload() decodes 8-bit text
-        main = message.get_content_maintype()
+        kind = media_type(message)
+        main = kind.partition("/")[0]
         if main == "multipart" and isinstance(payload, list):
             self._multipart(message, payload, is_root)
         elif main == "multipart" and payload is None:
             self._multipart(message, [], is_root)
-        elif message.get_content_type() == "message/delivery-status" and isinstance(payload, list):
+        elif kind == "message/delivery-status" and isinstance(payload, list):
             for number, block in enumerate(payload):
                 self._out.append(b"\r\n" if number else b"")
                 for name, value in block.raw_items():
@@ -238,7 +248,7 @@ def _encoded_field(name: str, value: str) -> str:
     """A field whose value is Unicode text, as an ``email.message.Message`` of the old kind may have it."""
     if name.lower() in ADDRESS_FIELDS:
         return any_field(name, value)
-    if name.lower() in ("content-type", "content-disposition"):
+    if name.lower() in ("content-type", "content-disposition") and not is_costly(value):
         from email import policy
 
         check_text(value, name)
@@ -296,7 +306,7 @@ def is_signed(message: email.message.Message) -> bool:
     """Whether a change of the content would break a signature (RFC 1847, RFC 3156, RFC 8551, RFC 6376)."""
     if "dkim-signature" in message or "arc-message-signature" in message:
         return True
-    return any(part.get_content_type() in _SIGNED for part in message.walk())
+    return any(media_type(part) in _SIGNED for part in message.walk())
 
 
 def seven_bit_copy(message: email.message.Message) -> email.message.Message:
@@ -311,13 +321,15 @@ def seven_bit_copy(message: email.message.Message) -> email.message.Message:
     encoding = None
     if isinstance(payload, list):
         twin._payload = [seven_bit_copy(part) for part in payload]
-        if str(message.get("content-transfer-encoding", "")).strip().lower() in ("8bit", "binary"):
+        if str(raw(message, "content-transfer-encoding") or "").strip().lower() in ("8bit", "binary"):
             encoding = "7bit"
     else:
         octets = _payload_octets(payload)
         if not octets.isascii() or max(map(len, octets.split(b"\r\n"))) > MAX_LINE or b"\0" in octets:
-            decoded: Any = message.get_payload(decode=True)
-            if message.get_content_maintype() == "text":
+            if len(str(raw(message, "content-transfer-encoding") or "")) > LINE:
+                _replace_encoding(twin, "binary")  # what it says is no encoding
+            decoded: Any = twin.get_payload(decode=True)
+            if media_type(message).startswith("text/"):
                 encoding, twin._payload = encode_octets(crlf(decoded))
             else:
                 encoding, twin._payload = "base64", base64_lines(decoded).decode("ascii")

@@ -9,20 +9,30 @@ from __future__ import annotations
 import functools
 import re
 from datetime import datetime, timedelta
-from itertools import chain, repeat
+from typing import Any
 
-from smtpbackend.address import Address, parse_addresses
+from smtpbackend.address import ATEXT, DOT_STRING, Address, parse_addresses
 from smtpbackend.content import MAX_LINE
 from smtpbackend.errors import InvalidInput
 from smtpbackend.message import ADDRESS_FIELDS, check_name, check_text
 
 __all__ = ["address_field", "any_field", "date_of", "filename_parameter", "fold", "short_ascii", "text_field"]
 
+_AROUND = len("=?utf-8?b??=")
 LINE = 78  # octets a line should have at most, RFC 5322 2.1.1
 _LONGEST_WORD = (
     700  # octets of a word that goes out as it is; some readers put spaces between the words of an encoded one
 )
 
+MAX_FOLDED = 500  # characters of a field that the email package may fold, where it is not known to do so in short time
+MAX_PLAIN = 2_000  # and of any but a list of plain mailboxes
+
+# The mailboxes that everybody writes and reads alike: an addr-spec alone, or behind atoms. What is between the @ and
+# the end is letters, digits and hyphens (RFC 1123 2.1).
+_HOST = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+ADDR_SPEC = rf"{DOT_STRING}@{_HOST}(?:\.{_HOST})*"
+MAILBOX = rf"(?:{ADDR_SPEC}|{ATEXT}+(?: {ATEXT}+)* <{ADDR_SPEC}>)"
+mailboxes = re.compile(f"{MAILBOX}(?:, {MAILBOX})*").fullmatch
 short_ascii = re.compile(r"[!-~](?:[ -~]*[!-~])?").fullmatch
 _folding_unit = re.compile(r"[ \t]+[^ \t]*|[^ \t]+").findall
 _atoms = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*").fullmatch
@@ -57,12 +67,29 @@ def fold(name: str, value: str) -> str:
 def _encoded_words(text: str, first: int = 64) -> str:
     """``text`` as encoded words of at most 64 characters, the first shorter (RFC 2047).
 
-    Not by the header classes of ``email.policy``: they lose white space between encoded words.
+    Not by the header classes of ``email.policy``: they lose white space between encoded words. Nor by its ``Charset``,
+    which writes the same but encodes each word anew with each of its characters.
     """
-    from email.charset import Charset
+    from email import base64mime, quoprimime
 
-    lengths = chain([max(first, 24)], repeat(64))
-    return " ".join(word for word in Charset("utf-8").header_encode_lines(text, lengths) if word)
+    octets = text.encode()
+    coder: Any = quoprimime
+    if base64mime.header_length(octets) < quoprimime.header_length(octets):
+        coder = base64mime
+    room = max(first, 24) - _AROUND
+    words, word, length = [], bytearray(), 0
+    lengths: dict[str, int] = {}
+    for char in text:
+        own = lengths.get(char)
+        if own is None:
+            own = lengths[char] = coder.header_length(char.encode()) if coder is quoprimime else len(char.encode())
+        length += own
+        if (length if coder is quoprimime else (length + 2) // 3 * 4) > room:
+            words.append(bytes(word))
+            word, length, room = bytearray(), own, 64 - _AROUND
+        word += char.encode()
+    words.append(bytes(word))
+    return " ".join(coder.header_encode(word, "utf-8") for word in words if word)
 
 
 def _phrase(name: str) -> str:
@@ -107,6 +134,26 @@ def any_field(name: str, value: str) -> str:
     if lower in ADDRESS_FIELDS:
         return address_field(name, parse_addresses(check_text(value, name).strip(" \t"), name))
     return text_field(name, value)
+
+
+def is_costly(value: str, is_structured: bool = True) -> bool:
+    """Whether the ``email`` package may take long to fold a field with this value.
+
+    For a thousand characters beyond ASCII it takes a second; for quotes, comments and encoded words time that grows
+    with the square of their number.
+    """
+    if len(value) <= MAX_FOLDED:
+        return False
+    hard = is_structured or not value.isascii() or "=?" in value or len(value) > MAX_PLAIN
+    return hard and mailboxes(value) is None
+
+
+def in_time(name: str, value: str) -> str:
+    """A field that the ``email`` package would take too long to fold: as text where it is no address list either."""
+    try:
+        return any_field(name, value)
+    except InvalidInput:
+        return text_field(name, value)
 
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")

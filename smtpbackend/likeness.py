@@ -13,7 +13,6 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from smtpbackend.address import ATEXT, DOT_STRING
 from smtpbackend.content import (
     BLOCK,
     MAX_LINE,
@@ -23,19 +22,13 @@ from smtpbackend.content import (
     base64_lines,
     crlf,
 )
-from smtpbackend.header import LINE, short_ascii
+from smtpbackend.header import ADDR_SPEC, LINE, MAILBOX, filename_parameter, in_time, is_costly, mailboxes, short_ascii
 from smtpbackend.sources import source_of
 
 __all__ = ["Manner", "NotSimple", "Part", "plain_addr_spec"]
 
-# The mailboxes that everybody writes and reads alike: an addr-spec alone, or behind atoms. What is between the @ and
-# the end is letters, digits and hyphens (RFC 1123 2.1).
-_HOST = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
-_ADDR_SPEC = rf"{DOT_STRING}@{_HOST}(?:\.{_HOST})*"
-_MAILBOX = rf"(?:{_ADDR_SPEC}|{ATEXT}+(?: {ATEXT}+)* <{_ADDR_SPEC}>)"
-_plain_mailbox = re.compile(_MAILBOX).fullmatch
-_mailboxes = re.compile(f"{_MAILBOX}(?:, {_MAILBOX})*").fullmatch
-_message_id = re.compile(f"<{_ADDR_SPEC}>").fullmatch
+_plain_mailbox = re.compile(MAILBOX).fullmatch
+_message_id = re.compile(f"<{ADDR_SPEC}>").fullmatch
 _media_type = re.compile(r"([a-z]+)/([a-z0-9](?:[a-z0-9.+-]{0,40}[a-z0-9])?)").fullmatch
 _filename = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_. -]*[A-Za-z0-9_-])?").fullmatch
 _control = re.compile(r"[\x00-\x1f\x7f]").search
@@ -57,15 +50,23 @@ class NotSimple(Exception):
     """Only the ``email`` package itself can write this as it would."""
 
 
-def _kept(fold: Callable[[str, str], str]) -> Callable[[str, str], str]:
-    """The fields that were folded last are kept: those of a thousand messages are often the same."""
+def _kept(
+    fold: Callable[[str, str], str],
+    is_long: Callable[[str], bool] = lambda value: False,
+    write: Callable[[str, str], str] = in_time,
+) -> Callable[[str, str], str]:
+    """The fields that were folded last are kept: those of a thousand messages are often the same.
+
+    What the package would take too long for (``is_long``), ``write`` writes.
+    """
     kept = functools.lru_cache(maxsize=256)(fold)
 
     def fold_once(name: str, value: str) -> str:
         if _control(value) is not None or _surrogate(value) is not None:
             raise NotSimple
+        how = kept if len(value) <= _MAX_KEPT else write if is_long(value) else fold
         try:
-            field = (kept if len(value) <= _MAX_KEPT else fold)(name, value)
+            field = how(name, value)
         except (AttributeError, IndexError, LookupError, TypeError, ValueError) as error:  # of the package's folder
             raise NotSimple from error
         if len(field) > MAX_LINE and max(map(len, field.split("\r\n"))) > MAX_LINE:
@@ -108,6 +109,10 @@ def _classic_filename(name: str, filename: str) -> str:
     return _classic_field(name, part[name])
 
 
+def _long_filename(name: str, filename: str) -> str:
+    return f"{name}: attachment{filename_parameter(filename)}\r\n"
+
+
 def _modern_text(text: str) -> tuple[str, bytes]:
     octets = text.encode()
     lines = octets.splitlines()
@@ -147,10 +152,13 @@ class Manner:
     def __init__(self, spell: Callable[[str, str], str] | None = None) -> None:
         self._is_modern = spell is None
         self._encode_text = _modern_text if spell is None else _classic_text
-        self._folded_filename = _kept(_modern_filename if spell is None else _classic_filename)
-        self._folded = _kept(
-            _modern_field if spell is None else lambda name, value: _classic_field(name, spell(name, value))
-        )
+        if spell is None:
+            self._folded_filename = _kept(_modern_filename, is_costly, _long_filename)
+            self._folded = _kept(_modern_field, lambda value: is_costly(value, is_structured=False))
+            self._folded_list = _kept(_modern_field, is_costly)
+        else:
+            self._folded_filename = _kept(_classic_filename)
+            self._folded = _kept(lambda name, value: _classic_field(name, spell(name, value)))
 
     def field(self, name: str, value: str) -> str:
         """A field of text."""
@@ -163,10 +171,10 @@ class Manner:
         if not self._is_modern:
             return self.field(name, value)
         if len(name) + len(value) <= LINE - 2 and "=?" not in value:
-            is_plain = _message_id if name.lower() == "message-id" else _mailboxes
+            is_plain = _message_id if name.lower() == "message-id" else mailboxes
             if is_plain(value) is not None:
                 return f"{name}: {value}\r\n"
-        return self._folded(name, value)
+        return self._folded_list(name, value)
 
     def compose(
         self,
@@ -304,11 +312,10 @@ class _Joined:
 
 def _seven_bit(pieces: list[Piece], message_id: str | None) -> Content:
     """The same message, what is not 7-bit encoded anew."""
-    import email
-
     from smtpbackend.flatten import Flattener, seven_bit_copy
+    from smtpbackend.parts import parsed
 
     flat = Flattener("")
     whole = b"".join(Content(pieces).chunks())
-    flat.message(seven_bit_copy(email.message_from_bytes(whole)), is_root=True)
+    flat.message(seven_bit_copy(parsed(whole, "message")), is_root=True)
     return Content(flat.finish(), message_id=message_id)

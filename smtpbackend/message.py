@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
 from smtpbackend.address import Address, check_mixed, is_pair, parse_addresses, reject_injection
-from smtpbackend.errors import InvalidInput
+from smtpbackend.errors import MAX_NAMED, InvalidInput, shortened
 from smtpbackend.sifting import entries, sift
 
 if TYPE_CHECKING:
@@ -312,8 +312,11 @@ class Message:
                 yield name, name, given
 
     def __repr__(self) -> str:
-        to = ", ".join(map(str, self.to))
-        return f"Message(subject={self.subject!r}, from_={str(self.from_ or '')!r}, to={to!r})"
+        to = ", ".join(map(str, self.to[:MAX_NAMED]))
+        if len(self.to) > MAX_NAMED:
+            to += f" and {len(self.to) - MAX_NAMED:,} more"
+        subject, author, to = (shortened(repr(text), 512) for text in (self.subject, str(self.from_ or ""), to))
+        return f"Message(subject={subject}, from_={author}, to={to})"
 
 
 def _is_author(given: Any) -> bool:

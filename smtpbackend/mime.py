@@ -28,6 +28,7 @@ from smtpbackend.errors import InvalidInput
 from smtpbackend.flatten import Flattener, flatten, is_signed, seven_bit_copy
 from smtpbackend.header import LINE, address_field, any_field, date_of, filename_parameter, fold, text_field
 from smtpbackend.message import HIDDEN_FIELDS, RECIPIENT_FIELDS, Attachment, Message, check_message_id
+from smtpbackend.parts import parsed
 from smtpbackend.sifting import sift
 from smtpbackend.sources import source_of
 
@@ -315,11 +316,9 @@ class _Leaf:
             return
         source = self.attachment.source() if self.attachment is not None else source_of(content, self.field)
         if media_type.lower() == "message/rfc822":
-            import email
-
             octets = b"".join(source.blocks(CHUNK))
             source.close()
-            self._forwarded(writer, email.message_from_bytes(octets))
+            self._forwarded(writer, parsed(octets, self.field))
             return
         if main in ("message", "multipart"):
             why = f"{self.field}: {media_type} cannot be an attachment, only message/rfc822 can (RFC 2046 5)"

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from enum import Enum
 
 from smtpbackend.address import Address
-from smtpbackend.errors import DeliveryError, RecipientsRefused, shortened
+from smtpbackend.errors import MAX_NAMED, DeliveryError, RecipientsRefused, few, shortened
 
 __all__ = ["Outcome", "Receipt", "Reply", "Status", "named"]
 
 MAX_SHOWN = 512  # characters of a reply where it is shown and not kept: the whole line that RFC 5321 4.5.3.1.5 allows
-MAX_NAMED = 5  # recipients that an error names
 
 
 @dataclass(frozen=True)
@@ -221,10 +220,3 @@ def named(said: Sequence[tuple[object, object]]) -> str:
     """Recipients with what was said of each, for an error: the first few, and how many more there are."""
     names = ", ".join(f"{address} ({shortened(str(why), MAX_SHOWN)})" for address, why in said[:MAX_NAMED])
     return names if len(said) <= MAX_NAMED else f"{names} and {len(said) - MAX_NAMED:,} more"
-
-
-def few(values: Sequence[object]) -> str:
-    """The repr of a tuple; of a long one the first few, and how many more there are."""
-    if len(values) <= MAX_NAMED:
-        return repr(tuple(values))
-    return f"({', '.join(map(repr, values[:MAX_NAMED]))}, ... {len(values) - MAX_NAMED:,} more)"

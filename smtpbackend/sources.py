@@ -295,9 +295,12 @@ def _read_full(file: Any, size: int, field: str) -> bytes:
     if not isinstance(found, bytes):
         raise InvalidInput(f"{field}: a file gave {type(found).__name__} and not bytes; open it as binary", field=field)
     block = found
-    while block and len(block) < size and (more := file.read(size - len(block))):
-        block += more
-    return block
+    if not block or len(block) >= size:
+        return block
+    whole = bytearray(block)
+    while len(whole) < size and (more := file.read(size - len(whole))):
+        whole += more
+    return bytes(whole)
 
 
 class _OfObjects:

@@ -24,6 +24,7 @@ from smtpbackend.flatten import is_signed
 from smtpbackend.header import date_of
 from smtpbackend.likeness import Manner, NotSimple, Part, plain_addr_spec
 from smtpbackend.message import ADDRESS_FIELDS, HIDDEN_FIELDS, check_name
+from smtpbackend.parts import media_type
 from smtpbackend.sources import alone_with
 from smtpbackend_django.addresses import mailbox, with_our_addresses, with_our_hosts
 from smtpbackend_django.stock import is_stock, prepares_as_django
@@ -261,7 +262,7 @@ def _check_headers(part: email.message.Message) -> None:
         check_name(name)
         if _unsafe_value(str(value)):
             raise InvalidInput(f"{name}: {str(value)!r} has a control character", field=name)
-    if part.get_content_maintype() == "multipart" and part.is_multipart():
+    if media_type(part).startswith("multipart/") and part.is_multipart():
         for inner in part.get_payload():
             _check_headers(inner)  # type: ignore[arg-type]
 

@@ -23,6 +23,7 @@ from smtpbackend.envelope import Envelope, Recipient
 from smtpbackend.errors import Injection, InvalidInput
 from smtpbackend.mime import text_content
 from smtpbackend.outcome import Outcome, Status
+from smtpbackend.parts import parsed
 from smtpbackend.sources import alone_with
 from smtpbackend_flask.message import (
     BadHeaderError,
@@ -109,7 +110,7 @@ def _compose_flask_mail(
     if isinstance(message, Message):
         return Parcel(envelope, _simple(message, date) or _tree(message), refused, given), notes
     # Parsed, so that it can be encoded anew for a server that takes 7 bits only.
-    return Parcel(envelope, email.message_from_bytes(message.as_bytes()), refused, given), notes
+    return Parcel(envelope, parsed(message.as_bytes(), "message"), refused, given), notes
 
 
 def _tree(message: Message) -> email.message.Message:

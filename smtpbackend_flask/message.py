@@ -28,6 +28,7 @@ from smtpbackend.address import Address, is_pair
 from smtpbackend.content import encode_octets
 from smtpbackend.errors import Injection, InvalidInput
 from smtpbackend.header import filename_parameter, text_field
+from smtpbackend.parts import parsed
 
 if TYPE_CHECKING:
     from smtpbackend.outcome import Receipt
@@ -446,7 +447,7 @@ def _part(attachment: Any, ascii_names: bool) -> email.message.Message:
     else:
         part = MIMEBase(main, subtype)
     if main.lower() == "message" and subtype.lower() == "rfc822":  # base64 is forbidden there, RFC 2046 5.2.1
-        part.attach(email.message_from_bytes(data))
+        part.attach(parsed(data, "attachments"))
     else:
         part.set_payload(data)
         encode_base64(part)

@@ -24,6 +24,7 @@ WORDS = {
     "header",
     "flatten",
     "likeness",
+    "parts",
     "envelope",
     "outcome",
     "events",

@@ -27,7 +27,7 @@ __all__ = ["Mail"]
 class Mail:
     """What the caller gave, and all that is known of it. ``number`` is its place in the stream.
 
-    As long as anybody is not settled, somebody is ``pending``: those of the transaction that is sent now, or comes next.
+    As long as anybody is not settled, somebody is ``pending``: those of the transaction that goes now, or next.
     """
 
     def __init__(self, number: int, message: Any) -> None:

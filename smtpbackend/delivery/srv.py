@@ -14,6 +14,7 @@ from smtpbackend.errors import ConnectFailed, MissingExtra
 
 __all__ = ["Found", "Record", "check_extra", "look_up", "order"]
 
+MAX_RECORDS = 32  # of one service, those of the lowest priority: nobody has more, and each may be waited for
 # RFC 8314 3.3, 5.1: TLS from the first byte is preferred to STARTTLS, and nothing is said in clear
 SERVICES = (("_submissions._tcp", "implicit"), ("_submission._tcp", "required"))
 
@@ -103,7 +104,7 @@ def order(records: Iterable[Record], chance: Callable[[], float]) -> list[Record
     """By priority, the lowest first; among equals by chance, in proportion to their weights (RFC 2782)."""
     ordered: list[Record] = []
     # those without weight stand first, so that they have their small chance
-    left = sorted(records, key=lambda record: (record.priority, record.weight))
+    left = sorted(records, key=lambda record: (record.priority, record.weight))[:MAX_RECORDS]
     while left:
         equals = [record for record in left if record.priority == left[0].priority]
         mark = chance() * (sum(record.weight for record in equals) + 1)

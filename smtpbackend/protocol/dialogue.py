@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from smtpbackend.errors import ConnectionLost, DeliveryError, ProtocolViolation, SMTPError, TimedOut
+from smtpbackend.errors import ConnectionLost, DeliveryError, ProtocolViolation, SMTPError, TimedOut, shortened
 from smtpbackend.hiding import Mask
 from smtpbackend.outcome import Reply
 from smtpbackend.protocol.effects import NOW, Conversation, Read, Write
-from smtpbackend.protocol.reply import ReplyReader
+from smtpbackend.protocol.reply import MAX_LINE, ReplyReader
 from smtpbackend.protocol.timeouts import DeadlinePassed, Timeouts
 from smtpbackend.protocol.transaction import Transaction
 
@@ -210,7 +210,7 @@ class Dialogue:
             self._as_said = reply
             reply = Reply(reply.code, reply.enhanced, tuple([self._mask(line) for line in reply.lines]))
         if self._transcript:
-            self._transcript("<", str(reply))
+            self._transcript("<", shortened(reply.whole, MAX_LINE))
         return reply
 
     def _hide(self, *secrets: str) -> None:

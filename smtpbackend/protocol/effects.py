@@ -1,8 +1,8 @@
 """What a conversation asks of the world, one floor down and one floor up. Nothing here does anything.
 
-Three effects are the network, one is the time and one is work that takes long; a wire performs them and sends the answer back in. Two more belong to
-`Session.deliver` alone, which takes a stream of transactions: it asks the floor above for the next one, and tells
-it of each that is settled. A wire does not know these and hands them on.
+Three effects are the network, one is the time and one is work that takes long; a wire performs them and sends the
+answer back in. Two more belong to `Session.deliver` alone, which takes a stream of transactions: it asks the floor
+above for the next one, and tells it of each that is settled. A wire does not know these and hands them on.
 """
 
 from __future__ import annotations

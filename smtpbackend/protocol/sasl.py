@@ -1,9 +1,9 @@
 """Logging in: each SASL mechanism is a generator that yields responses and is sent challenges (RFC 4422, RFC 4954).
 
 The first value yielded is the initial response, or None where the mechanism has none. Bytes in, bytes out; base64 is
-the session's matter. What takes long is yielded as `Long` and done elsewhere, so that no event loop waits for it. When the server says that the login succeeded, the mechanism is sent None: it ends, or raises
-`Refused` where the server still owes its proof. Which mechanisms may be used on which channel, and which one after
-another, is decided here too.
+the session's matter. What takes long is yielded as `Long` and done elsewhere, so that no event loop waits for it. When
+the server says that the login succeeded, the mechanism is sent None: it ends, or raises `Refused` where the server
+still owes its proof. Which mechanisms may be used on which channel, and which one after another, is decided here too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A login that takes long to compute, as long as its server chooses: no event loop stands still, no deadline is missed."""
+"""A login that takes long to compute: no event loop stands still for it, and no deadline is missed."""
 
 from __future__ import annotations
 
