@@ -48,8 +48,8 @@ class Secret(str):
 def keep_here(what: str) -> NoReturn:
     """Refuse to pickle ``what``. Raises ``TypeError``."""
     raise TypeError(
-        f"{what} is not pickled, for a password would go along: make the Mailer in the process that uses it, from the "
-        "settings that it reads there"
+        f"{what} cannot be pickled: connections and secrets stay in their process; make the Mailer in the one that "
+        "uses it, from the settings that it reads there"
     )
 
 

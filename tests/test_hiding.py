@@ -35,7 +35,7 @@ class TestSecret:
         secret = Secret(PASSWORD)
         assert copy.copy(secret) is copy.deepcopy([secret])[0] is secret
         for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
-            with pytest.raises(TypeError, match="make the Mailer in the process that uses it"):
+            with pytest.raises(TypeError, match="make the Mailer in the one that uses it"):
                 pickle.dumps([secret], protocol)
 
     @pytest.mark.parametrize(
