@@ -12,6 +12,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
+from smtpbackend.content import Content
 from smtpbackend.delivery.asks import END, GONE, Effects, Give, Pace, Pull, Release, Talk
 from smtpbackend.delivery.composing import compose
 from smtpbackend.delivery.configuration import Rules
@@ -437,7 +438,7 @@ class Dispatch(Connecting):
             for event in report(mail.message, mail.envelope, receipt):
                 self._announce(event)
         self.ended(receipt)
-        if mail.content is not None and mail.content is not mail.message:  # what was given may be another's too
+        if mail.content is not None and type(mail.message) is not Content:  # what was given may be another's too
             mail.content.close()
         return receipt
 
