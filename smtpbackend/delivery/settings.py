@@ -230,7 +230,13 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("min_tls", "server", _one_of("1.2", "1.3"), "1.2", "Lowest TLS version: `1.2` or `1.3`."),
     Setting("username", "server", _text, None, "Name to log in with. Empty: no login."),
-    Setting("password", "server", _text, None, "Its password. Never shown in a repr, log, transcript or error."),
+    Setting(
+        "password",
+        "server",
+        _text,
+        None,
+        "Its password. Never shown in a repr, log, transcript or error.",
+    ),
     Setting(
         "token",
         "server",
@@ -346,7 +352,13 @@ SETTINGS: tuple[Setting, ...] = (
         "Open connections to one server. Who sends besides waits for a turn, for as long as turns advance; what is "
         "sent from inside of a delivery gets one more.",
     ),
-    Setting("max_idle", "mailer", _number, 60.0, "Seconds that an idle connection is kept."),
+    Setting(
+        "max_idle",
+        "mailer",
+        _number,
+        60.0,
+        "Seconds after which an idle connection is closed, also where nothing is sent.",
+    ),
     Setting("max_messages", "mailer", _count, 100, "Messages sent over one connection."),
     Setting(
         "dkim",
