@@ -390,7 +390,13 @@ SETTINGS: tuple[Setting, ...] = (
         "Open connections to one server. Who sends besides waits for a turn, for as long as turns advance; what is "
         "sent from inside of a delivery gets one more.",
     ),
-    Setting("max_idle", "mailer", _number, 60.0, "Seconds that an idle connection is kept."),
+    Setting(
+        "max_idle",
+        "mailer",
+        _number,
+        60.0,
+        "Seconds after which an idle connection is closed, also where nothing is sent.",
+    ),
     Setting("max_messages", "mailer", _count, 100, "Messages sent over one connection."),
     Setting(
         "dkim",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+import weakref
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -298,6 +300,22 @@ def test_registry_is_bounded(server: AiosmtpdServer) -> None:
     assert len(conf._mailers) == conf.MAX_MAILERS
     assert first.send_messages([mail()]) == 1
     assert len(conf._mailers) == conf.MAX_MAILERS
+
+
+def test_a_mailer_that_had_to_go_sends_what_waits_and_closes_itself(server: AiosmtpdServer) -> None:
+    """Whoever has it still goes on; nobody is told that it was not closed."""
+    mailer = EmailBackend(host=server.host, port=server.port)._mailer()
+    stream = mailer.send_many(iter([mail().message(), mail().message()]))
+    assert next(stream).ok
+    for number in range(conf.MAX_MAILERS):
+        EmailBackend(host="localhost", password=f"p{number}", username="u")._mailer()
+    assert mailer not in conf._mailers.values()
+    assert [receipt.ok for receipt in stream] == [True]
+    assert mailer.send(mail().message()).ok
+    open_connections = weakref.ref(mailer._pool)
+    del mailer, stream
+    gc.collect()
+    assert open_connections() is None or open_connections().statistics().open == 0  # type: ignore[union-attr]
 
 
 def test_a_backend_in_use_keeps_its_mailer_among_those(server: AiosmtpdServer) -> None:

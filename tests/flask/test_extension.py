@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import email
+import gc
 import logging
 import threading
 from collections.abc import Callable
@@ -441,6 +442,20 @@ def test_initialising_again_keeps_the_connections(aiosmtpd: StartServer, make_ap
     app.config["MAIL_PORT"] = moved.port
     assert Mail(app).send_message("Hi", ["ann@example.com"], "Hello").ok
     assert len(moved.arrived) == 1
+
+
+def test_an_app_that_goes_takes_its_connections_with_it(smtp_server: Any) -> None:
+    """One for each test of a site, mostly: nobody closes its mail, and nobody is told so."""
+    server = smtp_server({})
+    app = Flask("site")
+    app.config.update(MAIL_SERVER="127.0.0.1", MAIL_PORT=server.port)
+    mail = Mail(app)
+    with app.app_context():
+        mail.send(Message("Hi", ["ann@example.com"], "Hello", sender="bob@example.com"))
+    del app, mail
+    gc.collect()
+    server.wait_for_end()
+    assert server.speakers[0].verbs[-1] == "QUIT"
 
 
 def test_close_says_quit_for_all_apps_and_needs_none(make_app: MakeApp, smtp_server: Any) -> None:
