@@ -177,11 +177,13 @@ def _once(mailboxes: Collection[Any], field: str) -> list[Any]:
         return []
     if type(mailboxes) is list and len(mailboxes) == 1 and type(mailboxes[0]) is str:
         return mailboxes
-    return list(dict.fromkeys([one if type(one) is str else _plain(one, field) for one in mailboxes]))
+    return list(dict.fromkeys([_plain(one, field) for one in mailboxes]))
 
 
 def _plain(mailbox: Any, field: str) -> Any:
     """A mailbox as the core takes it."""
+    if type(mailbox) is str:
+        return mailbox
     if isinstance(mailbox, (tuple, list)) and len(mailbox) == 2:
         return joined(mailbox, field)
     return mailbox if isinstance(mailbox, Address) else address_text(mailbox, field)

@@ -277,7 +277,11 @@ class Message:
     @property
     def send_to(self) -> KeysView[Mailbox]:
         """Everybody who gets the message: a set, in the order of recipients, cc and bcc."""
-        return dict.fromkeys(map(_hashable, [*self.recipients, *self.cc, *self.bcc])).keys()
+        everybody = [*self.recipients, *self.cc, *self.bcc]
+        try:
+            return dict.fromkeys(everybody).keys()
+        except TypeError:  # headers, and pairs that are lists
+            return dict.fromkeys(map(_hashable, everybody)).keys()
 
     @property
     def html(self) -> str | None:
@@ -473,7 +477,9 @@ def _hashable(mailbox: Any) -> Any:
 
 
 def _listed(given: Any, field: str) -> list[Any]:
-    return [given] if is_pair(given, field) else list(given or ())
+    if not given:
+        return []
+    return [given] if type(given) is not list and is_pair(given, field) else list(given)
 
 
 def bad_header(message: Any) -> str | None:
