@@ -80,7 +80,7 @@ class AsyncMailer:
     def __del__(self) -> None:
         pools = vars(self).get("_pools", {})  # none where the settings were wrong
         try:
-            if any(pool.statistics().open for pool in pools.values()) and not sys.is_finalizing():
+            if any(pool.has_idle() for pool in pools.values()) and not sys.is_finalizing():
                 why = f"unclosed {self!r}: await its close(), or use it in an async with statement"
                 warnings.warn(why, ResourceWarning, stacklevel=2, source=self)
         finally:

@@ -296,6 +296,10 @@ class Pool:
         if when is not None:
             self._loop.call_at(when, _look, weakref.ref(self))
 
+    def has_idle(self) -> bool:
+        """Whether a connection is idle: all that are left, where nobody sends."""
+        return any(shelf.idle for shelf in self._shelves.values())
+
     def statistics(self) -> Statistics:
         """The counts of this loop."""
         shelves, tally = self._shelves.values(), self._tally

@@ -77,7 +77,7 @@ class Mailer:
 
     def __del__(self) -> None:
         pool = vars(self).get("_pool")  # none where the settings were wrong
-        if pool is None or not pool.statistics().open or sys.is_finalizing():
+        if pool is None or not pool.has_idle() or sys.is_finalizing():
             return
         try:
             self._forgotten()

@@ -283,6 +283,10 @@ class Pool:
         self._say_goodbye(*gone)
         return again
 
+    def has_idle(self) -> bool:
+        """Whether a connection is idle: all that are left, where nobody sends."""
+        return any(shelf.idle for shelf in self._shelves.values())
+
     def statistics(self) -> Statistics:
         """The counts of this process."""
         with self._lock:
