@@ -19,7 +19,7 @@ SMALL, LARGE = 1_500, 3_000
 LONG = 16_000
 """Characters for which time is looked at."""
 ENOUGH = 0.5
-"""Seconds of CPU that a long text may take without a further look. What is quadratic takes more, most of it much more."""
+"""Seconds of CPU that a long text may take without a further look. What is quadratic takes far more."""
 SLACK = 200
 """Calls that do not come from the text."""
 

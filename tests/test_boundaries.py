@@ -75,7 +75,7 @@ def test_a_line_that_only_begins_like_it_is_none() -> None:
     assert b"\r\n--b\r\n" in octets_of(mixed("b", "x\n--bc\n-- b\ny"))
 
 
-@pytest.mark.parametrize("boundary", ["b", "x" * 71, "a b ", "ä", "a@b"])
+@pytest.mark.parametrize("boundary", ["b", "x" * 71, "ä", "a@b"])
 def test_of_a_signed_message_nothing_is_changed(boundary: str) -> None:
     message = mixed(None, "x\n--b\ny", subtype="signed")
     message.set_param("boundary", boundary)

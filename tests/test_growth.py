@@ -7,6 +7,7 @@ expression of the three packages. Those of Django's and Flask's faces are in the
 from __future__ import annotations
 
 import base64
+import contextlib
 import email
 import email.policy
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from datetime import UTC, datetime
 from email.header import Header
 from email.message import EmailMessage
 from email.message import Message as OldMessage
+from functools import partial
 from typing import Any
 
 import pytest
@@ -77,10 +79,8 @@ def from_headers(name: str, policy: Any) -> Callable[[str], Work]:
         given.set_payload("x")
 
         def work() -> None:
-            try:
+            with contextlib.suppress(SMTPError):
                 Envelope.from_headers(given)
-            except SMTPError:
-                pass
             rendered(given)
 
         return work
@@ -203,19 +203,17 @@ def test_what_an_outsider_can_fill_takes_time_in_proportion(field: str) -> None:
     print(f"{field}: {len(counted)} shapes, at most {counted[most]} calls for {LARGE} characters ({most})")
 
 
-def test_many_headers_take_time_in_proportion() -> None:
-    for name in ("To", "Reply-To", "Received", "Resent-To", "X-A"):
-        few, more = (
-            calls(lambda size=size: message(headers=[(name, "a@b.example")] * size)) for size in (SMALL, LARGE)
-        )
-        assert more <= 2.2 * few, name
+@pytest.mark.parametrize("name", ["To", "Reply-To", "Received", "Resent-To", "X-A"])
+def test_many_headers_take_time_in_proportion(name: str) -> None:
+    few, more = (calls(partial(message, headers=[(name, "a@b.example")] * size)) for size in (SMALL, LARGE))
+    assert more <= 2.2 * few
 
 
-def test_many_parts_take_time_in_proportion() -> None:
-    for related in ("a@b", None):
-        parts = [Attachment(b"x", "f", content_id=related) for _ in range(1_000)]
-        few, more = (calls(lambda size=size: message(html="x", attachments=parts[:size])) for size in (500, 1_000))
-        assert more <= 2.2 * few
+@pytest.mark.parametrize("content_id", ["a@b", None])
+def test_many_parts_take_time_in_proportion(content_id: str | None) -> None:
+    parts = [Attachment(b"x", "f", content_id=content_id) for _ in range(1_000)]
+    few, more = (calls(partial(message, html="x", attachments=parts[:size])) for size in (500, 1_000))
+    assert more <= 2.2 * few
 
 
 def test_an_answer_of_the_dns_is_bounded() -> None:
