@@ -22,7 +22,17 @@ from smtpbackend.content import (
     base64_lines,
     crlf,
 )
-from smtpbackend.header import ADDR_SPEC, LINE, MAILBOX, filename_parameter, in_time, is_costly, mailboxes, short_ascii
+from smtpbackend.header import (
+    ADDR_SPEC,
+    LINE,
+    MAILBOX,
+    MAX_FOLDED,
+    filename_parameter,
+    in_time,
+    is_costly,
+    mailboxes,
+    short_ascii,
+)
 from smtpbackend.sources import source_of
 
 __all__ = ["Manner", "NotSimple", "Part", "plain_addr_spec"]
@@ -159,6 +169,7 @@ class Manner:
         else:
             self._folded_filename = _kept(_classic_filename)
             self._folded = _kept(lambda name, value: _classic_field(name, spell(name, value)))
+            self._folded_list = _kept(lambda name, value: _classic_field(name, spell(name, value)), is_costly)
 
     def field(self, name: str, value: str) -> str:
         """A field of text."""
@@ -168,7 +179,7 @@ class Manner:
 
     def special_field(self, name: str, value: str) -> str:
         """A field of addresses, a date or a message identifier, which the modern manner parses."""
-        if not self._is_modern:
+        if not self._is_modern and len(value) <= MAX_FOLDED:
             return self.field(name, value)
         if len(name) + len(value) <= LINE - 2 and "=?" not in value:
             is_plain = _message_id if name.lower() == "message-id" else mailboxes

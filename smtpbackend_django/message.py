@@ -21,7 +21,7 @@ from smtpbackend.content import Content
 from smtpbackend.envelope import Envelope
 from smtpbackend.errors import InvalidInput
 from smtpbackend.flatten import is_signed
-from smtpbackend.header import date_of
+from smtpbackend.header import MAX_FOLDED, date_of
 from smtpbackend.likeness import Manner, NotSimple, Part, plain_addr_spec
 from smtpbackend.message import ADDRESS_FIELDS, HIDDEN_FIELDS, check_name
 from smtpbackend.parts import media_type
@@ -56,6 +56,8 @@ def envelope_of(
             given = mailbox(given, field)
         if is_djangos and type(given) is str and (plain := plain_addr_spec(given)) is not None:
             return Address.parse(plain, field)  # Django would neither change nor refuse it
+        if type(given) is str and len(given) > MAX_FOLDED:
+            return Address.parse(given, field)  # the email package would take too long over it
         try:
             if prep_address is not None:
                 return Address.parse(prep_address(given, force_ascii=False), field)

@@ -7,6 +7,7 @@ expression of the three packages. Those of Django's and Flask's faces are in the
 from __future__ import annotations
 
 import base64
+import contextlib
 import email
 import email.policy
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from datetime import UTC, datetime
 from email.header import Header
 from email.message import EmailMessage
 from email.message import Message as OldMessage
+from functools import partial
 from typing import Any
 
 import pytest
@@ -68,17 +70,17 @@ def answer(exchange: sasl.Exchange, *challenges: str) -> None:
 
 
 def from_headers(name: str, policy: Any) -> Callable[[str], Work]:
-    """Of a message that somebody else wrote, as a program has it: a header of it is the text."""
+    """Of a message that somebody else wrote, as the parser of the package leaves it."""
 
     def make(text: str) -> Work:
-        octets = f"From: a@example.com\nTo: b@example.org\nX-A: b\n{name}: {text}\n\nx\n".encode()
-        given = email.message_from_bytes(octets, policy=policy)
+        given: Any = (OldMessage if policy is email.policy.compat32 else EmailMessage)(policy=policy)
+        for field, value in (("From", "a@example.com"), ("To", "b@example.org"), (name, text), ("X-A", "b")):
+            given.set_raw(field, value)  # as the parser does, which takes its own time
+        given.set_payload("x")
 
         def work() -> None:
-            try:
+            with contextlib.suppress(SMTPError):
                 Envelope.from_headers(given)
-            except SMTPError:
-                pass
             rendered(given)
 
         return work
@@ -189,9 +191,8 @@ FIELDS: dict[str, Callable[[str], Work]] = {
 for policy in ("compat32", "SMTP"):
     for name in ("Subject", "To", "Content-Type", "Content-Transfer-Encoding", "Message-ID"):
         FIELDS[f"{name} of a mail parsed by {policy}"] = from_headers(name, getattr(email.policy, policy))
-for name in ("Subject", "To", "Content-Disposition"):
-    FIELDS[f"{name} of an EmailMessage"] = assigned(name, str, EmailMessage)
-    FIELDS[f"{name} of an old Message"] = assigned(name, lambda text: text, OldMessage)
+FIELDS["Subject of an EmailMessage"] = assigned("Subject", str, EmailMessage)
+FIELDS["Reply-To of an old Message"] = assigned("Reply-To", str, OldMessage)
 FIELDS["a Header object"] = assigned("Subject", lambda text: Header(text, "utf-8"), OldMessage)
 
 
@@ -202,19 +203,17 @@ def test_what_an_outsider_can_fill_takes_time_in_proportion(field: str) -> None:
     print(f"{field}: {len(counted)} shapes, at most {counted[most]} calls for {LARGE} characters ({most})")
 
 
-def test_many_headers_take_time_in_proportion() -> None:
-    for name in ("To", "Reply-To", "Received", "Resent-To", "X-A"):
-        few, more = (
-            calls(lambda size=size: message(headers=[(name, "a@b.example")] * size)) for size in (SMALL, LARGE)
-        )
-        assert more <= 2.2 * few, name
+@pytest.mark.parametrize("name", ["To", "Reply-To", "Received", "Resent-To", "X-A"])
+def test_many_headers_take_time_in_proportion(name: str) -> None:
+    few, more = (calls(partial(message, headers=[(name, "a@b.example")] * size)) for size in (SMALL, LARGE))
+    assert more <= 2.2 * few
 
 
-def test_many_parts_take_time_in_proportion() -> None:
-    for related in ("a@b", None):
-        parts = [Attachment(b"x", "f", content_id=related) for _ in range(1_000)]
-        few, more = (calls(lambda size=size: message(html="x", attachments=parts[:size])) for size in (500, 1_000))
-        assert more <= 2.2 * few
+@pytest.mark.parametrize("content_id", ["a@b", None])
+def test_many_parts_take_time_in_proportion(content_id: str | None) -> None:
+    parts = [Attachment(b"x", "f", content_id=content_id) for _ in range(1_000)]
+    few, more = (calls(partial(message, html="x", attachments=parts[:size])) for size in (500, 1_000))
+    assert more <= 2.2 * few
 
 
 def test_an_answer_of_the_dns_is_bounded() -> None:

@@ -129,6 +129,18 @@ class TestOneServer:
         assert world.handed_over("a") == [("ada",), ("bob",), ("carl",)]
         assert [outcome.attempts for outcome in receipt.outcomes] == [1, 2, 2]
 
+    def test_those_set_aside_are_not_forgotten_where_the_split_ends_in_421(self) -> None:
+        """The last of it is refused, and the connection ends: who was to come later goes to the next server."""
+        first = {
+            "RCPT TO:<ada": "250 ok",
+            "RCPT TO:<bob": [FULL, NO],
+            "RCPT TO:<carl": LATER,
+            "DATA": ["354 go", "421 bye"],
+        }
+        world = Played({"a": [first, {"RCPT": LATER}], "b": [{}]})
+        [receipt] = world.send(mail("ada", "bob", "carl"))
+        assert statuses(receipt) == [A, R, A]
+
     def test_the_time_of_a_hand_over_is_nobodys_deadline(self) -> None:
         world = Played({"a": [{"MAIL": SILENCE}, {}]}, deadline=5.0)
         first, second = world.send(mail(), mail())
