@@ -377,7 +377,7 @@ def _parse_list(text: str, field: str) -> tuple[Address, ...]:
             display_name = _with_comments("", comments, begin, position)
         else:
             if token == ";" and not in_group:
-                raise wrong("';' ends a group, and none was begun")
+                raise wrong("';' ends a group, and none was begun; addresses are separated by commas")
             if not token and in_group:
                 raise wrong("the group does not end in ';'")
             in_group = in_group and token != ";"

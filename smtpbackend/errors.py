@@ -124,7 +124,7 @@ class SMTPError(Exception):
 
 
 class InvalidInput(SMTPError, ValueError):
-    """What the caller gave cannot be sent; found before anything was. ``field`` names it."""
+    """What the caller gave cannot be sent, and nobody was handed it. ``field`` names it."""
 
     def __init__(self, message: str, *, field: str = "", **context: Any) -> None:
         super().__init__(message, **context)

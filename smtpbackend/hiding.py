@@ -68,6 +68,7 @@ def bares_password(value: Any) -> bool:
 
 PIECE = 8  # characters of a secret that are shown by nobody, from which on its parts are looked for
 STRIDE = 3  # every third place of a text is looked at: a part of PIECE + STRIDE - 1 characters is always found
+LONG = 2000  # characters of a text for which an index of the secrets pays: it takes milliseconds for a long token
 SHORTEST = 4  # characters: a shorter "secret" hides nothing, and would be found in every other word
 MOST_KNOWN = 256  # texts whose masked form is remembered: most replies of a server are the same few
 
@@ -79,7 +80,8 @@ class Mask:
     """
 
     def __init__(self, *secrets: str) -> None:
-        self._written = ""  # every form of every secret; a set of their pieces takes milliseconds for a long token
+        self._written = ""  # every form of every secret
+        self._pieces: set[str] | None = None
         self._short: set[str] = set()
         self._known: dict[str, str] = {}
         self.add(*secrets)
@@ -91,6 +93,7 @@ class Mask:
     def add_as_written(self, *texts: str) -> None:
         """Hide these texts: what was made of a secret."""
         self._known.clear()
+        self._pieces = None
         forms = [_small(text) for text in texts if len(text) >= SHORTEST]
         self._written = "\n".join([self._written, *forms])
         self._short.update(form for form in forms if len(form) < PIECE + STRIDE - 1)
@@ -108,21 +111,29 @@ class Mask:
 
     def _masked(self, text: str) -> str:
         low = _small(text)
-        written = self._written
+        written = self._looked_up(len(low))
         is_clean = not any(low[at : at + PIECE] in written for at in range(0, len(low) - PIECE + 1, STRIDE))
         if is_clean and not any(form in low for form in self._short):
             return text
         shown: list[str] = []
         end = 0
-        for start, stop in sorted(self._stretches(low)):
+        for start, stop in sorted(self._stretches(low, written)):
             if start > end or not shown:
                 shown += [text[end:start], "***"]
             end = max(end, stop)
         return "".join([*shown, text[end:]])
 
-    def _stretches(self, low: str) -> Iterator[tuple[int, int]]:
+    def _looked_up(self, length: int) -> str | set[str]:
+        """What pieces of a text of this length are looked up in: for a long one a set of all there are, made once."""
+        if length < LONG:
+            return self._written
+        if self._pieces is None:
+            self._pieces = {self._written[at : at + PIECE] for at in range(len(self._written) - PIECE + 1)}
+        return self._pieces
+
+    def _stretches(self, low: str, written: str | set[str]) -> Iterator[tuple[int, int]]:
         for at in range(len(low) - PIECE + 1):
-            if low[at : at + PIECE] in self._written:
+            if low[at : at + PIECE] in written:
                 yield at, at + PIECE
         for form in self._short:
             at = low.find(form)

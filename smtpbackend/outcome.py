@@ -1,7 +1,7 @@
 """What became of a message: a Reply from a server, an Outcome for each recipient, a Receipt for each message.
 
 Values only. How a Reply is read off the wire is the matter of ``protocol/reply.py``; which Status follows from which
-Reply is decided in ``delivery/dispatch.py``.
+Reply is decided in ``delivery/judgement.py``.
 """
 
 from __future__ import annotations
@@ -105,16 +105,17 @@ class Outcome:
     def no_such_mailbox(self) -> bool:
         """Whether the address itself is at fault, so that no other message would arrive there either.
 
-        It is no address, or a server answered RCPT with 5.1.x (RFC 3463 3.2). False where content, sender or a policy
-        was refused, and where a server gave no such status: these say nothing of the mailbox.
+        It is no address, or a server answered RCPT with 5.1.x (RFC 3463 3.2) that is of the recipient. False where
+        content, sender or a policy was refused, and where a server gave no such status: these say nothing of it.
         """
         if self.status is not Status.REJECTED:
             return False
         if self.reply is None:
             return isinstance(self.address, str)
         status = self.reply.enhanced
-        # 5.1.7 and 5.1.8 are of the sender; beside a reply to MAIL or to the content stands its error
-        return self.error is None and status is not None and status[:2] == (5, 1) and status[2] not in (7, 8)
+        # 5.1.7 and 5.1.8 are of the sender, and so may 5.1.0 be: Postfix refuses an unknown sender so, to RCPT.
+        # Beside a reply to MAIL or to the content, or about the address of redirect_to, stands an error
+        return self.error is None and status is not None and status[:2] == (5, 1) and status[2] not in (0, 7, 8)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ What an address is stands in ``address.py``; here it is asked entry by entry, wh
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from smtpbackend.address import Address, addresses_in_field, as_written, is_one, is_pair, parse_addresses, unfold
@@ -16,8 +17,11 @@ __all__ = ["Refused", "entries", "sift", "sift_field"]
 Refused = tuple[str, InvalidInput]
 """What was given as an address and is none: its text as it was given, and why. The error's field names its place."""
 
-# What a comma may stand in without being the end of an address, and all else. No two of these begin alike.
-_piece = re.compile(r'"(?:[^"\\]|\\.)*"|\((?:[^()\\]|\\.)*\)|<[^<>]*>|\[[^\[\]]*\]|[^,"(<\[:;]+|.', re.DOTALL).findall
+# What a comma may stand in without being the end of an address, and all else. No two of these begin alike, and what
+# does not end is not looked for twice: its opener stands alone, and a quoted-pair is one everywhere.
+_piece = re.compile(
+    r'"(?:[^"\\]|\\.)*"|\((?:[^()\\]|\\.)*\)|<[^<>]*>|\[[^\[\]]*\]|\\.|[^,"(<\[:;\\]+|.', re.DOTALL
+).findall
 
 
 def sift(value: Any, field: str) -> tuple[list[Address], list[Refused]]:
@@ -53,25 +57,48 @@ def entries(text: str, field: str) -> list[Address | str]:
     if not refused:
         return [*found]
     parts = _entries(text)
-    return [*parts] if len(parts) == len(found) + len(refused) else [text]
+    return [*_whole(parts)] if len(parts) > 1 else [text]
 
 
 def _entry_by_entry(value: Any, field: str, error: InvalidInput) -> tuple[list[Address], list[Refused]]:
     """``error``: why it cannot be read as a whole."""
-    parts = _entries(value)
     found: list[Address] = []
     refused: list[Refused] = []
-    for place, entry in enumerate(parts):
+    parts = _entries(value)
+    if len(parts) == 1:
+        return [], [(_as_given(parts[0]), error)]
+    for place, entry in enumerate(_whole(parts) if isinstance(value, str) else parts):
         try:
-            found += parse_addresses([entry], f"{field}[{place}]")
+            found += _one(entry, f"{field}[{place}]", isinstance(value, str))
         except Injection:
             raise
         except InvalidInput as why:
             refused.append((_as_given(entry), why))
-    # A comma may have cut a name in two: what has no domain would be a mailbox of this host
-    if len(parts) == 1 or (isinstance(value, str) and not all(one.domain for one in found)):
-        return [], [(_as_given(value if isinstance(value, str) else parts[0]), error)]
     return found, refused
+
+
+def _whole(parts: list[str]) -> Iterator[str]:
+    """Entries of a text, those that a comma may have cut in two as one: what has no @ may be the begin of a name."""
+    begun = ""
+    for part in parts:
+        begun = f"{begun}, {part}" if begun else part
+        if "@" in part:
+            yield begun
+            begun = ""
+    if begun:
+        yield begun
+
+
+def _one(entry: Any, field: str, of_text: bool) -> list[Address]:
+    """The address that an entry is. Of a text it has a domain: else half a name would be a mailbox."""
+    (found,) = parse_addresses([entry], field)
+    if of_text and not found.domain:
+        raise InvalidInput(
+            f"{field}: {entry!r} has no domain, and others beside it have; mailboxes of this host are given as "
+            "elements of a list",
+            field=field,
+        )
+    return [found]
 
 
 def _entries(value: Any) -> list[Any]:

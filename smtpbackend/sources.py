@@ -3,8 +3,8 @@
 A source is taken once. From then on every reader is given the same octets, whatever other threads, connections and
 processes do meanwhile: nothing here reads by the position of a file that others have too, and the caller's file stays
 where it stood. Where that cannot be kept, because the file has changed or was closed, reading raises `InvalidInput`: it
-never gives other octets, and never fewer. The only locks of this floor are here, since files of callers are shared by
-threads whether we like it or not.
+never gives fewer octets, nor others where the change can be seen (`_State`). The only locks of this floor are here,
+since files of callers are shared by threads whether we like it or not.
 """
 
 from __future__ import annotations
@@ -101,7 +101,11 @@ class _Lent(Source):
 
 
 class _State(NamedTuple):
-    """Which file it is, how long, and when it was written last: a change of its octets changes one of these."""
+    """Which file it is, how long, and when it was written last.
+
+    A change of its octets changes one of these, but for one of the same length within a tick of the file system's clock
+    (milliseconds), or whose time is put back. When anything of it was changed is not looked at: to unlink it counts.
+    """
 
     device: int
     number: int

@@ -284,10 +284,14 @@ class EmailBackend(smtp.EmailBackend):
             message.smtp_receipt = None
             try:
                 envelope = envelope_of(message, prep_address, mailer.configuration.rules.bounce_address)
-                content = content_of(message, envelope, untouched)
             except Exception as error:
                 failures.append((number, error))
                 return None
+            content: Any
+            try:
+                content = content_of(message, envelope, untouched)
+            except Exception as error:  # it fails by that, and is told of as any other
+                content = error
             handed.append((number, message))
             return Parcel(envelope, content, notes=message)
 

@@ -38,7 +38,7 @@ from smtpbackend_flask.message import (
 if TYPE_CHECKING:
     from smtpbackend_flask.message import Mailbox
 
-__all__ = ["compose"]
+__all__ = ["compose", "failing"]
 
 
 def compose(
@@ -77,6 +77,21 @@ def _write_sender(message: Any, sender: Any) -> None:
         with alone_with(message):  # else two threads write two fields
             if "From" not in message:
                 message["From"] = sender if message.policy is not policy.compat32 else sanitize_address(sender)
+
+
+def failing(message: Any, envelope: Envelope | None, error: Exception) -> Parcel:
+    """Of a message that `compose` cannot write: everybody fails by ``error``, which is raised where nobody is known."""
+    refused: tuple[Outcome, ...] = ()
+    if envelope is None:
+        try:
+            lists, refused = _sifted(message)
+        except Exception:
+            raise error from None
+        recipients = [address for found in lists.values() for _, address in found]
+        if not recipients:
+            raise error
+        envelope = Envelope(None, recipients)
+    return Parcel(envelope, error, refused, message)
 
 
 def _compose_flask_mail(
@@ -201,20 +216,13 @@ def _sifted(message: Any) -> tuple[_Lists, tuple[Outcome, ...]]:
         lists[field] = found = []
         for place, mailbox in enumerate(getattr(message, field, None) or ()):
             try:
-                found.append((mailbox, _address(mailbox, field)))
-            except InvalidInput:
-                refused.append(_refused(mailbox, f"{field}[{place}]"))
+                found.append((mailbox, _address(mailbox, f"{field}[{place}]")))
+            except Injection:
+                raise
+            except InvalidInput as error:
+                text = mailbox if isinstance(mailbox, str) else repr(mailbox)
+                refused.append(Outcome(text, Status.REJECTED, error=error))
     return lists, tuple(refused)
-
-
-def _refused(mailbox: Any, field: str) -> Outcome:
-    try:
-        _address(mailbox, field)
-    except Injection:
-        raise
-    except InvalidInput as error:  # which names the place
-        return Outcome(mailbox if isinstance(mailbox, str) else repr(mailbox), Status.REJECTED, error=error)
-    raise AssertionError(field)
 
 
 def _without_refused(message: Any, lists: _Lists) -> Any:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from flask import Flask, current_app
 from flask.logging import default_handler, has_level_handler
 
-from smtpbackend.delivery.composing import compose as render
+from smtpbackend.delivery.composing import prepare
 from smtpbackend.delivery.configuration import Rules
 from smtpbackend.delivery.mail import Mail as Outgoing
 from smtpbackend.delivery.receipts import report
@@ -27,11 +27,11 @@ from smtpbackend.delivery.stamp import stamp
 from smtpbackend.delivery.translated import Parcel, Translated
 from smtpbackend.envelope import Envelope
 from smtpbackend.errors import CancelSend, InvalidInput, SMTPError
-from smtpbackend.events import MessageSending, Telling
+from smtpbackend.events import Telling
 from smtpbackend.hiding import discreet
 from smtpbackend.outcome import Outcome, Receipt, Status
 from smtpbackend.signals import SignalListener, emit
-from smtpbackend_flask.compose import compose
+from smtpbackend_flask.compose import compose, failing
 from smtpbackend_flask.config import Config, read_config
 from smtpbackend_flask.message import Message
 from smtpbackend_flask.signals import email_dispatched, signals
@@ -161,8 +161,7 @@ class State(_Sending):
         app = self.app
         listener = SignalListener(app, signals, message_of=_given)
         try:
-            with self._context():  # a flask_mail.Message looks up the app when it is rendered
-                content, envelope, notes = compose(message, self.default_sender, envelope_from, envelope, self._bounces)
+            content, envelope, notes = self._composed(message, envelope_from, envelope)
             if self.suppress:
                 receipt = _pretend(content, envelope, self.mailer.configuration.rules, Telling((listener,)))
             else:
@@ -189,8 +188,7 @@ class State(_Sending):
 
         def translate(message: Any) -> Any:
             try:
-                with self._context():
-                    content, _, notes = compose(message, self.default_sender, bounce_address=self._bounces)
+                content, _, notes = self._composed(message)
             except Exception as error:
                 line.append((message, _failed(error), ()))
                 return None
@@ -208,13 +206,21 @@ class State(_Sending):
             for receipt in receipts:
                 yield from told()
                 message, _, notes = line.popleft()
-                emit(email_dispatched, app, message=message)
+                if receipt.accepted:
+                    emit(email_dispatched, app, message=message)
                 yield replace(receipt, notes=(*receipt.notes, *notes)) if notes else receipt
         yield from told()
 
-    @property
-    def _bounces(self) -> Any:
-        return self.config.mailer.get("bounce_address")
+    def _composed(
+        self, message: Any, envelope_from: Mailbox | None = None, envelope: Envelope | None = None
+    ) -> tuple[Any, Envelope | None, tuple[str, ...]]:
+        """What the Mailer takes; raises only for a message of which no recipient is known."""
+        bounces = self.mailer.configuration.rules.bounce_address
+        try:
+            with self._context():  # a flask_mail.Message looks up the app when it is rendered
+                return compose(message, self.default_sender, envelope_from, envelope, bounces)
+        except Exception as error:
+            return failing(message, envelope, error), None, ()
 
     def _context(self) -> AbstractContextManager[Any]:
         if self._app is None or (current_app and _current_app() is self._app):
@@ -239,15 +245,9 @@ def _failed(error: Exception) -> Receipt:
 
 
 def _pretend(content: Any, envelope: Envelope | None, rules: Rules, tell: Telling) -> Receipt:
-    """Everything but the sending: what cannot be sent raises, the signals fire, everybody is accepted."""
+    """Everything but the sending: the signals fire, what cannot be sent raises, everybody else is accepted."""
     mail = Outgoing(1, content)
-    try:
-        render(mail, envelope, rules, stamp)
-        if mail.pending:
-            tell(MessageSending(content, mail.envelope))
-    except CancelSend as cancelled:
-        mail.error = cancelled
-        mail.settle_all(Status.DEFERRED, cancelled)
+    prepare(mail, envelope, rules, stamp, tell)
     if mail.content is not None:
         mail.content.close()
     if mail.pending:

@@ -53,6 +53,8 @@ SHAPES: dict[str, Callable[[int], str]] = {
     "blanks between": lambda n: "x" + " " * n + "y",
     "blanks in quotes": lambda n: '"x' + " " * n + '" <a@b.example>',
     "quotes that do not end": lambda n: '"' + 'a"' * (n // 2) + '"',
+    "quoted pairs in quotes that do not end": lambda n: '"' + '\\"' * (n // 2),
+    "quoted pairs in a comment that does not end": lambda n: "(" + "\\(" * (n // 2),
     "backslashes in quotes": lambda n: '"' + "\\" * n + '"',
     "comments in comments": lambda n: "(" * (n // 2) + ")" * (n // 2) + "a@b.example",
     "comments that do not end": lambda n: "a@b.example (" + "(a)" * (n // 3),

@@ -29,6 +29,7 @@ from smtpbackend.delivery.receipts import queue_id
 from smtpbackend.delivery.server import from_url
 from smtpbackend.delivery.srv import Record, order
 from smtpbackend.errors import SMTPError
+from smtpbackend.hiding import Mask
 from smtpbackend.mime import given, render
 from smtpbackend.outcome import Reply
 from smtpbackend.protocol import sasl
@@ -39,12 +40,14 @@ from smtpbackend.protocol.digest import digest_md5
 from smtpbackend.protocol.reply import ReplyReader
 from smtpbackend.protocol.sasl import Login
 from smtpbackend.protocol.scram import scram
+from smtpbackend.sifting import sift
 from tests.growth import LARGE, SHAPES, SMALL, Work, calls, check
 
 DATE = datetime(2026, 1, 2, tzinfo=UTC)
 REFUSALS = (SMTPError, ValueError, sasl.Refused)
 KEY = base64.b64encode(bytes(range(32))).decode()  # Ed25519
 LOGIN = Login("ann", "pencil", "token", "mx.example.com", 587)
+TOKEN = "".join(chr(33 + place * 7 % 90) for place in range(2_500))
 
 
 def rendered(message: Any) -> None:
@@ -157,6 +160,10 @@ FIELDS: dict[str, Callable[[str], Work]] = {
         )
     ),
     "an address list": lambda text: lambda: parse_addresses(text),
+    "an address list, entry by entry": lambda text: lambda: sift(text, "to"),
+    "recipients as one text": lambda text: lambda: message(to=f"{text},@"),
+    "a reply that may hold a token": lambda text: lambda: Mask(TOKEN)(text),
+    "a reply that holds some of a token": lambda text: lambda: Mask(TOKEN)(f"{text}{TOKEN[5:500]}{text}"),
     "a local part": lambda text: lambda: Address(text, "b.example"),
     "a domain": lambda text: lambda: Address("a", text),
     "the recipients of an envelope": lambda text: lambda: Envelope("", text),

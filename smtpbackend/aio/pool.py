@@ -50,7 +50,7 @@ class Pool:
 
     def __del__(self) -> None:
         """Nobody can wait for a server here: QUIT is said, and not its answer heard."""
-        gone = [connection for shelf in self._shelves.values() for connection in shelf.empty()]
+        gone = [connection for shelf in self._shelves.values() for connection in shelf.take_idle()]
         if self._keeper is not None:
             with contextlib.suppress(StopIteration):  # it ends at once, now that it has nothing to close
                 self._keeper.aclose().send(None)
@@ -350,7 +350,7 @@ async def _closing(shelves: Mapping[Server, Shelf[Wire]]) -> AsyncGenerator[None
     try:
         yield
     finally:
-        if gone := [connection for shelf in shelves.values() for connection in shelf.empty()]:
+        if gone := [connection for shelf in shelves.values() for connection in shelf.take_idle()]:
             await _say_goodbye(*gone)
 
 

@@ -2,7 +2,8 @@
 
 ``smtpbackend.failed_over``: a server could not be used, and the next one is tried. ``smtpbackend.in_doubt``: a message
 was handed over and not answered. Each is logged once a minute and server at most, over all mailers of a process: a
-server that is down is no flood of lines. No secret is in them, and no recipient whom the server does not name itself.
+server that is down is no flood of lines. ``smtpbackend.in_clear``: mail goes in clear to a server whose TLS failed;
+once a server and process. No secret is in them, and no recipient whom the server does not name itself.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 from logging import WARNING
 from typing import Any
 
+from smtpbackend.errors import SMTPError
 from smtpbackend.events import MessageInDoubt, ServerFailed
 from smtpbackend.logs import log
 
-__all__ = ["alarm", "is_due"]
+__all__ = ["alarm", "in_clear", "is_due"]
 
 A_MINUTE = 60.0  # seconds
 MOST = 1000  # servers that are remembered
@@ -32,6 +34,18 @@ def alarm(event: Any, now: float) -> None:
         doubtful, message_id = event.receipt.in_doubt, event.receipt.message_id
         fields = {"message_id": message_id, "recipients": len(doubtful), "error": str(event.error)}
         _log("smtpbackend.in_doubt", doubtful[0].server, now, fields)
+
+
+def in_clear(server: str, why: SMTPError) -> None:
+    """Log that mail goes to ``server`` in clear though it offers TLS, and ``why``."""
+    if len(_told) >= MOST:
+        _told.clear()
+    this = object()
+    if _told.setdefault(server, this) is this:  # of several threads one is the first
+        log("smtpbackend", WARNING, "smtpbackend.in_clear", server=server, error=str(why))
+
+
+_told: dict[str, object] = {}  # the servers of which it was told
 
 
 def _log(name: str, server: str | None, now: float, fields: dict[str, Any]) -> None:

@@ -12,10 +12,38 @@ from smtpbackend.delivery.configuration import Rules
 from smtpbackend.delivery.mail import Mail
 from smtpbackend.delivery.translated import Parcel
 from smtpbackend.envelope import Envelope, Routing
-from smtpbackend.errors import InvalidInput, SMTPError
+from smtpbackend.errors import CancelSend, InvalidInput, SMTPError
+from smtpbackend.events import MessageSending, Telling
 from smtpbackend.outcome import Outcome, Status
 
-__all__ = ["compose"]
+__all__ = ["compose", "prepare"]
+
+
+def prepare(
+    mail: Mail,
+    envelope: Envelope | None,
+    rules: Rules,
+    stamp: Callable[[], tuple[datetime, str]],
+    tell: Telling,
+    composed: Callable[[], object] = lambda: None,
+) -> None:
+    """`compose`, and ask the Listeners, who may cancel it. What cannot be sent is settled then.
+
+    ``composed`` is called when nothing more is read of what the caller gave.
+    """
+    try:
+        try:
+            compose(mail, envelope, rules, stamp)
+        finally:
+            composed()
+        if mail.pending and tell.wants("message_sending"):
+            tell(MessageSending(mail.message, mail.envelope))
+    except CancelSend as cancelled:
+        mail.error = cancelled
+        mail.settle_all(Status.DEFERRED, cancelled)
+    except Exception as error:  # no recipient is to blame
+        mail.error = error
+        mail.settle_all(Status.FAILED, error)
 
 
 def compose(mail: Mail, envelope: Envelope | None, rules: Rules, stamp: Callable[[], tuple[datetime, str]]) -> None:
@@ -83,6 +111,8 @@ def _content_of(message: Any, stamp: Callable[[], tuple[datetime, str]]) -> mime
         message = message.content
     if type(message) is mime.Content:
         return message  # an adapter has it ready
+    if isinstance(message, Exception):
+        raise message
     if not isinstance(message, (Message, EmailMessage)):
         return mime.given(message)  # what the caller's own source raises is the caller's own
     try:

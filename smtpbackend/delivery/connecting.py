@@ -10,13 +10,12 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from smtpbackend.delivery.addresses import forget
-from smtpbackend.delivery.alarm import alarm
+from smtpbackend.delivery.alarm import alarm, in_clear
 from smtpbackend.delivery.asks import Effects, Find, Give, Lease, Release, Talk, Token
 from smtpbackend.delivery.credentials import wants_fresh
 from smtpbackend.delivery.pooling import Connection
 from smtpbackend.delivery.route import Route
 from smtpbackend.delivery.server import Server
-from smtpbackend.delivery.tls import warn_in_clear
 from smtpbackend.errors import DeliveryError, InvalidInput, MailerClosed, SMTPError, TimedOut
 from smtpbackend.events import ServerFailed, Telling
 from smtpbackend.outcome import Reply
@@ -111,7 +110,7 @@ class Connecting:
                     connection.heard = self.clock()
                     self.route.worked(server)
                     if session.without_tls is not None:
-                        warn_in_clear(server, session.without_tls)
+                        in_clear(server.name, session.without_tls)
                     return connection
                 except SMTPError as error:
                     session.broken = True  # also where nothing was said because no token could be had

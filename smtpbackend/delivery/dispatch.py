@@ -14,7 +14,7 @@ from typing import Any
 
 from smtpbackend.content import Content
 from smtpbackend.delivery.asks import END, GONE, Effects, Give, Pace, Pull, Release, Talk
-from smtpbackend.delivery.composing import compose
+from smtpbackend.delivery.composing import prepare
 from smtpbackend.delivery.configuration import Rules
 from smtpbackend.delivery.connecting import Connecting, is_crowd
 from smtpbackend.delivery.judgement import judge
@@ -33,7 +33,7 @@ from smtpbackend.errors import (
     SMTPError,
     TimedOut,
 )
-from smtpbackend.events import MessageSending, MessageSent, Telling
+from smtpbackend.events import MessageSent, Telling
 from smtpbackend.outcome import Receipt, Status
 from smtpbackend.protocol.effects import ENOUGH, LATER, Ended, Next, Settled
 from smtpbackend.protocol.timeouts import Deadline
@@ -148,19 +148,7 @@ class Dispatch(Connecting):
         message, envelope = item if type(item) is tuple and len(item) == 2 else (item, None)
         self._taken += 1
         mail = Mail(self._taken, message)
-        try:
-            try:
-                compose(mail, envelope, self.rules, self.stamp)
-            finally:
-                self.composed()
-            if mail.pending and self.tell.wants("message_sending"):
-                self.tell(MessageSending(message, mail.envelope))
-        except CancelSend as cancelled:
-            mail.error = cancelled
-            mail.settle_all(Status.DEFERRED, cancelled)
-        except Exception as error:  # no recipient is to blame
-            mail.error = error
-            mail.settle_all(Status.FAILED, error)
+        prepare(mail, envelope, self.rules, self.stamp, self.tell, self.composed)
         if self.deadline is not None:
             mail.deadline = Deadline.after(self.deadline, self.clock())
         return mail

@@ -15,7 +15,7 @@ from smtpbackend.delivery.receipts import failure, queue_id
 from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.splitting import by_domain, take
 from smtpbackend.envelope import Envelope, Recipient
-from smtpbackend.errors import NotSupported, RecipientsRefused, SMTPError
+from smtpbackend.errors import InvalidInput, NotSupported, RecipientsRefused, SMTPError
 from smtpbackend.outcome import Outcome, Receipt, Reply, Status, named, refusals
 from smtpbackend.protocol.capabilities import Capabilities, Limits
 from smtpbackend.protocol.transacting import GROUP
@@ -229,12 +229,15 @@ class Mail:
         """What became of it, when nobody is pending any more."""
         outcomes, notes = self.settled, self.notes
         if outcomes is None:
-            named = self.redirected.recipients if self.redirected else self.recipients
-            outcomes = tuple([self.outcomes[recipient] for recipient in named])
+            told = self.redirected.recipients if self.redirected else self.recipients
+            outcomes = tuple([self.outcomes[recipient] for recipient in told])
         if self.redirected is not None:
             (outcome,) = outcomes
+            if outcome.status is Status.REJECTED and outcome.error is None:  # nobody refused those whom it is for
+                why = f"{outcome.address} was refused, to which redirect_to sends all mail"
+                outcome = replace(outcome, error=InvalidInput(why, field="redirect_to"))
             outcomes = tuple([replace(outcome, address=recipient.address) for recipient in self.recipients])
-            notes += (f"sent to {self.redirected.recipients[0].address} alone, as redirect_to says",)
+            notes += (f"for {self.redirected.recipients[0].address} alone, as redirect_to says",)
         outcomes += self.refused
         message_id = self.content.message_id if self.content else None
         receipt = Receipt(message_id, outcomes, self.reply, self.server, queue_id(self.reply), None, notes)

@@ -200,9 +200,13 @@ class Shelf(Generic[W]):
 
     def empty(self) -> list[Connection[W]]:
         """All that are idle, taken out to be closed; those in use are not kept when they come back."""
+        self.generation += 1
+        return self.take_idle()
+
+    def take_idle(self) -> list[Connection[W]]:
+        """All that are idle, taken out to be closed."""
         gone, self.idle = self.idle, []
         self.open -= len(gone)
-        self.generation += 1
         return gone
 
     def retire(self, now: float, ended: Collection[Connection[W]] = ()) -> list[Connection[W]]:

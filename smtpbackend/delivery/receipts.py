@@ -37,7 +37,7 @@ def failure(receipt: Receipt, last: Exception | None) -> Exception | None:
         return own(receipt.in_doubt[0].error or last)
     if isinstance(last, (InvalidInput, CancelSend, ContentRefused, SenderRefused, NotSupported)):
         return own(last)
-    if isinstance(last, TLSFailed) and last.reply is not None and last.reply is outcomes[-1].reply:
+    if isinstance(last, TLSFailed) and any(last.reply is not None and last.reply is one.reply for one in outcomes):
         return own(last)  # MAIL was refused for want of TLS
     # a reply that ended the connection stands beside its error
     refused = any(outcome.reply is not None and not isinstance(outcome.error, ConnectionLost) for outcome in outcomes)
@@ -48,7 +48,7 @@ def failure(receipt: Receipt, last: Exception | None) -> Exception | None:
             f"no recipient was accepted: {named([(o.address, o.reply or o.error) for o in outcomes])}",
             recipients=refusals(outcomes),
             transient=all(outcome.status is Status.DEFERRED for outcome in outcomes),
-            server=outcomes[-1].server,
+            server=next((outcome.server for outcome in reversed(outcomes) if outcome.server), None),
         )
     return own(last)
 

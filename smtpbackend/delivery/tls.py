@@ -24,7 +24,6 @@ __all__ = [
     "client_context",
     "on_failure",
     "server_hostname",
-    "warn_in_clear",
 ]
 
 # X509_V_ERR_*, as in ssl.SSLCertVerificationError.verify_code
@@ -271,27 +270,6 @@ def on_failure(server: Server, local_peer: bool) -> Callable[[Reply | SMTPError]
         return str(decision)
 
     return decide
-
-
-def warn_in_clear(server: Server, why: SMTPError) -> None:
-    """Log that mail goes to a server in clear though it offers TLS: once for each server in the life of a process."""
-    if server.name in _in_clear:
-        return
-    if len(_in_clear) >= MAX_SERVERS:
-        _in_clear.clear()
-    _in_clear.add(server.name)
-    import logging
-
-    logging.getLogger("smtpbackend").warning(
-        "smtpbackend.in_clear: mail to %s goes in clear, for TLS was offered and failed: %s",
-        server.name,
-        why,
-        extra={"server": server.name},
-    )
-
-
-_in_clear: set[str] = set()
-MAX_SERVERS = 256  # that are remembered for it: far more than a site has
 
 
 def is_local(peer: str | None) -> bool:

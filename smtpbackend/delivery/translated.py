@@ -15,7 +15,8 @@ __all__ = ["Parcel", "Translated"]
 class Parcel(NamedTuple):
     """A message as an adapter has it ready.
 
-    ``envelope`` is None where nobody is left; ``refused`` are recipients who are none, with the text as it was given;
+    ``envelope`` is None where nobody is left; ``content`` is as for ``Mailer.send``, or the exception that kept it from
+    being made, by which everybody fails; ``refused`` are recipients who are none, with the text as it was given;
     ``notes`` is whatever the adapter wants back.
     """
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from smtpbackend import Status
 from smtpbackend.errors import RecipientsRefused
 from smtpbackend_django import EmailBackend
 from tests.django.conftest import email_settings, mail
@@ -65,6 +66,22 @@ def test_redirect_to(backend_with: Any, server: AiosmtpdServer) -> None:
     assert arrived.recipients == ("team@example.net",)
     assert message_from_bytes(arrived.content)["X-Original-To"] == "ann@example.org, zoe@example.org"
     assert [str(outcome.address) for outcome in message.smtp_receipt.accepted] == ["ann@example.org", "zoe@example.org"]
+
+
+def test_an_attachment_that_cannot_be_sent_rejects_nobody(
+    backend: EmailBackend, server: AiosmtpdServer, fired: list[tuple[str, dict[str, Any]]]
+) -> None:
+    """Each recipient failed, by what Django raises; the signal says so, and the other messages are sent."""
+    broken, other = mail("ann@example.org", "zoe@example.org"), mail()
+    broken.attachments.append(("a.bin", object(), "application/octet-stream"))  # type: ignore[arg-type]
+    with pytest.raises(Exception) as raised:  # noqa: PT011 -- Django's own, another one in each version
+        backend.send_messages([broken, other])
+    assert not isinstance(raised.value, RecipientsRefused)
+    receipt = broken.smtp_receipt
+    assert [outcome.status for outcome in receipt.outcomes] == [Status.FAILED] * 2
+    assert receipt.error is raised.value
+    assert ("message_failed", broken) in [(name, carried.get("message")) for name, carried in fired]
+    assert other.smtp_receipt.ok
 
 
 @pytest.mark.parametrize("bad", ["bob@@example.org", "bob smith@example.org"])

@@ -9,7 +9,7 @@ from typing import Any
 import flask_mail
 import pytest
 
-from smtpbackend import RecipientsRefused, Status
+from smtpbackend import InvalidInput, RecipientsRefused, Status
 from smtpbackend_flask import BadHeaderError, Message, message_failed, recipient_rejected
 from tests.flask.conftest import MakeApp, parsed
 from tests.servers.aiosmtpd_server import AiosmtpdServer
@@ -83,6 +83,41 @@ def test_nobody_is_left(aiosmtpd: StartServer, make_app: MakeApp, suppress: bool
         mail.send(Message("Hi", ["bob@@example.org"], "x"))
     assert isinstance(raised.value, RecipientsRefused)
     assert told == ["failed"]
+    assert server.connections == 0
+
+
+BROKEN: dict[str, Any] = {
+    "an attachment": lambda message: message.attach("a", "text/plain", 7),
+    "a sender": lambda message: setattr(message, "sender", "@"),
+    "a subject": lambda message: setattr(message, "subject", "two\nlines"),
+    "a date": lambda message: setattr(message, "date", "today"),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+@pytest.mark.parametrize("suppress", [False, True])
+def test_what_is_wrong_with_a_message_rejects_nobody(
+    aiosmtpd: StartServer, make_app: MakeApp, broken: str, suppress: bool
+) -> None:
+    """Everybody failed, once, and the signal of a message that failed says so; suppressed sending tells the same."""
+    server = aiosmtpd()
+    app, mail = make_app(server, MAIL_SUPPRESS_SEND=suppress)
+    told: list[Any] = []
+
+    def hear(sender: Any, message: Any, receipt: Any, **fields: Any) -> None:
+        told.append((message, receipt))
+
+    with app.app_context(), message_failed.connected_to(hear):
+        message = Message("Hi", ["ann@example.com", "@"], "x", bcc=["zoe@example.com"])
+        BROKEN[broken](message)
+        with pytest.raises(InvalidInput) as raised:
+            mail.send(message)
+        (receipt,) = many(mail, message)
+    for one in (raised.value.receipt, receipt):
+        fates = {str(outcome.address): outcome.status for outcome in one.outcomes}
+        assert fates == {"ann@example.com": Status.FAILED, "zoe@example.com": Status.FAILED, "@": Status.REJECTED}
+        assert type(one.error) is type(raised.value)
+    assert [given for given, _ in told] == [message, message]
     assert server.connections == 0
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from smtpbackend import Server
-from smtpbackend.delivery import tls
+from smtpbackend.delivery import alarm
+from smtpbackend.errors import TLSFailed
 from smtpbackend.testing import Play
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import Twin, hello
@@ -21,7 +22,7 @@ NOTE = "sent in clear, for TLS was offered and failed: "
 @pytest.fixture(autouse=True)
 def nobody_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ports come again."""
-    monkeypatch.setattr(tls, "_in_clear", set())
+    monkeypatch.setattr(alarm, "_told", {})
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[Any]:
@@ -59,7 +60,7 @@ def test_each_receipt_says_so_and_the_log_once(
     (record,) = warnings(caplog)
     assert record.name == "smtpbackend"
     assert record.server == server.name
-    assert record.getMessage().startswith(f"smtpbackend.in_clear: mail to {server.name} goes in clear")
+    assert record.getMessage().startswith(f"smtpbackend.in_clear server={server.name} ")
     assert why in record.getMessage()
 
 
@@ -94,7 +95,22 @@ def test_the_note_is_of_the_server_that_took_the_mail(twin: Twin, scripted: Scri
 
 
 def test_what_is_remembered_of_servers_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
-    for port in range(1, 1000):
-        tls.warn_in_clear(Server("mx.example.com", port, tls="opportunistic"), OSError("no"))  # type: ignore[arg-type]
-    assert len(tls._in_clear) <= 256
-    assert len(warnings(caplog)) == 999
+    for port in range(2 * alarm.MOST):
+        alarm.in_clear(f"mx.example.com:{port}", TLSFailed("no"))
+    assert len(alarm._told) <= alarm.MOST
+    assert len(warnings(caplog)) == 2 * alarm.MOST
+
+
+def test_a_log_that_cannot_be_written_loses_no_mail(twin: Twin, scripted: Scripted) -> None:
+    """A handler may raise: the disk is full, or it sends mail itself."""
+
+    class Full(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise OSError("No space left on device")
+
+    handler = Full()
+    logging.getLogger("smtpbackend").addHandler(handler)
+    try:
+        assert twin(scripted(Play({"STARTTLS": "454 4.7.0 not now"}, OFFER)).url, tls="opportunistic").send(hello()).ok
+    finally:
+        logging.getLogger("smtpbackend").removeHandler(handler)

@@ -121,6 +121,7 @@ class TestOneThatIsBadlyWritten:
         with pytest.raises(RecipientsRefused) as raised:
             twin(server.url).send(hello(ANN, "bob@@example.org"))
         assert raised.value.recipients.keys() == {ANN, "bob@@example.org"}
+        assert raised.value.server == server.name
 
     def test_does_not_hide_that_no_server_was_there(self, twin: Twin, unreachable: int) -> None:
         """The others may be tried again, and the error says so."""
@@ -264,6 +265,7 @@ class TestAMailboxThatDoesNotExist:
             (Play({"RCPT": "550 5.7.1 not from here"}), False),
             (Play({"RCPT": "550 who knows"}), False),
             (Play({"RCPT": "550 5.1.8 bad sender"}), False),
+            (Play({"RCPT": "550 5.1.0 <ann@example.org>: Sender address rejected: User unknown"}), False),
             (Play({"MAIL": "550 5.1.1 you"}), False),
             (Play({".": "554 5.1.1 spam"}), False),
             (Play({"RCPT": "450 4.1.1 later"}), False),
@@ -354,6 +356,7 @@ class TestRedirectTo:
         (receipt,) = twin(scripted(play).url, redirect_to="team@example.net").send_many([hello(ANN, ZOE, "@")])
         assert fates(receipt.outcomes) == {ANN: status, ZOE: status, "@": "rejected"}
         assert receipt.error is not None
+        assert [outcome.no_such_mailbox for outcome in receipt.outcomes] == [False, False, True]  # nobody refused Ann
 
     def test_signs_what_leaves_and_encodes_it_anew(self, twin: Twin, scripted: Scripted) -> None:
         """The field stands under the 7-bit form as well, once; a long list is folded."""
