@@ -190,6 +190,8 @@ def parse_addresses(value: Any, field: str = "address") -> list[Address]:
         return list(_parse_list(value, field))
     if type(value) is not list and (is_one(value) or is_pair(value, field)):
         return [_address_of(value, field)]
+    if type(value) is tuple:
+        check_tuple(value, field)
     found: list[Address] = []
     for one in value:  # of a list mostly, and mostly str
         if type(one) is str:
@@ -210,6 +212,8 @@ def is_pair(value: Any, field: str = "address") -> bool:
     if not isinstance(value, tuple) or len(value) != 2:
         return False
     name, address = value
+    if isinstance(name, str) and "@" not in name and (address is None or address == ""):
+        raise InvalidInput(f"{field}: {value!r} is a name without an address", field=field)
     if not isinstance(name, str) or not (isinstance(address, str) or hasattr(address, "display_name")):
         return False
     if re.search(r"[^\s@]@[^\s@]", name) and name != address:
@@ -224,14 +228,25 @@ def is_pair(value: Any, field: str = "address") -> bool:
     return True
 
 
+def check_tuple(value: tuple[Any, ...], field: str) -> None:
+    """Raise `InvalidInput` for a tuple of words and addresses, which may be a name with addresses, or mailboxes."""
+    words = [one for one in value if isinstance(one, str) and "@" not in one]
+    if words and len(words) < len(value):
+        raise InvalidInput(
+            f"{field}: {value!r} may be a name and addresses, or mailboxes of this host beside others: give a list, "
+            "with pairs of name and address in it",
+            field=field,
+        )
+
+
 def is_one(value: Any) -> bool:
     """Whether it is a mailbox by itself, or nothing that has elements."""
     return (
-        isinstance(value, (Address, bytes, bytearray, Mapping)) or not isinstance(value, Iterable) or _is_header(value)
+        isinstance(value, (Address, bytes, bytearray, Mapping)) or not isinstance(value, Iterable) or is_header(value)
     )
 
 
-def _is_header(value: Any) -> bool:
+def is_header(value: Any) -> bool:
     """Whether it is an ``email.header.Header``."""
     return hasattr(value, "encode") and hasattr(value, "append")
 
@@ -249,7 +264,7 @@ def _address_of(value: Any, field: str) -> Address:
             return _of_parts(address.local_part, address.domain, name, field) if name else address
     if hasattr(value, "username") and hasattr(value, "display_name"):  # email.headerregistry.Address
         return _of_parts(value.username, value.domain, value.display_name, field)
-    if _is_header(value):
+    if is_header(value):
         return _one_of(_of_header(value, field), value, field)
     raise InvalidInput(
         f"{field}: an address is a str, an Address or a pair of name and address, not {value!r}", field=field
@@ -453,7 +468,7 @@ def addresses_in_field(name: str, value: Any) -> list[Address]:
         return found
     if isinstance(value, str):
         return parse_addresses(unfold(name, value), name)
-    return _of_header(value, name) if _is_header(value) else parse_addresses(value, name)
+    return _of_header(value, name) if is_header(value) else parse_addresses(value, name)
 
 
 def as_written(value: Any) -> str | None:

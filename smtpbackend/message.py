@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
-from smtpbackend.address import Address, check_mixed, is_pair, parse_addresses, reject_injection
+from smtpbackend.address import Address, check_mixed, check_tuple, is_pair, parse_addresses, reject_injection
 from smtpbackend.errors import MAX_NAMED, InvalidInput, shortened
 from smtpbackend.sifting import entries, sift
 
@@ -330,6 +330,8 @@ def _listed(given: Any, field: str) -> list[Mailbox]:
         is_one = given.strip() and "," not in given and ":" not in given
         return [given] if is_one else [*entries(given, field)]
     if isinstance(given, Iterable) and not isinstance(given, (bytes, bytearray)) and not is_pair(given, field):
+        if isinstance(given, tuple):
+            check_tuple(given, field)
         return list(given)
     return [given]
 

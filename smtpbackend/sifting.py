@@ -9,7 +9,16 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from smtpbackend.address import Address, addresses_in_field, as_written, is_one, is_pair, parse_addresses, unfold
+from smtpbackend.address import (
+    Address,
+    addresses_in_field,
+    as_written,
+    is_header,
+    is_one,
+    is_pair,
+    parse_addresses,
+    unfold,
+)
 from smtpbackend.errors import Injection, InvalidInput
 
 __all__ = ["Refused", "entries", "sift", "sift_field"]
@@ -17,11 +26,8 @@ __all__ = ["Refused", "entries", "sift", "sift_field"]
 Refused = tuple[str, InvalidInput]
 """What was given as an address and is none: its text as it was given, and why. The error's field names its place."""
 
-# What a comma may stand in without being the end of an address, and all else. No two of these begin alike, and what
-# does not end is not looked for twice: its opener stands alone, and a quoted-pair is one everywhere.
-_piece = re.compile(
-    r'"(?:[^"\\]|\\.)*"|\((?:[^()\\]|\\.)*\)|<[^<>]*>|\[[^\[\]]*\]|\\.|[^,"(<\[:;\\]+|.', re.DOTALL
-).findall
+# What decides where an entry ends: a quoted-pair, and the signs of RFC 5322 3.4 that a comma may stand between
+_sign = re.compile(r'\\.|[",:;()<>\[\]]', re.DOTALL).finditer
 
 
 def sift(value: Any, field: str) -> tuple[list[Address], list[Refused]]:
@@ -102,23 +108,36 @@ def _one(entry: Any, field: str, of_text: bool) -> list[Address]:
 
 
 def _entries(value: Any) -> list[Any]:
-    """The entries of ``value``. A str with a group (``friends: a@b, c@d;``) is one."""
+    """The entries of ``value``. A str with a group (``friends: a@b, c@d;``) is one, and so is one that does not end."""
     if not isinstance(value, str):
         try:
             return [value] if is_one(value) or is_pair(value) else list(value)
         except InvalidInput:  # it may be a pair or two
             return [value]
-    parts, entry = [], ""
-    for piece in _piece(value):
-        if piece in (":", ";"):
+    parts: list[str] = []
+    begin, comments, closing = 0, 0, ""
+    for match in _sign(value):
+        sign = match[0]
+        if closing:  # quotes, angle brackets or square ones
+            closing = "" if sign == closing else closing
+        elif sign == "(" or (sign == ")" and comments):  # comments nest, RFC 5322 3.2.2
+            comments += 1 if sign == "(" else -1
+        elif comments:
+            continue
+        elif sign in _CLOSING:
+            closing = _CLOSING[sign]
+        elif sign in (":", ";"):
             return [value]
-        if piece == ",":
-            parts.append(entry)
-            entry = ""
-        else:
-            entry += piece
-    return [one for one in map(str.strip, (*parts, entry)) if one]
+        elif sign == ",":
+            parts.append(value[begin : match.start()])
+            begin = match.end()
+    if closing or comments:  # who knows where it was meant to end
+        return [value]
+    return [one for one in map(str.strip, (*parts, value[begin:])) if one]
+
+
+_CLOSING = {'"': '"', "<": ">", "[": "]"}
 
 
 def _as_given(entry: Any) -> str:
-    return entry if isinstance(entry, str) else repr(entry)
+    return str(entry) if isinstance(entry, str) or is_header(entry) else repr(entry)

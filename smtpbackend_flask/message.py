@@ -170,10 +170,14 @@ def address_text(mailbox: Any, field: str = "address") -> str:
 
 def joined(pair: Any, field: str) -> str:
     """A pair of name and address as one str that can be parsed again."""
+    if len(pair) != 2:
+        raise InvalidInput(f"{field}: {pair!r} is no pair of name and address", field=field)
     name, addr = pair
     if isinstance(addr, Address):
         addr = addr.addr_spec
     name, addr = force_text(name or ""), address_text(addr, field)
+    if "<" in addr or "," in addr:  # else one of a pair would be two
+        addr = Address.parse(addr, field).addr_spec
     if _specials(name):
         name = '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
     return f"{name} <{addr}>" if name else addr

@@ -8,6 +8,7 @@ import operator
 import socket
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
+from functools import partial
 from typing import Any
 
 from smtpbackend.aio.tokens import token
@@ -64,10 +65,7 @@ class Pool:
 
     def context(self, server: Server) -> Context:
         """The TLS context of a server, made once. Raises `InvalidSetting` for a file that cannot be used."""
-        if server not in self._contexts:
-            with unforked:
-                self._contexts[server] = client_context(server)
-        return self._contexts[server]
+        return _made(self._contexts, server)
 
     async def perform(
         self, dispatch: Generator[Any, Any, None], source: Any, within: Delivery | None = None
@@ -252,7 +250,7 @@ class Pool:
                 turn.set()
 
     async def _open(self, server: Server, deadline: float | None, generation: int) -> Connection[Wire]:
-        wire = await Wire.connect(server, self.context(server), deadline)
+        wire = await Wire.connect(server, partial(_made, self._contexts, server), deadline)
         try:
             session = new_session(server, socket.gethostname(), wire.local, wire.peer, transcript(server))
         except BaseException:
@@ -343,6 +341,14 @@ class Pool:
             self._call_next(shelf)
             if beyond is not None:
                 self._call_all()
+
+
+def _made(contexts: dict[Server, Context], server: Server) -> Context:
+    """The context of a server. It is made when TLS is first wanted: that takes long, and many servers want none."""
+    if server not in contexts:
+        with unforked:
+            contexts[server] = client_context(server)
+    return contexts[server]
 
 
 async def _closing(shelves: Mapping[Server, Shelf[Wire]]) -> AsyncGenerator[None, None]:

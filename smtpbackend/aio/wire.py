@@ -12,6 +12,7 @@ import contextvars
 import select
 import socket
 import ssl
+from collections.abc import Callable
 from typing import Any, cast
 
 from smtpbackend.aio.dial import dial
@@ -36,9 +37,9 @@ class Wire(asyncio.BufferedProtocol):
     _transport: asyncio.Transport
     _tls: ssl.SSLObject | None
 
-    def __init__(self, server: Server, context: Context, sock: socket.socket) -> None:
+    def __init__(self, server: Server, context: Callable[[], Context], sock: socket.socket) -> None:
         self._server = server
-        self._context = context
+        self._context_of = context
         self._socket = sock
         self._loop = asyncio.get_running_loop()
         self._buffer = bytearray(BUFFER)  # where the loop puts what it reads
@@ -68,7 +69,7 @@ class Wire(asyncio.BufferedProtocol):
         self.local: str | None = None if is_unix else sock.getsockname()[0]
 
     @classmethod
-    async def connect(cls, server: Server, context: Context, deadline: float | None) -> Wire:
+    async def connect(cls, server: Server, context: Callable[[], Context], deadline: float | None) -> Wire:
         """Connect by name or address, through a proxy where there is one. Raises `ConnectFailed`."""
 
         async def ready(sock: socket.socket) -> Wire:
@@ -349,6 +350,7 @@ class Wire(asyncio.BufferedProtocol):
                 f"{self._server.name} (or someone in between) sent data ahead of the TLS handshake",
                 server=self._server.name,
             )
+        self._context = self._context_of()  # to make one takes long, and many servers need none
         with unforked:
             self._tls = self._context.wrap_bio(
                 self._from_server,

@@ -11,6 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Generator, Iterator
+from functools import partial
 from typing import Any
 
 from smtpbackend.blocking.idle import watch
@@ -31,6 +32,17 @@ from smtpbackend.outcome import Receipt
 from smtpbackend.protocol.effects import LATER
 
 __all__ = ["Pool"]
+
+
+def _made(contexts: dict[Server, Context], making: threading.Lock, server: Server) -> Context:
+    """The context of a server. It is made when TLS is first wanted: that takes long, and many servers want none."""
+    context = contexts.get(server)
+    if context is None:
+        with making, unforked:
+            context = contexts.get(server)
+            if context is None:
+                context = contexts[server] = client_context(server)
+    return context
 
 
 class Pool:
@@ -55,13 +67,7 @@ class Pool:
 
     def context(self, server: Server) -> Context:
         """The TLS context of a server, made once. Raises `InvalidSetting` for a file that cannot be used."""
-        context = self._contexts.get(server)
-        if context is None:
-            with self._making, unforked:
-                context = self._contexts.get(server)
-                if context is None:
-                    context = self._contexts[server] = client_context(server)
-        return context
+        return _made(self._contexts, self._making, server)
 
     def perform(
         self, dispatch: Generator[Any, Any, None], source: Iterator[Any], within: Delivery | None = None
@@ -240,7 +246,7 @@ class Pool:
 
     def _open(self, server: Server, deadline: float | None, generation: int) -> Connection[Wire]:
         _say_goodbye_at_end()
-        wire = Wire.connect(server, self.context(server), deadline)
+        wire = Wire.connect(server, partial(_made, self._contexts, self._making, server), deadline)
         try:
             session = new_session(server, socket.gethostname(), wire.local, wire.peer, transcript(server))
         except BaseException:

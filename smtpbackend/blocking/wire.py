@@ -13,6 +13,7 @@ import socket
 import ssl
 import struct
 import time
+from collections.abc import Callable
 from typing import Any
 
 from smtpbackend.blocking.dial import MAX_POLL, dial
@@ -34,11 +35,11 @@ MAX_AHEAD = 1 << 18  # octets read while writing: 256 unanswered commands have f
 class Wire:
     """One connected socket. ``peer`` and ``local`` are its addresses, None on a unix socket."""
 
-    def __init__(self, server: Server, context: Context, sock: socket.socket) -> None:
+    def __init__(self, server: Server, context: Callable[[], Context], sock: socket.socket) -> None:
         self._is_patient = _is_patient(sock)
         self._flags: int = socket.MSG_DONTWAIT  # of what must not wait
         self._server = server
-        self._context = context
+        self._context_of = context
         self._socket: socket.socket = sock
         self._poll = select.poll()
         self._ahead = bytearray()
@@ -52,7 +53,7 @@ class Wire:
         self.local: str | None = None if is_unix else sock.getsockname()[0]
 
     @classmethod
-    def connect(cls, server: Server, context: Context, deadline: float | None) -> Wire:
+    def connect(cls, server: Server, context: Callable[[], Context], deadline: float | None) -> Wire:
         """Connect by name or address, through a proxy where there is one. Raises `ConnectFailed`."""
         return dial(server, deadline, lambda sock: cls(server, context, sock))
 
@@ -202,6 +203,7 @@ class Wire:
         self._poll.unregister(self._socket)
         self._socket.setblocking(False)
         self._flags = 0  # TLS knows none
+        self._context = self._context_of()  # to make one takes long, and many servers need none
         with unforked:
             secured = self._context.wrap_socket(
                 self._socket,

@@ -54,6 +54,8 @@ def compose(mail: Mail, envelope: Envelope | None, rules: Rules, stamp: Callable
     lacks them. Raises `InvalidInput`, and whatever a source raises.
     """
     _address(mail, envelope, rules.bounce_address)
+    if len(mail.refused) > 1:  # each once, as those in the envelope are
+        mail.refused = tuple({str(outcome.address): outcome for outcome in reversed(mail.refused)}.values())[::-1]
     if rules.only_to is not None:
         mail.keep_to(rules.only_to)
     if mail.refused and rules.recipient_policy == "all":

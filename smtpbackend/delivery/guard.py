@@ -6,6 +6,7 @@ Decisions only: which recipients of an envelope are left, and what goes to the o
 from __future__ import annotations
 
 import dataclasses
+import string
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -20,14 +21,14 @@ __all__ = ["OnlyTo", "above", "address", "only_to", "redirected"]
 
 
 class OnlyTo(NamedTuple):
-    """Addresses and domains, in lower case: a guard that a capital letter would pass is none."""
+    """Addresses and domains, their ASCII letters small. Others are as they are: two of them may share a small one."""
 
     addresses: frozenset[str]
     domains: frozenset[str]
 
     def allows(self, address: Address) -> bool:
         """Whether mail may go to this address."""
-        return address.ascii_domain.lower() in self.domains or address.addr_spec.lower() in self.addresses
+        return _small(address.ascii_domain) in self.domains or _small(address.addr_spec) in self.addresses
 
     def sift(self, recipients: Iterable[Recipient]) -> tuple[tuple[Recipient, ...], tuple[Outcome, ...]]:
         """Those who may get mail, and the outcomes of the others."""
@@ -44,7 +45,7 @@ class OnlyTo(NamedTuple):
 
 def only_to(name: str, value: Any) -> OnlyTo:
     """The setting: addresses, and domains with or without an @ before them. Raises `InvalidSetting`."""
-    entries = value.replace(",", " ").split() if isinstance(value, str) else value
+    entries = [one for one in map(str.strip, value.split(",")) if one] if isinstance(value, str) else value
     if not isinstance(entries, (list, tuple, set, frozenset)) or not entries:
         raise InvalidSetting(
             f"{name} must be a list of addresses and domains, with at least one; leave it out to send to everybody",
@@ -56,10 +57,17 @@ def only_to(name: str, value: Any) -> OnlyTo:
         is_domain = isinstance(entry, str) and "@" not in entry.lstrip("@")
         found = _parsed(name, f"postmaster@{entry.lstrip('@')}" if is_domain else entry)
         if is_domain:
-            domains.add(found.ascii_domain.lower())
+            domains.add(_small(found.ascii_domain))
         else:
-            addresses.add(found.addr_spec.lower())
+            addresses.add(_small(found.addr_spec))
     return OnlyTo(frozenset(addresses), frozenset(domains))
+
+
+def _small(text: str) -> str:
+    return text.translate(_SMALL)
+
+
+_SMALL = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
 def address(name: str, value: Any) -> Address:

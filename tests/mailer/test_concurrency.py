@@ -234,7 +234,7 @@ class TestCancellation:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         loop = asyncio.get_running_loop()
-        wire = Wire(Server("x.example", tls="none"), ssl.create_default_context(), ours)  # type: ignore[arg-type]
+        wire = Wire(Server("x.example", tls="none"), ssl.create_default_context, ours)  # type: ignore[arg-type]
         await loop.create_connection(lambda: wire, sock=ours)
         theirs.send(b"there already")
         await wire._wait(loop.time() - 0.001)
