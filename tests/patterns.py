@@ -26,6 +26,7 @@ class Automaton:
         self.flags = tree.state.flags
         self.empty: list[set[int]] = []
         self.steps: list[list[tuple[frozenset[str], int]]] = []
+        self.doubtful: set[tuple[int, int]] = set()
         self.first, self.line = self._state(), self._state()
         first, line = self.first, self.line
         self.end = self._sequence(tree, first)
@@ -73,7 +74,8 @@ class Automaton:
             assert start in self.closure(self.first), "only at the beginning"
             self._join(self.line, end)  # behind a line end alone
         elif operator in (sre.AT, sre.ASSERT, sre.ASSERT_NOT):
-            self._join(start, end)  # as if it always held
+            self._join(start, end)  # as if it held, wherever that makes it harder
+            self.doubtful.add((start, end))
         elif operator is sre.GROUPREF:
             self.steps[start].append((frozenset(CHARS), end))
             self._join(start, end)
@@ -102,13 +104,15 @@ class Automaton:
         is_negated = value[0][0] is sre.NEGATE
         return frozenset(CHARS) - found if is_negated else frozenset(found & set(CHARS))
 
-    def closure(self, state: int) -> set[int]:
-        """Where one is without reading anything."""
+    def closure(self, state: int, surely: bool = False) -> set[int]:
+        """Where one is without reading anything, and ``surely``: without a condition."""
         found, todo = {state}, [state]
         while todo:
-            for other in self.empty[todo.pop()] - found:
-                found.add(other)
-                todo.append(other)
+            at = todo.pop()
+            for other in self.empty[at] - found:
+                if not (surely and (at, other) in self.doubtful):
+                    found.add(other)
+                    todo.append(other)
         return found
 
 
@@ -129,7 +133,7 @@ def ambiguity(pattern: str | bytes, flags: int = 0, how: str = "search") -> tupl
     reach = {state: _reachable(steps, state) for state in steps}
     loops = [state for state in steps if state in reach[state]]
     for p, q in product(loops, loops):
-        may_fail = how == "fullmatch" or automaton.end not in automaton.closure(q)
+        may_fail = how == "fullmatch" or automaton.end not in automaton.closure(q, surely=True)
         if p != q and q in reach[p] and may_fail and _meet(steps, reach, p, q):
             return str(automaton.steps[p][0][0])[:60], str(automaton.steps[q][0][0])[:60]
     return None
