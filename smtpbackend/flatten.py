@@ -56,6 +56,7 @@ class Flattener:
         self._out: list[Piece] = []
         self._root: Any = None
         self._delimiters: set[str] | None = None
+        self._is_signed: bool | None = None
         self._policy: Any = None
 
     def finish(self) -> list[Piece]:
@@ -123,12 +124,20 @@ class Flattener:
     def _with_boundary(self, message: email.message.Message) -> email.message.Message:
         if not media_type(message).startswith("multipart/"):
             return message
-        if self._delimiters is None:
-            self._delimiters = delimiters(self._root)
         new = f"=_{self._prefix}{self.boundaries + 1}.{self._token}"
-        bound: email.message.Message = with_boundary(message, self._delimiters, new, not is_signed(self._root))
+        bound: email.message.Message = with_boundary(message, new, self._taken, self._may_not_change)
         self.boundaries += bound is not message
         return bound
+
+    def _taken(self) -> set[str]:
+        if self._delimiters is None:
+            self._delimiters = delimiters(self._root)
+        return self._delimiters
+
+    def _may_not_change(self) -> bool:
+        if self._is_signed is None:
+            self._is_signed = is_signed(self._root)
+        return self._is_signed
 
     def field(self, name: str, value: Any, may_fold: bool = False) -> None:
         """Write one field; only one that has no legal line is folded anew, if it may be."""
@@ -148,7 +157,8 @@ class Flattener:
         self._out.append(octets)
 
     def _folded(self, name: str, value: Any) -> bytes:
-        if hasattr(value, "fold") and is_costly(str(value), hasattr(value, "parse_tree")):
+        is_structured = hasattr(value, "addresses") or hasattr(value, "params")
+        if hasattr(value, "fold") and is_costly(str(value), is_structured):
             return in_time(name, str(value)).encode()
         if hasattr(value, "fold"):  # email.headerregistry
             addresses = getattr(value, "addresses", ())

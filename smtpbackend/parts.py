@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from smtpbackend.errors import InvalidInput
@@ -52,19 +52,20 @@ def parsed(octets: bytes, field: str) -> Any:
     return email.message_from_bytes(octets)
 
 
-def with_boundary(message: Any, taken: set[str], new: str, may_change: bool) -> Any:
+def with_boundary(message: Any, new: str, taken: Callable[[], set[str]], is_signed: Callable[[], bool]) -> Any:
     """A multipart whose boundary can stand between its parts: itself, or a copy that has the ``new`` one.
 
     One that RFC 2046 5.1.1 does not allow could end a line, and begin the commands of another mail; one that is
-    ``taken``, by a line of the content, would cut a part in two. Raises `InvalidInput` for these where the message is
-    signed, and ``may_change`` is False.
+    ``taken``, by a line of the content, would cut a part in two. Raises `InvalidInput` for these where the whole
+    message ``is_signed``. Both are asked only where it matters.
     """
     bounded(message)
     boundary = message.get_boundary()
-    if boundary and _valid(boundary) is not None and boundary not in taken:
+    is_valid = bool(boundary) and _valid(boundary) is not None
+    if is_valid and boundary not in taken():
         return message
-    if boundary and not may_change:
-        why = "a line of the content" if boundary in taken else "not what RFC 2046 5.1.1 allows"
+    if boundary and is_signed():
+        why = "a line of the content" if is_valid else "not what RFC 2046 5.1.1 allows"
         raise InvalidInput(
             f"Content-Type: the boundary {boundary!r} is {why}, and a signed message must not be altered",
             field="Content-Type",

@@ -377,7 +377,9 @@ class Dispatch(Connecting):
             or (error is None and not is_crowded)
             or any(status is not Status.IN_DOUBT for _, status, _, _ in judgement.settled)
         )
-        if judgement.again or (mail.behind and may_follow(transaction)):
+        # who was one too many follows as long as somebody is settled; whom LIMITS parted was not asked yet
+        has_more = mail.behind and (judgement.settled or mail.most is None)
+        if judgement.again or (has_more and may_follow(transaction)):
             mail.go_on(judgement.again, transaction.accepted)
             if self._ready is None:
                 self._ready = mail

@@ -18,10 +18,11 @@ from smtpbackend.envelope import Envelope, Recipient
 from smtpbackend.errors import InvalidInput, NotSupported, RecipientsRefused, SMTPError
 from smtpbackend.outcome import Outcome, Receipt, Reply, Status, named, refusals
 from smtpbackend.protocol.capabilities import Capabilities, Limits
-from smtpbackend.protocol.transacting import GROUP
 from smtpbackend.protocol.transaction import Transaction, notes, objection
 
 __all__ = ["Mail"]
+
+TAKEN = 100  # recipients of one transaction that every server takes, RFC 5321 4.5.3.1.8
 
 
 class Mail:
@@ -166,7 +167,7 @@ class Mail:
         if judgement.settled:
             self.pending = tuple([recipient for recipient in self.pending if recipient not in self.outcomes])
             if transaction.error is not None:
-                self.most = max(len(judgement.settled), GROUP)  # see `go_on`
+                self.most = max(len(judgement.settled), TAKEN)  # see `go_on`
 
     def count_attempt(self, recipients: tuple[Recipient, ...]) -> None:
         """They were named in a transaction."""
@@ -183,15 +184,16 @@ class Mail:
     def go_on(self, again: tuple[Recipient, ...], most: int) -> None:
         """The same server is given those it wants ``again``, and those behind; the others are set aside.
 
-        ``most``: how many it took, where it wants some again. From now on no more go at once: what one transaction got
-        done pays for the next, and however often a server says so, a long list takes as many steps as it is long.
+        ``most``: how many it took, where it wants some again. From now on no more go at once (but always a hundred):
+        what one transaction got done pays for the next, and however often a server says so, the steps that a long list
+        takes do not grow with the square of its length.
         """
         wanted = set(again)
         self.aside = self.aside or []
         self.aside.extend([recipient for recipient in self.pending if recipient not in wanted])
         self.pending = again
         if again:
-            self.most = most
+            self.most = max(most, TAKEN)
         self.call_up()
 
     def call_up(self) -> None:

@@ -123,11 +123,22 @@ class TestOneServer:
         assert world.handed_over("a") == ([("bob", "carl")] if expected[0] in (A, I) or "." in answers else [])
 
     def test_the_split_goes_on_until_everybody_is_through(self) -> None:
-        world = Played({"a": [{"RCPT": ["250 ok", FULL, FULL, "250 ok"]}]})
+        world = Played({"a": [{"RCPT": ["250 ok", FULL, FULL, "250 ok", FULL, "250 ok"]}]})
         [receipt] = world.send(mail("ada", "bob", "carl"))
         assert receipt.ok
         assert world.handed_over("a") == [("ada",), ("bob",), ("carl",)]
-        assert [outcome.attempts for outcome in receipt.outcomes] == [1, 2, 2]
+        assert [outcome.attempts for outcome in receipt.outcomes] == [1, 2, 3]
+
+    def test_a_long_list_is_split_as_the_server_has_shown(self) -> None:
+        """A hundred at least; and where it takes nobody more, all that are left go on together."""
+        names = [f"u{number}" for number in range(400)]
+        taken = iter(["250 ok"] * 120 + [FULL] * 280 + ["250 ok"] * 120 + [FULL] * 400)
+        world = Played({"a": [{"RCPT": lambda line: next(taken)}], "b": [{}]})
+        [receipt] = world.send(mail(*names))
+        assert receipt.ok
+        assert [len(group) for group in world.handed_over("a")] == [120, 120]
+        assert [len(group) for group in world.handed_over("b")] == [160]
+        assert sum(outcome.attempts for outcome in receipt.outcomes) == 400 + 120 + 120 + 160
 
     def test_those_set_aside_are_not_forgotten_where_the_split_ends_in_421(self) -> None:
         """The last of it is refused, and the connection ends: who was to come later goes to the next server."""

@@ -222,8 +222,8 @@ class TestLimits:
         [
             ("RCPTMAX=2", [["a", "b"], ["c", "d"], ["e"]]),
             ("RCPTDOMAINMAX=1", [["a", "c", "e"], ["b"], ["d"]]),
-            ("RCPTDOMAINMAX=2 RCPTMAX=3", [["a", "b", "c"], ["d", "e"]]),
-            ("RCPTMAX=5 RCPTDOMAINMAX=3 MAILMAX=9 X-OTHER=1", [["a", "b", "c", "d", "e"]]),
+            ("RCPTDOMAINMAX=2 RCPTMAX=3", [["a", "c", "e"], ["b", "d"]]),
+            ("RCPTMAX=5 RCPTDOMAINMAX=3 MAILMAX=9 X-OTHER=1", [["a", "c", "e", "b", "d"]]),
             ("RCPTMAX=0 RCPTMAX=x", [["a", "b", "c", "d", "e"]]),
         ],
     )
