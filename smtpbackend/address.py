@@ -228,9 +228,17 @@ def is_pair(value: Any, field: str = "address") -> bool:
     return True
 
 
+def is_word(text: str) -> bool:
+    """Whether ``text`` may be a name, or half of one: no @ is in it, nor what looks like one."""
+    return bool(text.strip()) and _at(text) is None
+
+
+_at = re.compile("[@\uff20\ufe6b]").search
+
+
 def check_tuple(value: tuple[Any, ...], field: str) -> None:
     """Raise `InvalidInput` for a tuple of words and addresses, which may be a name with addresses, or mailboxes."""
-    words = [one for one in value if isinstance(one, str) and "@" not in one]
+    words = [one for one in value if isinstance(one, str) and is_word(one)]
     if words and len(words) < len(value):
         raise InvalidInput(
             f"{field}: {value!r} may be a name and addresses, or mailboxes of this host beside others: give a list, "

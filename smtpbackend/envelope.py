@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from smtpbackend.address import Address, addresses_in_field, is_pair, parse_addresses
+from smtpbackend.address import Address, addresses_in_field, check_tuple, is_pair, parse_addresses
 from smtpbackend.errors import InvalidInput, few
 from smtpbackend.sifting import Refused, sift_field
 
@@ -219,6 +219,8 @@ def _reverse_path(sender: Mailbox | None) -> Address | None:
 def _recipients(given: Any) -> tuple[Recipient, ...]:
     found: dict[tuple[str, str], Recipient] = {}
     alone = isinstance(given, (str, Address, Recipient)) or is_pair(given, "recipients")
+    if type(given) is tuple and not alone:
+        check_tuple(given, "recipients")
     for one in (given,) if alone else _iterate(given):
         if isinstance(one, Recipient):
             found.setdefault(one.address.key, one)

@@ -25,8 +25,9 @@ from smtpbackend.content import (
 )
 from smtpbackend.errors import InvalidInput
 from smtpbackend.header import LINE, address_field, any_field, date_of, in_time, is_costly, short_ascii, text_field
-from smtpbackend.message import ADDRESS_FIELDS, HIDDEN_FIELDS, check_name, check_text
+from smtpbackend.message import ADDRESS_FIELDS, HIDDEN_FIELDS, RECIPIENT_FIELDS, check_name, check_text
 from smtpbackend.parts import delimiters, media_type, raw, with_boundary
+from smtpbackend.sifting import sift_field
 
 if TYPE_CHECKING:
     import email.message
@@ -157,6 +158,17 @@ class Flattener:
         self._out.append(octets)
 
     def _folded(self, name: str, value: Any) -> bytes:
+        try:
+            return self._written(name, value)
+        except InvalidInput:
+            if name.lower() not in RECIPIENT_FIELDS:
+                raise
+            readable, refused = sift_field(name, value)
+            if not refused:
+                raise
+            return address_field(name, readable).encode() if readable else b""  # the receipt tells of the others
+
+    def _written(self, name: str, value: Any) -> bytes:
         is_structured = hasattr(value, "addresses") or hasattr(value, "params")
         if hasattr(value, "fold") and is_costly(str(value), is_structured):
             return in_time(name, str(value)).encode()

@@ -16,6 +16,7 @@ from smtpbackend.address import (
     is_header,
     is_one,
     is_pair,
+    is_word,
     parse_addresses,
     unfold,
 )
@@ -88,7 +89,7 @@ def _whole(parts: list[str]) -> Iterator[str]:
     begun = ""
     for part in parts:
         begun = f"{begun}, {part}" if begun else part
-        if "@" in part:
+        if not is_word(part):
             yield begun
             begun = ""
     if begun:

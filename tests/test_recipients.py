@@ -161,6 +161,19 @@ def test_half_a_name_is_no_mailbox(text: str) -> None:
                 Envelope.from_headers(message)
 
 
+@pytest.mark.parametrize(
+    "given_",
+    [("Bob", None), ("Bob", ""), ("Ann", "ann@example.org", "bob@example.org"), ("ann@example.org", "Ann", None)],
+)
+def test_no_name_in_a_tuple_becomes_a_mailbox(given_: Any) -> None:
+    """``to=(user.name, user.email)`` of a user without an address, and a name with two."""
+    for field in ("to", "cc", "bcc"):
+        with pytest.raises(InvalidInput):
+            Message("s", "a@example.com", **{field: given_})
+    with pytest.raises(InvalidInput):
+        Envelope("a@example.com", given_)
+
+
 @pytest.mark.parametrize("others", [["Ann", "a@example.com"], ["a@example.com", "Ann"]])
 def test_an_author_without_a_domain_beside_one_with_is_none(others: list[str]) -> None:
     """A pair that came as a list, as JSON has it: its name is no reverse-path."""

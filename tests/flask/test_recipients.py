@@ -134,6 +134,17 @@ def test_an_injection_refuses_the_whole_message(aiosmtpd: StartServer, make_app:
     assert server.connections == 0
 
 
+@pytest.mark.parametrize("field", ["reply_to", "sender"])
+@pytest.mark.parametrize(
+    "pair", [("Bob", "b@x.org> , <eve@evil.example"), ("Bob", "b@x.org, eve@evil.example"), (1, 2, 3)]
+)
+def test_a_pair_has_one_address(make_app: MakeApp, field: str, pair: Any) -> None:
+    """In whatever field."""
+    app, mail = make_app(MAIL_SUPPRESS_SEND=True)
+    with app.app_context(), pytest.raises(InvalidInput):
+        mail.send(Message("Hi", ["ann@example.com"], "x", **{field: pair}))
+
+
 @pytest.mark.parametrize("kind", [Message, flask_mail.Message])
 def test_a_bounce_address(aiosmtpd: StartServer, make_app: MakeApp, kind: Any) -> None:
     """`SMTPBACKEND_BOUNCE_ADDRESS` is in MAIL FROM; `envelope_from` of one message goes first."""

@@ -187,7 +187,8 @@ class TestLife:
         server = scripted()
         mailer = Mailer(server.url)
         mailer.send(hello())
-        del mailer
+        with pytest.warns(ResourceWarning, match="unclosed"):
+            del mailer
         server.wait_for_end()
 
     def test_a_connection_in_use_is_closed_when_it_comes_back(self, twin: Twin, scripted: Scripted) -> None:

@@ -289,7 +289,7 @@ class TestOneShot:
 
         server = scripted()
         mailer = twin(server.url)
-        with pytest.raises(InvalidInput, match="the template broke"):
+        with pytest.raises(RuntimeError, match="the template broke"):
             mailer.send(source(), TO_BOB)
         assert server.commands == []
 
