@@ -81,17 +81,16 @@ def _write_sender(message: Any, sender: Any) -> None:
 
 def failing(message: Any, envelope: Envelope | None, error: Exception) -> Parcel:
     """Of a message that `compose` cannot write: everybody fails by ``error``, which is raised where nobody is known."""
-    refused: tuple[Outcome, ...] = ()
+    refused: _Refused = {}
     if envelope is None:
         try:
-            lists, refused = _sifted(message)
+            recipients, refused = _sifted(message)
         except Exception:
             raise error from None
-        recipients = [address for found in lists.values() for _, address in found]
         if not recipients:
             raise error
         envelope = Envelope(None, recipients)
-    return Parcel(envelope, error, refused, message)
+    return Parcel(envelope, error, tuple(refused.values()), message)
 
 
 def _compose_flask_mail(
@@ -111,21 +110,22 @@ def _compose_flask_mail(
         raise BadHeaderError(f"{bad} has a line break or another control character", field=bad)
     given = message
     notes: tuple[str, ...] = ()
-    refused: tuple[Outcome, ...] = ()
+    refused: _Refused = {}
     if getattr(message, "date", None) is None:
         message.date = time.time()
     date = _moment_of(message.date)
     if envelope is None:
-        lists, refused = _sifted(message)
-        envelope, notes = _envelope(message, lists, envelope_from)
+        addresses, refused = _sifted(message)
+        envelope, notes = _envelope(message, addresses, envelope_from)
         if refused:
-            message = _without_refused(message, lists)
+            message = _without(message, refused)
+    others = tuple(refused.values())
     if envelope is None:
-        return Parcel(None, None, refused, given), notes
+        return Parcel(None, None, others, given), notes
     if isinstance(message, Message):
-        return Parcel(envelope, _simple(message, date) or _tree(message), refused, given), notes
+        return Parcel(envelope, _simple(message, date) or _tree(message), others, given), notes
     # Parsed, so that it can be encoded anew for a server that takes 7 bits only.
-    return Parcel(envelope, parsed(message.as_bytes(), "message"), refused, given), notes
+    return Parcel(envelope, parsed(message.as_bytes(), "message"), others, given), notes
 
 
 def _tree(message: Message) -> email.message.Message:
@@ -204,43 +204,50 @@ def _plain(mailbox: Any, field: str) -> Any:
     return mailbox if isinstance(mailbox, Address) else address_text(mailbox, field)
 
 
-_Lists = dict[str, list[tuple[Any, Address]]]
-"""The mailboxes of each field, as they were given and as addresses."""
+_FIELDS = ("recipients", "cc", "bcc")
+_Refused = dict[tuple[str, int], Outcome]
+"""Those who are no recipients, by field and place."""
 
 
-def _sifted(message: Any) -> tuple[_Lists, tuple[Outcome, ...]]:
+def _sifted(message: Any) -> tuple[list[Address], _Refused]:
     """Who gets the message, and who is no recipient: one that is badly written does not cost the others."""
-    lists: _Lists = {}
-    refused: list[Outcome] = []
-    for field in ("recipients", "cc", "bcc"):
-        lists[field] = found = []
-        for place, mailbox in enumerate(getattr(message, field, None) or ()):
+    found: list[Address] = []
+    refused: _Refused = {}
+    for field in _FIELDS:
+        if not (mailboxes := getattr(message, field, None)):
+            continue
+        for place, mailbox in enumerate(mailboxes):
             try:
-                found.append((mailbox, _address(mailbox, f"{field}[{place}]")))
+                found.append(_address(mailbox, field))
             except Injection:
                 raise
             except InvalidInput as error:
+                where = f"{field}[{place}]"
+                why = InvalidInput(where + str(error).removeprefix(field), field=where)
                 text = mailbox if isinstance(mailbox, str) else repr(mailbox)
-                refused.append(Outcome(text, Status.REJECTED, error=error))
-    return lists, tuple(refused)
+                refused[field, place] = Outcome(text, Status.REJECTED, error=why)
+    return found, refused
 
 
-def _without_refused(message: Any, lists: _Lists) -> Any:
+def _without(message: Any, refused: _Refused) -> Any:
     """A copy that names those alone to whom it goes."""
     _ = message.msgId  # made at the first look, and the same for both
     message = copy.copy(message)
-    for field, mailboxes in lists.items():
-        setattr(message, field, [mailbox for mailbox, _ in mailboxes])
+    for field in _FIELDS:
+        mailboxes = enumerate(getattr(message, field, None) or ())
+        setattr(message, field, [mailbox for place, mailbox in mailboxes if (field, place) not in refused])
     return message
 
 
-def _envelope(message: Any, lists: _Lists, envelope_from: Mailbox | None) -> tuple[Envelope | None, tuple[str, ...]]:
+def _envelope(
+    message: Any, addresses: list[Address], envelope_from: Mailbox | None
+) -> tuple[Envelope | None, tuple[str, ...]]:
     """The envelope that Flask-Mail would have given to ``smtplib.SMTP.sendmail``; None where nobody is left."""
     given = getattr(message, "mail_options", None)
     options, notes = _mail_options(given) if given else ({}, ())
     given = getattr(message, "rcpt_options", None)
     rcpt = _rcpt_options(given) if given else {}
-    recipients = [Recipient(address, **rcpt) for found in lists.values() for _, address in found]
+    recipients = [Recipient(address, **rcpt) for address in addresses]
     if envelope_from is None:
         sender: Address | None = _address(message.sender, "sender")
     else:

@@ -161,9 +161,10 @@ class State(_Sending):
         app = self.app
         listener = SignalListener(app, signals, message_of=_given)
         try:
-            content, envelope, notes = self._composed(message, envelope_from, envelope)
+            rules = self.mailer.configuration.rules
+            content, envelope, notes = self._composed(message, rules.bounce_address, envelope_from, envelope)
             if self.suppress:
-                receipt = _pretend(content, envelope, self.mailer.configuration.rules, Telling((listener,)))
+                receipt = _pretend(content, envelope, rules, Telling((listener,)))
             else:
                 receipt = self.mailer.send(content, envelope, listeners=(listener,))
         except InvalidInput as error:
@@ -185,10 +186,11 @@ class State(_Sending):
                     yield _failed(error)
             return
         line: deque[tuple[Any, Any, tuple[str, ...]]] = deque()  # message, what is sent or a receipt, notes
+        bounces = self.mailer.configuration.rules.bounce_address
 
         def translate(message: Any) -> Any:
             try:
-                content, _, notes = self._composed(message)
+                content, _, notes = self._composed(message, bounces)
             except Exception as error:
                 line.append((message, _failed(error), ()))
                 return None
@@ -212,10 +214,13 @@ class State(_Sending):
         yield from told()
 
     def _composed(
-        self, message: Any, envelope_from: Mailbox | None = None, envelope: Envelope | None = None
+        self,
+        message: Any,
+        bounces: Mailbox | None,
+        envelope_from: Mailbox | None = None,
+        envelope: Envelope | None = None,
     ) -> tuple[Any, Envelope | None, tuple[str, ...]]:
         """What the Mailer takes; raises only for a message of which no recipient is known."""
-        bounces = self.mailer.configuration.rules.bounce_address
         try:
             with self._context():  # a flask_mail.Message looks up the app when it is rendered
                 return compose(message, self.default_sender, envelope_from, envelope, bounces)
