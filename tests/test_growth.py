@@ -43,6 +43,8 @@ from smtpbackend.protocol.scram import scram
 from smtpbackend.sifting import sift
 from tests.growth import LARGE, SHAPES, SMALL, Work, calls, check
 
+pytestmark = pytest.mark.exhaustive  # nothing in it depends on the Python or the framework
+
 DATE = datetime(2026, 1, 2, tzinfo=UTC)
 REFUSALS = (SMTPError, ValueError, sasl.Refused)
 KEY = base64.b64encode(bytes(range(32))).decode()  # Ed25519

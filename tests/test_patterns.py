@@ -13,6 +13,8 @@ import pytest
 
 from tests.patterns import ambiguity
 
+pytestmark = pytest.mark.exhaustive  # nothing in it depends on the Python or the framework
+
 ROOT = Path(__file__).parents[1]
 METHODS = {"match", "fullmatch", "search", "findall", "finditer", "sub", "split"}
 

@@ -14,6 +14,8 @@ from smtpbackend_flask.compose import compose
 from tests.growth import LARGE, SHAPES, Work, check
 from tests.test_growth import DATE
 
+pytestmark = pytest.mark.exhaustive  # nothing in it depends on the Python or the framework
+
 
 def send(text: str = "x", **fields: Any) -> None:
     """All but the delivery."""

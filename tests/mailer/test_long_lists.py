@@ -16,6 +16,8 @@ from tests.growth import calls
 from tests.mailer.twins import Twin
 from tests.servers.sink import Sink
 
+pytestmark = pytest.mark.exhaustive  # nothing in it depends on the Python or the framework
+
 CONTENT = b"From: ann@example.org\r\nSubject: Hello\r\n\r\nGood day\r\n"
 FEW, MANY = 2_000, 100_000
 

@@ -33,6 +33,8 @@ from tests.mailer.test_streaming import HEAD, OneShot, attached
 from tests.mailer.twins import SENDER, Twin, hello
 from tests.servers.ports import wait_until
 
+pytestmark = pytest.mark.exhaustive  # nothing in it depends on the Python or the framework
+
 MANY = 64
 SIZE = 70_000  # octets: more than one block of what is read and of what is encoded
 TO_BOB = Envelope(SENDER, ["bob@example.com"])
