@@ -56,7 +56,7 @@ class Automaton:
                 self._join(self._sequence(branch, start), end)
         elif operator is sre.SUBPATTERN:
             self._join(self._sequence(value[3], start), end)
-        elif operator in (sre.MAX_REPEAT, sre.MIN_REPEAT):
+        elif operator in (sre.MAX_REPEAT, sre.MIN_REPEAT, sre.POSSESSIVE_REPEAT):
             least, most, inner = value
             for _ in range(min(least, COPIES)):
                 start = self._sequence(inner, start)

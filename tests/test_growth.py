@@ -178,8 +178,8 @@ FIELDS: dict[str, Callable[[str], Work]] = {
     "a URL of a server": lambda text: lambda: from_url(f"smtp://{text}"),
     "a password in a URL": lambda text: lambda: from_url(f"smtp://u:{text}@mx.example.com"),
     "the query of a URL": lambda text: lambda: from_url(f"smtp://mx.example.com?{text}"),
-    "a URL of a proxy": lambda text: lambda: proxy.read(f"socks5://u:{text}@mx.example.com"),
-    "the answer of a proxy": lambda text: lambda: proxy.failed(proxy.read("http://u:p@h") or None, OSError(text)),  # type: ignore[arg-type]
+    "a URL of a proxy": lambda text: lambda: proxy.parse("proxy", f"socks5://u:{text}@mx.example.com"),
+    "the answer of a proxy": lambda text: lambda: proxy.failed(proxy.parse("proxy", "http://u:p@h"), OSError(text)),
     "EHLO": lambda text: lambda: capabilities(text),
     "replies": lambda text: lambda: replies(text, 4096),
     "replies in small pieces": lambda text: lambda: replies(text, 7),

@@ -7,6 +7,7 @@ import re
 
 from smtpbackend import mime
 from smtpbackend.envelope import Envelope, Recipient
+from tests.protocol.script import Failing
 
 MESSAGES = 6
 SHAPES: tuple[tuple[str | Recipient, ...], ...] = (
@@ -38,19 +39,6 @@ BODIES = (
 SMALL = 8  # of the bodies, those from here on are large
 
 
-class Failing(io.BytesIO):
-    """A file that can be read in full until ``fails_at`` is set: then it fails there."""
-
-    fails_at: int | None = None
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if self.fails_at is None:
-            return super().read(size)
-        if self.tell() >= self.fails_at:
-            raise OSError(5, "the disk is gone")
-        return super().read(self.fails_at - self.tell())
-
-
 def canonical(body: bytes) -> bytes:
     """What has to arrive: CR, LF and CRLF are line ends, and the last line has one."""
     lines = re.split(rb"\r\n|\r|\n", HEAD + body)
@@ -68,10 +56,7 @@ for _content in CONTENTS:  # reads each once, so that no example has to
 
 def failing() -> mime.Content:
     """A content whose source fails amid it."""
-    file = Failing(HEAD + b"line\r\n" * 200)
-    content = mime.given(file)
-    assert content.size
-    assert content.longest_line
-    assert not content.is_8bit
-    file.fails_at = 600
+    source = Failing(HEAD + b"line\r\n" * 200)
+    content = source.content()
+    source.fails_at = 600
     return content

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
+from smtpbackend.content import Given
 from smtpbackend.envelope import Envelope, Recipient
 from smtpbackend.mime import Content, given
 from smtpbackend.protocol.effects import ENOUGH, LATER, Conversation, Next, Now, Read, Settled, StartTLS, Work, Write
 from smtpbackend.protocol.session import Session
 from smtpbackend.protocol.transaction import Transaction
+from smtpbackend.sources import Source
 
 T = TypeVar("T")
 
@@ -18,6 +20,31 @@ Answer = bytes | OSError
 """What a Read is answered with: octets, b"" for the end of the stream, or the error it ends in."""
 
 CONTENT = b"Subject: hello\r\n\r\nGood day\r\n"
+
+
+class Failing(Source):
+    """A source that can be read in full until ``fails_at`` is set: then it fails there."""
+
+    fails_at: int | None = None
+
+    def __init__(self, octets: bytes) -> None:
+        self._octets = octets
+        self.size = len(octets)
+
+    def blocks(self, size: int) -> Iterator[bytes]:
+        end = self.size if self.fails_at is None else self.fails_at
+        for place in range(0, end, size):
+            yield self._octets[place : min(place + size, end)]
+        if self.fails_at is not None:
+            raise OSError(5, "the disk is gone")
+
+    def content(self) -> Content:
+        """A content of it, of which everything is known that is asked before it leaves."""
+        content = Content([Given(self)])
+        assert content.size
+        assert content.longest_line
+        assert not content.is_8bit
+        return content
 
 
 class Script:

@@ -6,14 +6,13 @@ from typing import Any
 
 import pytest
 
-from smtpbackend import mime
 from smtpbackend.errors import ConnectionLost, InvalidInput, ProtocolViolation, TimedOut
 from smtpbackend.protocol.delivering import AT_ONCE, OVERLAP_PATIENCE, RATION
 from smtpbackend.protocol.session import Session
 from smtpbackend.protocol.transacting import GROUP, MAX_CHUNK, MAX_UNANSWERED, PROBE_PATIENCE, PROBE_SLOW
 from smtpbackend.protocol.transaction import Transaction
-from tests.protocol.script import CONTENT, LATER, Script, deliver, opened, proven, transaction
-from tests.protocol.test_deliver import BOB, CARL, DATA, DOT, GO, NO, OK, QUEUED, RSET, Failing, codes, two
+from tests.protocol.script import CONTENT, LATER, Failing, Script, deliver, opened, proven, transaction
+from tests.protocol.test_deliver import BOB, CARL, DATA, DOT, GO, NO, OK, QUEUED, RSET, codes, two
 
 PROBE = b"BDAT 1\r\nX" + RSET
 REFUSED = b"503 5.5.1 MAIL first\r\n"
@@ -244,8 +243,7 @@ class TestTogether:
     def test_a_source_that_fails_has_said_nothing(self) -> None:
         """Unlike in mid-content, where the connection has to end."""
         session, file = tried(), Failing(CONTENT)
-        one = transaction(content=mime.given(file))
-        assert one.content.size
+        one = transaction(content=file.content())
         file.fails_at = 2
         script = deliver(session, [one, other := transaction()], OK * 2 + QUEUED)
         assert isinstance(one.error, InvalidInput)

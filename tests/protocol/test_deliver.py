@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from typing import Any
 
@@ -16,7 +15,7 @@ from smtpbackend.errors import ConnectionLost, InvalidInput, ProtocolViolation, 
 from smtpbackend.protocol.timeouts import Timeouts
 from smtpbackend.protocol.transacting import GROUP, MAX_UNANSWERED
 from smtpbackend.protocol.transaction import Transaction
-from tests.protocol.script import CONTENT, LATER, Answer, Script, deliver, opened, proven, transaction
+from tests.protocol.script import CONTENT, LATER, Answer, Failing, Script, deliver, opened, proven, transaction
 
 MAIL = b"MAIL FROM:<ann@example.org>\r\n"
 BOB = b"RCPT TO:<bob@example.com>\r\n"
@@ -453,25 +452,11 @@ class TestContent:
         assert b"\n" not in read.replace(b"\r\n", b"")
 
 
-class Failing(io.BytesIO):
-    """A file that can be read in full until ``fails_at`` is set: then it fails there."""
-
-    fails_at: int | None = None
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if self.fails_at is None:
-            return super().read(size)
-        if self.tell() >= self.fails_at:
-            raise OSError(5, "the disk is gone")
-        return super().read(self.fails_at - self.tell())
-
-
 class TestFailingSource:
     @pytest.mark.parametrize("octets", [100, 400_000])
     def test_a_source_that_fails_in_mid_content_closes_the_connection_and_ends_nothing(self, octets: int) -> None:
         session, file = opened("PIPELINING"), Failing(b"Subject: x\r\n\r\n" + b"line\r\n" * (octets // 6))
-        one = transaction(content=mime.given(file))
-        assert one.content.size
+        one = transaction(content=file.content())
         file.fails_at = octets // 2
         script = deliver(session, [one], OK * 2 + GO)
         assert len(script.sent) == 1 or octets > 65536
@@ -486,8 +471,7 @@ class TestFailingSource:
 
     def test_what_is_composed_of_it_is_not_sent_later(self) -> None:
         session, file = opened("PIPELINING"), Failing(b"Subject: x\r\n\r\n" + b"line\r\n" * 40_000)
-        one = transaction(content=mime.given(file))
-        assert one.content.size
+        one = transaction(content=file.content())
         file.fails_at = 10
         script = deliver(session, [one, transaction()], OK * 2 + GO)
         assert script.settled == [one]
