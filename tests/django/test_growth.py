@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from django.core.mail import EmailMultiAlternatives
+from django.core.mail.backends import smtp
 
 from smtpbackend.errors import SMTPError
-from smtpbackend_django.message import content_of, envelope_of
+from smtpbackend_django.message import IS_MODERN, content_of, envelope_of
 from tests.growth import LARGE, SHAPES, Work, check
 
 
@@ -18,7 +19,8 @@ def send(**fields: Any) -> None:
     given = EmailMultiAlternatives(
         **{"subject": "x", "body": "x", "from_email": "a@b.example", "to": ["bob@example.org"], **fields}
     )
-    content: Any = content_of(given, envelope_of(given, None))
+    prepare: Any = smtp.EmailBackend(alias=None).prep_address if IS_MODERN else None
+    content: Any = content_of(given, envelope_of(given, prepare))
     if hasattr(content, "chunks"):
         b"".join(content.chunks())
 

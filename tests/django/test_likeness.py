@@ -12,13 +12,14 @@ import pytest
 from django.core.mail import EmailMessage, EmailMultiAlternatives
 from django.core.mail import message as mail
 from django.core.mail.backends import smtp
-from hypothesis import HealthCheck, example, given, reject, settings
+from hypothesis import HealthCheck, assume, example, given, reject, settings
 from hypothesis import strategies as st
 
 from smtpbackend import mime
 from smtpbackend.content import Content
 from smtpbackend.envelope import Envelope
 from smtpbackend.errors import InvalidInput
+from smtpbackend.header import MAX_FOLDED
 from smtpbackend.likeness import plain_addr_spec
 from smtpbackend_django.message import IS_MODERN, content_of
 from tests.django.corpus import CASES, PNG
@@ -179,6 +180,7 @@ def test_any_body(body: str) -> None:
 @example("")
 @example("=?utf-8?b?w7w=?= =?utf-8?b?w7w=?=")
 def test_any_subject(subject: str) -> None:
+    assume(len(subject) <= MAX_FOLDED)  # a longer one is ours to fold, which Django may do for minutes
     must_be_simple = re.search("[\x00-\x1f\x7f]", subject) is None
     check(stamped(lambda: EmailMessage(subject, "B", "from@example.com", ["to@example.org"])), must_be_simple)
 
