@@ -230,10 +230,7 @@ def is_pair(value: Any, field: str = "address") -> bool:
 
 def is_word(text: str) -> bool:
     """Whether ``text`` may be a name, or half of one: no @ is in it, nor what looks like one."""
-    return bool(text.strip()) and _at(text) is None
-
-
-_at = re.compile("[@\uff20\ufe6b]").search
+    return bool(text.strip()) and not any(sign in text for sign in "@\uff20\ufe6b")
 
 
 def check_tuple(value: tuple[Any, ...], field: str) -> None:

@@ -15,7 +15,6 @@ MAX_DOMAIN = 255  # octets, RFC 5321 4.5.3.1.2; the name server knows no longer 
 # RFC 5321 4.1.2 sub-domain; the underscore is not in it, but hosts that have one do get mail.
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 DOMAIN = rf"{_LABEL}(?:\.{_LABEL})*"
-_is_domain = re.compile(DOMAIN).fullmatch
 # RFC 5321 4.1.3 General-address-literal: a standardised tag and dcontent.
 _GENERAL_LITERAL = r"\[[A-Za-z0-9-]*[A-Za-z0-9]:[!-Z^-~]+\]"
 
@@ -26,7 +25,7 @@ def ascii_domain(domain: str, field: str) -> str:
         return _check_literal(domain, field)
     encoded = domain if domain.isascii() else _a_labels(domain, field)
     # What was mapped may have become anything: "℀" becomes "a/c".
-    if _is_domain(encoded) is None or len(encoded) > MAX_DOMAIN:
+    if re.fullmatch(DOMAIN, encoded) is None or len(encoded) > MAX_DOMAIN:
         raise InvalidInput(f"{field}: {domain[:MAX_DOMAIN]!r} is not a domain name", field=field)
     return encoded
 

@@ -61,19 +61,20 @@ def bares_password(value: Any) -> bool:
         return any(map(bares_password, value))
     if not isinstance(value, str) or isinstance(value, Secret):
         return False
-    if _secret_parameter(value) is not None:
+    if re.search(r"[?&](?:password|token|client_key_password)=", value) is not None:
         return True
     at, start = value.rfind("@"), value.find("://")
     while start >= 0:  # behind the user's name and its colon, whatever is not quoted in the password
-        colon = value.find(":", start + 3, _end_of_authority(value, start + 3).end())
+        colon = value.find(":", start + 3, _end_of_authority(value, start + 3))
         if 0 <= colon < at:
             return True
         start = value.find("://", start + 3)
     return False
 
 
-_secret_parameter = re.compile(r"[?&](?:password|token|client_key_password)=").search
-_end_of_authority: Any = re.compile(r"[^/?#]*").match
+def _end_of_authority(url: str, start: int) -> int:
+    ends = [end for end in (url.find(sign, start) for sign in "/?#") if end >= 0]
+    return min(ends, default=len(url))
 
 
 # What others repeat ----------------------------------------------------------------------------------------------
