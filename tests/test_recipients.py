@@ -11,6 +11,8 @@ from email.header import Header, decode_header, make_header
 from email.message import EmailMessage
 from email.mime.text import MIMEText
 from email.utils import getaddresses
+from functools import partial
+from inspect import signature
 from typing import Any
 
 import pytest
@@ -29,6 +31,10 @@ LOCAL_PARTS = st.text("abc.+=-_ ,;:<>()@\"\\'", min_size=1, max_size=90)
 DOMAINS = st.sampled_from(["example.org", "faß.example", "bücher.example", "i❤.example", "日本.example", "[192.0.2.1]"])
 
 
+# newer releases of Python give up, unless they are told not to, where a local part has a colon in quotes
+read_list: Any = partial(getaddresses, strict=False) if "strict" in signature(getaddresses).parameters else getaddresses
+
+
 def mailboxes(octets: bytes, name: str) -> list[tuple[str, str, str]]:
     """Name, local part and domain of each, as the email package reads them.
 
@@ -36,7 +42,7 @@ def mailboxes(octets: bytes, name: str) -> list[tuple[str, str, str]]:
     """
     field: Any = email.message_from_bytes(octets, policy=email.policy.default)[name]
     raw = re.sub(r"\r?\n(?=[ \t])", "", str(email.message_from_bytes(octets)[name]))
-    names = [str(make_header(decode_header(one))) for one, _ in getaddresses([raw])]
+    names = [str(make_header(decode_header(one))) for one, _ in read_list([raw])]
     return [(said, one.username, one.domain) for said, one in zip(names, field.addresses, strict=True)]
 
 
@@ -52,6 +58,7 @@ def as_read(name: str) -> str:
 @settings(deadline=None)
 @given(st.lists(st.tuples(NAMES, LOCAL_PARTS, DOMAINS), min_size=1, max_size=4))
 @example([("Bob\tSmith", "bob", "example.org"), ("O\x92Neil", "o", "faß.example"), ("A\x85B\u2028C", "a", "x.org")])
+@example([("0", ":", "[192.0.2.1]")])
 @example([("Smith, Bob", "bounce+ann=example.org-" + "k" * 90, "i❤.example")])
 def test_a_reader_finds_who_was_given_and_the_envelope_names_the_same(people: list[tuple[str, str, str]]) -> None:
     """As pairs, as addresses and as their text: names, mailboxes and hosts; in To, Cc, From and Reply-To."""
