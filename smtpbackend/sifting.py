@@ -64,7 +64,7 @@ def entries(text: str, field: str) -> list[Address | str]:
     found, refused = sift(text, field)
     if not refused:
         return [*found]
-    parts = _entries(text)
+    parts = _split(text)
     return [*_whole(parts)] if len(parts) > 1 else [text]
 
 
@@ -72,12 +72,12 @@ def _entry_by_entry(value: Any, field: str, error: InvalidInput) -> tuple[list[A
     """``error``: why it cannot be read as a whole."""
     found: list[Address] = []
     refused: list[Refused] = []
-    parts = _entries(value)
+    parts = _split(value)
     if len(parts) == 1:
         return [], [(_as_given(parts[0]), error)]
     for place, entry in enumerate(_whole(parts) if isinstance(value, str) else parts):
         try:
-            found += _one(entry, f"{field}[{place}]", isinstance(value, str))
+            found += _one(entry, f"{field}[{place}]", in_list=not isinstance(value, (str, tuple)))
         except Injection:
             raise
         except InvalidInput as why:
@@ -97,10 +97,10 @@ def _whole(parts: list[str]) -> Iterator[str]:
         yield begun
 
 
-def _one(entry: Any, field: str, of_text: bool) -> list[Address]:
-    """The address that an entry is. Of a text it has a domain: else half a name would be a mailbox."""
+def _one(entry: Any, field: str, in_list: bool) -> list[Address]:
+    """The address that an entry is. Of a text or a tuple it has a domain: a name, or half of one, is no mailbox."""
     (found,) = parse_addresses([entry], field)
-    if of_text and not found.domain:
+    if not in_list and not found.domain:
         raise InvalidInput(
             f"{field}: {entry!r} has no domain, and others beside it have; mailboxes of this host are given as "
             "elements of a list",
@@ -109,7 +109,7 @@ def _one(entry: Any, field: str, of_text: bool) -> list[Address]:
     return [found]
 
 
-def _entries(value: Any) -> list[Any]:
+def _split(value: Any) -> list[Any]:
     """The entries of ``value``. A str with a group (``friends: a@b, c@d;``) is one, and so is one that does not end."""
     if not isinstance(value, str):
         try:

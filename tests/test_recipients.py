@@ -181,6 +181,23 @@ def test_no_name_in_a_tuple_becomes_a_mailbox(given_: Any) -> None:
         Envelope("a@example.com", given_)
 
 
+@pytest.mark.parametrize(
+    "given_",
+    [("Ann", "ann@example.org", "bob@example.org"), ("bob@example.org", "Ann", "ann@example.org"), ("Bob", None)],
+)
+@pytest.mark.parametrize("field", ["to", "cc", "bcc"])
+def test_nor_does_one_in_a_tuple_that_is_set_later(field: str, given_: Any) -> None:
+    """``message.to = ...``, which no constructor looks at: the name is refused, and the addresses have the mail."""
+    message = Message("s", "a@example.com", "carol@example.org")
+    setattr(message, field, given_)
+    found, refused = Routing(message).recipients()
+    addresses = [one for one in given_ if one and "@" in one]
+    assert {str(one) for one in found} - {"carol@example.org"} == set(addresses)
+    assert [text for text, _ in refused] == (["Ann"] if addresses else [repr(given_)])
+    with pytest.raises(InvalidInput):
+        Envelope.from_headers(message)
+
+
 @pytest.mark.parametrize("others", [["Ann", "a@example.com"], ["a@example.com", "Ann"]])
 def test_an_author_without_a_domain_beside_one_with_is_none(others: list[str]) -> None:
     """A pair that came as a list, as JSON has it: its name is no reverse-path."""
