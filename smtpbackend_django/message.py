@@ -17,7 +17,7 @@ from django.utils.encoding import force_str
 from django.utils.functional import Promise
 
 from smtpbackend.address import Address
-from smtpbackend.content import Content
+from smtpbackend.content import MAX_LINE, Content
 from smtpbackend.envelope import Envelope
 from smtpbackend.errors import InvalidInput
 from smtpbackend.flatten import is_signed
@@ -32,7 +32,6 @@ from smtpbackend_django.stock import is_stock, prepares_as_django
 __all__ = ["content_of", "envelope_of"]
 
 IS_MODERN = django.VERSION >= (6, 0)  # message() makes an email.message.EmailMessage, and takes a policy
-MAX_LINE = 998  # octets without CRLF, RFC 5322 2.1.1
 
 # Envelope
 

@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any
 from flask import current_app
 
 from smtpbackend.address import Address, is_pair
-from smtpbackend.content import encode_octets
+from smtpbackend.content import MAX_LINE, encode_octets
 from smtpbackend.errors import Injection, InvalidInput
-from smtpbackend.header import filename_parameter, text_field
+from smtpbackend.header import LINE, filename_parameter, text_field
 from smtpbackend.parts import parsed
 
 if TYPE_CHECKING:
@@ -49,9 +49,6 @@ __all__ = [
     "sanitize_addresses",
     "sanitize_subject",
 ]
-
-MAX_LINE = 998  # octets, RFC 5322 2.1.1
-LINE = 78  # octets a line should have at most, RFC 5322 2.1.1
 
 _control = re.compile("[\x00-\x08\x0a-\x1f\x7f]").search  # the tab is white space
 _injection = re.compile("[\r\n\x00]").search
