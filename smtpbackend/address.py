@@ -235,13 +235,18 @@ def is_word(text: str) -> bool:
 
 def check_tuple(value: tuple[Any, ...], field: str) -> None:
     """Raise `InvalidInput` for a tuple of words and addresses, which may be a name with addresses, or mailboxes."""
-    words = [one for one in value if isinstance(one, str) and is_word(one)]
-    if words and len(words) < len(value):
+    if has_names(value):
         raise InvalidInput(
             f"{field}: {value!r} may be a name and addresses, or mailboxes of this host beside others: give a list, "
             "with pairs of name and address in it",
             field=field,
         )
+
+
+def has_names(value: tuple[Any, ...]) -> bool:
+    """Whether some elements of a tuple are words, which may be names, and others are not."""
+    words = [one for one in value if isinstance(one, str) and is_word(one)]
+    return 0 < len(words) < len(value)
 
 
 def is_one(value: Any) -> bool:

@@ -22,7 +22,7 @@ from smtpbackend.address import (
 )
 from smtpbackend.errors import Injection, InvalidInput
 
-__all__ = ["Refused", "entries", "sift", "sift_field"]
+__all__ = ["Refused", "entries", "no_mailbox", "sift", "sift_field"]
 
 Refused = tuple[str, InvalidInput]
 """What was given as an address and is none: its text as it was given, and why. The error's field names its place."""
@@ -101,12 +101,17 @@ def _one(entry: Any, field: str, in_list: bool) -> list[Address]:
     """The address that an entry is. Of a text or a tuple it has a domain: a name, or half of one, is no mailbox."""
     (found,) = parse_addresses([entry], field)
     if not in_list and not found.domain:
-        raise InvalidInput(
-            f"{field}: {entry!r} has no domain, and others beside it have; mailboxes of this host are given as "
-            "elements of a list",
-            field=field,
-        )
+        raise no_mailbox(entry, field)
     return [found]
+
+
+def no_mailbox(word: Any, field: str) -> InvalidInput:
+    """Why a word beside addresses is none: it may be the name of somebody."""
+    return InvalidInput(
+        f"{field}: {word!r} has no domain, and others beside it have; mailboxes of this host are given as elements of "
+        "a list",
+        field=field,
+    )
 
 
 def _split(value: Any) -> list[Any]:

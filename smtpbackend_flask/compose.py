@@ -16,7 +16,7 @@ from email import policy
 from typing import TYPE_CHECKING, Any
 
 import smtpbackend.message
-from smtpbackend.address import Address, parse_addresses
+from smtpbackend.address import Address, has_names, is_word, parse_addresses
 from smtpbackend.content import Content
 from smtpbackend.delivery.translated import Parcel
 from smtpbackend.envelope import Envelope, Recipient
@@ -24,6 +24,7 @@ from smtpbackend.errors import Injection, InvalidInput
 from smtpbackend.mime import text_content
 from smtpbackend.outcome import Outcome, Status
 from smtpbackend.parts import parsed
+from smtpbackend.sifting import no_mailbox
 from smtpbackend.sources import alone_with
 from smtpbackend_flask.message import (
     BadHeaderError,
@@ -216,8 +217,11 @@ def _sifted(message: Any) -> tuple[list[Address], _Refused]:
     for field in _FIELDS:
         if not (mailboxes := getattr(message, field, None)):
             continue
+        is_mixed = isinstance(mailboxes, tuple) and has_names(mailboxes)
         for place, mailbox in enumerate(mailboxes):
             try:
+                if is_mixed and isinstance(mailbox, str) and is_word(mailbox):
+                    raise no_mailbox(mailbox, field)
                 found.append(_address(mailbox, field))
             except Injection:
                 raise

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from flask import current_app
 
-from smtpbackend.address import Address, is_pair
+from smtpbackend.address import Address, check_tuple, is_pair
 from smtpbackend.content import MAX_LINE, encode_octets
 from smtpbackend.errors import Injection, InvalidInput
 from smtpbackend.header import LINE, filename_parameter, text_field
@@ -480,7 +480,11 @@ def _hashable(mailbox: Any) -> Any:
 def _listed(given: Any, field: str) -> list[Any]:
     if not given:
         return []
-    return [given] if type(given) is not list and is_pair(given, field) else list(given)
+    if isinstance(given, tuple):
+        if is_pair(given, field):
+            return [given]
+        check_tuple(given, field)
+    return list(given)
 
 
 def bad_header(message: Any) -> str | None:

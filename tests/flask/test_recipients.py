@@ -145,6 +145,33 @@ def test_a_pair_has_one_address(make_app: MakeApp, field: str, pair: Any) -> Non
         mail.send(Message("Hi", ["ann@example.com"], "x", **{field: pair}))
 
 
+@pytest.mark.parametrize("given", [("Ann", "ann@example.com", "bob@example.com"), ("bob@example.com", "Ann")])
+@pytest.mark.parametrize("field", ["recipients", "cc", "bcc"])
+def test_no_name_in_a_tuple_becomes_a_mailbox(given: Any, field: str) -> None:
+    with pytest.raises(InvalidInput, match="give a list"):
+        Message("Hi", **{field: given})
+
+
+@pytest.mark.parametrize("kind", [Message, flask_mail.Message])
+@pytest.mark.parametrize("field", ["recipients", "cc", "bcc"])
+@pytest.mark.parametrize("given", [("Ann", "ann@example.com"), ("ann@example.com", "Ann", "bob@example.com")])
+def test_nor_does_one_in_a_tuple_that_is_set_later(
+    aiosmtpd: StartServer, make_app: MakeApp, kind: Any, field: str, given: Any
+) -> None:
+    """``message.recipients = (user.name, user.email)``: it is rejected, in no header, and the others get the mail."""
+    server = aiosmtpd()
+    app, mail = make_app(server)
+    with app.app_context():
+        message = kind("Hi", ["zoe@example.com"], "x")
+        setattr(message, field, given)
+        receipt = mail.send(message)
+    assert [outcome.address for outcome in receipt.rejected] == ["Ann"]
+    assert receipt.rejected[0].error.field == f"{field}[{given.index('Ann')}]"
+    (arrived,) = server.arrived
+    assert {one for one in arrived.recipients if one != "zoe@example.com"} == {one for one in given if "@" in one}
+    assert b"Ann" not in arrived.content
+
+
 @pytest.mark.parametrize("kind", [Message, flask_mail.Message])
 def test_a_bounce_address(aiosmtpd: StartServer, make_app: MakeApp, kind: Any) -> None:
     """`SMTPBACKEND_BOUNCE_ADDRESS` is in MAIL FROM; `envelope_from` of one message goes first."""
