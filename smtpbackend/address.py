@@ -127,6 +127,16 @@ class Address:
     def __str__(self) -> str:
         return self.addr_spec
 
+    def to_json(self) -> list[str]:
+        """Local part and domain, and the display name where there is one: what `from_json` takes."""
+        parts = [self.local_part, self.domain, self.display_name]
+        return parts if self.display_name else parts[:2]
+
+    @classmethod
+    def from_json(cls, given: Sequence[str]) -> Address:
+        """The address that `to_json` was called on. Raises `InvalidInput`."""
+        return cls(*given)
+
 
 def _trusted(local_part: str, domain: str, display_name: str = "") -> Address:
     """An `Address` of parts that were already checked."""

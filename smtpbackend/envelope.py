@@ -63,6 +63,16 @@ class Recipient:
         put["notify"] = _notify(notify) if notify else ()
         put["orcpt"] = _orcpt(orcpt) if orcpt is not None else None
 
+    def to_json(self) -> dict[str, Any]:
+        """A mapping that ``json.dumps`` takes, without what has its default."""
+        given = {"address": self.address.to_json(), "notify": list(self.notify), "orcpt": self.orcpt}
+        return {name: value for name, value in given.items() if value}
+
+    @classmethod
+    def from_json(cls, given: Mapping[str, Any]) -> Recipient:
+        """The recipient that `to_json` was called on. Raises `InvalidInput`."""
+        return cls(**{**given, "address": Address.from_json(given["address"])})
+
     def __hash__(self) -> int:
         # equal recipients have equal ones; of both parts, for a list of info@ everywhere must not share one
         return hash((self.address.local_part, self.address.domain))
@@ -154,6 +164,32 @@ class Envelope:
             f"Envelope(sender={self.sender!r}, recipients={few(self.recipients)}, dsn_return={self.dsn_return!r}, "
             f"envid={self.envid!r}, require_tls={self.require_tls!r}, hold_for={self.hold_for!r}, "
             f"hold_until={self.hold_until!r}, extra={self.extra!r})"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """A mapping that ``json.dumps`` takes, without what has its default."""
+        given = {
+            "sender": self.sender and self.sender.to_json(),
+            "recipients": [recipient.to_json() for recipient in self.recipients],
+            "dsn_return": self.dsn_return,
+            "envid": self.envid,
+            "require_tls": self.require_tls,
+            "hold_for": self.hold_for,
+            "hold_until": self.hold_until and self.hold_until.isoformat(),
+            "extra": dict(self.extra),
+        }
+        return {name: value for name, value in given.items() if value}
+
+    @classmethod
+    def from_json(cls, given: Mapping[str, Any]) -> Envelope:
+        """The envelope that `to_json` was called on. Raises `InvalidInput`."""
+        values = dict(given)
+        sender, until = values.pop("sender", None), values.pop("hold_until", None)
+        return cls(
+            sender and Address.from_json(sender),
+            [Recipient.from_json(recipient) for recipient in values.pop("recipients")],
+            hold_until=until and datetime.fromisoformat(until),
+            **values,
         )
 
     @classmethod

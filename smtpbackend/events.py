@@ -7,69 +7,59 @@ delivery knows none of them. An event's ``name`` is the name of its signal.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from smtpbackend.envelope import Envelope
-from smtpbackend.errors import InvalidSetting, SMTPError
+from smtpbackend.errors import CancelSend, InDoubt, InvalidSetting, SMTPError
 from smtpbackend.outcome import Outcome, Receipt
 from smtpbackend.receivers import call
 
 __all__ = [
     "Event",
     "Listener",
-    "MessageFailed",
-    "MessageInDoubt",
+    "MessageEnded",
     "MessageSending",
-    "MessageSent",
     "RecipientDeferred",
     "RecipientRejected",
     "ServerFailed",
     "Telling",
     "check_listeners",
+    "signal_names",
+    "signals_of",
 ]
 
 
 @dataclass(frozen=True)
 class Event:
-    """What every event about a message carries: ``message`` is what the caller gave to ``send``."""
+    """What every event about a message carries.
+
+    ``message`` is what the caller gave: to ``send``, or as an item to ``deliver``. ``notes`` is what `prepare` put into
+    its `Parcel`.
+    """
 
     name: ClassVar[str]
     message: Any
     envelope: Envelope | None
+    notes: Any = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
 class MessageSending(Event):
-    """Before anything is sent. A Listener may raise `CancelSend`."""
+    """The first event of a message, before anything is sent. A Listener may raise `CancelSend`.
+
+    There is no envelope where no recipient is left, or where ``prepare`` raised.
+    """
 
     name = "message_sending"
 
 
 @dataclass(frozen=True)
-class MessageSent(Event):
-    """At least one recipient was accepted."""
+class MessageEnded(Event):
+    """The last event of a message, exactly one: the receipt says what became of it."""
 
-    name = "message_sent"
+    name = "message_ended"
     receipt: Receipt
-
-
-@dataclass(frozen=True)
-class MessageFailed(Event):
-    """Nobody was accepted, and nobody is in doubt."""
-
-    name = "message_failed"
-    receipt: Receipt
-    error: Exception
-
-
-@dataclass(frozen=True)
-class MessageInDoubt(Event):
-    """At least one recipient is in doubt."""
-
-    name = "message_in_doubt"
-    receipt: Receipt
-    error: Exception
 
 
 @dataclass(frozen=True)
@@ -100,6 +90,35 @@ class ServerFailed:
     phase: str
     error: SMTPError
     next: str | None = None
+
+
+ENDINGS = ("message_sent", "message_in_doubt", "message_failed")  # the signals that are made of a MessageEnded
+
+
+def signals_of(event: Any) -> list[tuple[str, dict[str, Any]]]:
+    """The signals that tell an event: the name and the keyword arguments of each.
+
+    A `MessageEnded` is told as ``message_in_doubt``, ``message_sent`` or both, else as ``message_failed``; as none where
+    a receiver cancelled the message.
+    """
+    told = {one.name: getattr(event, one.name) for one in fields(event) if one.name != "notes"}
+    if type(event) is not MessageEnded:
+        return [(event.name, told)]
+    receipt = event.receipt
+    signals: list[tuple[str, dict[str, Any]]] = []
+    if doubtful := receipt.in_doubt:
+        error = doubtful[0].error or InDoubt("the message was handed over, and no answer came")
+        signals.append(("message_in_doubt", {**told, "error": error}))
+    if receipt.accepted:
+        signals.append(("message_sent", told))
+    elif not doubtful and receipt.error is not None and not isinstance(receipt.error, CancelSend):
+        signals.append(("message_failed", {**told, "error": receipt.error}))
+    return signals
+
+
+def signal_names(event_name: str) -> tuple[str, ...]:
+    """The signals that may tell an event of that name."""
+    return ENDINGS if event_name == MessageEnded.name else (event_name,)
 
 
 Listener = Callable[[Any], object]

@@ -6,14 +6,17 @@ Reply is decided in ``delivery/judgement.py``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Any
 
+from smtpbackend import errors
 from smtpbackend.address import Address
+from smtpbackend.envelope import Envelope, Recipient
 from smtpbackend.errors import MAX_NAMED, DeliveryError, RecipientsRefused, few, shortened
 
-__all__ = ["Outcome", "Receipt", "Reply", "Status", "named"]
+__all__ = ["Outcome", "Receipt", "Reply", "Status", "named", "refusals"]
 
 MAX_SHOWN = 512  # characters of a reply where it is shown and not kept: the whole line that RFC 5321 4.5.3.1.5 allows
 
@@ -65,6 +68,16 @@ class Reply:
         status = ".".join(map(str, self.enhanced)) if self.enhanced else ""
         return " ".join(filter(None, (str(self.code), status, " ".join(self.lines))))
 
+    def to_json(self) -> dict[str, Any]:
+        """A mapping that ``json.dumps`` takes."""
+        return {"code": self.code, "enhanced": self.enhanced and list(self.enhanced), "lines": list(self.lines)}
+
+    @classmethod
+    def from_json(cls, given: Mapping[str, Any]) -> Reply:
+        """The reply that `to_json` was called on."""
+        enhanced = given["enhanced"]
+        return cls(given["code"], enhanced and tuple(enhanced), tuple(given["lines"]))
+
     def __repr__(self) -> str:
         lines = shortened(repr(self.lines), MAX_SHOWN)
         return f"Reply(code={self.code!r}, enhanced={self.enhanced!r}, lines={lines})"
@@ -89,17 +102,48 @@ class Status(Enum):
 class Outcome:
     """What became of one recipient.
 
-    ``address`` is an `Address`, or the text as it was given where that is none. ``reply`` is the last thing a server
-    said about it, ``error`` why no reply settled it, ``server`` who spoke last, and ``attempts`` in how many
-    transactions it was named, without those that the server did not read.
+    ``recipient`` is as it stood in the envelope, NOTIFY and ORCPT included, or the text as it was given where that is
+    no address. ``reply`` is the last thing a server said about it, ``error`` why no reply settled it, ``server`` the
+    one that spoke last, and ``attempts`` in how many transactions it was named, without those that the server did not
+    read.
     """
 
-    address: Address | str
+    recipient: Recipient | str
     status: Status
     reply: Reply | None = None
     server: str | None = None
     error: Exception | None = None
     attempts: int = 0
+
+    @property
+    def address(self) -> Address | str:
+        """The address of the recipient, or the text as it was given where that is none."""
+        return self.recipient.address if isinstance(self.recipient, Recipient) else self.recipient
+
+    def to_json(self) -> dict[str, Any]:
+        """A mapping that ``json.dumps`` takes, without what has its default."""
+        given = {
+            "recipient": self.recipient if isinstance(self.recipient, str) else self.recipient.to_json(),
+            "status": self.status.value,
+            "reply": self.reply and self.reply.to_json(),
+            "server": self.server,
+            "error": self.error and errors.to_json(self.error),
+            "attempts": self.attempts,
+        }
+        return {name: value for name, value in given.items() if value}
+
+    @classmethod
+    def from_json(cls, given: Mapping[str, Any]) -> Outcome:
+        """The outcome that `to_json` was called on; of its error the class and the text. Raises `InvalidInput`."""
+        recipient, reply, error = given["recipient"], given.get("reply"), given.get("error")
+        return cls(
+            recipient if isinstance(recipient, str) else Recipient.from_json(recipient),
+            Status(given["status"]),
+            reply and Reply.from_json(reply),
+            given.get("server"),
+            error and errors.from_json(error),
+            given.get("attempts", 0),
+        )
 
     @property
     def no_such_mailbox(self) -> bool:
@@ -111,7 +155,7 @@ class Outcome:
         if self.status is not Status.REJECTED:
             return False
         if self.reply is None:
-            return isinstance(self.address, str)
+            return isinstance(self.recipient, str)
         status = self.reply.enhanced
         # 5.1.7 and 5.1.8 are of the sender, and so may 5.1.0 be: Postfix refuses an unknown sender so, to RCPT.
         # Beside a reply to MAIL or to the content, or about the address of redirect_to, stands an error
@@ -124,7 +168,7 @@ class Receipt:
 
     ``reply``, ``server`` and ``queue_id`` are those of the (last) acceptance of the content; ``error`` is set when
     nobody was accepted: a `SMTPError`, or what your own iterable or file raised; ``notes`` say what was asked for and
-    not offered.
+    not offered. ``envelope`` is what the message was sent with; None where it had no recipient that is an address.
     """
 
     message_id: str | None
@@ -134,13 +178,52 @@ class Receipt:
     queue_id: str | None = None
     error: Exception | None = None
     notes: tuple[str, ...] = ()
+    envelope: Envelope | None = None
 
     def __repr__(self) -> str:
         """Of many outcomes the first few."""
         shown = few(self.outcomes)
         return (
             f"Receipt(message_id={self.message_id!r}, outcomes={shown}, reply={self.reply!r}, server={self.server!r}, "
-            f"queue_id={self.queue_id!r}, error={self.error!r}, notes={self.notes!r})"
+            f"queue_id={self.queue_id!r}, error={self.error!r}, notes={self.notes!r}, envelope={self.envelope!r})"
+        )
+
+    def owed(self, *statuses: Status) -> Envelope | None:
+        """The envelope of those still owed this message: what another `send` of it takes. None: of nobody.
+
+        These are the deferred ones, or all that have one of ``statuses``. Those in doubt may have the message already.
+        """
+        wanted = statuses or (Status.DEFERRED,)
+        owed = [o.recipient for o in self.outcomes if o.status in wanted and isinstance(o.recipient, Recipient)]
+        return replace(self.envelope, recipients=tuple(owed)) if self.envelope is not None and owed else None
+
+    def to_json(self) -> dict[str, Any]:
+        """A mapping that ``json.dumps`` takes, without what has its default."""
+        given = {
+            "message_id": self.message_id,
+            "outcomes": [outcome.to_json() for outcome in self.outcomes],
+            "reply": self.reply and self.reply.to_json(),
+            "server": self.server,
+            "queue_id": self.queue_id,
+            "error": self.error and errors.to_json(self.error),
+            "notes": list(self.notes),
+            "envelope": self.envelope and self.envelope.to_json(),
+        }
+        return {name: value for name, value in given.items() if value}
+
+    @classmethod
+    def from_json(cls, given: Mapping[str, Any]) -> Receipt:
+        """The receipt that `to_json` was called on; of its errors the class and the text. Raises `InvalidInput`."""
+        reply, error, envelope = given.get("reply"), given.get("error"), given.get("envelope")
+        return cls(
+            given.get("message_id"),
+            tuple(Outcome.from_json(outcome) for outcome in given.get("outcomes", ())),
+            reply and Reply.from_json(reply),
+            given.get("server"),
+            given.get("queue_id"),
+            error and errors.from_json(error),
+            tuple(given.get("notes", ())),
+            envelope and Envelope.from_json(envelope),
         )
 
     def _having(self, status: Status) -> tuple[Outcome, ...]:

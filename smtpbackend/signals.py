@@ -9,11 +9,11 @@ see ``receivers.py``. Only a receiver of ``message_sending`` may say `CancelSend
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from blinker import NamedSignal, Namespace
 
+from smtpbackend.events import signal_names, signals_of
 from smtpbackend.receivers import call
 
 __all__ = [
@@ -55,34 +55,28 @@ server_failed: NamedSignal = namespace.signal(
 
 
 class SignalListener:
-    """A Listener that sends each event as the signal of that name in ``namespace``, from ``sender``.
-
-    ``message_of`` finds for an event what stands in its signal for what the Mailer was given: an adapter names the
-    message that it translated.
-    """
+    """A Listener that sends each event as the signals of ``namespace`` that tell it, from ``sender``."""
 
     is_reentrant = True  # and each receiver is not
 
-    def __init__(
-        self, sender: Any, namespace: Namespace = namespace, *, message_of: Callable[[Any], Any] | None = None
-    ) -> None:
+    def __init__(self, sender: Any, namespace: Namespace = namespace) -> None:
         self.sender = sender
         self.namespace = namespace
-        self.message_of = message_of
 
     def wants(self, name: str) -> bool:
-        """Whether the signal of that name has receivers."""
-        signal = self.namespace.get(name)
-        return signal is not None and bool(signal.receivers)
+        """Whether a signal that tells an event of that name has receivers."""
+        for signal_name in signal_names(name):
+            signal = self.namespace.get(signal_name)
+            if signal is not None and signal.receivers:
+                return True
+        return False
 
     def __call__(self, event: Any) -> None:
-        signal = self.namespace.get(event.name)
-        if signal is None or not signal.receivers:
-            return
-        fields = dict(vars(event))
-        if self.message_of is not None and "message" in fields:
-            fields["message"] = self.message_of(event)
-        emit(signal, self.sender, **fields)
+        if self.wants(event.name):
+            for name, fields in signals_of(event):
+                signal = self.namespace.get(name)
+                if signal is not None and signal.receivers:
+                    emit(signal, self.sender, **fields)
 
 
 def emit(signal: NamedSignal, sender: Any, **fields: Any) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import itertools
 import operator
-from collections import deque
 from collections.abc import Iterable
 from ssl import SSLContext
 from typing import Any
@@ -16,8 +15,8 @@ from django.core.mail.backends import smtp
 
 from smtpbackend import Mailer
 from smtpbackend.delivery.configuration import Configuration, configure
+from smtpbackend.delivery.parcel import Parcel
 from smtpbackend.delivery.tls import client_context
-from smtpbackend.delivery.translated import Parcel, Translated
 from smtpbackend.errors import CancelSend, DeliveryError, InvalidInput
 from smtpbackend.hiding import discreet
 from smtpbackend_django.conf import (
@@ -94,6 +93,7 @@ class EmailBackend(smtp.EmailBackend):
         bounce_address: str | None = None,
         only_to: Any = None,
         redirect_to: str | None = None,
+        suppress_send: bool | None = None,
         strategy: str | None = None,
         rest: float | None = None,
         max_connections: int | None = None,
@@ -270,44 +270,34 @@ class EmailBackend(smtp.EmailBackend):
                 self.close()
 
     def _send_all(self, mailer: Mailer, email_messages: Iterable[Any]) -> int:
-        handed: deque[tuple[int, Any]] = deque()  # those that have no receipt yet
-        failures: list[tuple[int, Exception]] = []
-
-        numbers = itertools.count()
         prep_address = getattr(self, "prep_address", None)
         untouched = is_untouched()  # once for all of them: it takes longer than to write one
 
-        def translate(message: Any) -> Any:
-            number = next(numbers)
+        def prepare(message: Any) -> Parcel | None:
             if not message.recipients():
                 return None
             message.smtp_receipt = None
+            envelope = envelope_of(message, prep_address, mailer.bounce_address)
             try:
-                envelope = envelope_of(message, prep_address, mailer.configuration.rules.bounce_address)
-            except Exception as error:
-                failures.append((number, error))
-                return None
-            content: Any
-            try:
-                content = content_of(message, envelope, untouched)
-            except Exception as error:  # it fails by that, and is told of as any other
-                content = error
-            handed.append((number, message))
-            return Parcel(envelope, content, notes=message)
+                return Parcel(envelope, content_of(message, envelope, untouched))
+            except Exception as error:  # every recipient fails by that
+                return Parcel(envelope, error)
 
         sent = 0
+        failures: list[Exception] = []
         listener = Signalling(type(self), self.alias)
-        receipts: Any = mailer.send_many(Translated(email_messages, translate), listeners=[listener])
-        with contextlib.closing(receipts):
-            for receipt in receipts:
-                number, message = handed.popleft()
+        pairs = mailer.deliver(email_messages, prepare=prepare, listeners=[listener], in_order=True)
+        with contextlib.closing(pairs):
+            for message, receipt in pairs:
+                if receipt is None:
+                    continue
                 message.smtp_receipt = receipt
                 if receipt.error is None:
                     sent += 1
                 elif not isinstance(receipt.error, CancelSend) and not (
                     self.fail_silently and isinstance(receipt.error, DeliveryError)
                 ):
-                    failures.append((number, receipt.error))
+                    failures.append(receipt.error)
         if failures:
-            raise min(failures, key=lambda failure: failure[0])[1]
+            raise failures[0]
         return sent

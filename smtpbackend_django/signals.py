@@ -24,13 +24,13 @@ sends. ``docs/topics/signals.md`` tells more.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from typing import Any
 
 from asgiref.sync import async_to_sync
 from django.dispatch import Signal
 
 from smtpbackend.errors import CancelSend
+from smtpbackend.events import signal_names, signals_of
 from smtpbackend.receivers import begin, call
 
 __all__ = [
@@ -66,8 +66,7 @@ SIGNALS: dict[str, Signal] = {
 
 
 class Signalling:
-    """A Listener for one call of `send_messages`. The parcels that it hands over have Django's message in
-    ``notes``.
+    """A Listener for one call of `send_messages`.
 
     It calls the receivers itself: `Signal.send_robust` would call one inside of itself, and log an error once a mail.
     """
@@ -79,30 +78,29 @@ class Signalling:
         self.alias = alias
 
     def wants(self, name: str) -> bool:
-        """Whether the signal of that name has receivers."""
-        signal = SIGNALS.get(name)
-        return signal is not None and bool(signal.receivers)
+        """Whether a signal that tells an event of that name has receivers."""
+        return any(one in SIGNALS and SIGNALS[one].receivers for one in signal_names(name))
 
     def __call__(self, event: Any) -> None:
-        signal = SIGNALS.get(event.name)
-        if signal is None or not signal.receivers:
-            return
+        if self.wants(event.name):
+            for name, fields in signals_of(event):
+                self._send(name, fields)
+
+    def _send(self, name: str, fields: dict[str, Any]) -> None:
+        signal = SIGNALS[name]
         receivers, awaited = signal._live_receivers(self.sender)
         if not receivers and not awaited:
             return
-        fields = {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
-        if "message" in fields:
-            fields["message"] = event.message.notes
         fields |= {"signal": signal, "sender": self.sender, "alias": self.alias}
         cancelled: list[CancelSend] = []
         for receiver in receivers:
             try:
-                call(receiver, event.name, **fields)
+                call(receiver, name, **fields)
             except CancelSend as error:
                 cancelled.append(error)
         try:
             if awaited:  # which raises where an event loop runs
-                answers = async_to_sync(_await_all)(awaited, event.name, fields)
+                answers = async_to_sync(_await_all)(awaited, name, fields)
                 cancelled += [answer for answer in answers if isinstance(answer, CancelSend)]
         finally:
             if cancelled:

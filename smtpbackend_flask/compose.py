@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import smtpbackend.message
 from smtpbackend.address import Address, has_names, is_word, parse_addresses
 from smtpbackend.content import Content
-from smtpbackend.delivery.translated import Parcel
+from smtpbackend.delivery.parcel import Parcel
 from smtpbackend.envelope import Envelope, Recipient
 from smtpbackend.errors import Injection, InvalidInput
 from smtpbackend.mime import text_content
@@ -39,7 +39,7 @@ from smtpbackend_flask.message import (
 if TYPE_CHECKING:
     from smtpbackend_flask.message import Mailbox
 
-__all__ = ["compose", "failing"]
+__all__ = ["compose", "failing", "left_out"]
 
 
 def compose(
@@ -47,24 +47,22 @@ def compose(
     default_sender: Any,
     envelope_from: Mailbox | None = None,
     envelope: Envelope | None = None,
-    bounce_address: Mailbox | None = None,
-) -> tuple[Any, Envelope | None, tuple[str, ...]]:
-    """What ``Mailer.send`` takes for ``message``, an envelope if it needs one, and notes on what is decided elsewhere.
+    bounce_address: Address | None = None,
+) -> Parcel:
+    """The parcel of a message.
 
-    Takes a `Message` or one like it, which becomes a `Parcel`, ``smtpbackend.Message``, an ``email.message.Message``,
-    or with an envelope whatever ``Mailer.send`` takes. Where nobody is named as sender, ``default_sender`` is written
-    into the message.
+    Takes a `Message` or one like it, or what ``smtpbackend.Mailer.send`` takes. Where it names no sender,
+    ``default_sender`` is written into it.
     """
     if hasattr(message, "send_to") and hasattr(message, "as_bytes"):
         originator = bounce_address if envelope_from is None else envelope_from
-        parcel, notes = _compose_flask_mail(message, default_sender, originator, envelope)
-        return parcel, None, notes
+        return _compose_flask_mail(message, default_sender, originator, envelope)
     if default_sender:
         _write_sender(message, default_sender)
     if envelope_from is not None:
         given = envelope or Envelope.from_headers(message)
         envelope = dataclasses.replace(given, sender=_reverse_path(envelope_from))
-    return message, envelope, ()
+    return Parcel.of(message, envelope, bounce_address)
 
 
 def _write_sender(message: Any, sender: Any) -> None:
@@ -81,7 +79,7 @@ def _write_sender(message: Any, sender: Any) -> None:
 
 
 def failing(message: Any, envelope: Envelope | None, error: Exception) -> Parcel:
-    """Of a message that `compose` cannot write: everybody fails by ``error``, which is raised where nobody is known."""
+    """The parcel of what cannot be written: every recipient fails by ``error``, which is raised where none is known."""
     refused: _Refused = {}
     if envelope is None:
         try:
@@ -91,12 +89,12 @@ def failing(message: Any, envelope: Envelope | None, error: Exception) -> Parcel
         if not recipients:
             raise error
         envelope = Envelope(None, recipients)
-    return Parcel(envelope, error, tuple(refused.values()), message)
+    return Parcel(envelope, error, tuple(refused.values()))
 
 
 def _compose_flask_mail(
     message: Any, default_sender: Any, envelope_from: Mailbox | None, envelope: Envelope | None
-) -> tuple[Parcel, tuple[str, ...]]:
+) -> Parcel:
     if not message.sender and default_sender:
         message.sender = joined(default_sender, "sender") if isinstance(default_sender, tuple) else default_sender
     if not message.send_to and envelope is None:
@@ -109,24 +107,22 @@ def _compose_flask_mail(
         )
     if bad := bad_header(message):
         raise BadHeaderError(f"{bad} has a line break or another control character", field=bad)
-    given = message
-    notes: tuple[str, ...] = ()
     refused: _Refused = {}
     if getattr(message, "date", None) is None:
         message.date = time.time()
     date = _moment_of(message.date)
     if envelope is None:
         addresses, refused = _sifted(message)
-        envelope, notes = _envelope(message, addresses, envelope_from)
+        envelope = _envelope(message, addresses, envelope_from)
         if refused:
             message = _without(message, refused)
     others = tuple(refused.values())
     if envelope is None:
-        return Parcel(None, None, others, given), notes
+        return Parcel(None, None, others)
     if isinstance(message, Message):
-        return Parcel(envelope, _simple(message, date) or _tree(message), others, given), notes
+        return Parcel(envelope, _simple(message, date) or _tree(message), others)
     # Parsed, so that it can be encoded anew for a server that takes 7 bits only.
-    return Parcel(envelope, parsed(message.as_bytes(), "message"), others, given), notes
+    return Parcel(envelope, parsed(message.as_bytes(), "message"), others)
 
 
 def _tree(message: Message) -> email.message.Message:
@@ -243,12 +239,10 @@ def _without(message: Any, refused: _Refused) -> Any:
     return message
 
 
-def _envelope(
-    message: Any, addresses: list[Address], envelope_from: Mailbox | None
-) -> tuple[Envelope | None, tuple[str, ...]]:
+def _envelope(message: Any, addresses: list[Address], envelope_from: Mailbox | None) -> Envelope | None:
     """The envelope that Flask-Mail would have given to ``smtplib.SMTP.sendmail``; None where nobody is left."""
     given = getattr(message, "mail_options", None)
-    options, notes = _mail_options(given) if given else ({}, ())
+    options = _mail_options(given) if given else {}
     given = getattr(message, "rcpt_options", None)
     rcpt = _rcpt_options(given) if given else {}
     recipients = [Recipient(address, **rcpt) for address in addresses]
@@ -256,7 +250,7 @@ def _envelope(
         sender: Address | None = _address(message.sender, "sender")
     else:
         sender = _reverse_path(envelope_from)
-    return (Envelope(sender, recipients, **options) if recipients else None), notes
+    return Envelope(sender, recipients, **options) if recipients else None
 
 
 def _address(mailbox: Any, field: str) -> Address:
@@ -276,16 +270,24 @@ def _reverse_path(mailbox: Mailbox) -> Address | None:
 _DECIDED = frozenset(("SIZE", "BODY", "SMTPUTF8"))
 
 
-def _mail_options(given: Iterable[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Parameters of MAIL as arguments of `Envelope`, and notes on those that follow from the message."""
+def left_out(message: Any) -> tuple[str, ...]:
+    """Notes on the ``mail_options`` that are not sent as given, because they follow from the message."""
+    return tuple(
+        f"mail_options: {option} is left out, {name} follows from the message"
+        for option in getattr(message, "mail_options", None) or ()
+        if (name := option.partition("=")[0].upper()) in _DECIDED
+    )
+
+
+def _mail_options(given: Iterable[str]) -> dict[str, Any]:
+    """Parameters of MAIL as arguments of `Envelope`, without those that follow from the message."""
     options: dict[str, Any] = {}
     extra: dict[str, str | None] = {}
-    notes = []
     for option in given:
         keyword, has_value, value = option.partition("=")
         match keyword.upper():
             case name if name in _DECIDED:
-                notes.append(f"mail_options: {option} is left out, {name} follows from the message")
+                pass
             case "RET":
                 options["dsn_return"] = value
             case "ENVID":
@@ -298,7 +300,7 @@ def _mail_options(given: Iterable[str]) -> tuple[dict[str, Any], tuple[str, ...]
                 options["hold_until"] = _moment(value)
             case _:
                 extra[keyword] = value if has_value else None
-    return {**options, "extra": extra}, tuple(notes)
+    return {**options, "extra": extra}
 
 
 def _rcpt_options(given: Iterable[str]) -> dict[str, Any]:

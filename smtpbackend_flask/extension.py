@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import replace
 from types import TracebackType
@@ -19,19 +18,12 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from flask import Flask, current_app
 from flask.logging import default_handler, has_level_handler
 
-from smtpbackend.delivery.composing import prepare
-from smtpbackend.delivery.configuration import Rules
-from smtpbackend.delivery.mail import Mail as Outgoing
-from smtpbackend.delivery.receipts import report
-from smtpbackend.delivery.stamp import stamp
-from smtpbackend.delivery.translated import Parcel, Translated
+from smtpbackend.delivery.parcel import Parcel
 from smtpbackend.envelope import Envelope
-from smtpbackend.errors import CancelSend, InvalidInput, SMTPError
-from smtpbackend.events import Telling
 from smtpbackend.hiding import discreet
-from smtpbackend.outcome import Outcome, Receipt, Status
+from smtpbackend.outcome import Receipt
 from smtpbackend.signals import SignalListener, emit
-from smtpbackend_flask.compose import compose, failing
+from smtpbackend_flask.compose import compose, failing, left_out
 from smtpbackend_flask.config import Config, read_config
 from smtpbackend_flask.message import Message
 from smtpbackend_flask.signals import email_dispatched, signals
@@ -158,113 +150,43 @@ class State(_Sending):
 
     def deliver(self, message: Any, envelope_from: Mailbox | None = None, envelope: Envelope | None = None) -> Receipt:
         """Send ``message`` now, and tell the signals of the app."""
-        app = self.app
-        listener = SignalListener(app, signals, message_of=_given)
-        try:
-            rules = self.mailer.configuration.rules
-            content, envelope, notes = self._composed(message, rules.bounce_address, envelope_from, envelope)
-            if self.suppress:
-                receipt = _pretend(content, envelope, rules, Telling((listener,)))
-            else:
-                receipt = self.mailer.send(content, envelope, listeners=(listener,))
-        except InvalidInput as error:
-            _failed(error)  # it has a receipt, whoever found it
-            raise
-        if notes:
-            receipt = replace(receipt, notes=(*receipt.notes, *notes))
-        emit(email_dispatched, app, message=message)
+
+        def prepare(message: Any) -> Parcel:
+            return self._prepare(message, envelope_from, envelope)
+
+        [receipt] = self._deliver([message], prepare)
+        if receipt.error is not None:
+            raise receipt.error
         return receipt
 
     def deliver_many(self, messages: Iterable[Any]) -> Iterator[Receipt]:
         """Send each of a stream of messages; gives the receipts in order, and raises for none of them."""
+        return self._deliver(messages, self._prepare)
+
+    def _deliver(self, messages: Iterable[Any], prepare: Callable[[Any], Parcel]) -> Iterator[Receipt]:
         app = self.app
-        if self.suppress:
-            for message in messages:
-                try:
-                    yield self.deliver(message)
-                except Exception as error:
-                    yield _failed(error)
-            return
-        line: deque[tuple[Any, Any, tuple[str, ...]]] = deque()  # message, what is sent or a receipt, notes
-        bounces = self.mailer.configuration.rules.bounce_address
-
-        def translate(message: Any) -> Any:
-            try:
-                content, _, notes = self._composed(message, bounces)
-            except Exception as error:
-                line.append((message, _failed(error), ()))
-                return None
-            line.append((message, content, notes))
-            return content
-
-        def told() -> Iterator[Receipt]:
-            """Those of messages that could not be composed, and whose turn it is."""
-            while line and isinstance(line[0][1], Receipt):
-                yield line.popleft()[1]
-
-        listener = SignalListener(app, signals, message_of=_given)
-        receipts: Any = self.mailer.send_many(Translated(messages, translate), listeners=(listener,))
-        with closing(receipts):
-            for receipt in receipts:
-                yield from told()
-                message, _, notes = line.popleft()
+        listeners = [SignalListener(app, signals)]
+        pairs: Any = self.mailer.deliver(
+            messages, prepare=prepare, listeners=listeners, suppress=self.suppress, in_order=True
+        )
+        with closing(pairs):
+            for message, receipt in pairs:
                 if receipt.accepted:
                     emit(email_dispatched, app, message=message)
+                notes = left_out(message)
                 yield replace(receipt, notes=(*receipt.notes, *notes)) if notes else receipt
-        yield from told()
 
-    def _composed(
-        self,
-        message: Any,
-        bounces: Mailbox | None,
-        envelope_from: Mailbox | None = None,
-        envelope: Envelope | None = None,
-    ) -> tuple[Any, Envelope | None, tuple[str, ...]]:
-        """What the Mailer takes; raises only for a message of which no recipient is known."""
+    def _prepare(self, message: Any, envelope_from: Mailbox | None = None, envelope: Envelope | None = None) -> Parcel:
         try:
             with self._context():  # a flask_mail.Message looks up the app when it is rendered
-                return compose(message, self.default_sender, envelope_from, envelope, bounces)
+                return compose(message, self.default_sender, envelope_from, envelope, self.mailer.bounce_address)
         except Exception as error:
-            return failing(message, envelope, error), None, ()
+            return failing(message, envelope, error)
 
     def _context(self) -> AbstractContextManager[Any]:
         if self._app is None or (current_app and _current_app() is self._app):
             return nullcontext()
         return self._app.app_context()
-
-
-def _given(event: Any) -> Any:
-    """What the app gave to `Mail.send`."""
-    return event.message.notes if isinstance(event.message, Parcel) else event.message
-
-
-def _failed(error: Exception) -> Receipt:
-    """Of a message that could not be sent at all."""
-    receipt = getattr(error, "receipt", None)
-    if isinstance(receipt, Receipt):
-        return receipt
-    receipt = Receipt(None, (), error=error)
-    if isinstance(error, SMTPError):
-        error.receipt = receipt
-    return receipt
-
-
-def _pretend(content: Any, envelope: Envelope | None, rules: Rules, tell: Telling) -> Receipt:
-    """Everything but the sending: the signals fire, what cannot be sent raises, everybody else is accepted."""
-    mail = Outgoing(1, content)
-    prepare(mail, envelope, rules, stamp, tell)
-    if mail.content is not None:
-        mail.content.close()
-    if mail.pending:
-        mail.settled = tuple([Outcome(recipient.address, Status.ACCEPTED) for recipient in mail.pending])
-    mail.notes = ("sending is suppressed: nothing left the app",)
-    receipt = mail.receipt()
-    if not isinstance(mail.error, CancelSend):
-        for event in report(content, mail.envelope, receipt):
-            tell(event)
-    if receipt.error is not None:
-        raise receipt.error
-    return receipt
 
 
 class Connection:

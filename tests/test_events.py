@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 
 from smtpbackend import CancelSend, Envelope, Mailer, Message, Receipt, SMTPError, events
-from smtpbackend.events import Event, MessageSending, MessageSent, ServerFailed, Telling
+from smtpbackend.events import Event, MessageEnded, MessageSending, ServerFailed, Telling
 from tests.servers.aiosmtpd_server import AiosmtpdServer
 from tests.servers.ports import free_ports
+from tests.telling import names_of
 
 ANN, BOB = "ann@example.org", "bob@example.com"
 ENVELOPE = Envelope(ANN, [BOB])
 SENDING = MessageSending("message", ENVELOPE)
-SENT = MessageSent("message", ENVELOPE, Receipt(None, ()))
+SENT = MessageEnded("message", ENVELOPE, Receipt(None, ()))
 
 
 def note(*to: str) -> Message:
@@ -32,14 +33,14 @@ def test_one_that_cannot_say_what_it_wants_is_told_of_everything() -> None:
         def __call__(self, event: Any) -> None:
             raise AssertionError
 
-    assert Telling([Broken()]).wants("message_sent")
+    assert Telling([Broken()]).wants("message_ended")
 
 
-def test_every_event_has_the_name_of_its_signal() -> None:
-    """The names are the same in the core, in Django and in Flask."""
+def test_every_event_has_a_name() -> None:
+    """It is that of its signal, but for the end of a message, which has three."""
     kinds = [one for one in vars(events).values() if isinstance(one, type) and one.__module__ == events.__name__]
     assert {kind.name for kind in kinds if kind not in (Event, Telling)} == {  # type: ignore[attr-defined]
-        *("message_sending", "message_sent", "message_failed", "message_in_doubt"),
+        *("message_sending", "message_ended"),
         *("recipient_rejected", "recipient_deferred", "server_failed"),
     }
 
@@ -71,7 +72,7 @@ def test_a_listener_that_raises_is_logged_and_the_next_is_told(caplog: pytest.Lo
     assert record.getMessage().startswith(
         "smtpbackend.receiver_failed receiver=tests.test_events.test_a_listener_that_"
     )
-    assert (record.name, record.__dict__["event"]) == ("smtpbackend.receivers", "message_sent")
+    assert (record.name, record.__dict__["event"]) == ("smtpbackend.receivers", "message_ended")
     assert record.exc_info is not None
 
 
@@ -108,9 +109,9 @@ def test_a_delivery_tells_both_kinds_of_listeners(aiosmtpd: Callable[..., Aiosmt
             note(ANN, BOB, "later@example.com"), listeners=[lambda event: told.append(("call", event.name))]
         )
         mailer.send(note(ANN))
-    names = ["message_sending", "recipient_rejected", "recipient_deferred", "message_sent"]
+    names = ["message_sending", "recipient_rejected", "recipient_deferred", "message_ended"]
     assert told[:8] == [(who, name) for name in names for who in ("call", "mailer")]
-    assert told[8:] == [("mailer", "message_sending"), ("mailer", "message_sent")]
+    assert told[8:] == [("mailer", "message_sending"), ("mailer", "message_ended")]
     assert len(receipt.outcomes) == 3
 
 
@@ -133,22 +134,22 @@ def test_a_failed_server_is_told_with_its_phase() -> None:
     with Mailer(f"smtp://127.0.0.1:{port}", listeners=[told.append]) as mailer, pytest.raises(SMTPError) as raised:
         mailer.send(note(BOB))
     assert [event.name for event in told] == [
-        *("message_sending", "server_failed", "recipient_deferred", "message_failed")
+        *("message_sending", "server_failed", "recipient_deferred", "message_ended")
     ]
     failed = told[1]
     assert isinstance(failed, ServerFailed)
     assert (failed.server, failed.phase) == (f"127.0.0.1:{port}", "connect")
-    assert told[3].error is raised.value
+    assert told[3].receipt.error is raised.value
     assert told[3].receipt is raised.value.receipt
 
 
 def test_a_listener_cancels_one_message_of_many(aiosmtpd: Callable[..., AiosmtpdServer]) -> None:
-    """The others go out; the receipt says why this one did not, and nothing else is told of it."""
+    """The others go out; the receipt says why this one did not, and no signal but the first tells of it."""
     server = aiosmtpd()
     told = []
 
     def choose(event: Any) -> None:
-        told.append(event.name)
+        told.extend(names_of(event))
         if isinstance(event, MessageSending) and event.message.subject == "no":
             raise CancelSend("not this one")
 
@@ -159,4 +160,5 @@ def test_a_listener_cancels_one_message_of_many(aiosmtpd: Callable[..., Aiosmtpd
     assert isinstance(receipts[1].error, CancelSend)
     assert len(receipts[1].deferred) == 1
     assert len(server.arrived) == 2
-    assert told == ["message_sending", "message_sent", "message_sending", "message_sending", "message_sent"]
+    ended = ["message_sent", "message_ended", "message_sent"]
+    assert told == [name for end in ended for name in ("message_sending", end)]

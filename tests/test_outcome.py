@@ -8,11 +8,11 @@ import pickle
 
 import pytest
 
-from smtpbackend import Address, InvalidInput, Outcome, Receipt, RecipientsRefused, Reply, Status
+from smtpbackend import InvalidInput, Outcome, Receipt, Recipient, RecipientsRefused, Reply, Status
 from smtpbackend.errors import ConnectFailed, InDoubt
 from smtpbackend.outcome import refusals
 
-ANN, BOB, JOE, ZOE = (Address.parse(f"{name}@example.org") for name in ("ann", "bob", "joe", "zoe"))
+ANN, BOB, JOE, ZOE = (Recipient(f"{name}@example.org") for name in ("ann", "bob", "joe", "zoe"))
 GONE = ConnectFailed("no connection")
 TAKEN = Reply(250, (2, 0, 0), ("queued as 4X2",))
 UNKNOWN = Reply(550, (5, 1, 1), ("unknown",))
@@ -56,14 +56,14 @@ def test_a_reply_as_text() -> None:
 
 def test_a_receipt_sorts_its_recipients() -> None:
     """Each is in one of five, in the order of the envelope."""
-    both = receipt(DEFERRED, ACCEPTED, REJECTED, IN_DOUBT, dataclasses.replace(ACCEPTED, address=ZOE))
-    assert both.accepted == (ACCEPTED, dataclasses.replace(ACCEPTED, address=ZOE))
+    both = receipt(DEFERRED, ACCEPTED, REJECTED, IN_DOUBT, dataclasses.replace(ACCEPTED, recipient=ZOE))
+    assert both.accepted == (ACCEPTED, dataclasses.replace(ACCEPTED, recipient=ZOE))
     assert (both.rejected, both.deferred, both.in_doubt) == ((REJECTED,), (DEFERRED,), (IN_DOUBT,))
 
 
 @pytest.mark.parametrize("other", [REJECTED, DEFERRED, IN_DOUBT])
 def test_ok_means_everybody(other: Outcome) -> None:
-    assert receipt(ACCEPTED, dataclasses.replace(ACCEPTED, address=BOB)).ok
+    assert receipt(ACCEPTED, dataclasses.replace(ACCEPTED, recipient=BOB)).ok
     assert not receipt(ACCEPTED, other).ok
     assert not receipt(other).ok
     assert not receipt().ok

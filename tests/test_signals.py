@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from smtpbackend import CancelSend, Envelope, Mailer, Message, RecipientsRefused, Status, signals
-from smtpbackend.events import MessageSending, MessageSent, ServerFailed
+from smtpbackend import CancelSend, Envelope, Mailer, Message, Outcome, RecipientsRefused, Status, signals
+from smtpbackend.events import MessageEnded, MessageSending, ServerFailed
 from smtpbackend.outcome import Receipt
 from smtpbackend.signals import SignalListener, emit
 from tests.servers.aiosmtpd_server import AiosmtpdServer
@@ -64,11 +64,11 @@ def test_there_is_a_signal_for_every_event() -> None:
 
 def test_a_listener_sends_the_fields_of_an_event() -> None:
     """The sender is whoever the listener was made for; the fields are keyword arguments."""
-    sender, receipt = object(), Receipt("<1@example.com>", ())
+    sender, receipt = object(), Receipt("<1@example.com>", (Outcome(ENVELOPE.recipients[0], Status.ACCEPTED),))
     heard = Heard(sender)
     listen = SignalListener(sender)
     listen(MessageSending("m", ENVELOPE))
-    listen(MessageSent("m", ENVELOPE, receipt))
+    listen(MessageEnded("m", ENVELOPE, receipt, notes="of the adapter"))
     error = CancelSend()
     listen(ServerFailed("smtp.example.com:25", "connect", error, "backup.example.com:25"))
     failed = {"server": "smtp.example.com:25", "phase": "connect", "error": error, "next": "backup.example.com:25"}
@@ -77,17 +77,6 @@ def test_a_listener_sends_the_fields_of_an_event() -> None:
         ("message_sent", sender, {"message": "m", "envelope": ENVELOPE, "receipt": receipt}),
         ("server_failed", sender, failed),
     ]
-
-
-def test_a_listener_can_name_another_message() -> None:
-    """An adapter's own message stands in for what the Mailer was given; an event without a message stays as it is."""
-    sender = object()
-    heard = Heard(sender)
-    listen = SignalListener(sender, message_of=lambda event: f"the framework's {event.message}")
-    listen(MessageSending("translated", ENVELOPE))
-    listen(ServerFailed("s", "connect", CancelSend()))
-    assert heard.calls[0][2]["message"] == "the framework's translated"
-    assert "message" not in heard.calls[1][2]
 
 
 def test_a_receiver_that_raises_is_logged_and_the_others_are_called(caplog: pytest.LogCaptureFixture) -> None:

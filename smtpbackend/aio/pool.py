@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import operator
 import socket
 import weakref
@@ -13,9 +14,25 @@ from typing import Any
 
 from smtpbackend.aio.tokens import token
 from smtpbackend.aio.wire import Wire
-from smtpbackend.delivery.asks import END, GONE, Find, Give, Lease, Pace, Pull, Release, Talk, Token
+from smtpbackend.delivery.asks import (
+    END,
+    GONE,
+    Find,
+    Give,
+    Holds,
+    Lease,
+    Pace,
+    Prepare,
+    Pull,
+    Release,
+    Reserve,
+    Sleep,
+    Talk,
+    Token,
+)
 from smtpbackend.delivery.configuration import Limits
 from smtpbackend.delivery.inside import Delivery, enter, is_here, lender
+from smtpbackend.delivery.parcel import Caller
 from smtpbackend.delivery.pooling import GOODBYE, Bucket, Connection, Shelf, new_session, next_look
 from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.srv import Found
@@ -27,7 +44,7 @@ from smtpbackend.forking import unforked
 from smtpbackend.outcome import Receipt
 from smtpbackend.protocol.effects import LATER
 
-__all__ = ["Pool"]
+__all__ = ["Pool", "prepare"]
 
 
 class Pool:
@@ -68,15 +85,19 @@ class Pool:
         return _made(self._contexts, server)
 
     async def perform(
-        self, dispatch: Generator[Any, Any, None], source: Any, within: Delivery | None = None
+        self, dispatch: Generator[Any, Any, None], caller: Caller, within: Delivery | None = None
     ) -> AsyncGenerator[Any, None]:
-        """Perform what a dispatch decides; yields what it gives. ``within``: the stream that this is a share of."""
+        """Perform what a dispatch decides for a caller; yields what it gives.
+
+        ``within``: the stream over several connections that this is a share of; then numbers are given too.
+        """
+        source = caller.source
         if self._keeper is None:
             self._keeper = _closing(self._shelves)
             await anext(self._keeper)
         held = delivery = None
         generation = self._generation
-        failed: Exception | None = None
+        failed: BaseException | None = None
         gone = False
         answer: Any = None
         try:
@@ -91,7 +112,7 @@ class Pool:
                     elif kind is Give:
                         if not gone:
                             try:
-                                yield effect[0]
+                                yield effect.value if within is None else effect
                             except GeneratorExit:  # nobody takes receipts any more: what is in flight is still ended
                                 gone = True
                             if delivery is not None and not is_here(delivery, task := asyncio.current_task()):
@@ -102,6 +123,8 @@ class Pool:
                         # what may make us wait for its next item does not say how many there are
                         if effect.unsent and operator.length_hint(source, -1) < 0:
                             answer = LATER
+                        elif within is not None:
+                            answer = await source.pull(effect.busy)
                         else:
                             try:
                                 answer = (
@@ -109,6 +132,13 @@ class Pool:
                                 )
                             except Exception as error:
                                 answer, failed = END, error
+                    elif kind is Prepare:
+                        try:
+                            answer = await prepare(caller, effect.item)
+                        except asyncio.CancelledError:
+                            raise
+                        except BaseException as error:
+                            answer, failed = END, error
                     elif kind is Lease:
                         answer = held = await self.lease(
                             effect.server, effect.fresh, effect.deadline, within, generation
@@ -121,6 +151,15 @@ class Pool:
                         answer = await token(*effect)
                     elif kind is Pace:
                         answer = await self.pace(*effect)
+                    elif kind is Holds:
+                        try:
+                            answer = await _answer(caller.is_held(effect.item))
+                        except Exception as error:
+                            answer = error
+                    elif kind is Reserve:
+                        answer = await _answer(caller.wait(*effect))
+                    elif kind is Sleep:
+                        await asyncio.sleep(max(effect.until - self._loop.time(), 0))
                     elif kind is Release:
                         if delivery is not None:
                             delivery.leave()
@@ -349,6 +388,19 @@ def _made(contexts: dict[Server, Context], server: Server) -> Context:
         with unforked:
             contexts[server] = client_context(server)
     return contexts[server]
+
+
+async def prepare(caller: Caller, item: Any) -> Any:
+    """What the caller's ``prepare`` makes of an item, or the Exception that it raised."""
+    try:
+        return await _answer(caller.parcel(item))
+    except Exception as error:
+        return error
+
+
+async def _answer(answer: Any) -> Any:
+    """What a function of the caller says, which may be a coroutine function."""
+    return await answer if inspect.isawaitable(answer) else answer
 
 
 async def _closing(shelves: Mapping[Server, Shelf[Wire]]) -> AsyncGenerator[None, None]:

@@ -1,14 +1,17 @@
-"""One `send_many` over several connections: a task for each, the receipts in the order of the messages."""
+"""One delivery over several connections: a task for each. ``delivery/spreading.py`` decides who takes what."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
+from smtpbackend.aio.pool import prepare
+from smtpbackend.delivery.asks import END
 from smtpbackend.delivery.dispatch import LEAVING
 from smtpbackend.delivery.inside import Delivery, enter, is_here
+from smtpbackend.delivery.lifecycle import Lifecycle
+from smtpbackend.delivery.parcel import Caller
 from smtpbackend.delivery.spreading import Spread, Step
 from smtpbackend.protocol.effects import LATER
 
@@ -16,47 +19,40 @@ __all__ = ["spread"]
 
 
 class _Share:
-    """The messages that one task takes; ``numbers`` are those whose receipts are still to come."""
+    """The source as one task sees it: mails that were begun. ``only_asks``: it waits for the source, and for no reply."""
 
     def __init__(self, source: Any, state: Spread, changed: asyncio.Event) -> None:
-        self.numbers: deque[int] = deque()
-        self.is_asking = False
+        self.only_asks = False
         self._source = source
         self._state = state
         self._changed = changed
-
-    def __aiter__(self) -> _Share:
-        return self
 
     def __length_hint__(self) -> int:
         left = self._state.left()
         return left if left >= 0 else NotImplemented
 
-    async def __anext__(self) -> Any:
-        while (step := self._state.step(bool(self.numbers))) is Step.WAIT:
-            await self._changed.wait()
-        if step is Step.LATER:
-            return LATER
-        if step is Step.END:
-            raise StopAsyncIteration
-        is_item, item, failed = False, None, None
-        self.is_asking = True
-        try:
-            item = await anext(self._source) if isinstance(self._source, AsyncIterator) else next(self._source)
-            is_item = True
-        except (StopIteration, StopAsyncIteration):
-            pass
-        except Exception as error:
-            failed = error
-        finally:
-            self.is_asking = False
-            number = self._state.answered(is_item, failed)
-            self._state.composed()  # it is, ahead of whatever another task does
-            _notify(self._changed)
-        if number is None:
-            raise StopAsyncIteration
-        self.numbers.append(number)
-        return item
+    async def pull(self, busy: bool) -> Any:
+        """The next mail, LATER or END. The source is asked by one task at a time, and holds up no other."""
+        while True:
+            while (step := self._state.step(busy)) is Step.WAIT:
+                await self._changed.wait()
+            if step is Step.LATER:
+                return LATER
+            if step is not Step.TAKE:
+                return END if step is Step.END else step
+            item, failed = END, None
+            self.only_asks = not busy
+            try:
+                if isinstance(self._source, AsyncIterator):
+                    item = await anext(self._source, END)
+                else:
+                    item = next(self._source, END)
+            except Exception as error:
+                failed = error
+            finally:
+                self.only_asks = False
+                self._state.answered(item, failed)
+                _notify(self._changed)
 
 
 def _notify(changed: asyncio.Event) -> None:
@@ -66,57 +62,81 @@ def _notify(changed: asyncio.Event) -> None:
 
 
 async def spread(
-    source: Any,
+    caller: Caller,
+    state: Spread,
     streams: int,
-    most: int,
     pool: Callable[[], object],
-    send: Callable[[Any, Delivery], AsyncGenerator[Any, None]],
+    lifecycle: Lifecycle,
+    perform: Callable[[Caller, Delivery], AsyncGenerator[Any, None]],
 ) -> AsyncGenerator[Any, None]:
-    """The receipts of everything in ``source``; ``send`` makes a stream of receipts of one of messages, over ``pool``.
+    """What becomes of all that the ``caller`` has; ``perform`` does a part of it over one connection of ``pool``.
 
-    The source is asked by one task at a time. At most ``most`` messages are under way. Whoever leaves waits for what is
-    in flight, and does not wait for the source. Who takes the receipts is inside of this delivery, as the tasks are:
-    each may wait for what another has.
+    Messages are prepared and begun in the task that iterates. At most ``most`` are under way. Whoever leaves waits for
+    what is in flight, and does not wait for the source. The task that iterates is inside of this delivery, as the
+    others are: each may wait for what another has.
     """
-    state = Spread(source, most)
     changed = asyncio.Event()
     failures: list[BaseException] = []
-    shares = [_Share(source, state, changed) for _ in range(streams)]
     running = streams
+    shares = [_Share(caller.source, state, changed) for _ in range(streams)]
     shared, taking = Delivery(pool()), Delivery(pool(), asyncio.current_task())
 
     async def work(share: _Share) -> None:
         nonlocal running
         enter(shared)
         try:
-            receipts = send(share, shared)
+            given = perform(caller._replace(source=share), shared)
             try:
-                async for receipt in receipts:
-                    state.put(share.numbers.popleft(), receipt)
+                async for one in given:
+                    state.put(one.number, one.value)
                     _notify(changed)
                     if failures:
                         break
             finally:
-                await receipts.aclose()
+                await given.aclose()
         except BaseException as error:
             failures.append(error)
             if isinstance(error, asyncio.CancelledError):
                 raise
         finally:
             running -= 1
-            state.ended = state.ended or bool(failures)
+            if failures:
+                state.end()
             _notify(changed)
 
+    async def begin() -> None:
+        """Make a mail of the item that was taken."""
+        message = state.item
+        try:
+            if caller.prepare is None:
+                message, parcel = lifecycle.open(message)
+            else:
+                parcel = await prepare(caller, message)
+            mail = lifecycle.begin(state.taken, message, parcel)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            left.extend(state.abandon(error))
+        else:
+            state.begun(mail)
+        _notify(changed)
+
+    left: list[Any] = []  # mails that no task has
     tasks = [asyncio.ensure_future(work(share)) for share in shares]  # each in a copy of this context
     enter(taking)
     try:
         while True:
-            while (receipt := state.next()) is None and running:
+            while (has_item := state.item is not END) is False and (given := state.next()) is None and running:
                 await changed.wait()
-            _notify(changed)
-            if receipt is None:
+            if has_item:
+                await begin()
+                continue
+            if given is None:
                 break
-            yield receipt
+            state.is_away = True
+            _notify(changed)
+            yield given
+            state.is_away = False
             if not is_here(taking, task := asyncio.current_task()):  # another task goes on
                 taking.leave()
                 taking = enter(Delivery(pool(), task))
@@ -129,15 +149,17 @@ async def spread(
         raise
     finally:
         taking.leave()
-        state.ended = True
+        left += state.abandon()
         _notify(changed)
         for task, share in zip(tasks, shares, strict=True):
-            if share.is_asking and not share.numbers:
+            if share.only_asks:
                 task.cancel()
         _, stuck = await asyncio.wait(tasks, timeout=LEAVING)
         for task in stuck:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for mail in left:
+            lifecycle.break_off(mail, "nobody took the receipts any more before this message was sent")
         shared.leave()
     for failure in failures:
         raise failure

@@ -7,16 +7,20 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from smtpbackend.delivery.configuration import configure
+from smtpbackend.delivery.parcel import Caller
 from smtpbackend.errors import SMTPError
 from smtpbackend.hiding import discreet, keep_here
 
 # What sends is loaded with the first Mailer: a program that only imports it does not pay for it (DESIGN 5.6).
 if TYPE_CHECKING:
+    from smtpbackend.address import Address
     from smtpbackend.delivery.dispatch import Dispatch
     from smtpbackend.delivery.inside import Delivery
+    from smtpbackend.delivery.lifecycle import Lifecycle
+    from smtpbackend.delivery.parcel import Parcel
     from smtpbackend.delivery.route import Route
     from smtpbackend.delivery.server import Server
     from smtpbackend.delivery.statistics import Statistics
@@ -24,7 +28,9 @@ if TYPE_CHECKING:
     from smtpbackend.events import Listener
     from smtpbackend.outcome import Receipt, Reply
 
-__all__ = ["Mailer", "SharedMailer"]
+__all__ = ["Mailer", "SharedMailer", "Stream"]
+
+T = TypeVar("T")
 
 
 class Mailer:
@@ -46,6 +52,7 @@ class Mailer:
         import encodings.idna  # noqa: F401
 
         import smtpbackend.delivery.dispatch
+        import smtpbackend.delivery.lifecycle
         import smtpbackend.delivery.stamp
         import smtpbackend.signals  # noqa: F401
         from smtpbackend.blocking.pool import Pool
@@ -103,52 +110,94 @@ class Mailer:
         recipient was accepted; else raises `InvalidInput`, `CancelSend` or a `DeliveryError`, which carries it as
         ``receipt``.
         """
-        receipt: Receipt = self._perform(self._dispatch(listeners).run(1), iter([(message, envelope)]))
+        caller = Caller(iter([(message, envelope)]))
+        receipt: Receipt = self._perform(self._dispatch(self._lifecycle(listeners), caller).run(1), caller)
         if receipt.error is not None:
             raise receipt.error
         return receipt
 
     def send_many(
         self, messages: Iterable[Any], *, connections: int = 1, listeners: Sequence[Listener] = ()
-    ) -> Iterator[Receipt]:
+    ) -> Stream[Receipt]:
         """Send each of a stream of messages; gives receipts lazily and in order, and never raises for one message.
 
         Items are as for `send`, or pairs of content and envelope. An exception of the iterable itself is raised after
         the receipts of what was taken from it. With ``connections`` (up to ``max_connections``) as many threads share
-        the stream: then Listeners, and the iterable, are called by them.
+        the stream: then Listeners, and the iterable, are called by them, and `message_sending` by yours.
         """
+        return self._stream(Caller(iter(messages)), connections, listeners, pairs=False, in_order=True)
+
+    def deliver(
+        self,
+        items: Iterable[Any],
+        *,
+        prepare: Callable[[Any], Parcel | None] | None = None,
+        connections: int = 1,
+        listeners: Sequence[Listener] = (),
+        holds: Callable[[Any], bool] | None = None,
+        pace: Callable[[str, int], float] | None = None,
+        suppress: bool | None = None,
+        in_order: bool = False,
+    ) -> Stream[tuple[Any, Receipt | None]]:
+        """Send what ``prepare`` makes of each item; gives item and receipt together as soon as they are known.
+
+        With ``in_order`` each waits until those before it are given. It is lazy, and never raises for one item. ``prepare(item)`` returns a `smtpbackend.adapters.Parcel`, or None
+        where there is nothing to send; then the receipt is None. It is called for one item at a time, in the thread
+        that iterates, over several ``connections`` too. What it raises is the ``error`` of the receipt of its item;
+        what is no Exception ends the stream, after the receipts in flight. Without it the items are as for `send_many`.
+
+        ``holds(item)`` is asked before each transaction of an item is written; False makes what is left of it deferred.
+        ``pace(server, n)`` is asked before ``n`` messages begin on the server of that name, and answers how many
+        seconds to wait. ``suppress`` (default: the setting) does everything but the conversation, and all recipients
+        that are left count as accepted. Both, and listeners, may be called by other threads than yours where there are
+        several connections.
+        """
+        caller = Caller(iter(items), prepare, holds, pace)
+        return self._stream(caller, connections, listeners, suppress, pairs=True, in_order=in_order)
+
+    def _stream(
+        self,
+        caller: Caller,
+        connections: int,
+        listeners: Sequence[Listener],
+        suppress: bool | None = None,
+        *,
+        pairs: bool,
+        in_order: bool,
+    ) -> Stream[Any]:
+        lifecycle = self._lifecycle(listeners, suppress)
         if connections == 1:
-            source = iter(messages)
-            return self._pool.perform(self._dispatch(listeners).run(operator.length_hint(source)), source)
+            dispatch = self._dispatch(lifecycle, caller, pairs=pairs, in_order=in_order)
+            return Stream(self._pool.perform(dispatch.run(operator.length_hint(caller.source)), caller))
         from smtpbackend.blocking.spread import spread
-        from smtpbackend.delivery.spreading import check_connections
+        from smtpbackend.delivery.spreading import Spread, check_connections
 
         check_connections(connections, self.configuration)
         down: dict[Server, SMTPError] = {}
         most = connections * max(server.window for server in self.configuration.servers)
+        state = Spread(caller.source, most, pairs, in_order)
 
-        def send(share: Any, within: Delivery) -> Iterator[Receipt]:
-            run = self._dispatch(listeners, down=down, composed=share.composed).run(operator.length_hint(share))
-            return self._pool.perform(run, share, within)
+        def perform(share: Caller, within: Delivery) -> Iterator[Any]:
+            dispatch = self._dispatch(lifecycle, share, pairs=True, down=down)
+            return self._pool.perform(dispatch.run(operator.length_hint(share.source)), share, within)
 
-        receipts: Iterator[Receipt] = spread(iter(messages), connections, most, self._pool, send)
-        return receipts
+        return Stream(spread(caller, state, connections, self._pool, lifecycle, perform))
 
     def verify(self, address: str) -> Reply:
         """Ask the first server that answers about a mailbox (VRFY): 250, 251, 252 or 550 (RFC 5321 3.5)."""
-        return self._ask(self._dispatch(()).verify(address))
+        return self._ask(self._dispatch().verify(address))
 
     def expand(self, name: str) -> Reply:
         """Ask for the members of a mailing list (EXPN)."""
-        return self._ask(self._dispatch(()).expand(name))
+        return self._ask(self._dispatch().expand(name))
 
     def help(self, argument: str = "") -> Reply:
         """Ask for help (HELP)."""
-        return self._ask(self._dispatch(()).help(argument))
+        return self._ask(self._dispatch().help(argument))
 
     def connect(self) -> bool:
         """Have a connection ready, logged in; True when it had to be opened. Raises `DeliveryError`."""
-        return bool(self._perform(self._dispatch(()).ask(lambda session: session.is_new()), iter(())))
+        return bool(self._perform(self._dispatch().ask(lambda session: session.is_new())))
 
     def check(self) -> list[tuple[str, SMTPError | None]]:
         """Connect and log in to each server; its name, and the error or None."""
@@ -157,12 +206,17 @@ class Mailer:
         found: list[tuple[str, SMTPError | None]] = []
         for server in self.configuration.servers:
             try:
-                self._perform(self._dispatch((), Route([server])).ask(lambda session: session.noop()), iter(()))
+                self._perform(self._dispatch(route=Route([server])).ask(lambda session: session.noop()))
             except SMTPError as error:
                 found.append((server.name, error))
             else:
                 found.append((server.name, None))
         return found
+
+    @property
+    def bounce_address(self) -> Address | None:
+        """The setting of that name: the sender that an envelope made from a message has, or None."""
+        return self.configuration.rules.bounce_address
 
     def stats(self) -> Statistics:
         """How many connections are open and idle, and what was done with them."""
@@ -177,40 +231,84 @@ class Mailer:
         self._pool.close()
 
     def _ask(self, question: Generator[Any, Any, None]) -> Reply:
-        reply: Reply = self._perform(question, iter(()))
+        reply: Reply = self._perform(question)
         return reply
 
-    def _dispatch(
-        self,
-        listeners: Sequence[Listener],
-        route: Route | None = None,
-        down: dict[Server, SMTPError] | None = None,
-        composed: Callable[[], object] = lambda: None,
-    ) -> Dispatch:
-        from smtpbackend.delivery.dispatch import Dispatch
+    def _lifecycle(self, listeners: Sequence[Listener] = (), suppress: bool | None = None) -> Lifecycle:
+        from smtpbackend.delivery.lifecycle import Lifecycle
         from smtpbackend.delivery.stamp import stamp
         from smtpbackend.events import Telling, check_listeners
         from smtpbackend.signals import SignalListener
 
         if listeners != ():
             listeners = check_listeners(listeners)
-        return Dispatch(
-            route or self._route,
-            rules=self.configuration.rules,
+        rules = self.configuration.rules
+        return Lifecycle(
+            rules,
             tell=Telling((*listeners, *self._listeners, SignalListener(self))),
             clock=time.monotonic,
             stamp=stamp,
             deadline=self.configuration.deadline,
-            moved=self._pool.count_move,
             ended=self._pool.count,
-            down=down,
-            composed=composed,
+            suppress=rules.suppress_send if suppress is None else suppress,
         )
 
-    def _perform(self, dispatch: Generator[Any, Any, None], source: Iterator[Any]) -> Any:
+    def _dispatch(
+        self,
+        lifecycle: Lifecycle | None = None,
+        caller: Caller | None = None,
+        *,
+        pairs: bool = False,
+        in_order: bool = False,
+        route: Route | None = None,
+        down: dict[Server, SMTPError] | None = None,
+    ) -> Dispatch:
+        from smtpbackend.delivery.dispatch import Dispatch
+
+        return Dispatch(
+            route or self._route,
+            lifecycle or self._lifecycle(),
+            moved=self._pool.count_move,
+            down=down,
+            caller=caller or Caller(iter(())),
+            pairs=pairs,
+            in_order=in_order,
+        )
+
+    def _perform(self, dispatch: Generator[Any, Any, None], caller: Caller | None = None) -> Any:
         """The one thing that a dispatch gives."""
-        (given,) = self._pool.perform(dispatch, source)
+        (given,) = self._pool.perform(dispatch, caller or Caller(iter(())))
         return given
+
+
+class Stream(Generic[T]):
+    """What becomes of the messages of a `deliver` or `send_many`, while they are sent: an iterator.
+
+    Nothing is sent before it is iterated: one that never is warns (``RuntimeWarning``). `close` ends it: what is in
+    flight is waited for, and nothing more begins.
+    """
+
+    def __init__(self, given: Iterator[T]) -> None:
+        self._given: Any = given
+        self._is_begun = False
+
+    def __iter__(self) -> Iterator[T]:
+        self._is_begun = True
+        return self._given  # type: ignore[no-any-return]
+
+    def __next__(self) -> T:
+        self._is_begun = True
+        return next(self._given)  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """Wait for what is in flight, and begin nothing more."""
+        self._is_begun = True
+        self._given.close()
+
+    def __del__(self) -> None:
+        if not self._is_begun:
+            why = "a stream of messages was never iterated, so that nothing of it was sent: iterate over it"
+            warnings.warn(why, RuntimeWarning, stacklevel=2, source=self)
 
 
 class SharedMailer(Mailer):

@@ -17,9 +17,25 @@ from typing import Any
 from smtpbackend.blocking.idle import watch
 from smtpbackend.blocking.tokens import token
 from smtpbackend.blocking.wire import Wire
-from smtpbackend.delivery.asks import END, GONE, Find, Give, Lease, Pace, Pull, Release, Talk, Token
+from smtpbackend.delivery.asks import (
+    END,
+    GONE,
+    Find,
+    Give,
+    Holds,
+    Lease,
+    Pace,
+    Prepare,
+    Pull,
+    Release,
+    Reserve,
+    Sleep,
+    Talk,
+    Token,
+)
 from smtpbackend.delivery.configuration import Limits
 from smtpbackend.delivery.inside import Delivery, enter, is_here, lender
+from smtpbackend.delivery.parcel import Caller
 from smtpbackend.delivery.pooling import GOODBYE, Bucket, Connection, Shelf, new_session, next_look
 from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.srv import Found
@@ -31,7 +47,7 @@ from smtpbackend.forking import at_end_of_child, unforked
 from smtpbackend.outcome import Receipt
 from smtpbackend.protocol.effects import LATER
 
-__all__ = ["Pool"]
+__all__ = ["Pool", "prepare"]
 
 
 def _made(contexts: dict[Server, Context], making: threading.Lock, server: Server) -> Context:
@@ -70,12 +86,16 @@ class Pool:
         return _made(self._contexts, self._making, server)
 
     def perform(
-        self, dispatch: Generator[Any, Any, None], source: Iterator[Any], within: Delivery | None = None
+        self, dispatch: Generator[Any, Any, None], caller: Caller, within: Delivery | None = None
     ) -> Iterator[Any]:
-        """Perform what a dispatch decides; yields what it gives. ``within``: the stream that this is a share of."""
+        """Perform what a dispatch decides for a caller; yields what it gives.
+
+        ``within``: the stream over several connections that this is a share of; then numbers are given too.
+        """
+        source = caller.source
         held = delivery = None
         generation = self._generation
-        failed: Exception | None = None
+        failed: BaseException | None = None
         gone = False
         answer: Any = None
         try:
@@ -90,7 +110,7 @@ class Pool:
                     elif kind is Give:
                         if not gone:
                             try:
-                                yield effect[0]
+                                yield effect.value if within is None else effect
                             except GeneratorExit:  # nobody takes receipts any more: what is in flight is still ended
                                 gone = True
                             if delivery is not None and not is_here(delivery):
@@ -101,11 +121,18 @@ class Pool:
                         # what may make us wait for its next item does not say how many there are
                         if effect.unsent and operator.length_hint(source, -1) < 0:
                             answer = LATER
+                        elif within is not None:
+                            answer = source.pull(effect.busy)
                         else:
                             try:
                                 answer = next(source, END)
                             except Exception as error:
                                 answer, failed = END, error
+                    elif kind is Prepare:
+                        try:
+                            answer = prepare(caller, effect.item)
+                        except BaseException as error:
+                            answer, failed = END, error
                     elif kind is Lease:
                         answer = held = self.lease(effect.server, effect.fresh, effect.deadline, within, generation)
                         held.deadline = effect.deadline
@@ -116,6 +143,15 @@ class Pool:
                         answer = token(*effect)
                     elif kind is Pace:
                         answer = self.pace(*effect)
+                    elif kind is Holds:
+                        try:
+                            answer = caller.is_held(effect.item)
+                        except Exception as error:
+                            answer = error
+                    elif kind is Reserve:
+                        answer = caller.wait(*effect)
+                    elif kind is Sleep:
+                        time.sleep(max(effect.until - time.monotonic(), 0))
                     elif kind is Release:
                         if delivery is not None:
                             delivery.leave()
@@ -357,6 +393,14 @@ class Pool:
                 self._call_next(shelf)
                 if beyond is not None:
                     self._call_all()
+
+
+def prepare(caller: Caller, item: Any) -> Any:
+    """What the caller's ``prepare`` makes of an item, or the Exception that it raised."""
+    try:
+        return caller.parcel(item)
+    except Exception as error:
+        return error
 
 
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()

@@ -1,17 +1,20 @@
-"""One `send_many` over several connections: a thread for each, the receipts in the order of the messages."""
+"""One delivery over several connections: a thread for each. ``delivery/spreading.py`` decides who takes what."""
 
 from __future__ import annotations
 
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextvars import copy_context
 from typing import Any
 
+from smtpbackend.blocking.pool import prepare
+from smtpbackend.delivery.asks import END
 from smtpbackend.delivery.dispatch import LEAVING
 from smtpbackend.delivery.inside import Delivery, enter, is_here
+from smtpbackend.delivery.lifecycle import Lifecycle
+from smtpbackend.delivery.parcel import Caller
 from smtpbackend.delivery.spreading import Spread, Step
 from smtpbackend.protocol.effects import LATER
 
@@ -19,63 +22,52 @@ __all__ = ["spread"]
 
 
 class _Share:
-    """The messages that one thread takes; ``numbers`` are those whose receipts are still to come."""
+    """The source as one thread sees it: mails that were begun."""
 
     def __init__(self, source: Iterator[Any], state: Spread, changed: threading.Condition) -> None:
-        self.numbers: deque[int] = deque()
         self._source = source
         self._state = state
         self._changed = changed
-
-    def __iter__(self) -> _Share:
-        return self
 
     def __length_hint__(self) -> int:
         left = self._state.left()
         return left if left >= 0 else NotImplemented
 
-    def __next__(self) -> Any:
-        with self._changed:
-            while (step := self._state.step(bool(self.numbers))) is Step.WAIT:
-                self._changed.wait()
-        if step is Step.LATER:
-            return LATER
-        if step is Step.END:
-            raise StopIteration
-        is_item, item, failed = False, None, None
-        try:
-            item = next(self._source)  # nobody else is held up while it takes its time
-            is_item = True
-        except StopIteration:
-            pass
-        except Exception as error:
-            failed = error
-        finally:
+    def pull(self, busy: bool) -> Any:
+        """The next mail, LATER or END. The source is asked by one thread at a time, and holds up no other."""
+        while True:
             with self._changed:
-                number = self._state.answered(is_item, failed)
-                self._changed.notify_all()
-        if number is None:
-            raise StopIteration
-        self.numbers.append(number)
-        return item
-
-    def composed(self) -> None:
-        """Another thread may ask the source."""
-        with self._changed:
-            self._state.composed()
-            self._changed.notify_all()
+                while (step := self._state.step(busy)) is Step.WAIT:
+                    self._changed.wait()
+            if step is Step.LATER:
+                return LATER
+            if step is not Step.TAKE:
+                return END if step is Step.END else step
+            item, failed = END, None
+            try:
+                item = next(self._source, END)
+            except Exception as error:
+                failed = error
+            finally:
+                with self._changed:
+                    self._state.answered(item, failed)
+                    self._changed.notify_all()
 
 
 def spread(
-    source: Iterator[Any], streams: int, most: int, pool: object, send: Callable[[Any, Delivery], Iterator[Any]]
-) -> Any:
-    """The receipts of everything in ``source``; ``send`` makes a stream of receipts of one of messages, over ``pool``.
+    caller: Caller,
+    state: Spread,
+    streams: int,
+    pool: object,
+    lifecycle: Lifecycle,
+    perform: Callable[[Caller, Delivery], Iterator[Any]],
+) -> Iterator[Any]:
+    """What becomes of all that the ``caller`` has; ``perform`` does a part of it over one connection of ``pool``.
 
-    ``next()`` is called on the source by one thread at a time. At most ``most`` messages are under way. Whoever leaves
-    waits for what is in flight, and for a source that does not answer not longer than for that. Who takes the receipts
-    is inside of this delivery, as the threads are: each may wait for what another has.
+    Messages are prepared and begun in the thread that iterates. Whoever leaves waits for
+    what is in flight, and for a source that does not answer not longer than for that. The thread that iterates is
+    inside of this delivery, as the others are: each may wait for what another has.
     """
-    state = Spread(source, most)
     changed = threading.Condition()
     failures: list[BaseException] = []
     running = streams
@@ -84,27 +76,46 @@ def spread(
 
     def work() -> None:
         nonlocal running
-        share = _Share(source, state, changed)
         enter(shared)
         try:
-            receipts: Any = send(share, shared)
+            given: Any = perform(caller._replace(source=_Share(caller.source, state, changed)), shared)
             try:
-                for receipt in receipts:
+                for one in given:
                     with changed:
-                        state.put(share.numbers.popleft(), receipt)
+                        state.put(one.number, one.value)
                         changed.notify_all()
                     if failures:
                         break
             finally:
-                receipts.close()
+                given.close()
         except BaseException as error:
             failures.append(error)
         finally:
             with changed:
                 running -= 1
-                state.ended = state.ended or bool(failures)
+                if failures:
+                    state.end()
                 changed.notify_all()
 
+    def begin() -> None:
+        """Make a mail of the item that was taken."""
+        message = state.item
+        try:
+            if caller.prepare is None:
+                message, parcel = lifecycle.open(message)
+            else:
+                parcel = prepare(caller, message)
+            mail = lifecycle.begin(state.taken, message, parcel)
+        except BaseException as error:
+            with changed:
+                left.extend(state.abandon(error))
+                changed.notify_all()
+        else:
+            with changed:
+                state.begun(mail)
+                changed.notify_all()
+
+    left: list[Any] = []  # mails that no thread has
     threads = [  # inside of what the caller is inside of, as tasks are
         threading.Thread(target=copy_context().run, args=(work,), name=f"smtpbackend-{n}", daemon=True)
         for n in range(streams)
@@ -115,12 +126,17 @@ def spread(
             thread.start()
         while True:
             with changed:
-                while (receipt := state.next()) is None and running:
+                while (has_item := state.item is not END) is False and (given := state.next()) is None and running:
                     changed.wait()
+                state.is_away = not has_item
                 changed.notify_all()
-            if receipt is None:
+            if has_item:
+                begin()
+                continue
+            if given is None:
                 break
-            yield receipt
+            yield given
+            state.is_away = False
             if not is_here(taking):  # another thread goes on
                 taking.leave()
                 taking = enter(Delivery(pool))
@@ -131,12 +147,14 @@ def spread(
         taking.leave()
         if os.getpid() == process:  # a fork has no such threads, and may have been made while one held the lock
             with changed:
-                state.ended = True
+                left += state.abandon()
                 changed.notify_all()
             end = time.monotonic() + LEAVING
             for thread in threads:
                 if thread.ident is not None:  # else it could not be started
                     thread.join(max(end - time.monotonic(), 0.1))
+            for mail in left:
+                lifecycle.break_off(mail, "nobody took the receipts any more before this message was sent")
         shared.leave()
     for failure in failures:
         raise failure

@@ -12,10 +12,11 @@ from logging import WARNING
 from typing import Any
 
 from smtpbackend.errors import SMTPError
-from smtpbackend.events import MessageInDoubt, ServerFailed
+from smtpbackend.events import ServerFailed
 from smtpbackend.logs import log
+from smtpbackend.outcome import Receipt
 
-__all__ = ["alarm", "in_clear", "is_due"]
+__all__ = ["in_clear", "in_doubt", "is_due", "server_failed"]
 
 A_MINUTE = 60.0  # seconds
 MOST = 1000  # servers that are remembered
@@ -23,17 +24,18 @@ MOST = 1000  # servers that are remembered
 _last: dict[tuple[str, str | None], list[float]] = {}  # when each was told of each server
 
 
-def alarm(event: Any, now: float) -> None:
-    """Log what is worth it. ``now`` is in seconds, of any monotonic clock."""
-    fields: dict[str, Any]
-    if isinstance(event, ServerFailed):
-        if event.next is not None:
-            fields = {"phase": event.phase, "next": event.next, "error": str(event.error)}
-            _log("smtpbackend.failed_over", event.server, now, fields)
-    elif isinstance(event, MessageInDoubt):
-        doubtful, message_id = event.receipt.in_doubt, event.receipt.message_id
-        fields = {"message_id": message_id, "recipients": len(doubtful), "error": str(event.error)}
-        _log("smtpbackend.in_doubt", doubtful[0].server, now, fields)
+def server_failed(event: ServerFailed, now: float) -> None:
+    """Log that the next server is tried. ``now`` is in seconds, of any monotonic clock."""
+    if event.next is not None:
+        fields = {"phase": event.phase, "next": event.next, "error": str(event.error)}
+        _log("smtpbackend.failed_over", event.server, now, fields)
+
+
+def in_doubt(receipt: Receipt, now: float) -> None:
+    """Log that a message was handed over, and that no answer came."""
+    doubtful = receipt.in_doubt
+    fields = {"message_id": receipt.message_id, "recipients": len(doubtful), "error": str(doubtful[0].error)}
+    _log("smtpbackend.in_doubt", doubtful[0].server, now, fields)
 
 
 def in_clear(server: str, why: SMTPError) -> None:

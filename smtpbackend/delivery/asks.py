@@ -10,17 +10,65 @@ from typing import Any, Final, NamedTuple
 
 from smtpbackend.delivery.pooling import Connection
 from smtpbackend.delivery.server import Server
-from smtpbackend.outcome import Receipt
 
-__all__ = ["END", "GONE", "Effects", "Find", "Give", "Lease", "Pace", "Pull", "Release", "Talk", "Token"]
+__all__ = [
+    "END",
+    "GONE",
+    "Effects",
+    "Find",
+    "Give",
+    "Holds",
+    "Lease",
+    "Pace",
+    "Prepare",
+    "Pull",
+    "Release",
+    "Reserve",
+    "Sleep",
+    "Talk",
+    "Token",
+]
 
 Effects = Generator[Any, Any, Any]
 
 
 class Pull(NamedTuple):
-    """Give me the next item of the source, or `END`. With ``unsent``, answer `LATER` rather than wait for it."""
+    """Give me the next item of the source, or `END`. With ``unsent``, answer `LATER` rather than wait for it.
+
+    ``busy``: messages of this delivery have no receipt yet. Where several deliveries share a source, the answer is a
+    `Mail` that was begun.
+    """
 
     unsent: bool
+    busy: bool
+
+
+class Prepare(NamedTuple):
+    """Ask the caller for the parcel of this item: answered with it, None, or the Exception that was raised.
+
+    `END`: what was raised is no Exception, and no other message is begun.
+    """
+
+    item: Any
+
+
+class Holds(NamedTuple):
+    """Ask the caller whether this item may still be sent: answered True, False, or the Exception that was raised."""
+
+    item: Any
+
+
+class Reserve(NamedTuple):
+    """Ask the caller when so many messages may begin on the server of this name: answered with seconds from now."""
+
+    server: str
+    number: int
+
+
+class Sleep(NamedTuple):
+    """Wait until this time."""
+
+    until: float
 
 
 class Find(NamedTuple):
@@ -79,9 +127,10 @@ class Release(NamedTuple):
 
 
 class Give(NamedTuple):
-    """A receipt, for the caller. Answered `GONE` where nobody takes receipts any more."""
+    """What becomes of the item of this number, for the caller. Answered `GONE` where nobody takes it any more."""
 
-    receipt: Receipt
+    number: int
+    value: Any
 
 
 END: Final = object()

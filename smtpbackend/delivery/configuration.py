@@ -33,6 +33,7 @@ class Rules(NamedTuple):
     bounce_address: Address | None = None
     only_to: OnlyTo | None = None
     redirect_to: Address | None = None
+    suppress_send: bool = False
 
 
 class Configuration(NamedTuple):

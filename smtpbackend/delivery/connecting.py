@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
+from smtpbackend.delivery import alarm
 from smtpbackend.delivery.addresses import forget
-from smtpbackend.delivery.alarm import alarm, in_clear
 from smtpbackend.delivery.asks import Effects, Find, Give, Lease, Release, Talk, Token
 from smtpbackend.delivery.credentials import wants_fresh
 from smtpbackend.delivery.pooling import Connection
@@ -110,7 +110,7 @@ class Connecting:
                     connection.heard = self.clock()
                     self.route.worked(server)
                     if session.without_tls is not None:
-                        in_clear(server.name, session.without_tls)
+                        alarm.in_clear(server.name, session.without_tls)
                     return connection
                 except SMTPError as error:
                     session.broken = True  # also where nothing was said because no token could be had
@@ -182,11 +182,8 @@ class Connecting:
         """Let a server rest, and tell what comes next."""
         self.route.failed(server, self.clock())
         following = next((other.name for other in others if other not in self._down and other != server), None)
-        self._announce(ServerFailed(server.name, phase, error, following))
-
-    def _announce(self, event: Any) -> None:
-        """Tell an event that whoever runs the program may have to know of."""
-        alarm(event, self.clock())
+        event = ServerFailed(server.name, phase, error, following)
+        alarm.server_failed(event, self.clock())
         self.tell(event)
 
     # Questions ---------------------------------------------------------------------------------------------------
@@ -232,7 +229,7 @@ class Connecting:
                         break
                 else:
                     yield Release(connection)
-                    yield Give(ended.value)
+                    yield Give(1, ended.value)
                     return
         raise error or DeliveryError("no server could be asked")
 

@@ -1,7 +1,8 @@
 """What happens to a stream of messages: one generator that decides, for both mailers.
 
-It asks for what it needs (``asks.py``): the next item of the source, a connection, a stretch of conversation; and gives
-each receipt when it is known, in the order of the messages. The rules are those of DESIGN section 4: which reply
+It asks for what it needs (``asks.py``): the next item of the source, its parcel, a connection, a stretch of
+conversation; and gives item and receipt together as soon as they are known, or the receipts in the order of the
+messages. The rules are those of DESIGN section 4: which reply
 settles a recipient, what may be replayed, which server comes next.
 """
 
@@ -9,34 +10,42 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any
 
-from smtpbackend.content import Content
-from smtpbackend.delivery.asks import END, GONE, Effects, Give, Pace, Pull, Release, Talk
-from smtpbackend.delivery.composing import prepare
-from smtpbackend.delivery.configuration import Rules
+from smtpbackend.delivery.asks import (
+    END,
+    GONE,
+    Effects,
+    Give,
+    Holds,
+    Pace,
+    Prepare,
+    Pull,
+    Release,
+    Reserve,
+    Sleep,
+    Talk,
+)
 from smtpbackend.delivery.connecting import Connecting, is_crowd
 from smtpbackend.delivery.judgement import judge
+from smtpbackend.delivery.lifecycle import Lifecycle
 from smtpbackend.delivery.mail import Mail
+from smtpbackend.delivery.ordering import AsKnown, InOrder
+from smtpbackend.delivery.parcel import Caller
 from smtpbackend.delivery.pooling import Connection
-from smtpbackend.delivery.receipts import report
 from smtpbackend.delivery.route import Route
 from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.splitting import may_follow
 from smtpbackend.delivery.waiting import Waiting
 from smtpbackend.errors import (
-    CancelSend,
     ConnectionLost,
     DeliveryError,
     NotSupported,
     SMTPError,
     TimedOut,
 )
-from smtpbackend.events import MessageSent, Telling
-from smtpbackend.outcome import Receipt, Status
+from smtpbackend.outcome import Status
 from smtpbackend.protocol.effects import ENOUGH, LATER, Ended, Next, Settled
-from smtpbackend.protocol.timeouts import Deadline
 from smtpbackend.protocol.transaction import Transaction
 
 __all__ = ["Dispatch"]
@@ -49,40 +58,37 @@ SLOW = 0.05  # seconds in which a source gives its next item, for others to be i
 class Dispatch(Connecting):
     """A delivery of messages: ``run`` is the generator that a mailer performs.
 
-    ``rules`` are those of the mailer; ``tell`` takes each event; ``clock`` gives seconds of a monotonic clock;
-    ``stamp`` the date and the unique part of the Message-ID for a message that lacks them; ``deadline`` is in seconds,
-    for each message; ``moved`` is called when a message goes on from one server to the next, and ``ended`` with each
-    receipt; runs that share ``down`` do not try again what another of them could not reach.
-    ``composed`` is called when nothing more is read of the item that was pulled last: its owner may change it.
+    ``lifecycle`` begins and ends each message; ``moved`` is called when a message goes on from one server to the next;
+    runs that share ``down`` do not try again what another of them could not reach. ``caller`` says whom to ask about
+    the messages. ``pairs``: message and receipt are given together, else the receipts alone; as soon as they are known,
+    or ``in_order``.
     """
 
     def __init__(
         self,
         route: Route,
+        lifecycle: Lifecycle,
         *,
-        rules: Rules,
-        tell: Telling,
-        clock: Callable[[], float],
-        stamp: Callable[[], tuple[datetime, str]],
-        deadline: float | None = None,
         moved: Callable[[], object] = lambda: None,
-        ended: Callable[[Receipt], object] = lambda _: None,
         down: dict[Server, SMTPError] | None = None,
-        composed: Callable[[], object] = lambda: None,
+        caller: Caller = Caller(None),
+        pairs: bool = False,
+        in_order: bool = False,
     ) -> None:
-        super().__init__(route, tell=tell, clock=clock, deadline=deadline, down=down)
-        self.rules = rules
-        self.stamp = stamp
+        super().__init__(route, tell=lifecycle.tell, clock=lifecycle.clock, deadline=lifecycle.deadline, down=down)
+        self.lifecycle = lifecycle
+        self.rules = lifecycle.rules
         self.moved = moved
-        self.ended = ended
-        self.composed = composed
-        self._taken = 0  # of the source
+        self.caller = caller
+        self.pairs = pairs
+        self._number = 0  # of the last message that was begun here
         self._drained = False
         self._is_alone = False  # the source had one item: another is asked for when that has its receipt
         self._is_list = False  # the source had more than one
         self._is_slow = False  # the source made us wait for its last item
-        self._line: deque[Mail] = deque()  # begun and not yet given, in order
-        self._waiting = Waiting()  # those in line who need another attempt
+        self._begun: dict[int, Mail] = {}  # and not yet given, by number
+        self._settled_mail: AsKnown | InOrder = InOrder() if in_order else AsKnown()  # those that are to be given
+        self._waiting = Waiting()  # those that need another attempt
         self._ready: Mail | None = None  # goes next over the connection that is talked on
         self._turned_away: list[tuple[Mail, bool, bool]] = []  # on it, which is one too many; see `_record`
         self._flying: deque[tuple[Mail, Transaction]] = deque()
@@ -128,30 +134,34 @@ class Dispatch(Connecting):
         """The next mail that wants delivery; those that cannot be sent are settled on the way."""
         while not self._drained:
             begun = self.clock()
-            item = yield Pull(unsent)
+            item = yield Pull(unsent, bool(self._begun))
             if item is LATER:
                 return LATER
             self._is_slow = self.clock() - begun > SLOW
-            if item is END:
+            mail = item if type(item) is Mail else None  # begun already: it was taken from a stream that is shared
+            if mail is None and item is not END:
+                mail = yield from self._begin(item)
+            if mail is None:
                 self._drained = True
                 break
-            mail = self._prepare(item)
-            self._line.append(mail)
+            self._begun[mail.number] = mail
             if mail.pending:
                 return mail
-            if len(self._line) == 1:
+            self._settled_mail.put(mail.number, mail)
+            if len(self._begun) == 1:
                 yield from self._give()
         return None
 
-    def _prepare(self, item: Any) -> Mail:
-        """From what the caller gave to envelope and content; what cannot be sent is settled here."""
-        message, envelope = item if type(item) is tuple and len(item) == 2 else (item, None)
-        self._taken += 1
-        mail = Mail(self._taken, message)
-        prepare(mail, envelope, self.rules, self.stamp, self.tell, self.composed)
-        if self.deadline is not None:
-            mail.deadline = Deadline.after(self.deadline, self.clock())
-        return mail
+    def _begin(self, item: Any) -> Effects:
+        """From what the caller gave to a mail; None: no other message is begun."""
+        if self.caller.prepare is None:
+            item, parcel = self.lifecycle.open(item)
+        else:
+            parcel = yield Prepare(item)
+            if parcel is END:
+                return None
+        self._number += 1
+        return self.lifecycle.begin(self._number, item, parcel)
 
     # Servers -----------------------------------------------------------------------------------------------------
 
@@ -214,6 +224,7 @@ class Dispatch(Connecting):
                 else DeliveryError("nobody took the receipts any more before this message was sent")
             )
         mail.give_up([DeliveryError("no server could be tried"), *self._down.values()][-1])
+        self._settle(mail)
 
     def _is_late(self, mail: Mail) -> bool:
         return self._left is not None or (mail.deadline is not None and self.clock() >= mail.deadline)
@@ -265,8 +276,7 @@ class Dispatch(Connecting):
             if mail is None or mail is LATER:
                 return mail
             if not self._is_late(mail):
-                rate = connection.server.rate
-                may_begin = True if rate is None else (yield from self._keep_pace(mail, connection.server, unsent))
+                may_begin = yield from self._may_begin(mail, connection.server, unsent)
                 if may_begin is LATER:
                     self._ready = mail
                     return LATER
@@ -277,9 +287,52 @@ class Dispatch(Connecting):
                         return transaction
                     yield from self._next_server(mail)
                     continue
-            self._give_up(mail)
+            if mail.pending:
+                self._give_up(mail)
             yield from self._give()
         return None
+
+    def _may_begin(self, mail: Mail, server: Server, unsent: bool) -> Effects:
+        """Whether the ``rate`` of a server and the caller let this message begin; LATER where others go first."""
+        if self.caller.pace is not None:
+            may_begin = yield from self._keep_callers_pace(mail, server, unsent)
+            if may_begin is not True:
+                return may_begin
+        if server.rate is not None:
+            may_begin = yield from self._keep_pace(mail, server, unsent)
+            if may_begin is not True:
+                return may_begin
+        if self.caller.holds is not None:
+            held = yield Holds(mail.message)
+            if held is not True and (isinstance(held, Exception) or not held):
+                why = (
+                    f"holds() raised {type(held).__name__}: {held}"
+                    if isinstance(held, Exception)
+                    else "holds() said so"
+                )
+                mail.rejoin()
+                mail.error = DeliveryError(f"the message is not to be sent by this delivery any more: {why}")
+                mail.settle_all(Status.DEFERRED, mail.error)
+                self._settle(mail)
+                return False
+        return True
+
+    def _keep_callers_pace(self, mail: Mail, server: Server, unsent: bool) -> Effects:
+        """Wait for as long as the caller's ``pace`` says. It is asked once for each time that a message begins."""
+        if mail.may_begin_at is None:
+            mail.may_begin_at = self.clock() + (yield Reserve(server.name, 1))
+        if self.clock() < mail.may_begin_at:
+            if self._flying or unsent:
+                return LATER
+            if mail.deadline is not None and mail.may_begin_at > mail.deadline:
+                mail.error = mail.error or TimedOut(
+                    f"the deadline passes before {server.name} may be sent another message, as pace() says",
+                    server=server.name,
+                )
+                return False
+            yield Sleep(mail.may_begin_at)
+        mail.may_begin_at = None
+        return True
 
     def _keep_pace(self, mail: Mail, server: Server, unsent: bool) -> Effects:
         """Whether the ``rate`` of a server lets this message begin; LATER where others go first."""
@@ -306,6 +359,7 @@ class Dispatch(Connecting):
             connection.has_worked = True
             self.route.worked(connection.server)
             mail.accept(final, connection.server.name)
+            self._settle(mail)
         elif transaction.is_unread:
             self._replay(mail)
         else:
@@ -325,7 +379,7 @@ class Dispatch(Connecting):
                 mail = self._waiting.take()
             else:
                 window = connection.server.window
-                if len(self._line) > window or self._left is not None or (self._flying and self._is_slow):
+                if len(self._begun) > window or self._left is not None or (self._flying and self._is_slow):
                     return LATER if self._flying and self._left is None else None
                 mail = yield from self._pull(unsent)
                 if mail is None or mail is LATER:
@@ -389,6 +443,7 @@ class Dispatch(Connecting):
         mail.error = judgement.error or error  # what an earlier server said is not the last word any more
         mail.call_up()
         if not mail.pending:
+            self._settle(mail)
             if any(status is Status.IN_DOUBT for _, status, _, _ in judgement.settled):
                 self._blame(connection, error, mail.others)
             return
@@ -411,29 +466,23 @@ class Dispatch(Connecting):
 
     # Receipts ----------------------------------------------------------------------------------------------------
 
+    def _settle(self, mail: Mail) -> None:
+        """Have a mail given to the caller, unless one of its recipients is still pending."""
+        if not mail.pending:
+            self._settled_mail.put(mail.number, mail)
+
     def _give(self) -> Effects:
-        """The receipts of those at the head of the line who are done."""
-        while self._line and not self._line[0].pending:
-            answer = yield Give(self._receipt(self._line.popleft()))
+        """Give the caller what is settled."""
+        while (mail := self._settled_mail.take()) is not None:
+            receipt = self.lifecycle.end(mail)
+            del self._begun[mail.number]
+            answer = yield Give(mail.number, (mail.message, receipt) if self.pairs else receipt)
             if answer is GONE and self._left is None:
                 self._left = self.clock() + LEAVING
                 self._drained = True
 
-    def _receipt(self, mail: Mail) -> Receipt:
-        receipt = mail.receipt()
-        if mail.settled is not None and not mail.refused:
-            if self.tell.wants("message_sent"):
-                self.tell(MessageSent(mail.message, mail.envelope, receipt))
-        elif receipt.outcomes and not isinstance(mail.error, CancelSend):
-            for event in report(mail.message, mail.envelope, receipt):
-                self._announce(event)
-        self.ended(receipt)
-        if mail.content is not None and type(mail.message) is not Content:  # what was given may be another's too
-            mail.content.close()
-        return receipt
-
     def _break_off(self) -> None:
-        """Whoever performs this was cancelled: nobody is given a receipt any more, but the Listeners are told."""
+        """The delivery was cancelled: no receipt can be given any more, but the Listeners are told."""
         why = "the delivery was broken off"
         for mail, transaction in self._flying:
             if not transaction.is_settled:
@@ -441,9 +490,6 @@ class Dispatch(Connecting):
             name = mail.servers[0].name if mail.servers else ""
             mail.record(transaction, judge(transaction, self.rules.recipient_policy, name), name)
             mail.error = transaction.error
-        for mail in self._line:
-            mail.rejoin()
-            mail.error = mail.error or DeliveryError(why)
-            mail.settle_all(Status.DEFERRED, mail.error)
-            self._receipt(mail)
-        self._line.clear()
+        for mail in self._begun.values():
+            self.lifecycle.break_off(mail, why)
+        self._begun.clear()

@@ -39,7 +39,7 @@ class OnlyTo(NamedTuple):
                 left.append(recipient)
             else:
                 why = f"{recipient.address} is not in only_to, so that nothing was sent there"
-                refused.append(Outcome(recipient.address, Status.REJECTED, error=InvalidInput(why, field="only_to")))
+                refused.append(Outcome(recipient, Status.REJECTED, error=InvalidInput(why, field="only_to")))
         return tuple(left), tuple(refused)
 
 

@@ -60,6 +60,9 @@ class Mail:
     server: str | None = None
     error: Exception | None = None
     notes: tuple[str, ...] = ()
+    parcel_notes: Any = None  # for the events
+    has_nothing = False  # to send: its parcel is None
+    may_begin_at: float | None = None  # as the caller's ``pace`` says
     settled: tuple[Outcome, ...] | None = None
     """What became of all recipients at once: a server took the message for all of them in one transaction."""
 
@@ -106,8 +109,14 @@ class Mail:
                 self.settle(recipient, Status.ACCEPTED, reply, server, None)
         else:
             self.settled = tuple(
-                [Outcome(recipient.address, Status.ACCEPTED, reply, server, None, 1) for recipient in self.pending]
+                [Outcome(recipient, Status.ACCEPTED, reply, server, None, 1) for recipient in self.pending]
             )
+        self.pending = ()
+
+    def pretend(self) -> None:
+        """Count it as accepted for all that are pending, where sending is suppressed."""
+        self.settled = tuple([Outcome(recipient, Status.ACCEPTED) for recipient in self.pending])
+        self.notes = ("sending is suppressed: nothing was sent",)
         self.pending = ()
 
     def transaction(
@@ -179,7 +188,7 @@ class Mail:
     ) -> None:
         """Write down what became of a recipient; whoever does so ends that it is pending."""
         attempts = self.attempts.get(recipient, 0)
-        self.outcomes[recipient] = Outcome(recipient.address, status, reply, server, error, attempts)
+        self.outcomes[recipient] = Outcome(recipient, status, reply, server, error, attempts)
 
     def go_on(self, again: tuple[Recipient, ...], most: int) -> None:
         """The same server is given those it wants ``again``, and those behind; the others are set aside.
@@ -238,12 +247,18 @@ class Mail:
             if outcome.status is Status.REJECTED and outcome.error is None:  # nobody refused those whom it is for
                 why = f"{outcome.address} was refused, to which redirect_to sends all mail"
                 outcome = replace(outcome, error=InvalidInput(why, field="redirect_to"))
-            outcomes = tuple([replace(outcome, address=recipient.address) for recipient in self.recipients])
+            outcomes = tuple([replace(outcome, recipient=recipient) for recipient in self.recipients])
             notes += (f"for {self.redirected.recipients[0].address} alone, as redirect_to says",)
         outcomes += self.refused
         message_id = self.content.message_id if self.content else None
-        receipt = Receipt(message_id, outcomes, self.reply, self.server, queue_id(self.reply), None, notes)
-        if self.settled is None and (error := failure(receipt, self.error)) is not None:
+        receipt = Receipt(
+            message_id, outcomes, self.reply, self.server, queue_id(self.reply), None, notes, self.envelope
+        )
+        if self.settled is not None:
+            return receipt
+        # without a recipient nothing was tried, and what kept the message from being made is the reason
+        error = failure(receipt, self.error) if outcomes else self.error
+        if error is not None:
             # frozen, and the error has to carry the receipt it stands in
             object.__setattr__(receipt, "error", error)
             if isinstance(error, SMTPError):

@@ -1,10 +1,10 @@
-"""From a receipt to what is told of it: the error that ``send`` raises, the events, the queue id."""
+"""From a receipt to what is told of it: the error that ``send`` raises, the events of recipients, the queue id."""
 
 from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Any
 
 from smtpbackend.envelope import Envelope
@@ -14,7 +14,6 @@ from smtpbackend.errors import (
     ConnectionLost,
     ContentRefused,
     DeliveryError,
-    InDoubt,
     InvalidInput,
     NotSupported,
     RecipientsRefused,
@@ -22,10 +21,10 @@ from smtpbackend.errors import (
     SMTPError,
     TLSFailed,
 )
-from smtpbackend.events import Event, MessageFailed, MessageInDoubt, MessageSent, RecipientDeferred, RecipientRejected
+from smtpbackend.events import Event, RecipientDeferred, RecipientRejected
 from smtpbackend.outcome import Receipt, Reply, Status, named, refusals
 
-__all__ = ["failure", "queue_id", "report"]
+__all__ = ["failure", "queue_id", "recipient_events"]
 
 
 def failure(receipt: Receipt, last: Exception | None) -> Exception | None:
@@ -64,24 +63,14 @@ def own(error: Exception | None) -> Exception:
     return copied
 
 
-def report(message: Any, envelope: Envelope | None, receipt: Receipt) -> Iterable[Event]:
-    """The events that tell a receipt."""
-    if receipt.ok:
-        return (MessageSent(message, envelope, receipt),)
-    return _events(message, envelope, receipt)
-
-
-def _events(message: Any, envelope: Envelope | None, receipt: Receipt) -> Iterable[Event]:
+def recipient_events(message: Any, envelope: Envelope | None, receipt: Receipt, notes: Any = None) -> Iterator[Event]:
+    """The events of the recipients that were not accepted, as far as nobody of ours decided that (`CancelSend`)."""
+    if isinstance(receipt.error, CancelSend):
+        return
     for outcome in receipt.rejected:
-        yield RecipientRejected(message, envelope, outcome)
+        yield RecipientRejected(message, envelope, outcome, notes=notes)
     for outcome in receipt.deferred:
-        yield RecipientDeferred(message, envelope, outcome)
-    if receipt.in_doubt:
-        yield MessageInDoubt(message, envelope, receipt, receipt.in_doubt[0].error or InDoubt("in doubt"))
-    if receipt.accepted:
-        yield MessageSent(message, envelope, receipt)
-    elif not receipt.in_doubt and receipt.error is not None:
-        yield MessageFailed(message, envelope, receipt, receipt.error)
+        yield RecipientDeferred(message, envelope, outcome, notes=notes)
 
 
 # "queued as X" Postfix, "id=X" Exim, "[InternalId=X" Exchange, "X Message accepted" Sendmail and OpenSMTPD

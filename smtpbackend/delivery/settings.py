@@ -375,6 +375,14 @@ SETTINGS: tuple[Setting, ...] = (
         "too; receipts and signals speak of them. For a staging site.",
     ),
     Setting(
+        "suppress_send",
+        "mailer",
+        _flag,
+        False,
+        "Do everything but the conversation with a server: all recipients that could be sent to count as accepted. For "
+        "tests. Flask: also while the app is testing.",
+    ),
+    Setting(
         "strategy",
         "mailer",
         _one_of("failover", "round_robin"),

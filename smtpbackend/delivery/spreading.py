@@ -1,4 +1,4 @@
-"""One stream of messages over several connections: who may take the next message, and which receipt is next.
+"""Messages spread over several connections: which stream takes the next one, and what is given to the caller next.
 
 The twins act on it, a lock or a loop around it.
 """
@@ -6,17 +6,21 @@ The twins act on it, a lock or a loop around it.
 from __future__ import annotations
 
 import operator
+from collections import deque
 from enum import Enum
 from typing import Any
 
+from smtpbackend.delivery.asks import END
 from smtpbackend.delivery.configuration import Configuration
+from smtpbackend.delivery.mail import Mail
+from smtpbackend.delivery.ordering import AsKnown, InOrder
 from smtpbackend.errors import InvalidInput
 
 __all__ = ["Spread", "Step", "check_connections"]
 
 
 class Step(Enum):
-    """What who would take a message does now."""
+    """What a stream that wants another message does now."""
 
     TAKE = "take"
     """Ask the source, and say what it answered: `Spread.answered`."""
@@ -29,64 +33,93 @@ class Step(Enum):
 
 
 class Spread:
-    """Numbers the messages as they are taken, and gives the receipts in that order.
+    """The messages on their way from the source to several streams, and what became of them on the way back.
 
-    ``most``: how many messages may be under way or have a receipt that waits for its turn.
+    A stream asks the source for an item; the caller's own thread or task makes a `Mail` of it; the first stream that
+    asks for one sends it. ``most``: how many messages may be under way or known and not given. ``pairs`` and ``in_order``
+    are those of a `Dispatch`.
     """
 
-    def __init__(self, source: Any, most: int) -> None:
+    def __init__(self, source: Any, most: int, pairs: bool, in_order: bool) -> None:
         self.most = most
-        self.ended = False
-        """No message is taken any more: the source is at its end or raised, or nobody takes receipts."""
-        self.failed: Exception | None = None
-        """What the source raised."""
+        self.item: Any = END
+        """What was taken from the source last; END: there is a mail of it already."""
+        self.taken = 0
+        """How many items were taken: the number of the last one."""
+        self.is_away = False
+        """The caller does something else than to iterate: an item may have to wait for it."""
+        self.failed: BaseException | None = None
+        """What the source raised, or ``prepare`` where it is no Exception."""
+        self._ended = False  # the source is asked no more
+        self._is_over = False  # and what was taken is not sent any more
         self._source = source
         self._is_asked = False
-        self._taken = 0
+        self._begun: deque[Mail] = deque()  # and not taken by a stream
         self._given = 0
-        self._known: dict[int, Any] = {}
+        self._pairs = pairs
+        self._known: AsKnown | InOrder = InOrder() if in_order else AsKnown()
 
     def left(self) -> int:
         """How many items the source has, -1 where it does not say: then it may make us wait for the next one."""
         return operator.length_hint(self._source, -1)
 
-    def step(self, has_some: bool) -> Step:
-        """What to do for another message. ``has_some``: whether receipts of one's own are still to come."""
-        if self.ended:
+    def step(self, busy: bool) -> Step | Mail:
+        """What a stream does for another message, or the message. ``busy``: some of its own have no receipt yet."""
+        if self._begun:
+            return self._begun.popleft()
+        if self._is_over or (self._ended and self.item is END):
             return Step.END
-        if not self._is_asked and self._taken - self._given < self.most:
+        if not self._ended and not self._is_asked and self.taken - self._given < self.most:
             self._is_asked = True
             return Step.TAKE
-        at_once = self._is_asked and self.left() >= 0  # whoever asks has its answer in a moment
-        return Step.LATER if has_some and not at_once else Step.WAIT
+        if self.item is not END:
+            at_once = not self.is_away
+        else:
+            at_once = self._is_asked and self.left() >= 0
+        return Step.LATER if busy and not at_once else Step.WAIT
 
-    def answered(self, is_item: bool, failed: Exception | None = None) -> int | None:
-        """Take down what the source answered: the number of its item, or None at its end.
+    def answered(self, item: Any, failed: Exception | None = None) -> None:
+        """Take down what the source answered: an item, or `END`.
 
-        It is asked for no other before `composed`: who yields one message again and again, changed, may change it then.
+        It is asked for no other before there is a mail of the item: its owner may change it then.
         """
-        if not is_item:
-            self.composed()
-            self.failed = failed
-            self.ended = True
-            return None
-        self._taken += 1
-        return self._taken
+        if item is END:
+            self.end(failed)
+        else:
+            self.taken += 1
+            self.item = item
 
-    def composed(self) -> None:
-        """Nothing more is read of the item that was taken last."""
+    def begun(self, mail: Mail) -> None:
+        """There is a mail of the item."""
+        self.item = END
         self._is_asked = False
+        self._begun.append(mail)
 
-    def put(self, number: int, receipt: Any) -> None:
-        """Take a receipt."""
-        self._known[number] = receipt
+    def end(self, failed: BaseException | None = None) -> None:
+        """Ask the source no more."""
+        self.failed = self.failed or failed
+        self._is_asked = False
+        self._ended = True
+
+    def abandon(self, failed: BaseException | None = None) -> list[Mail]:
+        """Send nothing more of what was taken; returns the mails that no stream has."""
+        self.end(failed)
+        self._is_over = True
+        self.item = END
+        left = list(self._begun)
+        self._begun.clear()
+        return left
+
+    def put(self, number: int, pair: tuple[Any, Any]) -> None:
+        """Take what became of a message, and the message."""
+        self._known.put(number, pair if self._pairs else pair[1])
 
     def next(self) -> Any:
-        """The receipt whose turn it is, or None where it is not known yet."""
-        receipt = self._known.pop(self._given + 1, None)
-        if receipt is not None:
+        """What is given to the caller next, or None where it is not known yet."""
+        value = self._known.take()
+        if value is not None:
             self._given += 1
-        return receipt
+        return value
 
 
 def check_connections(connections: int, configuration: Configuration) -> None:

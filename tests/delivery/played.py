@@ -7,9 +7,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from smtpbackend import Receipt, Server
-from smtpbackend.delivery.asks import END, GONE, Give, Lease, Pace, Pull, Release, Talk
+from smtpbackend.delivery.asks import END, GONE, Give, Holds, Lease, Pace, Prepare, Pull, Release, Reserve, Sleep, Talk
 from smtpbackend.delivery.configuration import Rules
 from smtpbackend.delivery.dispatch import Dispatch
+from smtpbackend.delivery.lifecycle import Lifecycle
+from smtpbackend.delivery.parcel import Caller
 from smtpbackend.delivery.pooling import Bucket, Connection
 from smtpbackend.delivery.route import Route
 from smtpbackend.errors import ConnectFailed, SMTPError, TimedOut
@@ -17,6 +19,7 @@ from smtpbackend.events import Telling
 from smtpbackend.protocol.effects import LATER, Ended, Now, Read, StartTLS, Work, Write
 from smtpbackend.protocol.session import Session
 from smtpbackend.testing import CUT, RESET, SILENCE, TLS, Play, Speaker
+from tests.telling import names_of
 
 REFUSED = "refused"
 """Instead of a Play: nobody listens there."""
@@ -90,6 +93,9 @@ class Played:
         self.servers = {Server(host, tls="none", **{"window": 1, **keys}): plays for host, plays in servers.items()}
         self.route = Route(list(self.servers), options.pop("strategy", "failover"), options.pop("rest", 30.0))
         self.options = options
+        self.caller = Caller(None, *(options.pop(key, None) for key in ("prepare", "holds", "pace")))
+        self.asked: list[tuple[Any, ...]] = []
+        """What the caller was asked, in order, as ("prepare", item) or ("pace", server, number)."""
         self.speakers: dict[str, list[Speaker]] = {host: [] for host in servers}
         self.leases: list[tuple[str, bool]] = []
         """Host and ``fresh`` of each lease."""
@@ -110,14 +116,21 @@ class Played:
 
     def dispatch(self) -> Dispatch:
         """One for these servers."""
+        lifecycle = Lifecycle(
+            Rules(self.options.get("policy", "any")),
+            Telling([self.events.append, *self.options.get("listeners", ())]),
+            lambda: self.now,
+            lambda: (datetime(2026, 9, 1, 12, tzinfo=UTC), "token"),
+            self.options.get("deadline"),
+            suppress=self.options.get("suppress", False),
+        )
         return Dispatch(
             self.route,
-            rules=Rules(self.options.get("policy", "any")),
-            tell=Telling([self.events.append, *self.options.get("listeners", ())]),
-            clock=lambda: self.now,
-            stamp=lambda: (datetime(2026, 9, 1, 12, tzinfo=UTC), "token"),
-            deadline=self.options.get("deadline"),
+            lifecycle,
             moved=self.options.get("moved", lambda: None),
+            caller=self.caller,
+            pairs=self.options.get("pairs", False),
+            in_order=self.options.get("in_order", not self.options.get("pairs", False)),
         )
 
     def send(self, *items: Any) -> list[Receipt]:
@@ -149,7 +162,24 @@ class Played:
                                 continue
                             answer = END if gone else next(source, END)
                             self.pulled += answer is not END
-                        case Give(given):
+                        case Prepare(item):
+                            self.asked.append(("prepare", item))
+                            try:
+                                answer = self.caller.parcel(item)
+                            except Exception as error:
+                                answer = error
+                            except BaseException:
+                                answer = END
+                        case Holds(item):
+                            self.asked.append(("holds", item))
+                            answer = self.caller.is_held(item)
+                        case Reserve(server, number):
+                            self.asked.append(("pace", server, number))
+                            answer = self.caller.wait(server, number)
+                        case Sleep(until):
+                            self.asked.append(("sleep", until - self.now))
+                            self.now = until
+                        case Give(_, given):
                             if not gone:
                                 try:
                                     yield given
@@ -226,11 +256,14 @@ class Played:
         ]
 
     def names(self) -> list[str]:
-        """The events' names, with the server and phase of a failure."""
-        return [
-            f"server_failed {event.server.split(':')[0]} {event.phase}" if event.name == "server_failed" else event.name
-            for event in self.events
-        ]
+        """The events' names, with the server and phase of a failure; for the end of a message those of its signals."""
+        return [name for event in self.events for name in _names(event)]
+
+
+def _names(event: Any) -> list[str]:
+    if event.name == "server_failed":
+        return [f"server_failed {event.server.split(':')[0]} {event.phase}"]
+    return names_of(event)
 
 
 __all__ = ["BUSY", "CUT", "REFUSED", "SILENCE", "Play", "Played"]

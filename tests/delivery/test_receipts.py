@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from smtpbackend import Address, Envelope, Outcome, Receipt, Reply, Status
-from smtpbackend.delivery.receipts import failure, queue_id, report
+from smtpbackend import Envelope, Outcome, Receipt, Recipient, Reply, Status
+from smtpbackend.delivery.receipts import failure, queue_id
 from smtpbackend.delivery.stamp import stamp
 from smtpbackend.errors import AuthenticationFailed, ConnectFailed, DeliveryError, InDoubt, RecipientsRefused
+from smtpbackend.events import MessageEnded
+from tests.telling import names_of
 
 ENVELOPE = Envelope("ann@example.org", ["bob@example.com"])
 
@@ -15,7 +17,7 @@ ENVELOPE = Envelope("ann@example.org", ["bob@example.com"])
 def receipt(*outcomes: tuple[Status, Reply | None]) -> Receipt:
     return Receipt(
         None,
-        tuple(Outcome(Address(f"u{n}", "example.com"), status, reply) for n, (status, reply) in enumerate(outcomes)),
+        tuple(Outcome(Recipient(f"u{n}@example.com"), status, reply) for n, (status, reply) in enumerate(outcomes)),
     )
 
 
@@ -71,17 +73,15 @@ def test_without_any_word_there_is_still_an_error() -> None:
 
 
 def test_doubt_comes_first() -> None:
-    doubtful = Outcome(Address("u", "example.com"), Status.IN_DOUBT, error=InDoubt("who knows"))
+    doubtful = Outcome(Recipient("u@example.com"), Status.IN_DOUBT, error=InDoubt("who knows"))
     assert isinstance(failure(Receipt(None, (doubtful,)), ConnectFailed("no")), InDoubt)
-    names = [event.name for event in report(None, ENVELOPE, Receipt(None, (doubtful,), error=doubtful.error))]
-    assert names == ["message_in_doubt"]
+    told = names_of(MessageEnded(None, ENVELOPE, Receipt(None, (doubtful,), error=doubtful.error)))
+    assert told == ["message_in_doubt"]
 
 
 def test_a_message_may_be_sent_to_some_and_in_doubt_for_others() -> None:
-    names = [
-        event.name for event in report(None, ENVELOPE, receipt((Status.ACCEPTED, Reply(250)), (Status.IN_DOUBT, None)))
-    ]
-    assert names == ["message_in_doubt", "message_sent"]
+    ended = MessageEnded(None, ENVELOPE, receipt((Status.ACCEPTED, Reply(250)), (Status.IN_DOUBT, None)))
+    assert names_of(ended) == ["message_in_doubt", "message_sent"]
 
 
 def test_a_stamp_has_a_zone_and_never_comes_again() -> None:

@@ -311,12 +311,12 @@ class TestAbandoned:
         world = Played({"a": [{}]})
         dispatch = world.dispatch()
         for place, message in enumerate(mails(2)):
-            one = dispatch._prepare(message)
+            one = dispatch.lifecycle.begin(place + 1, *dispatch.lifecycle.open(message))
             transaction = Transaction(one.envelope, one.pending, one.content)
             transaction.mail = transaction.rcpt[0] = transaction.final = Reply(250)
             transaction.handed_over = True
             transaction.is_settled = place == 0
-            dispatch._line.append(one)
+            dispatch._begun[place + 1] = one
             dispatch._flying.append((one, transaction))
         dispatch._break_off()
         told = [name for name in world.names() if name != "message_sending"]

@@ -40,7 +40,7 @@ def message(**options: Any) -> Message:
 
 def written(given_: Message) -> tuple[bytes, Any]:
     """The octets that leave, and the envelope. Raises the error of the first recipient who is none."""
-    parcel = compose(given_, None)[0]
+    parcel = compose(given_, None)
     for outcome in parcel.refused:
         raise outcome.error
     content = parcel.content

@@ -511,7 +511,7 @@ def test_nothing_leaves_an_app_under_test(aiosmtpd: StartServer, make_app: MakeA
     assert receipt.ok
     assert [str(outcome.address) for outcome in receipt.outcomes] == ["ann@example.com", "bob@example.com"]
     assert receipt.message_id == message.msgId
-    assert receipt.notes == ("sending is suppressed: nothing left the app",)
+    assert receipt.notes == ("sending is suppressed: nothing was sent",)
     assert server.connections == 0
 
 

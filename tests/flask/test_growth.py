@@ -22,7 +22,7 @@ def send(text: str = "x", **fields: Any) -> None:
     given = Message(
         **{"subject": "x", "recipients": ["bob@example.org"], "body": text, "sender": "a@b.example", **fields}
     )
-    content, _, _ = compose(given, None)
+    content = compose(given, None).content
     if not hasattr(content, "chunks"):
         content = render(content, date=DATE, token="t")
     b"".join(content.chunks())

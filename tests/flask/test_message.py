@@ -31,7 +31,7 @@ from smtpbackend_flask import (
     sanitize_addresses,
     sanitize_subject,
 )
-from smtpbackend_flask.compose import compose
+from smtpbackend_flask.compose import compose, left_out
 from smtpbackend_flask.message import bad_header
 
 DATE = 1700000000.0
@@ -478,7 +478,7 @@ def test_force_text() -> None:
 
 
 def envelope_of(message: Any, **options: Any) -> Envelope:
-    envelope = compose(message, None, **options)[0].envelope
+    envelope = compose(message, None, **options).envelope
     assert envelope is not None
     return envelope
 
@@ -524,7 +524,7 @@ def test_smtp_parameters_are_translated() -> None:
         ],
         rcpt_options=["NOTIFY=SUCCESS,FAILURE", "ORCPT=rfc822;ann+2B1@example.com"],
     )
-    parcel, _, notes = compose(message, None)
+    parcel, notes = compose(message, None), left_out(message)
     envelope = parcel.envelope
     assert envelope is not None
     assert (envelope.dsn_return, envelope.envid, envelope.require_tls, envelope.hold_for) == ("HDRS", "a+b", True, 60)
@@ -572,7 +572,7 @@ def test_smtp_parameters_that_cannot_be(options: dict[str, Any]) -> None:
 def test_addresses_that_cannot_be(change: dict[str, Any], field: str) -> None:
     """One address for each entry; the outcome's error names the argument and the place."""
     message = Message(**{"subject": "Hi", "recipients": ["ann@example.com"], "sender": "app@example.com", **change})
-    parcel = compose(message, None)[0]
+    parcel = compose(message, None)
     ((argument, given),) = change.items()
     (refused,) = parcel.refused
     assert refused.error.field == field

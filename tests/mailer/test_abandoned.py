@@ -18,9 +18,9 @@ from tests.mailer.leftovers import Leftovers, taken
 from tests.mailer.suspensions import eventually, others
 from tests.mailer.twins import PATIENCE, AsyncioTwin, Driven, Twin, hello
 from tests.servers.ports import wait_until
+from tests.telling import names_of
 
 SHORT = 0.3  # seconds
-ENDS = ("message_sent", "message_in_doubt", "message_failed")
 
 windows = pytest.mark.parametrize("window", [{}, {"window": 1}], ids=["window", "one at a time"])
 PROBED: Any = {"chunk_in_flight": "probe"}
@@ -37,8 +37,8 @@ class Heard:
     def __call__(self, event: Any) -> None:
         if event.name == "message_sending":
             self.begun.append(event.message.subject)
-        elif event.name in ENDS:
-            self.ended.setdefault(event.message.subject, []).append(event.name)
+        elif event.name == "message_ended":
+            self.ended.setdefault(event.message.subject, []).extend(names_of(event))
 
     def check(self, *servers: ScriptedServer) -> None:
         """Each message that was begun has one end, which agrees with the servers; nothing was sent twice.

@@ -25,6 +25,7 @@ from tests.mailer.conftest import Scripted
 from tests.mailer.twins import AsyncioTwin, Twin, hello
 from tests.servers.ports import free_ports
 from tests.servers.tls import Certificates
+from tests.telling import names
 
 KEY = base64.b64encode(bytes(32)).decode()  # Ed25519
 TOKENS = ClientCredentials("https://login.example.com/token", "app", "secret")
@@ -219,7 +220,7 @@ class TestLife:
         else:
             mailer.send(hello())
             mailer.close()
-        assert [event.name for event in events] == ["message_sending", "message_sent"]
+        assert names(events) == ["message_sending", "message_sent"]
 
 
 class TestBadSettings:

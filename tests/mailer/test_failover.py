@@ -12,6 +12,7 @@ from smtpbackend.testing import CUT, DEAF, EXTENSIONS, HANG_UP, RESET, SILENCE, 
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import SENDER, Twin, hello
 from tests.servers.ports import free_ports
+from tests.telling import names, names_of
 
 LIMITLESS = ("PIPELINING",)  # no SIZE
 THREE = ("ada@example.com", "bob@example.com", "carl@example.com")
@@ -44,7 +45,7 @@ class TestMovesOn:
         receipt = mailer.send(hello())
         assert receipt.ok
         assert receipt.server == good.name
-        assert [event.name for event in events] == ["message_sending", "server_failed", "message_sent"]
+        assert names(events) == ["message_sending", "server_failed", "message_sent"]
         assert (events[1].server, events[1].phase) == (bad.name, phase)
 
     @pytest.mark.parametrize("command", ["RCPT", "DATA", "."])
@@ -55,7 +56,7 @@ class TestMovesOn:
         """It is tried once more on a fresh connection; then it goes on, and nothing is said against the server."""
         bad, good = scripted(Play({command: ("421 4.3.2 closing", CUT)}, extensions)), scripted()
         events: list[str] = []
-        receipt = twin(bad.url, good.url, listeners=[lambda event: events.append(event.name)]).send(hello())
+        receipt = twin(bad.url, good.url, listeners=[lambda event: events.extend(names_of(event))]).send(hello())
         assert (receipt.ok, receipt.server) == (True, good.name)
         assert receipt.outcomes[0].attempts == 3
         assert bad.connections == 2
@@ -217,7 +218,7 @@ class TestInDoubt:
         assert outcome.reply is None
         assert len(server.handed_over) == 1
         assert other.handed_over == []
-        assert [event.name for event in events] == ["message_sending", "server_failed", "message_in_doubt"]
+        assert names(events) == ["message_sending", "server_failed", "message_in_doubt"]
 
     def test_also_on_a_connection_from_the_pool(self, twin: Twin, scripted: Scripted) -> None:
         server = scripted({".": ["250 ok", CUT]}, {})

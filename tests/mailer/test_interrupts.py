@@ -25,6 +25,7 @@ from tests.mailer.leftovers import Leftovers, taken
 from tests.mailer.twins import PATIENCE, hello
 from tests.servers.ports import free_ports, wait_until
 from tests.servers.tls import Certificates
+from tests.telling import names_of
 
 Interrupt = Callable[..., Any]
 
@@ -303,7 +304,7 @@ class TestInAListener:
         raised: list[str] = []
 
         def listen(event: Any) -> None:
-            if event.name == name and not raised:
+            if name in names_of(event) and not raised:
                 raised.append(name)
                 raise KeyboardInterrupt
 

@@ -10,6 +10,7 @@ import pytest
 from smtpbackend.errors import InvalidSetting
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import Twin, hello
+from tests.telling import names_of
 
 
 def listener(event: Any) -> None:
@@ -71,7 +72,7 @@ def test_whatever_has_callables_will_do(twin: Twin, scripted: Scripted, kind: An
     told: list[str] = []
 
     def note(event: Any) -> None:
-        told.append(event.name)
+        told.extend(names_of(event))
 
     mailer = twin(scripted().url, listeners=kind([note]))
     mailer.send(hello())

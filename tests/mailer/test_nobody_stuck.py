@@ -21,6 +21,7 @@ from tests.mailer.twins import PATIENCE, Driven, Twin, hello
 from tests.servers.ports import free_ports
 from tests.servers.relay import Relay
 from tests.servers.tls import Certificates
+from tests.telling import names
 
 SHORT = 0.5  # seconds: a busy machine stands still for a quarter of one
 LONG = 60.0
@@ -487,7 +488,7 @@ class TestEverythingDown:
             assert receipt.error.receipt is receipt
             assert outcome.error is not None
         assert [server.connections for server in scripts] == [1] * len(scripts)
-        assert Counter(event.name for event in events) == {
+        assert Counter(names(events)) == {
             "message_sending": 1000,
             "server_failed": len(servers),
             "recipient_deferred": 1000,

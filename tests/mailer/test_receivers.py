@@ -69,7 +69,7 @@ def taken(server: ScriptedServer) -> int:
     return sum(len(speaker.taken) for speaker in server.speakers)
 
 
-NAMES = ["server_failed", "recipient_deferred", "message_failed"]
+NAMES = ["server_failed", "recipient_deferred", "message_ended"]
 
 
 @pytest.mark.parametrize("how", ["Listener", "signals"])
@@ -125,7 +125,7 @@ def test_a_stream_on_several_connections_is_inside_of_the_receiver_that_sends_it
     def listen(event: Any) -> None:
         heard.append(event)
         assert len(heard) < 100
-        if event.name == "message_failed":
+        if event.name == "message_ended":
             stream = mailer.raw.send_many([hello()] * 8, connections=4)
             if twin.name == "blocking":
                 assert not any(receipt.ok for receipt in stream)

@@ -14,7 +14,7 @@ import pytest
 
 from smtpbackend import Attachment, Envelope, Message, Outcome, Recipient, Status
 from smtpbackend.errors import CancelSend, ConnectFailed, InDoubt, InvalidInput, InvalidSetting, RecipientsRefused
-from smtpbackend.events import MessageFailed, MessageSending, RecipientRejected
+from smtpbackend.events import MessageSending, RecipientRejected
 from smtpbackend.testing import Play, ScriptedServer
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import SENDER, Twin, hello
@@ -265,7 +265,7 @@ def test_our_own_trouble_rejects_nobody(
     if alone:
         with pytest.raises(kind_of_error) as raised:
             mailer.send(message, envelope)
-        receipt = next(event for event in heard if isinstance(event, MessageFailed)).receipt
+        receipt = next(event for event in heard if event.name == "message_ended").receipt
         assert receipt.error is raised.value
     else:
         (receipt,) = mailer.send_many([message if envelope is None else (message, envelope)])

@@ -19,6 +19,7 @@ from smtpbackend.events import MessageSending
 from smtpbackend.testing import Play
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import SENDER, Twin, hello
+from tests.telling import names
 
 CONTENT = b"From: ann@example.org\r\nTo: bob@example.com\r\nSubject: raw\r\n\r\n.dot\r\nGood day\r\n"
 ENVELOPE = Envelope("", ["bob@example.com"])
@@ -343,7 +344,7 @@ class TestEvents:
         receipt = mailer.send(message, listeners=[lambda event: told.append(("call", event))])
         for whose in ("mailer", "call"):
             events = [event for owner, event in told if owner == whose]
-            assert [event.name for event in events] == [
+            assert names(events) == [
                 "message_sending",
                 "recipient_rejected",
                 "recipient_deferred",
@@ -363,14 +364,14 @@ class TestEvents:
         events: list[Any] = []
         with pytest.raises(ConnectionError) as caught:
             twin(server.url, listeners=[events.append]).send(hello())
-        assert [event.name for event in events] == [
+        assert names(events) == [
             "message_sending",
             "server_failed",
             "recipient_deferred",
             "message_failed",
         ]
         assert (events[1].server, events[1].phase) == (server.name, "greeting")
-        assert events[3].error is caught.value
+        assert events[3].receipt.error is caught.value
 
     def test_a_listener_may_cancel_a_message(self, twin: Twin, scripted: Scripted) -> None:
         server = scripted()
@@ -384,7 +385,7 @@ class TestEvents:
         with pytest.raises(CancelSend, match="Sunday") as caught:
             twin(server.url, listeners=[veto]).send(hello())
         assert [outcome.status for outcome in caught.value.receipt.outcomes] == [Status.DEFERRED]
-        assert [event.name for event in events] == ["message_sending"]
+        assert names(events) == ["message_sending", "message_ended"]
         assert server.connections == 0
 
     def test_a_listener_that_raises_is_logged_and_breaks_nothing(
@@ -393,7 +394,7 @@ class TestEvents:
         server = scripted({"RCPT TO:<carl@": "550 no"})
 
         def broken(event: Any) -> None:
-            raise CancelSend if event.name == "message_sent" else ZeroDivisionError
+            raise CancelSend if event.name == "message_ended" else ZeroDivisionError
 
         with caplog.at_level(logging.ERROR, "smtpbackend"):
             receipt = twin(server.url, listeners=[broken]).send(hello("bob@example.com", "carl@example.com"))

@@ -18,6 +18,7 @@ from smtpbackend.testing import CUT, EXTENSIONS, Play
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import PATIENCE, Twin, hello
 from tests.servers.ports import free_ports, wait_until
+from tests.telling import names_of
 
 
 def numbered(count: int) -> list[Message]:
@@ -88,7 +89,7 @@ def test_who_stops_taking_receipts_frees_the_connections(twin: Twin, scripted: S
     mailer = twin(server.url, chunk_in_flight="probe")
     told: list[str] = []
     stream = mailer.stream(
-        (hello() for _ in range(10_000)), connections=4, listeners=[lambda event: told.append(event.name)]
+        (hello() for _ in range(10_000)), connections=4, listeners=[lambda event: told.extend(names_of(event))]
     )
     assert next(stream).ok
     stream.close()

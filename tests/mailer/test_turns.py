@@ -16,6 +16,7 @@ from smtpbackend.testing import Play, ScriptedServer
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import Driven, Twin, hello
 from tests.servers.ports import wait_until
+from tests.telling import names_of
 
 CONNECT = 0.5  # seconds; everybody here waits longer for a turn
 
@@ -206,7 +207,7 @@ def answering(mailer: Callable[[], Mailer], results: list[Any]) -> Callable[[Any
     """A Listener that sends a message for each one that was sent."""
 
     def listen(event: Any) -> None:
-        if event.name == "message_sent" and event.message.subject != "answer":
+        if names_of(event) == ["message_sent"] and event.message.subject != "answer":
             results.append(mailer().send(hello(subject="answer")).ok)
 
     return listen

@@ -30,6 +30,7 @@ class Driven(Protocol):
 
     def send(self, message: Any, envelope: Envelope | None = None, **options: Any) -> Receipt: ...
     def stream(self, messages: Iterable[Any], **options: Any) -> Any: ...
+    def deliver(self, items: Iterable[Any], **options: Any) -> Any: ...
     def send_at_once(self, messages: list[Any]) -> list[Receipt | BaseException]: ...
     def begin(self, messages: list[Any]) -> Begun: ...
     def ask(self, method: str, *args: Any) -> Any: ...
@@ -152,6 +153,9 @@ class _Blocking(Driven):
     def stream(self, messages: Iterable[Any], **options: Any) -> Any:
         return self.raw.send_many(messages, **options)
 
+    def deliver(self, items: Iterable[Any], **options: Any) -> Any:
+        return self.raw.deliver(items, **options)
+
     def send_at_once(self, messages: list[Any]) -> list[Receipt | BaseException]:
         results: list[Any] = [None] * len(messages)
 
@@ -215,6 +219,12 @@ class _Asyncio(Driven):
     def stream(self, messages: Iterable[Any], **options: Any) -> Any:
         async def start() -> Any:
             return self.raw.send_many(messages, **options)
+
+        return _Stream(self._run, self._run(start()))
+
+    def deliver(self, items: Iterable[Any], **options: Any) -> Any:
+        async def start() -> Any:
+            return self.raw.deliver(items, **options)
 
         return _Stream(self._run, self._run(start()))
 

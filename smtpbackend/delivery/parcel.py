@@ -1,0 +1,83 @@
+"""What goes into `Mailer.deliver`: a message in its parcel, and the functions of the caller that are asked about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from smtpbackend.address import Address
+from smtpbackend.envelope import Envelope, Routing
+from smtpbackend.errors import InvalidInput
+from smtpbackend.outcome import Outcome, Status
+
+__all__ = ["Caller", "Parcel"]
+
+
+class Parcel(NamedTuple):
+    """A message as ``prepare`` has it ready.
+
+    ``envelope`` is None where no recipient is left. ``content`` is what ``Mailer.send`` takes (a `Message`, an
+    ``email.message.Message``, bytes, a path, a binary file, an iterable of bytes), a `Content`, or the exception that
+    kept it from being made: by that every recipient fails. ``refused`` are recipients refused here, with the text as it
+    was given; ``notes`` comes back in each event of the message.
+    """
+
+    envelope: Envelope | None
+    content: Any
+    refused: tuple[Outcome, ...] = ()
+    notes: Any = None
+
+    @classmethod
+    def of(cls, message: Any, envelope: Envelope | None = None, bounce_address: Address | None = None) -> Parcel:
+        """The parcel of what ``Mailer.send`` takes.
+
+        Without an envelope the headers say who the message is from and for; ``bounce_address`` takes the place of the
+        originator. Raises `InvalidInput`.
+        """
+        if isinstance(envelope, Envelope):
+            return cls(envelope, message)
+        if envelope is not None:
+            raise InvalidInput(f"envelope must be an Envelope, not {type(envelope).__name__}", field="envelope")
+        if not hasattr(message, "raw_items") and not hasattr(message, "address_fields"):
+            raise InvalidInput(
+                f"a {type(message).__name__} has no originator and recipients that could be read: give an envelope",
+                field="envelope",
+            )
+        routing = Routing(message)
+        recipients, badly_written = routing.recipients()
+        refused = tuple(Outcome(text, Status.REJECTED, error=error) for text, error in badly_written)
+        if refused and not recipients:
+            return cls(None, message, refused)
+        try:
+            return cls(Envelope(bounce_address or routing.originator(), recipients), message, refused)
+        except InvalidInput as error:
+            if not recipients:
+                raise
+            return cls(Envelope(None, recipients), error, refused)  # the receipt tells of each recipient
+
+
+class Caller(NamedTuple):
+    """What the caller of `Mailer.deliver` gave: an iterator of items, and whom to ask about each of them.
+
+    ``prepare`` None: the items are what `Mailer.send_many` takes.
+    """
+
+    source: Any
+    prepare: Callable[[Any], Any] | None = None
+    holds: Callable[[Any], Any] | None = None
+    pace: Callable[[str, int], Any] | None = None
+
+    def parcel(self, item: Any) -> Any:
+        """What ``prepare`` says, or what is to be awaited for that."""
+        assert self.prepare is not None
+        return self.prepare(item)
+
+    def is_held(self, item: Any) -> Any:
+        """What ``holds`` says, or what is to be awaited for that."""
+        assert self.holds is not None
+        return self.holds(item)
+
+    def wait(self, server: str, number: int) -> Any:
+        """What ``pace`` says, or what is to be awaited for that."""
+        assert self.pace is not None
+        return self.pace(server, number)
