@@ -224,7 +224,7 @@ class Dispatch(Connecting):
                 else DeliveryError("nobody took the receipts any more before this message was sent")
             )
         mail.give_up([DeliveryError("no server could be tried"), *self._down.values()][-1])
-        self._settle(mail)
+        self._note_end(mail)
 
     def _is_late(self, mail: Mail) -> bool:
         return self._left is not None or (mail.deadline is not None and self.clock() >= mail.deadline)
@@ -313,7 +313,7 @@ class Dispatch(Connecting):
                 mail.rejoin()
                 mail.error = DeliveryError(f"the message is not to be sent by this delivery any more: {why}")
                 mail.settle_all(Status.DEFERRED, mail.error)
-                self._settle(mail)
+                self._note_end(mail)
                 return False
         return True
 
@@ -359,7 +359,7 @@ class Dispatch(Connecting):
             connection.has_worked = True
             self.route.worked(connection.server)
             mail.accept(final, connection.server.name)
-            self._settle(mail)
+            self._note_end(mail)
         elif transaction.is_unread:
             self._replay(mail)
         else:
@@ -443,7 +443,7 @@ class Dispatch(Connecting):
         mail.error = judgement.error or error  # what an earlier server said is not the last word any more
         mail.call_up()
         if not mail.pending:
-            self._settle(mail)
+            self._note_end(mail)
             if any(status is Status.IN_DOUBT for _, status, _, _ in judgement.settled):
                 self._blame(connection, error, mail.others)
             return
@@ -466,7 +466,7 @@ class Dispatch(Connecting):
 
     # Receipts ----------------------------------------------------------------------------------------------------
 
-    def _settle(self, mail: Mail) -> None:
+    def _note_end(self, mail: Mail) -> None:
         """Have a mail given to the caller, unless one of its recipients is still pending."""
         if not mail.pending:
             self._settled_mail.put(mail.number, mail)
