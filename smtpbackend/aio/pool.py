@@ -302,14 +302,19 @@ class Pool:
         connection.deadline = None
         now = self._loop.time()
         shelf = self._shelves.get(connection.server)
-        kept = others = False
+        kept = others = leaves = False
         if shelf is not None:
             kept, others = shelf.take_back(connection, now, crowded)
+            leaves = connection in shelf.used
             self._call_next(shelf)
             if connection.lender is not None:
                 self._call_all()
         if not kept:
-            await _say_goodbye(connection)
+            try:
+                await _say_goodbye(connection)
+            finally:
+                if leaves:
+                    self._give_up(connection.server, connection, connection.lender)
         elif not self._is_watched:
             self._look_again()
         return others

@@ -301,14 +301,19 @@ class Pool:
         with self._lock:
             now = time.monotonic()
             shelf = self._shelves.get(connection.server)
-            kept = others = False
+            kept = others = leaves = False
             if shelf is not None:
                 kept, others = shelf.take_back(connection, now, crowded)
+                leaves = connection in shelf.used
                 self._call_next(shelf)
                 if connection.lender is not None:
                     self._call_all()
         if not kept:
-            self._say_goodbye(connection)
+            try:
+                self._say_goodbye(connection)
+            finally:
+                if leaves:
+                    self._give_up(connection.server, connection, connection.lender)
         elif self not in watch.pools:
             watch.add(self)
         return others

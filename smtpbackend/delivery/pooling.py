@@ -151,6 +151,9 @@ class Shelf(Generic[W]):
     def take_back(self, connection: Connection[W], now: float, crowded: bool = False) -> tuple[bool, bool]:
         """Whether a connection that was leased is kept, else it must be closed; and whether others are open.
 
+        One that QUIT is said on stays in ``used`` and is counted until it is closed, then `count_out` is called: its
+        server counts it until then, too.
+
         ``crowded``: the server said on it that it has too many. Then there are no others where it is itself beyond the
         limit: who has it must not wait.
         """
@@ -161,8 +164,10 @@ class Shelf(Generic[W]):
         kept = not crowded and connection.lender is None and self.put(connection, now)
         if kept:
             self.used.discard(connection)
-        else:
+        elif crowded or connection.session.broken:
             self.count_out(connection, connection.lender)
+        else:
+            return False, self.open > 1
         if not crowded:
             return kept, self.open > 0
         return kept, connection.lender is None and self.crowd(now)

@@ -166,12 +166,16 @@ class TestBeyondTheLimit:
         assert shelf.open == 2
 
     def test_it_is_closed_when_it_comes_back(self) -> None:
+        """With QUIT; while that is not answered it is there, and no other is lent."""
         shelf: Shelf[None] = Shelf(Limits(max_connections=1))
         lent = connection()
         lent.lender = delivery = Delivery(shelf)
         shelf.lend(delivery)
+        shelf.used.add(lent)
         assert delivery.lent == 1
         assert shelf.take_back(lent, 100) == (False, False)
+        assert (shelf.open, shelf.beyond, delivery.lent, list(shelf.used)) == (1, 1, 1, [lent])
+        shelf.count_out(lent, delivery)
         assert delivery.lent == 0
         assert (shelf.open, shelf.beyond, shelf.idle) == (0, 0, [])
 

@@ -32,6 +32,24 @@ class Gate:
         return "250 ok"
 
 
+class Census:
+    """What counts connections at the server: ``most`` were open when a content came. Until QUIT is answered one is."""
+
+    def __init__(self, scripted: Scripted) -> None:
+        self.server = scripted(Play({".": self._count, "QUIT": self._goodbye}))
+        self.most = 0
+        self._ended = 0
+
+    def _count(self, _: str) -> str:
+        self.most = max(self.most, self.server.connections - self._ended)
+        return "250 ok"
+
+    def _goodbye(self, _: str) -> str:
+        time.sleep(0.05)  # time enough to open another one, and to send on it
+        self._ended += 1
+        return "221 bye"
+
+
 def lease(mailer: Driven) -> Any:
     """Somebody else's connection."""
     return mailer.on_pool("lease", mailer.raw.configuration.servers[0], False, None)
@@ -83,6 +101,13 @@ class TestTurns:
         assert mailer.raw.stats().waiting == 0
         assert "server_failed" not in events
         give_back(mailer, in_use)
+
+    def test_one_that_says_quit_is_open_until_it_is_answered(self, twin: Twin, scripted: Scripted) -> None:
+        """A server that takes so many from us counts it, too."""
+        census = Census(scripted)
+        results = twin(census.server.url, max_connections=1, max_messages=1).send_at_once([hello() for _ in range(6)])
+        assert [result for result in results if isinstance(result, BaseException)] == []
+        assert (census.server.connections, census.most) == (6, 1)
 
     def test_nobody_stands_in_line_for_a_dead_server(self, twin: Twin, unreachable: int) -> None:
         """Each would try in its turn, and the last one after minutes."""
@@ -300,18 +325,10 @@ class TestInsideATask:
 
     def test_its_own_and_its_children_s(self, scripted: Scripted) -> None:
         """However many children send at once, each stream lends one connection at a time."""
-        most = 0
-        server: ScriptedServer
-
-        def count(_: str) -> str:
-            nonlocal most
-            most = max(most, server.open_connections)
-            return "250 ok"
-
-        server = scripted(Play({".": count}))
+        census = Census(scripted)
 
         async def run() -> None:
-            async with AsyncMailer(server.url, max_connections=1, window=1) as mailer:
+            async with AsyncMailer(census.server.url, max_connections=1, window=1) as mailer:
                 async for receipt in mailer.send_many([hello() for _ in range(3)]):
                     assert receipt.ok
                     assert (await mailer.send(hello())).ok
@@ -320,8 +337,8 @@ class TestInsideATask:
                     assert all(one.ok for one in sent)
 
         asyncio.run(run())
-        assert len(server.handed_over) == 3 * 7
-        assert most == 2
+        assert len(census.server.handed_over) == 3 * 7
+        assert census.most == 2
 
     @pytest.mark.parametrize("connections", [1, 2])
     def test_many_tasks_at_once_which_all_send_from_inside(self, scripted: Scripted, connections: int) -> None:
