@@ -32,7 +32,10 @@ def held(pid: int) -> set[str]:
 
 def children(pid: int) -> list[int]:
     """The processes that a process has started."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(child) for child in (task / "children").read_text().split()]
-    return found
+    while True:
+        found, tasks = [], os.listdir(f"/proc/{pid}/task")
+        # a thread that ended before it was looked at left its children to another one: look again
+        with suppress(FileNotFoundError, ProcessLookupError):
+            for task in tasks:
+                found += [int(child) for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split()]
+            return found
