@@ -32,6 +32,8 @@ class User:
     def __str__(self) -> str:
         return "user42"
 
+    __repr__ = __str__  # the name of a test has no address in it: it is the same in each process of a run
+
 
 def message(**options: Any) -> Message:
     usual = {"subject": "Hi", "body": "x", "recipients": ["ann@example.org"], "sender": "a@example.com"}

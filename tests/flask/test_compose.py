@@ -82,7 +82,7 @@ class Mine(Message):
         {"subject": "one\r\n two"},
         {"body": None},
     ],
-    ids=str,
+    ids=" ".join,
 )
 def test_all_else_is_written_by_the_email_package(options: dict[str, Any]) -> None:
     assert not isinstance(compose(message(options), None).content, Content)
