@@ -4,14 +4,25 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 ARGS   ?=
+# How many processes run tests side by side; auto: one for each core
+WORKERS ?= auto
 # Which of noxfile.py's sessions `make test-all` runs; none named: all of them
 SESSIONS ?=
 
+PYTEST   := $(BIN)/python -m pytest
+PARALLEL := -n $(WORKERS) --dist loadgroup
+# What `make quick` leaves out besides: whole conversations, programs and what has a target of its own
+SLOWER   := $(addprefix --ignore=tests/,faults fuzz guards interoperability lineage mailer processes regressions servers)
+
+# To read the tests takes three times as long where Python may not keep what it compiled
+unexport PYTHONDONTWRITEBYTECODE
+export WORKERS
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all fuzz style format types docs interop guards bench clean
+.PHONY: help demo quick test test-exhaustive test-all fuzz style format types docs interop guards bench clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # pip groups dependencies (PEP 735) from 25.1 on; the pip that comes with Python 3.11 and 3.12 is older
 $(STAMP): pyproject.toml
@@ -23,16 +34,21 @@ $(STAMP): pyproject.toml
 demo: $(STAMP) ## send mail from a Django site and a Flask app, and see what arrives
 	$(BIN)/python docs/examples/demo.py
 
-test: $(STAMP) ## every test on this Python, with the coverage of smtpbackend/ (ARGS="-k name" to choose)
-	$(BIN)/python -m coverage run -m pytest $(ARGS)
-	$(if $(ARGS),,$(BIN)/python -m coverage report)
+quick: style types ## within a minute: ruff, mypy, and the tests that need neither a server nor patience
+	$(PYTEST) $(PARALLEL) -m "not exhaustive and not slow and not servers" $(SLOWER) $(ARGS)
+
+test: $(STAMP) ## the tests on this Python, with the coverage of smtpbackend/ (ARGS="-k name" to choose)
+	$(PYTEST) $(or $(ARGS),$(PARALLEL) -m "not exhaustive" --cov --cov-report=term-missing)
+
+test-exhaustive: $(STAMP) ## what `make test` leaves out: all cases of a kind, and conversations by the thousand
+	$(PYTEST) $(PARALLEL) -m exhaustive $(ARGS)
 
 test-all: $(STAMP) ## the tests on each supported Django whose Python is installed (SESSIONS="django-6.0" to choose)
 	$(BIN)/python -m nox $(if $(SESSIONS),--session $(SESSIONS))
 
-fuzz: $(STAMP) ## ten times as many conversations as in `make test`, and other ones; other examples for each property
-	SMTPBACKEND_FUZZ=10 $(BIN)/python -m pytest tests/fuzz $(ARGS)
-	SMTPBACKEND_FUZZ=10 $(BIN)/python -m pytest tests -m hypothesis $(ARGS)
+fuzz: $(STAMP) ## ten times as many conversations as in `make test-exhaustive`, other ones; other examples for properties
+	SMTPBACKEND_FUZZ=10 $(PYTEST) $(PARALLEL) tests/fuzz $(ARGS)
+	SMTPBACKEND_FUZZ=10 $(PYTEST) $(PARALLEL) tests -m hypothesis $(ARGS)
 
 style: $(STAMP) ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -50,7 +66,7 @@ docs: $(STAMP) ## write docs/reference/settings.md anew from the code, then chec
 	$(BIN)/python docs/links.py
 
 interop: $(STAMP) ## every server, TLS mode and login; write docs/interoperability.md anew from what is found
-	SMTPBACKEND_REQUIRE_SERVERS=1 SMTPBACKEND_WRITE_INTEROPERABILITY=1 $(BIN)/python -m pytest tests/interoperability
+	SMTPBACKEND_REQUIRE_SERVERS=1 SMTPBACKEND_WRITE_INTEROPERABILITY=1 $(PYTEST) tests/interoperability
 
 guards: $(STAMP) ## write tests/guards/kept.json anew, for each Python that is installed
 	for python in $(BIN)/python .nox/*/bin/python; do test ! -x $$python || $$python -m tests.guards.figures; done

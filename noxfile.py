@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -38,10 +39,12 @@ def define(django: str, version: str) -> None:
         if python is None:
             session.skip(f"Python {version} is not installed: Django {django} is not tested")
         session.install("--group", "test", "-e", ".[django,flask]", f"Django~={django}.0")
-        session.run("python", "-m", "pytest", "tests", *(session.posargs or ("-m", "not exhaustive", *less)))
+        several = ("-n", os.environ.get("WORKERS", "auto"), "--dist", "loadgroup")
+        chosen = session.posargs or (*several, "-m", "not exhaustive", *less)
+        session.run("python", "-m", "pytest", "tests", *chosen)
 
     run.__doc__ = (
-        f"Every test but the exhaustive ones, which `make test` has, with Django {django} on Python {version}."
+        f"Every test but the exhaustive ones, for which one Python is enough, with Django {django} on Python {version}."
         if not less
         else f"The tests that take seconds, with Django {django} on Python {version}."
     )

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from tests import tally
 from tests.servers.aiosmtpd_server import AiosmtpdServer
 from tests.servers.dovecot import Dovecot
 from tests.servers.exim import Exim
@@ -117,6 +118,24 @@ def aiosmtpd(ca: Certificates) -> Iterator[Callable[..., AiosmtpdServer]]:
             return servers.enter_context(AiosmtpdServer(ca, **options))
 
         yield start
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell the process that started this one, if one did, what is to be told at the end."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["tally"] = tally.taken()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Hear it there. A process that crashed tells nothing."""
+    if told := getattr(node, "workeroutput", {}).get("tally"):
+        tally.add(told)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    tally.tell(terminalreporter)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

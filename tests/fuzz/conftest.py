@@ -1,4 +1,4 @@
-"""How many conversations there are, and how they are chosen; the number in the terminal."""
+"""How many conversations there are, and how they are chosen."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-FACTOR = int(os.environ.get("SMTPBACKEND_FUZZ", "1"))
-"""How many times more than in `make test`; from 2 on they are other ones in every run."""
+from tests import tally
 
-_counted: Counter[str] = Counter()
+FACTOR = int(os.environ.get("SMTPBACKEND_FUZZ", "1"))
+"""How many times more than in `make test-exhaustive`; from 2 on they are other ones in every run."""
 
 Fuzz = Callable[..., None]
 
@@ -24,10 +24,11 @@ def fuzz() -> Fuzz:
 
     def fuzz(examples: int, check: Callable[..., None], **strategies: Any) -> None:
         name = check.__qualname__.partition(".")[0]
-        before = _counted[name]
+        counted = tally.conversations.setdefault(name, Counter())
+        before = counted.total()
 
         def example(**values: Any) -> None:
-            _counted[name] += 1
+            counted["tried"] += 1
             check(**values)
 
         settings(
@@ -38,14 +39,6 @@ def fuzz() -> Fuzz:
             phases=(Phase.generate, Phase.shrink),
             suppress_health_check=list(HealthCheck),
         )(given(**strategies)(example))()
-        assert _counted[name] - before >= examples * FACTOR
+        assert counted.total() - before >= examples * FACTOR
 
     return fuzz
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    if not _counted:
-        return
-    terminalreporter.section(f"fuzz: {_counted.total():,} conversations")
-    for check, count in _counted.items():
-        terminalreporter.line(f"{count:>8,} {check}")
