@@ -31,7 +31,7 @@ WORDS = {
     "receivers",
     "logs",
 }
-ABOVE = {"outbox", "testing", "diagnose", "__main__"}
+ABOVE = {"outbox", "testing", "diagnose", "sasl", "__main__"}
 FLOORS = ["words", "protocol", "delivery", "signals", "twins", "above", "frameworks"]
 FORBIDDEN = {"socket", "ssl", "asyncio", "threading", "time", "select", "selectors", "_socket", "_ssl", "_thread"}
 

@@ -37,8 +37,9 @@ from smtpbackend.protocol.authenticating import asks_for_tls
 from smtpbackend.protocol.bearer import oauthbearer, xoauth2
 from smtpbackend.protocol.capabilities import Capabilities
 from smtpbackend.protocol.digest import digest_md5
+from smtpbackend.protocol.mechanisms import choose, cram_md5
 from smtpbackend.protocol.reply import ReplyReader
-from smtpbackend.protocol.sasl import Login
+from smtpbackend.protocol.sasl import Credentials
 from smtpbackend.protocol.scram import scram
 from smtpbackend.sifting import sift
 from tests.growth import LARGE, SHAPES, SMALL, Work, calls, check
@@ -48,7 +49,7 @@ pytestmark = pytest.mark.exhaustive  # nothing in it depends on the Python or th
 DATE = datetime(2026, 1, 2, tzinfo=UTC)
 REFUSALS = (SMTPError, ValueError, sasl.Refused)
 KEY = base64.b64encode(bytes(range(32))).decode()  # Ed25519
-LOGIN = Login("ann", "pencil", "token", "mx.example.com", 587)
+LOGIN = Credentials("ann", "pencil", "token", "mx.example.com", 587)
 TOKEN = "".join(chr(33 + place * 7 % 90) for place in range(2_500))
 
 
@@ -112,7 +113,7 @@ def capabilities(text: str) -> None:
     lines = [f"{keyword} {text}" for keyword in ("SIZE", "LIMITS", "AUTH", "FUTURERELEASE")]
     found = Capabilities.from_reply(Reply(250, None, ("mx", *lines, f"AUTH={text}", text, *text[:20_000])))
     assert (found.limits, found.hold_limits, found.size_limit, repr(found)) is not None
-    sasl.choose(found.auth_mechanisms, None, True)
+    choose(found.auth_mechanisms, None, True)
 
 
 def replies(text: str, step: int) -> None:
@@ -187,7 +188,7 @@ FIELDS: dict[str, Callable[[str], Work]] = {
     "a refusal": lambda text: lambda: is_crowd(Reply(450, None, (text, f"too many {text}", f"max {text}"))),
     "a refusal to log in": lambda text: lambda: asks_for_tls(Reply(530, None, (text,))),
     "errors": lambda text: lambda: shown(text),
-    "CRAM-MD5": lambda text: lambda: answer(sasl.cram_md5(LOGIN), text),
+    "CRAM-MD5": lambda text: lambda: answer(cram_md5(LOGIN), text),
     "DIGEST-MD5": lambda text: lambda: answer(digest_md5(LOGIN), text),
     "DIGEST-MD5, its realm": lambda text: (
         lambda: answer(digest_md5(LOGIN), f'nonce="x",algorithm=md5-sess,realm={text}')

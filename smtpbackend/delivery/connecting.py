@@ -20,7 +20,8 @@ from smtpbackend.errors import DeliveryError, InvalidInput, MailerClosed, SMTPEr
 from smtpbackend.events import ServerFailed, Telling
 from smtpbackend.outcome import Reply
 from smtpbackend.protocol import command
-from smtpbackend.protocol.sasl import Attempt, Login
+from smtpbackend.protocol.authenticating import Attempt
+from smtpbackend.protocol.sasl import Credentials
 from smtpbackend.protocol.session import Session
 from smtpbackend.protocol.timeouts import Deadline
 
@@ -245,7 +246,7 @@ def is_crowd(reply: Reply | None) -> bool:
 def open_session(
     connection: Connection[Any],
     tls: str | None = None,
-    login: Login | None = None,
+    login: Credentials | None = None,
     attempt: Attempt | None = None,
 ) -> Generator[Any, Any, None]:
     """The conversation that makes a new connection ready for mail, as its server's settings say."""

@@ -13,7 +13,8 @@ from smtpbackend.delivery.settings import SERVER_KEYS, check_keys, read
 from smtpbackend.errors import ConnectFailed, InvalidSetting
 from smtpbackend.hiding import Secret, discreet
 from smtpbackend.protocol.command import check_client_name
-from smtpbackend.protocol.sasl import Login, check, needs_nothing
+from smtpbackend.protocol.mechanisms import check, needs_nothing
+from smtpbackend.protocol.sasl import Credentials
 from smtpbackend.protocol.timeouts import DeadlinePassed, Timeouts
 
 __all__ = ["Server", "from_url", "port_doubt"]
@@ -163,12 +164,12 @@ class Server:
         return (self.host, self.port) if self.proxy is None else (self.proxy.host, self.proxy.port)
 
     @property
-    def login(self) -> Login | None:
+    def login(self) -> Credentials | None:
         """Name and password or token, or None where there is no login."""
         if not self.username and not needs_nothing(self.auth_mechanisms):
             return None
         token = self.token if isinstance(self.token, str) else ""
-        return Login(self.username or "", self.password or "", token, self.host, self.port)
+        return Credentials(self.username or "", self.password or "", token, self.host, self.port)
 
 
 # A setting that cannot work is told by a traceback, with the passwords that were given beside it

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from smtpbackend.errors import (
@@ -21,12 +21,13 @@ from smtpbackend.errors import (
 )
 from smtpbackend.outcome import Reply
 from smtpbackend.protocol import command, sasl
+from smtpbackend.protocol import mechanisms as choosing
 from smtpbackend.protocol.delivering import Delivering
 from smtpbackend.protocol.dialogue import Transcript
 from smtpbackend.protocol.effects import Channel, Conversation, Work
 from smtpbackend.protocol.timeouts import DeadlinePassed, Timeouts
 
-__all__ = ["Authenticating", "asks_for_tls", "needs_tls"]
+__all__ = ["Attempt", "Authenticating", "asks_for_tls", "needs_tls"]
 
 
 class Authenticating(Delivering):
@@ -48,10 +49,10 @@ class Authenticating(Delivering):
 
     def login(
         self,
-        credentials: sasl.Login,
+        credentials: sasl.Credentials,
         mechanisms: Sequence[str] | None = None,
         allow_cleartext_auth: bool = False,
-        attempt: sasl.Attempt | None = None,
+        attempt: Attempt | None = None,
     ) -> Conversation[None]:
         """AUTH with each mechanism that may be used, strongest first, until one passes (RFC 4954).
 
@@ -59,14 +60,14 @@ class Authenticating(Delivering):
         """
         if self._mask is None:
             self._hide(credentials.password, credentials.token)
-        attempt = attempt or sasl.Attempt()
+        attempt = attempt or Attempt()
         offered = self.capabilities.auth_mechanisms
         credentials = credentials._replace(channel=self.channel, offered=tuple(offered))
         verified = self.secure or self.local_peer
         clear_allowed = verified or allow_cleartext_auth
-        candidates = sasl.choose(offered, mechanisms, clear_allowed, credentials)
+        candidates = choosing.choose(offered, mechanisms, clear_allowed, credentials)
         if not candidates and not attempt.said:
-            if self.without_tls is not None and not sasl.choose(offered, mechanisms, True, credentials):
+            if self.without_tls is not None and not choosing.choose(offered, mechanisms, True, credentials):
                 names = self._masked(", ".join(offered))
                 what = f"offers no login but {names}" if offered else "offers no login (AUTH)"
                 self.phase, self.broken = "tls", True
@@ -121,24 +122,26 @@ class Authenticating(Delivering):
             details=attempt.details,
         ) from lost
 
-    def _no_mechanism(self, credentials: sasl.Login, wanted: Sequence[str] | None, clear_allowed: bool) -> str:
+    def _no_mechanism(self, credentials: sasl.Credentials, wanted: Sequence[str] | None, clear_allowed: bool) -> str:
         offered = credentials.offered
         if not offered:
             return f"{self.server} offers no login (AUTH); remove username and password, or check the port and tls"
-        if not clear_allowed and sasl.choose(offered, wanted, True, credentials):
+        if not clear_allowed and choosing.choose(offered, wanted, True, credentials):
             secret = "token" if credentials.token else "password"
             return (
                 f"{self.server} would get the {secret} in clear, over a connection that is not verified"
                 f"{f' ({self.without_tls})' if self.without_tls else ''}; "
                 "set tls='required' or 'implicit', or allow_cleartext_auth=True if the path is private"
             )
-        usable = [known for known in sasl.choose(sasl.known(), None, True, credentials) if "-PLUS" not in known.name]
+        usable = [
+            known for known in choosing.choose(choosing.known(), None, True, credentials) if "-PLUS" not in known.name
+        ]
         ours = ", ".join(wanted or [known.name for known in usable])
         names = self._masked(", ".join(offered))
         return f"{self.server} offers {names} to log in, and none of {ours}; see auth_mechanisms"
 
     def _authenticate(
-        self, mechanism: sasl.Mechanism, credentials: sasl.Login
+        self, mechanism: sasl.Mechanism, credentials: sasl.Credentials
     ) -> Conversation[tuple[Reply | None, sasl.Refused | None, bool]]:
         """One exchange: the reply that ended it, why the mechanism did not go on, and whether it was cancelled."""
         exchange = mechanism.exchange(credentials)
@@ -235,3 +238,77 @@ _TLS = re.compile(r"\b(?:START)?TLS\b|\bSSL\b|encrypt", re.I)
 def needs_tls(trouble: TLSFailed, what: str, reply: Reply | None = None) -> TLSFailed:
     """Why nothing came of going on in clear: the trouble that TLS had."""
     return TLSFailed(f"{trouble}; in clear it {what}", server=trouble.server, reply=reply)
+
+
+# RFC 5321 4.2.4 and RFC 4954 4, 6: of the command, its place or the mechanism, and not of the name and its secret
+_OF_THE_MECHANISM = frozenset((500, 501, 502, 503, 504, 530, 534, 538))
+
+
+class Attempt:
+    """One login with one secret, over as many connections as it takes: what was tried, and what came of it.
+
+    Servers lock an account after a few refused passwords, so one is tried once: again only where a challenge-response
+    was refused, which needs the password stored in another form than PLAIN and LOGIN do, and not everybody has it so.
+    """
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        """For each mechanism tried, what the server said, or why it did not go on."""
+        self.reply: Reply | None = None
+        """The one that tells most: of the secret, rather than of a mechanism."""
+        self.details: Mapping[str, Any] | None = None
+        self._tried: set[str] = set()
+        self._is_over = False
+        self._is_refused = False  # the secret
+        self._is_proven = True  # nobody has failed a challenge-response yet
+
+    def following(self, candidates: Iterable[sasl.Mechanism], verified: bool) -> sasl.Mechanism | None:
+        """The next mechanism to try, each once. ``verified``: whether we know who is on the other side."""
+        for mechanism in () if self._is_over else candidates:
+            if mechanism.name in self._tried:
+                continue
+            if mechanism.in_clear and not (self._is_proven or verified):
+                continue  # who failed it may be an impostor that is after the password
+            if not self._is_refused or (verified and mechanism.in_clear and mechanism.needs == "password"):
+                return mechanism
+        return None
+
+    def skip(self, mechanism: sasl.Mechanism) -> None:
+        """Leave one out that cannot be used here."""
+        self._tried.add(mechanism.name)
+
+    def ended(
+        self, mechanism: sasl.Mechanism, reply: Reply | None, refusal: sasl.Refused | None, cancelled: bool
+    ) -> None:
+        """Take down how a mechanism ended that did not pass: by which reply, and why it did not go on itself."""
+        self._note(mechanism, "; ".join(str(why) for why in (refusal, reply) if why is not None))
+        refused = refusal is not None and refusal.by_server
+        if refusal is not None:
+            self.details = refusal.details or self.details
+            self._is_over = refusal.impostor
+        if reply is not None and not reply.is_positive:
+            of_mechanism = cancelled or reply.code in _OF_THE_MECHANISM
+            refused = refused or (reply.is_permanent and not of_mechanism)
+            if refused or reply.is_transient or self.reply is None:
+                self.reply = reply
+            if reply.code < 400:
+                self._is_over = True  # no answer to AUTH
+        if refused:
+            is_challenge = mechanism.needs == "password" and not mechanism.in_clear
+            self._is_over = self._is_over or self._is_refused or not is_challenge
+            self._is_refused = True
+
+    def hung_up(self, mechanism: sasl.Mechanism) -> None:
+        """Take down that the server closed the connection and said nothing to this mechanism."""
+        self._note(mechanism, "the connection was closed")
+        self._is_over = self._is_refused
+
+    def _note(self, mechanism: sasl.Mechanism, what: str) -> None:
+        self._tried.add(mechanism.name)
+        self.said.append(f"{mechanism.name}: {what}")
+        self._is_proven = self._is_proven and mechanism.in_clear
+
+    @property
+    def was_answered(self) -> bool:
+        """Whether the server said something of the secret, or that it cannot tell now."""
+        return self._is_refused or (self.reply is not None and self.reply.is_transient)

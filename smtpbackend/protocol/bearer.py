@@ -9,12 +9,12 @@ import json
 from typing import Any
 
 from smtpbackend.hiding import Mask
-from smtpbackend.protocol.sasl import Exchange, Login, Refused
+from smtpbackend.protocol.sasl import Credentials, Exchange, Refused
 
 __all__ = ["oauthbearer", "xoauth2"]
 
 
-def oauthbearer(credentials: Login) -> Exchange:
+def oauthbearer(credentials: Credentials) -> Exchange:
     """RFC 7628 3.1: the GS2 header with the name, and key=value pairs that end in ^A."""
     name = credentials.username.replace("=", "=3D").replace(",", "=2C")  # RFC 5801 4
     pairs = (
@@ -28,14 +28,14 @@ def oauthbearer(credentials: Login) -> Exchange:
         raise _refused(challenge, b"\x01", credentials)
 
 
-def xoauth2(credentials: Login) -> Exchange:
+def xoauth2(credentials: Credentials) -> Exchange:
     """As OAUTHBEARER, without header, host and port; the dummy is empty."""
     challenge = yield f"user={credentials.username}\x01auth=Bearer {credentials.token}\x01\x01".encode()
     if challenge is not None:
         raise _refused(challenge, b"", credentials)
 
 
-def _refused(challenge: bytes, dummy: bytes, credentials: Login) -> Refused:
+def _refused(challenge: bytes, dummy: bytes, credentials: Credentials) -> Refused:
     details: dict[str, Any] = {}
     try:
         # masked once it is decoded: an escape hides what it stands for

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 
-from smtpbackend.protocol.sasl import Exchange, Login, Refused
+from smtpbackend.protocol.sasl import Credentials, Exchange, Refused
 
 __all__ = ["digest_md5"]
 
@@ -14,7 +14,7 @@ __all__ = ["digest_md5"]
 _DIRECTIVE = re.compile(r'\s*([A-Za-z0-9-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"\s*|([^\s",]+)\s*|)(?:,|$)', re.DOTALL)
 
 
-def digest_md5(credentials: Login, cnonce: str | None = None, service: str = "smtp") -> Exchange:
+def digest_md5(credentials: Credentials, cnonce: str | None = None, service: str = "smtp") -> Exchange:
     """One digest that proves the password to the server, and one back that proves it to us (rspauth)."""
     challenge = yield None
     if challenge is None:

@@ -7,7 +7,7 @@ wait for, is refused before any hashing.
 from __future__ import annotations
 
 from smtpbackend.protocol.effects import Channel
-from smtpbackend.protocol.sasl import Exchange, Login, Long, Refused, missing
+from smtpbackend.protocol.sasl import Credentials, Exchange, Long, Refused, missing
 
 __all__ = ["MAX_ITERATIONS", "MIN_ITERATIONS", "channel_binding", "scram"]
 
@@ -17,7 +17,7 @@ MIN_ITERATIONS = 4096  # RFC 7677 4, and RFC 5802 5.1 for SHA-1: who reads along
 MAX_ITERATIONS = 600_000
 
 
-def scram(mechanism: str, credentials: Login, nonce: str | None = None) -> Exchange:
+def scram(mechanism: str, credentials: Credentials, nonce: str | None = None) -> Exchange:
     """Client first, client final, and then the server's signature is checked: a login without it is none."""
     try:
         from scramp import ScramClient, ScramException

@@ -24,7 +24,7 @@ from smtpbackend.errors import (
 )
 from smtpbackend.outcome import Reply
 from smtpbackend.protocol import command, sasl
-from smtpbackend.protocol.authenticating import Authenticating
+from smtpbackend.protocol.authenticating import Attempt, Authenticating
 from smtpbackend.protocol.capabilities import Capabilities
 from smtpbackend.protocol.dialogue import Transcript
 from smtpbackend.protocol.effects import NOW, Conversation, StartTLS
@@ -65,13 +65,13 @@ class Session(Authenticating):
     def open(
         self,
         tls: str,
-        login: sasl.Login | None = None,
+        login: sasl.Credentials | None = None,
         *,
         mechanisms: Sequence[str] | None = None,
         allow_cleartext_auth: bool = False,
         on_tls_failure: Callable[[Reply | SMTPError], str] = lambda trouble: "secure",
         queue: bool = False,
-        attempt: sasl.Attempt | None = None,
+        attempt: Attempt | None = None,
     ) -> Conversation[None]:
         """Greeting, EHLO, TLS as the policy says, login. ``on_tls_failure`` is asked under "opportunistic" only.
 

@@ -12,7 +12,7 @@ import pytest
 from smtpbackend import Server
 from smtpbackend.delivery.server import from_url, is_loopback, unreachable
 from smtpbackend.errors import ConnectFailed, InvalidInput, InvalidSetting
-from smtpbackend.protocol.sasl import Login
+from smtpbackend.protocol.sasl import Credentials
 from smtpbackend.protocol.timeouts import Timeouts
 
 
@@ -43,7 +43,7 @@ def test_its_name_and_its_login() -> None:
     server = Server("mx.example.com", 2525, username="ann", password="secret")
     assert str(server) == server.name == "mx.example.com:2525"
     assert Server("::1", 25).name == "[::1]:25"
-    assert server.login == Login("ann", "secret", host="mx.example.com", port=2525)
+    assert server.login == Credentials("ann", "secret", host="mx.example.com", port=2525)
     assert Server("mx.example.com").login is None
     assert Server(username="", password="").login is None
     assert "secret" not in repr(server)

@@ -12,7 +12,7 @@ from smtpbackend.delivery.judgement import judge
 from smtpbackend.errors import NotSupported, SMTPError
 from smtpbackend.outcome import Status
 from smtpbackend.protocol.effects import LATER, Ended, Next, Settled
-from smtpbackend.protocol.sasl import Login
+from smtpbackend.protocol.sasl import Credentials
 from smtpbackend.protocol.session import Session
 from smtpbackend.protocol.transaction import Transaction, objection
 from tests.fuzz.conftest import FACTOR, Fuzz
@@ -36,7 +36,7 @@ class Conversation:
         self.probe_from = (1, 1, 2, None)[self.tape.below(4)]
         self.now = 0.0
         self.tls = ("none", "none", "none", "none", "required", "opportunistic", "implicit")[self.tape.below(7)]
-        self.login = Login("ann", "secret") if self.tape.happens(48) else None
+        self.login = Credentials("ann", "secret") if self.tape.happens(48) else None
         self.lmtp = self.tape.happens(32) and self.policy == "any"
         in_clear = self.tape.happens(128)
         self.ledger = Ledger(self.policy, self.probe_from, self.lmtp, in_clear, self.window, lambda: self.now)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from smtpbackend.delivery.server import from_url
 from smtpbackend.delivery.settings import SERVER_KEYS
 from smtpbackend.errors import InvalidSetting
-from smtpbackend.protocol.sasl import MECHANISMS
+from smtpbackend.protocol.mechanisms import MECHANISMS
 from tests.interoperability.samples import NAMES
 from tests.servers.dovecot import Dovecot
 from tests.servers.exim import Exim

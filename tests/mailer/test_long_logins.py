@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from smtpbackend.errors import AuthenticationFailed, TimedOut
-from smtpbackend.protocol import sasl
-from smtpbackend.protocol.sasl import Exchange, Login, Long, Mechanism, Refused, register
+from smtpbackend.sasl import Credentials, Exchange, Long, Mechanism, Refused, register, unregister
 from smtpbackend.testing import Play
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import PATIENCE, AsyncioTwin, Twin, hello
@@ -27,14 +26,14 @@ def slow() -> Iterator[Callable[[Callable[[], Any]], None]]:
     """Make X-SLOW known, a mechanism that does this when it is asked."""
 
     def make(do: Callable[[], Any]) -> None:
-        def exchange(credentials: Login) -> Exchange:
+        def exchange(credentials: Credentials) -> Exchange:
             yield None
             yield (yield Long(do))
 
         register(Mechanism("X-SLOW", exchange, in_clear=False))
 
     yield make
-    sasl._registered.clear()
+    unregister("X-SLOW")
 
 
 def test_the_event_loop_goes_on_meanwhile(scripted: Scripted, slow: Callable[[Callable[[], Any]], None]) -> None:

@@ -19,11 +19,10 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from smtpbackend import Server
+from smtpbackend import Server, sasl
 from smtpbackend.delivery.credentials import ClientCredentials, Provider, RefreshToken, google, microsoft365_app
 from smtpbackend.delivery.server import from_url
 from smtpbackend.errors import ConnectFailed, InvalidSetting, SMTPError
-from smtpbackend.protocol import sasl
 from smtpbackend.testing import CUT, RESET, SILENCE, Play
 from tests.canaries import assert_unseen, everything_about
 from tests.dkim_keys import pem
@@ -178,7 +177,7 @@ class Broken(Exception):
 def test_an_error_that_is_none_of_ours_shows_none_either(twin: Twin, scripted: Scripted) -> None:
     """A mechanism of one's own that raises in the middle of a login."""
 
-    def broken(credentials: sasl.Login) -> sasl.Exchange:
+    def broken(credentials: sasl.Credentials) -> sasl.Exchange:
         secret = credentials.password.encode()
         yield secret
         raise Broken(len(secret))
@@ -190,7 +189,7 @@ def test_an_error_that_is_none_of_ours_shows_none_either(twin: Twin, scripted: S
         with pytest.raises(Broken) as caught:
             mailer.connect()
     finally:
-        sasl._registered.pop("X-BROKEN")
+        sasl.unregister("X-BROKEN")
     assert_unseen((PASSWORD,), everything_about(caught.value))
 
 

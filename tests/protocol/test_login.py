@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from smtpbackend.errors import AuthenticationFailed, ConnectionLost, DeliveryError
+from smtpbackend.protocol.authenticating import Attempt
 from smtpbackend.protocol.capabilities import Capabilities
 from smtpbackend.protocol.effects import Conversation, Now, Read, Write
-from smtpbackend.protocol.sasl import Attempt, Login
+from smtpbackend.protocol.sasl import Credentials
 from smtpbackend.protocol.session import Session
 
 CHALLENGE, CLEAR = "CRAM-MD5", ("PLAIN", "LOGIN")
@@ -94,7 +95,7 @@ def log_in(server: PlayedServer, verified: bool = True, mechanisms: list[str] | 
         session = Session("mx.example.com:587", "client.example.org")
         session.capabilities = Capabilities({"AUTH": " ".join(server.ways)})
         session.secure = verified
-        login = session.login(Login("ann", "secret"), mechanisms, True, attempt)
+        login = session.login(Credentials("ann", "secret"), mechanisms, True, attempt)
         try:
             server.talk(login)
         except DeliveryError as error:

@@ -14,43 +14,30 @@ from scramp import ScramMechanism
 from scramp.core import ScramException
 
 from smtpbackend.errors import AuthenticationFailed, MissingExtra, ProtocolViolation, TimedOut
-from smtpbackend.protocol import sasl
 from smtpbackend.protocol.bearer import oauthbearer, xoauth2
 from smtpbackend.protocol.capabilities import Capabilities
 from smtpbackend.protocol.digest import digest_md5, directives
 from smtpbackend.protocol.effects import Channel
-from smtpbackend.protocol.sasl import (
-    MECHANISMS,
-    Exchange,
-    Login,
-    Long,
-    Mechanism,
-    Refused,
-    choose,
-    cram_md5,
-    known,
-    login,
-    plain,
-    register,
-)
+from smtpbackend.protocol.mechanisms import MECHANISMS, choose, cram_md5, known, login, plain
 from smtpbackend.protocol.scram import channel_binding, scram, server_end_point
 from smtpbackend.protocol.session import Session
+from smtpbackend.sasl import Credentials, Exchange, Long, Mechanism, Refused, register, unregister
 from tests.protocol.script import Script
 from tests.servers.tls import Certificates
 
-ANN = Login("ann", "s3cret")
+ANN = Credentials("ann", "s3cret")
 
 
 def test_plain_gives_everything_at_once() -> None:
     """RFC 4616 2."""
-    exchange = plain(Login("tim", "tanstaaftanstaaf"))
+    exchange = plain(Credentials("tim", "tanstaaftanstaaf"))
     assert next(exchange) == b"\0tim\0tanstaaftanstaaf"
     with pytest.raises(StopIteration):
         exchange.send(b"")
 
 
 def test_plain_speaks_utf_8() -> None:
-    assert next(plain(Login("jürgen", "schlüssel€"))) == "\0jürgen\0schlüssel€".encode()
+    assert next(plain(Credentials("jürgen", "schlüssel€"))) == "\0jürgen\0schlüssel€".encode()
 
 
 def test_login_gives_the_name_and_then_the_secret() -> None:
@@ -64,7 +51,7 @@ def test_login_gives_the_name_and_then_the_secret() -> None:
 
 def test_cram_md5_of_the_rfc() -> None:
     """RFC 2195 2."""
-    exchange = cram_md5(Login("tim", "tanstaaftanstaaf"))
+    exchange = cram_md5(Credentials("tim", "tanstaaftanstaaf"))
     assert next(exchange) is None
     answer = exchange.send(b"<1896.697170952@postoffice.reston.mci.net>")
     assert answer == b"tim b913a602c7eda7a495b4e6e7334d3890"
@@ -105,7 +92,7 @@ def test_who_reads_along_learns_the_secret_of_four_of_them() -> None:
 
 def test_the_secret_is_in_no_repr() -> None:
     assert "s3cret" not in repr(ANN) + str(ANN) + f"{ANN}" + f"{ANN!r}"
-    assert repr(ANN) == "Login(username='ann', password='***')"
+    assert repr(ANN) == "Credentials(username='ann', password='***')"
     assert "s3cret" not in repr([ANN]) + repr(plain(ANN))
     assert pickle.loads(pickle.dumps(ANN)) == ANN
 
@@ -129,7 +116,7 @@ RFC_7677 = (  # section 3
     b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=",
 )
 SCRAMS = pytest.mark.parametrize(("name", "nonce", "first", "challenge", "final", "proof"), [RFC_5802, RFC_7677])
-CLIENT = Login("user", "pencil")
+CLIENT = Credentials("user", "pencil")
 
 
 def answered(exchange: Exchange, challenge: bytes) -> Any:
@@ -217,10 +204,10 @@ def test_scram_hashes_elsewhere(iterations: int) -> None:
 
 def test_scram_prepares_name_and_password() -> None:
     """RFC 4013: the soft hyphen is nothing, the ligature is its letters; a "," and a "=" are quoted (RFC 5802 5.1)."""
-    assert next(scram("SCRAM-SHA-1", Login("I\u00adX", "x"), "n")) == b"n,,n=IX,r=n"
-    assert next(scram("SCRAM-SHA-1", Login("a=b,c", "x"), "n")) == b"n,,n=a=3Db=2Cc,r=n"
+    assert next(scram("SCRAM-SHA-1", Credentials("I\u00adX", "x"), "n")) == b"n,,n=IX,r=n"
+    assert next(scram("SCRAM-SHA-1", Credentials("a=b,c", "x"), "n")) == b"n,,n=a=3Db=2Cc,r=n"
     with pytest.raises(Refused, match="RFC 4013") as caught:
-        next(scram("SCRAM-SHA-1", Login("ann", "s3cret\u0007"), "n"))
+        next(scram("SCRAM-SHA-1", Credentials("ann", "s3cret\u0007"), "n"))
     assert "s3cret" not in repr(caught.value)
 
 
@@ -307,10 +294,10 @@ def test_the_end_point_is_hashed_by_the_hash_of_its_signature() -> None:
 # DIGEST-MD5 ------------------------------------------------------------------------------------------------------
 
 DIGEST = b'realm="elwood.innosoft.com",nonce="OA6MG9tEQGm2hh",qop="auth",algorithm=md5-sess,charset=utf-8'
-CHRIS = Login("chris", "secret", host="elwood.innosoft.com")
+CHRIS = Credentials("chris", "secret", host="elwood.innosoft.com")
 
 
-def rfc_2831(user: Login = CHRIS, challenge: bytes = DIGEST, service: str = "smtp") -> tuple[Exchange, bytes]:
+def rfc_2831(user: Credentials = CHRIS, challenge: bytes = DIGEST, service: str = "smtp") -> tuple[Exchange, bytes]:
     exchange = digest_md5(user, "OA6MHXh6VqTrRk", service)
     assert next(exchange) is None
     return exchange, exchange.send(challenge) or b""
@@ -368,17 +355,17 @@ def test_digest_md5_chooses_its_realm() -> None:
         ("ann@else", both, "ann@else", ["a"]),
         ("ann", DIGEST.partition(b",")[2], "ann", None),
     ):
-        said = directives(rfc_2831(Login(name, "x"), challenge)[1])
+        said = directives(rfc_2831(Credentials(name, "x"), challenge)[1])
         assert (said["username"], said.get("realm")) == ([username], realm)
 
 
 def test_digest_md5_quotes_and_encodes() -> None:
-    _, answer = rfc_2831(Login('a"\\ü', "x"))
+    _, answer = rfc_2831(Credentials('a"\\ü', "x"))
     assert 'username="a\\"\\\\ü"'.encode() in answer
-    _, answer = rfc_2831(Login("ü", "x"), DIGEST.replace(b",charset=utf-8", b""))
+    _, answer = rfc_2831(Credentials("ü", "x"), DIGEST.replace(b",charset=utf-8", b""))
     assert 'username="ü"'.encode("iso-8859-1") in answer
     with pytest.raises(Refused, match="ISO 8859-1"):
-        rfc_2831(Login("€", "x"), DIGEST.replace(b",charset=utf-8", b""))
+        rfc_2831(Credentials("€", "x"), DIGEST.replace(b",charset=utf-8", b""))
 
 
 # Tokens ----------------------------------------------------------------------------------------------------------
@@ -388,7 +375,7 @@ TOKEN = "vF9dft4qmTc2Nvb3RlckBhbHRhdmlzdGEuY29tCg=="
 
 def test_oauthbearer_of_the_rfc() -> None:
     """RFC 7628 4.1."""
-    user = Login("user@example.com", token=TOKEN, host="server.example.com", port=143)
+    user = Credentials("user@example.com", token=TOKEN, host="server.example.com", port=143)
     initial = next(oauthbearer(user))
     assert initial is not None
     assert base64.b64encode(initial) == (
@@ -399,7 +386,7 @@ def test_oauthbearer_of_the_rfc() -> None:
 
 def test_oauthbearer_of_the_rfc_refused() -> None:
     """RFC 7628 4.3: the error in JSON, and the dummy."""
-    exchange = oauthbearer(Login("user@example.com", token=TOKEN))
+    exchange = oauthbearer(Credentials("user@example.com", token=TOKEN))
     next(exchange)
     with pytest.raises(Refused) as caught:
         exchange.send(
@@ -414,7 +401,7 @@ def test_oauthbearer_of_the_rfc_refused() -> None:
 
 def test_xoauth2() -> None:
     """As Google documents it."""
-    user = Login("someuser@example.com", token="ya29.vF9dft4qmTc2Nvb3RlckBhdHRhdmlzdGEuY29tCg")
+    user = Credentials("someuser@example.com", token="ya29.vF9dft4qmTc2Nvb3RlckBhdHRhdmlzdGEuY29tCg")
     exchange = xoauth2(user)
     assert base64.b64encode(next(exchange) or b"") == (
         b"dXNlcj1zb21ldXNlckBleGFtcGxlLmNvbQFhdXRoPUJlYXJlciB5YTI5LnZGOWRmdDRxbVRjMk52YjNSbGNrQmhkSFJoZG1semRHRXVZMjl0"
@@ -427,7 +414,7 @@ def test_xoauth2() -> None:
 
 @pytest.mark.parametrize("said", [b"", b"no", b"[1]", b"\xff", b"[" * 100_000])
 def test_what_is_no_json_is_a_refusal_too(said: bytes) -> None:
-    exchange = xoauth2(Login("ann", token=TOKEN))
+    exchange = xoauth2(Credentials("ann", token=TOKEN))
     next(exchange)
     with pytest.raises(Refused, match="the token is refused") as caught:
         exchange.send(said)
@@ -435,7 +422,7 @@ def test_what_is_no_json_is_a_refusal_too(said: bytes) -> None:
 
 
 def test_an_echoed_token_is_hidden() -> None:
-    exchange = xoauth2(Login("ann", token=TOKEN))
+    exchange = xoauth2(Credentials("ann", token=TOKEN))
     next(exchange)
     with pytest.raises(Refused) as caught:
         exchange.send(f'{{"status":"{TOKEN}"}}'.encode())
@@ -452,7 +439,7 @@ def b64(data: bytes) -> bytes:
 def log_in(
     offered: str,
     *answers: bytes,
-    credentials: Login = ANN,
+    credentials: Credentials = ANN,
     mechanisms: list[str] | None = None,
     secure: bool = True,
     **options: bool,
@@ -509,7 +496,7 @@ def test_plain_follows_a_failed_challenge_response_on_a_verified_channel_alone(
 
 
 def test_the_json_of_a_refused_token_is_in_the_error() -> None:
-    credentials = Login("ann", token=TOKEN)
+    credentials = Credentials("ann", token=TOKEN)
     json = b'{"status":"invalid_token","scope":"mail"}'
     for mechanism, dummy in (("OAUTHBEARER", b"AQ==\r\n"), ("XOAUTH2", b"\r\n")):
         script, error = log_in(mechanism, b"334 " + b64(json) + b"\r\n", b"535 5.7.8 no\r\n", credentials=credentials)
@@ -524,12 +511,12 @@ def test_the_json_of_a_refused_token_is_in_the_error() -> None:
 
 def test_a_server_that_goes_on_after_the_dummy_is_left() -> None:
     with pytest.raises(ProtocolViolation):
-        log_in("XOAUTH2", *[b"334 e30=\r\n"] * 5, credentials=Login("ann", token=TOKEN))
+        log_in("XOAUTH2", *[b"334 e30=\r\n"] * 5, credentials=Credentials("ann", token=TOKEN))
 
 
 def test_a_token_that_is_long_waits_for_its_challenge() -> None:
     """RFC 4954 4: the line of AUTH is no longer than any other; that of a response is."""
-    script, error = log_in("XOAUTH2", b"334 \r\n", b"235 ok\r\n", credentials=Login("ann", token="x" * 3000))
+    script, error = log_in("XOAUTH2", b"334 \r\n", b"235 ok\r\n", credentials=Credentials("ann", token="x" * 3000))
     assert error is None
     assert script.sent[0] == b"AUTH XOAUTH2\r\n"
     assert base64.b64decode(script.sent[1]) == b"user=ann\x01auth=Bearer " + b"x" * 3000 + b"\x01\x01"
@@ -537,7 +524,7 @@ def test_a_token_that_is_long_waits_for_its_challenge() -> None:
 
 def test_a_token_does_not_leave_in_clear() -> None:
     for mechanism in ("XOAUTH2", "OAUTHBEARER"):
-        script, error = log_in(mechanism, credentials=Login("ann", token=TOKEN), secure=False)
+        script, error = log_in(mechanism, credentials=Credentials("ann", token=TOKEN), secure=False)
         assert script.sent == []
         assert "would get the token in clear" in str(error)
 
@@ -546,9 +533,9 @@ def test_external_and_anonymous_are_used_when_asked_for_alone() -> None:
     script, error = log_in("EXTERNAL ANONYMOUS")
     assert script.sent == []
     assert error is not None
-    script, error = log_in("EXTERNAL", b"235 ok\r\n", credentials=Login(""), mechanisms=["EXTERNAL"])
+    script, error = log_in("EXTERNAL", b"235 ok\r\n", credentials=Credentials(""), mechanisms=["EXTERNAL"])
     assert (script.sent, error) == ([b"AUTH EXTERNAL =\r\n"], None)
-    script, error = log_in("ANONYMOUS", b"235 ok\r\n", credentials=Login("sirhc"), mechanisms=["ANONYMOUS"])
+    script, error = log_in("ANONYMOUS", b"235 ok\r\n", credentials=Credentials("sirhc"), mechanisms=["ANONYMOUS"])
     assert (script.sent, error) == ([b"AUTH ANONYMOUS c2lyaGM=\r\n"], None)
 
 
@@ -565,12 +552,13 @@ def test_without_scramp_the_rest_is_tried(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.fixture
 def forgetting() -> Iterator[None]:
     yield
-    sasl._registered.clear()
+    for name in ("X-BACKWARDS", "PLAIN", "X-SLOW", "X-BOUND-PLUS"):
+        unregister(name)
 
 
 @pytest.mark.usefixtures("forgetting")
 def test_a_mechanism_of_ones_own() -> None:
-    def rot13(credentials: Login) -> Exchange:
+    def rot13(credentials: Credentials) -> Exchange:
         challenge = yield None
         assert challenge == b"hello"
         yield credentials.username.encode()[::-1]
@@ -585,8 +573,36 @@ def test_a_mechanism_of_ones_own() -> None:
 
 
 @pytest.mark.usefixtures("forgetting")
+def test_a_registered_plus_mechanism_is_not_chosen_without_a_channel() -> None:
+    """RFC 5801 3.2: -PLUS says that the login is bound to the channel of TLS, and in clear there is none."""
+
+    def bound(credentials: Credentials) -> Exchange:
+        assert credentials.channel is not None
+        yield credentials.channel.certificate
+
+    register(Mechanism("x-bound-plus", bound, in_clear=False))
+    for wanted in (None, ["X-BOUND-PLUS", "PLAIN"]):
+        in_tls = choose(["PLAIN", "X-BOUND-PLUS"], wanted, True, ANN._replace(channel=Channel(b"certificate")))
+        assert [mechanism.name for mechanism in in_tls] == ["X-BOUND-PLUS", "PLAIN"]
+        in_clear = choose(["PLAIN", "X-BOUND-PLUS"], wanted, True, ANN)
+        assert [mechanism.name for mechanism in in_clear] == ["PLAIN"]
+    script, error = log_in("PLAIN X-BOUND-PLUS", b"235 ok\r\n")
+    assert error is None
+    assert script.sent == [b"AUTH PLAIN " + b64(b"\0ann\0s3cret") + b"\r\n"]
+
+
+@pytest.mark.usefixtures("forgetting")
+def test_a_mechanism_that_is_unregistered_gives_its_name_back() -> None:
+    builtin = known()["PLAIN"]
+    register(builtin._replace(needs=""))
+    assert known()["PLAIN"] != builtin
+    unregister("plain")
+    assert known()["PLAIN"] == builtin
+
+
+@pytest.mark.usefixtures("forgetting")
 def test_an_answer_that_takes_too_long_to_compute_is_a_time_out() -> None:
-    def slow(credentials: Login) -> Exchange:
+    def slow(credentials: Credentials) -> Exchange:
         yield (yield Long(lambda: b"y"))
 
     register(Mechanism("X-SLOW", slow, in_clear=False))

@@ -25,7 +25,7 @@ from smtpbackend.errors import (
 from smtpbackend.outcome import Reply
 from smtpbackend.protocol.capabilities import Capabilities
 from smtpbackend.protocol.effects import Conversation, Read, StartTLS
-from smtpbackend.protocol.sasl import Login
+from smtpbackend.protocol.sasl import Credentials
 from smtpbackend.protocol.session import Session
 from smtpbackend.protocol.timeouts import Deadline, Timeouts, time_is_up
 from tests.protocol.script import Script, ehlo_reply, opened
@@ -37,7 +37,7 @@ HELO = b"HELO client.example.org\r\n"
 STARTTLS = b"STARTTLS\r\n"
 GO = b"220 2.0.0 go ahead\r\n"
 PASSWORD = "s3cret-Pässword"
-ANN = Login("ann", PASSWORD)
+ANN = Credentials("ann", PASSWORD)
 
 
 def b64(text: str) -> bytes:
@@ -257,7 +257,7 @@ class TestOpening:
     @pytest.mark.parametrize("end", [b"", ConnectionResetError(104, "Connection reset by peer")])
     @pytest.mark.parametrize("login", [None, ANN])
     def test_a_refused_starttls_is_the_reason_for_the_end_behind_it(
-        self, login: Login | None, end: bytes | OSError
+        self, login: Credentials | None, end: bytes | OSError
     ) -> None:
         """Where it would have gone on in clear: with the login, or with the first mail."""
         session = new(local_peer=True)
@@ -283,7 +283,9 @@ class TestOpening:
 
     @pytest.mark.parametrize("cut", range(1, 22))
     @pytest.mark.parametrize("login", [None, ANN])
-    def test_a_goodbye_behind_the_last_reply_is_the_reason_for_the_end(self, login: Login | None, cut: int) -> None:
+    def test_a_goodbye_behind_the_last_reply_is_the_reason_for_the_end(
+        self, login: Credentials | None, cut: int
+    ) -> None:
         """Dovecot, whose relay is down, says so behind 235, in the same segment."""
         goodbye = b"421 4.4.0 relay down\r\n"
         last = b"235 ok\r\n" if login else ehlo_reply("AUTH PLAIN")
@@ -562,7 +564,7 @@ class TestLogin:
         *answers: bytes,
         offered: str = "AUTH PLAIN LOGIN CRAM-MD5",
         mechanisms: Sequence[str] | None = None,
-        credentials: Login = ANN,
+        credentials: Credentials = ANN,
         lines: list[str] | None = None,
     ) -> tuple[Session, Script, AuthenticationFailed | None]:
         """Log in behind TLS."""
@@ -595,7 +597,7 @@ class TestLogin:
         _, script, error = self.run(
             b"334 PDE4OTYuNjk3MTcwOTUyQHBvc3RvZmZpY2UucmVzdG9uLm1jaS5uZXQ+\r\n",
             b"235 ok\r\n",
-            credentials=Login("tim", "tanstaaftanstaaf"),
+            credentials=Credentials("tim", "tanstaaftanstaaf"),
         )
         assert error is None
         assert script.sent == [
@@ -605,12 +607,12 @@ class TestLogin:
 
     def test_an_empty_initial_response_is_an_equals_sign(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """RFC 4954 4. Of the mechanisms here none has one, so it is a mechanism of the test's."""
-        from smtpbackend.protocol import sasl
+        from smtpbackend.protocol import mechanisms, sasl
 
-        def external(credentials: Login) -> sasl.Exchange:
+        def external(credentials: Credentials) -> sasl.Exchange:
             yield b""
 
-        monkeypatch.setattr(sasl, "MECHANISMS", (sasl.Mechanism("EXTERNAL", external, in_clear=False),))
+        monkeypatch.setattr(mechanisms, "MECHANISMS", (sasl.Mechanism("EXTERNAL", external, in_clear=False),))
         _, script, error = self.run(b"235 ok\r\n", offered="AUTH EXTERNAL")
         assert error is None
         assert script.sent == [b"AUTH EXTERNAL =\r\n"]
@@ -663,7 +665,7 @@ class TestLogin:
         encoded = base64.b64encode(f"\0ann\0{password}".encode()).decode()
         script = Script(f"535 what is AUTH PLAIN {encoded} for {password}\r\n".encode())
         with pytest.raises(AuthenticationFailed) as caught:
-            script.run(session.login(Login("ann", password)))
+            script.run(session.login(Credentials("ann", password)))
         said = str(caught.value) + repr(caught.value.smtp_error) + " ".join(lines)
         assert password not in said
         assert encoded not in said
@@ -739,7 +741,7 @@ class TestLogin:
         session = new()
         script = Script(HELLO, ehlo_reply("AUTH PLAIN"))
         with pytest.raises(InvalidInput) as caught:
-            script.run(session.open("implicit", Login("ann", "x" * 20_000)))
+            script.run(session.open("implicit", Credentials("ann", "x" * 20_000)))
         assert caught.value.field == "credentials"
         assert "xxxx" not in str(caught.value)
         assert session.broken
