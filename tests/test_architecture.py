@@ -234,7 +234,9 @@ def dropped(tree: ast.Module, names: set[str]) -> Iterator[tuple[str, int]]:
         parent = parents[node]
         if isinstance(parent, ast.IfExp | ast.NamedExpr):
             parent = parents[parent]
-        taken = ast.YieldFrom | ast.Assign | ast.AnnAssign | ast.Return | ast.Call | ast.keyword | ast.For
+        taken = (
+            ast.YieldFrom | ast.Assign | ast.AnnAssign | ast.Return | ast.Call | ast.keyword | ast.For | ast.withitem
+        )
         if not isinstance(parent, taken | ast.comprehension | ast.Starred | ast.Lambda):
             yield name, node.lineno
 
@@ -242,7 +244,7 @@ def dropped(tree: ast.Module, names: set[str]) -> Iterator[tuple[str, int]]:
 def test_no_conversation_is_called_and_dropped() -> None:
     trees = {path: tree_of(path) for path in CONVERSATIONS}
     names = generators(list(trees.values()))
-    assert {"_ask", "_reply", "_secure", "hello", "deliver", "open", "run", "_converse"} <= names
+    assert {"ask", "await_reply", "_secure", "hello", "deliver", "open", "run", "_converse"} <= names
     found = [f"{path.name}:{line} {name}" for path, tree in trees.items() for name, line in dropped(tree, names)]
     assert found == []
 
@@ -309,9 +311,9 @@ def test_command_lines_are_built_in_the_gate_alone(path: Path) -> None:
                 assert ends not in node.value, f"{path.name}:{node.lineno} ends a line"  # type: ignore[operator]
         if isinstance(node, ast.Call):
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if name not in ("Write", "_put", "_ask"):
+            if name not in ("Write", "put", "ask"):
                 continue
-            for argument in node.args[:1] if name != "_put" else node.args:
+            for argument in node.args[:1] if name != "put" else node.args:
                 for inner in given_here(argument):
                     made = isinstance(inner, ast.Constant | ast.JoinedStr | ast.BinOp) or (
                         isinstance(inner, ast.Attribute) and inner.attr in ("encode", "format", "join")

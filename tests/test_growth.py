@@ -33,7 +33,7 @@ from smtpbackend.hiding import Mask
 from smtpbackend.mime import given, render
 from smtpbackend.outcome import Reply
 from smtpbackend.protocol import sasl
-from smtpbackend.protocol.authenticating import asks_for_tls
+from smtpbackend.protocol.authentication import asks_for_tls
 from smtpbackend.protocol.bearer import oauthbearer, xoauth2
 from smtpbackend.protocol.capabilities import Capabilities
 from smtpbackend.protocol.digest import digest_md5

@@ -176,7 +176,7 @@ class Pool:
             if delivery is not None:
                 delivery.leave()
             if held is not None:
-                held.session.broken = True
+                held.session.end("the delivery was broken off")
                 await self.release(held)
         if failed is not None:
             raise failed

@@ -20,7 +20,7 @@ from smtpbackend.errors import DeliveryError, InvalidInput, MailerClosed, SMTPEr
 from smtpbackend.events import ServerFailed, Telling
 from smtpbackend.outcome import Reply
 from smtpbackend.protocol import command
-from smtpbackend.protocol.authenticating import Attempt
+from smtpbackend.protocol.authentication import Attempt
 from smtpbackend.protocol.sasl import Credentials
 from smtpbackend.protocol.session import Session
 from smtpbackend.protocol.timeouts import Deadline
@@ -104,9 +104,9 @@ class Connecting:
                 session.without_tls = without_tls
                 try:
                     if login is None:
-                        session.phase = "auth"
+                        session.line.phase = "auth"
                         login = yield from self._login(server, refused, deadline)
-                        session.phase = "connect"
+                        session.line.phase = "connect"
                     yield Talk(connection, open_session(connection, tls, login, attempt), None)
                     connection.heard = self.clock()
                     self.route.worked(server)
@@ -114,7 +114,7 @@ class Connecting:
                         alarm.in_clear(server.name, session.without_tls)
                     return connection
                 except SMTPError as error:
-                    session.broken = True  # also where nothing was said because no token could be had
+                    session.end(str(error))  # also where nothing was said because no token could be had
                     forget(server)
                     crowded = is_crowd(error.reply)
                     is_one_of_ours = yield Release(connection, crowded)
@@ -135,7 +135,7 @@ class Connecting:
                         raise
                 connection = None  # whatever comes now is not of that one: neither its phase nor its fault
                 connection = yield Lease(server, fresh, deadline)
-            connection.session.resume()
+            connection.session.line.resume()
             return connection
         except SMTPError as error:  # InvalidSetting too: what a callable of the caller's answered, a file that is gone
             self._down[server] = self._trouble = error
@@ -147,21 +147,21 @@ class Connecting:
                 ours = crowded and connection.lender is not None
             self._had_no_turn = ours
             if not ours and (deadline is None or self.clock() < deadline):
-                self._failed(server, connection.session.phase if connection else "connect", error, others)
+                self._failed(server, connection.session.line.phase if connection else "connect", error, others)
             return None
 
     def _assess(self, connection: Connection[Any]) -> None:
         """What the end of a connection says of its server: one that settled a recipient earns the next (DESIGN 4.4)."""
-        server, session = connection.server, connection.session
+        server, history = connection.server, connection.session.history
         if connection.has_worked:
             self._barren[server] = 0
-        elif session.ended_by is not None and not session.is_on_trial:
-            is_sick = session.refused_first and server not in self._barren  # else it may be the message
+        elif history.ended_by is not None and not history.is_on_trial:
+            is_sick = history.refused_first and server not in self._barren  # else it may be the message
             self._barren[server] = self._barren.get(server, 0) + 1
             if is_sick or self._barren[server] >= BARREN:
                 del self._barren[server]
-                self._down[server] = session.ended_by
-                self._blame(connection, session.ended_by, self.route.servers)
+                self._down[server] = history.ended_by
+                self._blame(connection, history.ended_by, self.route.servers)
 
     def _blame(self, connection: Connection[Any], error: SMTPError | None, others: Sequence[Server]) -> None:
         """Let the server of a connection that ended by an error rest: once, however many messages were in flight."""
@@ -169,7 +169,7 @@ class Connecting:
             return
         if not connection.has_failed:
             connection.has_failed = True
-            self._failed(connection.server, connection.session.phase, error, others)
+            self._failed(connection.server, connection.session.line.phase, error, others)
 
     def _login(self, server: Server, refused: str | None, deadline: float | None) -> Effects:
         """Name and secret for this server, with a token where it has a source of tokens; None: no login."""

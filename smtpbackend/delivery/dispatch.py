@@ -200,7 +200,9 @@ class Dispatch(Connecting):
         the server ends connections at this number of messages.
         """
         if not is_free and connection.server in mail.renewed:
-            connection.session.refused_first = False  # this message was sent away before: no word about the server
+            connection.session.history.refused_first = (
+                False  # this message was sent away before: no word about the server
+            )
             yield from self._next_server(mail)
             if not mail.servers:  # it is settled by that reply
                 connection.has_worked = True
@@ -237,7 +239,7 @@ class Dispatch(Connecting):
         talk = self.route.experience.deliver(
             connection, self.rules.recipient_policy, self._is_list, mail.deadline, self.clock()
         )
-        connection.reads = connection.session.reads
+        connection.reads = connection.session.line.reads
         answer: Any = None
         while True:
             connection.deadline = self._until() if self.deadline is not None or self._left is not None else None
@@ -351,8 +353,8 @@ class Dispatch(Connecting):
     def _settled(self, connection: Connection[Any]) -> Effects:
         """The oldest in flight has all replies that it will ever have."""
         mail, transaction = self._flying.popleft()
-        if connection.session.reads != connection.reads:  # not where several came together, and others took time
-            connection.reads = connection.session.reads
+        if connection.session.line.reads != connection.reads:  # not where several came together, and others took time
+            connection.reads = connection.session.line.reads
             connection.heard = self.clock()
         final = transaction.final if transaction.is_accepted else None
         if final is not None and not (mail.behind or mail.aside):
@@ -448,17 +450,17 @@ class Dispatch(Connecting):
                 self._blame(connection, error, mail.others)
             return
         if is_crowded:
-            session.broken = True
-            session.ended_by = session.ended_by or mail.error
+            session.end("the server has too many connections")
+            session.history.ended_by = session.history.ended_by or mail.error
             self._turned_away.append((mail, transaction.was_closed, bool(judgement.settled)))
-        elif error is not None and session.is_on_trial:
+        elif error is not None and session.history.is_on_trial:
             self._replay(mail)
         elif transaction.was_closed:
             is_free = bool(judgement.settled) or self.route.experience.found_limit(connection, transaction)
             yield from self._once_more(mail, connection, is_free)
         elif mail.pending and (error is not None or judgement.renew) and had_worked and server not in mail.renewed:
             mail.renewed |= {server}
-            session.broken = True
+            session.end("the message goes again on a fresh connection")
             self._replay(mail)
         else:
             self._blame(connection, error, mail.others)

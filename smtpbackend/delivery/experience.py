@@ -8,8 +8,8 @@ from smtpbackend.delivery.pooling import Connection
 from smtpbackend.delivery.probing import takes_probe
 from smtpbackend.delivery.server import Server
 from smtpbackend.protocol.effects import Conversation
-from smtpbackend.protocol.transacting import PROBE_PATIENCE
 from smtpbackend.protocol.transaction import Transaction
+from smtpbackend.protocol.transaction_steps import PROBE_PATIENCE
 
 __all__ = ["Experience"]
 
@@ -47,16 +47,17 @@ class Experience:
         """
         server, session = connection.server, connection.session
         window, probe_from = server.window, None
+        in_lock_step = False
         if self._avoided:
-            session.in_lock_step = not self.allows(server, "groups", now)
+            in_lock_step = not self.allows(server, "groups", now)
             window = window if self.allows(server, "window", now) else 1
         if self._most:
             most, until = self._most.get(server, (0, 0.0))
             connection.max_messages = min(connection.max_messages, most) if until > now else connection.max_messages
         has_time = deadline is None or deadline - now > PROBE_TIME
-        if has_time and session.discards is None and "CHUNKING" in session.capabilities:
+        if has_time and session.history.discards is None and "CHUNKING" in session.capabilities:
             probe_from = (1 if is_list else 2) if self._may_probe(connection, now) else None
-        return session.deliver(policy, window, probe_from)
+        return session.deliver(policy, window, probe_from, in_lock_step)
 
     def _may_probe(self, connection: Connection[Any], now: float) -> bool:
         server, session = connection.server, connection.session
@@ -77,14 +78,15 @@ class Experience:
 
         A server that ended two at the same number of messages has a limit (DESIGN 4.4).
         """
-        session, server = connection.session, connection.server
-        if session.probing or session.probed_slowly or session.discards is False or session.is_talkative:
+        history, server = connection.session.history, connection.server
+        is_talkative = connection.session.line.is_talkative
+        if history.probing or history.probed_slowly or history.discards is False or is_talkative:
             self.avoid(server, "chunks", now, FOR_GOOD)
-        if session.overlapping or session.is_talkative:
+        if history.overlapping or is_talkative:
             self.avoid(server, "window", now)
-        if session.mixes_up:
+        if history.mixes_up:
             self.avoid(server, "groups", now)
-        number = session.ended_at
+        number = history.ended_at
         if number is not None:
             if number > 1 and self._ended_at.get(server) == number:
                 self._most[server] = number - 1, now + AN_HOUR
@@ -101,6 +103,6 @@ class Experience:
             return False
         if final.code not in NO_BDAT and not (final.is_transient and self.allows(server, "chunks", now)):
             return False
-        connection.session.discards = False
+        connection.session.history.discards = False
         self.avoid(server, "chunks", now, FOR_GOOD)
         return True

@@ -17,7 +17,7 @@ from smtpbackend.errors import (
     TLSFailed,
 )
 from smtpbackend.outcome import Reply, Status, named
-from smtpbackend.protocol.authenticating import asks_for_tls, needs_tls
+from smtpbackend.protocol.authentication import asks_for_tls, needs_tls
 from smtpbackend.protocol.transaction import Transaction
 
 __all__ = ["Judgement", "judge"]

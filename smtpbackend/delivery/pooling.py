@@ -54,11 +54,11 @@ class Connection(Generic[W]):
     @property
     def is_used_up(self) -> bool:
         """Whether it has carried as many messages, or refusals, as we or the server (RFC 9422 4.1) let it carry."""
-        session = self.session
-        if session.transactions >= self.max_messages or session.is_spent:
+        history, capabilities = self.session.history, self.session.capabilities
+        if history.transactions >= self.max_messages or history.is_spent:
             return True
-        offered = session.capabilities.limits.mailmax if "LIMITS" in session.capabilities else None
-        return offered is not None and 0 < offered <= session.transactions
+        offered = capabilities.limits.mailmax if "LIMITS" in capabilities else None
+        return offered is not None and 0 < offered <= history.transactions
 
 
 class Shelf(Generic[W]):
@@ -196,7 +196,7 @@ class Shelf(Generic[W]):
         """Keep a connection for its next use; False when it must be closed instead."""
         session = connection.session
         is_old = connection.generation != self.generation
-        is_full = connection.is_used_up or session.transactions >= self.limits.max_messages
+        is_full = connection.is_used_up or session.history.transactions >= self.limits.max_messages
         if is_old or session.broken or is_full:
             return False
         connection.idle_since = now
@@ -217,7 +217,7 @@ class Shelf(Generic[W]):
     def retire(self, now: float, ended: Collection[Connection[W]] = ()) -> list[Connection[W]]:
         """Those idle for ``max_idle``, and those that their servers have ``ended``, taken out to be closed."""
         for connection in ended:
-            connection.session.broken = True  # there is nobody to say QUIT to
+            connection.session.end("the server closed it")  # QUIT would reach nobody
         gone = [connection for connection in self.idle if not self._is_fit(connection, now)]
         if gone:
             self.idle = [connection for connection in self.idle if self._is_fit(connection, now)]
@@ -227,7 +227,9 @@ class Shelf(Generic[W]):
     def _is_fit(self, connection: Connection[W], now: float) -> bool:
         """Whether an idle connection may still be used, as far as can be known without looking at its socket."""
         session = connection.session
-        return now < connection.idle_since + self.limits.max_idle and session.is_quiet and not session.broken
+        return (
+            now < connection.idle_since + self.limits.max_idle and session.line.replies.is_empty and not session.broken
+        )
 
 
 def next_look(shelves: Iterable[Shelf[Any]], now: float) -> float | None:

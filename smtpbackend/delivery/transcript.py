@@ -6,7 +6,7 @@ Secrets never come here: a session shows them as ``***``, and content as its num
 from __future__ import annotations
 
 from smtpbackend.delivery.server import Server
-from smtpbackend.protocol.dialogue import Transcript
+from smtpbackend.protocol.line import Transcript
 
 __all__ = ["transcript"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import NamedTuple
 
 from smtpbackend.outcome import Reply
@@ -22,7 +23,7 @@ class Limits(NamedTuple):
 
 
 class Capabilities(dict[str, str]):
-    """Extension keywords in upper case, mapped to their parameters as one string. Nobody changes it.
+    """Extension keywords in upper case, mapped to their parameters as one string. It is never changed.
 
     >>> Capabilities.from_reply(Reply(250, None, ("mx", "PIPELINING", "SIZE 1000")))["SIZE"]
     '1000'
@@ -47,7 +48,7 @@ class Capabilities(dict[str, str]):
     def __repr__(self) -> str:
         return f"Capabilities({dict(self)!r})"
 
-    @property
+    @cached_property
     def size_limit(self) -> int | None:
         """The largest content in octets (RFC 1870 4), None where unknown or without limit."""
         first = self.get("SIZE", "").partition(" ")[0]

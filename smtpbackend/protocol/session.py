@@ -1,10 +1,24 @@
-"""The client's side of one SMTP connection: every dialogue there is, as conversations.
+"""The client's side of one SMTP connection: opening it, mail, questions and QUIT, each as a conversation.
 
-Everything that is known of a connection is known to its session: what the server offers, whether the channel is
-verified, whether it may be used again. How mail is carried is in ``transacting.py`` and ``delivering.py``, how one logs
-in is in ``authenticating.py``. No socket, no clock, no thread: a conversation yields `Write`, `Read` and `StartTLS` and
-is sent the answers. Any exception that leaves a conversation leaves the session ``broken``: its connection must be
-closed and never be used again (DESIGN 4.5).
+A `Session` is made of a `Line`, which carries commands and replies, a `History` of what happened on the connection, and
+a `Pipeline` for each run of mail. What the server offers, and how the channel is secured, it sets itself. No socket, no
+clock, no thread: a conversation yields `Write`, `Read` and `StartTLS` and is sent the answers.
+
+The states of a connection are the phases of its line:
+
+| phase | what is going on | set by | what follows |
+| --- | --- | --- | --- |
+| connect | nothing was read yet | `Line` | tls, greeting |
+| tls | the handshake, or STARTTLS before it | `open` | greeting, hello, auth, idle |
+| greeting | waiting for the first reply | `open` | hello |
+| hello | EHLO, LHLO or HELO; QUED | `open` | tls, auth, idle |
+| auth | AUTH; before `connect`: a token is fetched (delivery) | `open`, delivery | hello, idle; connect |
+| idle | everything was answered | `open`, `Pipeline.run` | mail |
+| mail, rcpt, data | the command of the oldest transaction that is awaited | `TransactionSteps` | each other, idle |
+
+In every phase a connection may end (`Line.end`): by an error that leaves a conversation, by 421 or QUIT, where a
+conversation is broken off, or where the pool or a delivery says so. It keeps its phase, is closed and never used again
+(DESIGN 4.5).
 """
 
 from __future__ import annotations
@@ -24,22 +38,26 @@ from smtpbackend.errors import (
 )
 from smtpbackend.outcome import Reply
 from smtpbackend.protocol import command, sasl
-from smtpbackend.protocol.authenticating import Attempt, Authenticating
+from smtpbackend.protocol.authentication import Attempt, Authentication
 from smtpbackend.protocol.capabilities import Capabilities
-from smtpbackend.protocol.dialogue import Transcript
-from smtpbackend.protocol.effects import NOW, Conversation, StartTLS
+from smtpbackend.protocol.effects import Channel, Conversation, StartTLS
+from smtpbackend.protocol.history import History
+from smtpbackend.protocol.line import Line, Transcript
+from smtpbackend.protocol.pipeline import Pipeline
 from smtpbackend.protocol.timeouts import Timeouts
+from smtpbackend.protocol.transaction_steps import Terms
 
 __all__ = ["Session"]
 
 T = TypeVar("T")
 
 
-class Session(Authenticating):
+class Session:
     """One connection to one server.
 
     ``server`` names it in errors; ``client_name`` stands behind EHLO; ``local_peer`` tells that the peer address is
-    loopback or a unix socket; ``ignore`` masks keywords that the server wrongly offers. With ``lmtp`` it is LMTP.
+    loopback or a unix socket; ``ignore`` masks keywords that the server wrongly offers. With ``lmtp`` it is LMTP
+    (RFC 2033): each accepted recipient has a final reply of its own.
     """
 
     def __init__(
@@ -53,12 +71,34 @@ class Session(Authenticating):
         lmtp: bool = False,
         transcript: Transcript | None = None,
     ) -> None:
-        super().__init__(server, timeouts, transcript, lmtp, local_peer)
+        self.line = Line(server, timeouts, transcript)
+        self.history = History()
+        self.server = server
         self.client_name = command.check_client_name(client_name)
+        self.local_peer = local_peer
+        self.lmtp = lmtp
         self.greeting: Reply | None = None
+        self.capabilities = Capabilities()
+        self.secure = False
+        """Whether TLS is in force. All TLS here is verified, so this is what a secret needs."""
+        self.channel: Channel | None = None
+        """What a login can be bound to in TLS."""
+        self.without_tls: TLSFailed | None = None
+        """Why there is no TLS, where it was tried and the policy lets the session go on in clear."""
         self.may_go_on_in_clear = False
         """After a failed handshake: whether ``on_tls_failure`` allows a new connection without TLS."""
+        self.login_goes_on = False
+        """After a login that the server hung up on: whether another mechanism may be tried on a new connection."""
         self._ignore = ignore
+
+    @property
+    def broken(self) -> bool:
+        """Whether the connection must be closed and never be used again."""
+        return self.line.ended is not None
+
+    def end(self, why: str) -> None:
+        """Never use this connection again."""
+        self.line.end(why)
 
     # Opening -----------------------------------------------------------------------------------------------------
 
@@ -77,50 +117,70 @@ class Session(Authenticating):
 
         ``queue``: say QUED where XQUE is offered. ``attempt``: what was tried to log in on connections before this one.
         """
-        self.broken = True  # until it is open
-        if login is not None:  # also ahead of the login: this server may have heard it before
-            self._hide(login.password, login.token)
-        if tls == "implicit":  # RFC 8314 3
-            self.phase = "tls"
-            yield from self._secure(self.timeouts.greeting)
-        self.phase = "greeting"
-        self.greeting = reply = yield from self._greet()
-        if reply.code != 220:
-            raise self._failed(ConnectFailed, f"{self.server} does not welcome us: {reply}", reply)
-        self.phase = "hello"
-        yield from self.hello(tls == "required" or login is not None)
-        if tls in ("required", "opportunistic"):
-            self.phase = "tls"
-            yield from self._upgrade(tls == "required", on_tls_failure, login is not None)
-        if login is not None:
-            self.phase = "auth"
-            yield from self.login(login, mechanisms, allow_cleartext_auth, attempt)
-        if queue and "XQUE" in self.capabilities:
-            self.phase = "hello"
-            reply = yield from self._ask(command.QUED)  # whatever it is, but for the end
-            if reply.code == 421:
-                raise self._left(reply)
-        if not self._replies.is_empty:
-            yield from self._hear_out()
-        if self._unwritable is not None:
-            raise self._failed(ConnectionLost, f"{self.server} could not be written to: {self._unwritable}")
-        self.phase = "idle"
-        self.broken = False
+        line = self.line
+        with line.ending():
+            if login is not None:  # also before the login: this server may have been told the secret earlier
+                line.hide(login.password, login.token)
+            if tls == "implicit":  # RFC 8314 3
+                line.phase = "tls"
+                yield from self._secure(line.timeouts.greeting)
+            line.phase = "greeting"
+            self.greeting = reply = yield from self._greet()
+            if reply.code != 220:
+                raise line.fatal(ConnectFailed, f"{self.server} does not welcome us: {reply}", reply)
+            line.phase = "hello"
+            yield from self.hello(tls == "required" or login is not None)
+            if tls in ("required", "opportunistic"):
+                line.phase = "tls"
+                yield from self._upgrade(tls == "required", on_tls_failure, login is not None)
+            if login is not None:
+                yield from self.login(login, mechanisms, allow_cleartext_auth, attempt)
+            if queue and "XQUE" in self.capabilities:
+                line.phase = "hello"
+                reply = yield from line.ask(command.QUED)  # any reply will do, but 421
+                if reply.code == 421:
+                    raise line.goodbye(reply)
+            yield from line.expect_silence()
+            if line.unwritable is not None:
+                raise line.lost()
+            line.phase = "idle"
+
+    def login(
+        self,
+        credentials: sasl.Credentials,
+        mechanisms: Sequence[str] | None = None,
+        allow_cleartext_auth: bool = False,
+        attempt: Attempt | None = None,
+    ) -> Conversation[None]:
+        """AUTH, as `Authentication` does it. ``attempt`` and the others are those of `open`."""
+        self.line.phase = "auth"
+        self.line.hide(credentials.password, credentials.token)
+        verified = self.secure or self.local_peer
+        authentication = Authentication(
+            self.line,
+            credentials._replace(channel=self.channel, offered=self.capabilities.auth_mechanisms),
+            mechanisms,
+            verified=verified,
+            clear_allowed=verified or allow_cleartext_auth,
+            without_tls=self.without_tls,
+        )
+        try:
+            with self.line.ending():
+                yield from authentication.run(attempt or Attempt())
+        finally:
+            self.login_goes_on = authentication.goes_on
 
     def _greet(self) -> Conversation[Reply]:
         """The greeting; where it does not come in clear, the error says which settings make a server wait for TLS."""
-        begun = yield NOW
         try:
-            reply = yield from self._behind_handshake(self._reply(self.timeouts.greeting, goes_on=self.secure))
+            return (yield from self._behind_handshake(self.line.greeting(goes_on=self.secure)))
         except (ConnectionLost, TimedOut) as error:
-            if not self.secure and not self.reads and not self.lmtp:
+            if not self.secure and not self.line.reads and not self.lmtp:
                 error.args = (
                     f"{error}; a port of implicit TLS (465) does so: for that, set tls='implicit' (USE_SSL instead of "
                     "USE_TLS), or change port to 587",
                 )
             raise
-        self.slowest = (yield NOW) - begun
-        return reply
 
     def hello(self, extended: bool = False) -> Conversation[None]:
         """EHLO, and HELO for a server that refuses it (RFC 5321 3.2): then no extension is assumed.
@@ -128,12 +188,12 @@ class Session(Authenticating):
         Refused with 4yz too (nodemailer does so), but where ``extended`` says that only EHLO will do, for STARTTLS or
         AUTH: it may be answered later. In LMTP it is LHLO, and nothing else will do (RFC 2033 4.1).
         """
-        reply = yield from self._ask((command.lhlo if self.lmtp else command.ehlo)(self.client_name))
+        reply = yield from self.line.ask((command.lhlo if self.lmtp else command.ehlo)(self.client_name))
         if reply.is_positive:
-            self.capabilities = Capabilities.from_reply(self._said(reply), self._ignore)
+            self.capabilities = Capabilities.from_reply(self.line.as_said(reply), self._ignore)
             return
         if self.lmtp:
-            raise self._failed(
+            raise self.line.fatal(
                 HelloRefused,
                 f"{self.server} refused LHLO with {reply}; if it speaks SMTP, the URL begins with smtp",
                 reply,
@@ -143,7 +203,7 @@ class Session(Authenticating):
             self.capabilities = Capabilities()
             refusal = reply
             try:
-                reply = yield from self._ask(command.helo(self.client_name))
+                reply = yield from self.line.ask(command.helo(self.client_name))
             except ConnectionLost:  # who hangs up has said why
                 reply = refusal
             else:
@@ -151,7 +211,7 @@ class Session(Authenticating):
                 if refusal.is_transient and reply.is_permanent:
                     reply = refusal  # EHLO may be answered later
         if not reply.is_positive:
-            raise self._failed(
+            raise self.line.fatal(
                 HelloRefused,
                 f"{self.server} refused {what} with {reply}; "
                 f"if it dislikes the name {self.client_name!r}, set client_name",
@@ -167,10 +227,10 @@ class Session(Authenticating):
             error = self._tls_failed("offers no STARTTLS", required)
             trouble = error
         else:
-            trouble = reply = yield from self._ask(command.STARTTLS)
+            trouble = reply = yield from self.line.ask(command.STARTTLS)
             if reply.code == 220:
                 try:
-                    yield from self._secure(self.timeouts.connect)
+                    yield from self._secure(self.line.timeouts.connect)
                     self.capabilities = Capabilities()  # RFC 3207 4.2: what was learnt before is forgotten
                     yield from self._behind_handshake(self.hello(extended))
                 except TLSFailed as failure:
@@ -179,13 +239,12 @@ class Session(Authenticating):
                     raise
                 return
             if reply.code == 421:
-                raise self._left(reply)
+                raise self.line.goodbye(reply)
             error = self._tls_failed(f"refused STARTTLS with {reply}", required, reply)
             self.without_tls = TLSFailed(
                 f"{self.server} refused STARTTLS with {reply}", server=self.server, reply=reply
             )
         if required or on_failure(trouble) != "insecure":
-            self.broken = True
             raise error
 
     def _tls_failed(self, what: str, required: bool, reply: Reply | None = None) -> TLSFailed:
@@ -194,14 +253,13 @@ class Session(Authenticating):
         return TLSFailed(f"{self.server} {what} and {why}; {remedy}", server=self.server, reply=reply)
 
     def _secure(self, timeout: float) -> Conversation[None]:
-        if self._replies.has_unread:
-            raise self._failed(
+        if self.line.replies.has_unread:
+            raise self.line.fatal(
                 ProtocolViolation, f"{self.server} (or someone in between) sent data ahead of the TLS handshake"
             )
         try:
             self.channel = yield StartTLS(timeout)
         except OSError as error:
-            self.broken = True
             if self.greeting is None and _is_clear(error):
                 raise TLSFailed(
                     f"{self.server} speaks in clear, and tls is 'implicit'; check that port and tls fit together: for "
@@ -221,7 +279,7 @@ class Session(Authenticating):
                 remedy = _remedy(getattr(error, "reason", None) or "")
             raise TLSFailed(f"{what}; {remedy}", server=self.server) from error
         self.secure = True
-        self._replies.clear()
+        self.line.replies.clear()
 
     def _behind_handshake(self, conversation: Conversation[T]) -> Conversation[T]:
         """The first replies in TLS: there a TLS 1.3 server says what it has against the client (RFC 8446 4.4.2.4)."""
@@ -231,46 +289,63 @@ class Session(Authenticating):
             alert = lost.__cause__
             if getattr(alert, "library", "") != "SSL":  # as every ssl.SSLError has it
                 raise
-            self.phase, self.secure = "tls", False
+            self.line.phase, self.secure = "tls", False
             reason = getattr(alert, "reason", None) or ""
             raise TLSFailed(
                 f"the TLS handshake with {self.server} failed: {alert}; {_remedy(reason)}", server=self.server
             ) from alert
 
+    # Mail --------------------------------------------------------------------------------------------------------
+
+    def deliver(
+        self, policy: str = "any", window: int = 1, probe_from: int | None = None, in_lock_step: bool = False
+    ) -> Conversation[None]:
+        """Take a stream of transactions (`Next`) and give each back when it is settled (`Settled`), in order.
+
+        At most ``window`` are in flight. From the transaction of number ``probe_from`` on the connection may be asked
+        to prove that it discards refused chunks; None: never. ``in_lock_step``: each command waits for the reply to the
+        one before it, whatever the server offers. A connection that ends settles what is in flight; nothing is raised.
+        """
+        grouped = "PIPELINING" in self.capabilities and not in_lock_step
+        terms = Terms(self.capabilities, self.lmtp, policy, probe_from, grouped)
+        return Pipeline(self.line, self.history, terms, window).run()
+
     # Asking ------------------------------------------------------------------------------------------------------
 
     def verify(self, address: str) -> Conversation[Reply]:
         """VRFY: 250, 251, 252 and 550 are told apart by the caller (RFC 5321 3.5)."""
-        return (yield from self._ask(command.vrfy(address, "SMTPUTF8" in self.capabilities and not address.isascii())))
+        return (
+            yield from self.line.ask(command.vrfy(address, "SMTPUTF8" in self.capabilities and not address.isascii()))
+        )
 
     def expand(self, name: str) -> Conversation[Reply]:
         """EXPN: the members of a mailing list (RFC 5321 3.5)."""
-        return (yield from self._ask(command.expn(name)))
+        return (yield from self.line.ask(command.expn(name)))
 
     def is_new(self) -> Conversation[bool]:
         """Whether this connection was just opened. Says nothing to the server."""
-        return not self._resumed
+        return not self.line.is_reused
         yield
 
     def help(self, argument: str = "") -> Conversation[Reply]:
         """HELP (RFC 5321 4.1.1.8)."""
-        return (yield from self._ask(command.help_(argument)))
+        return (yield from self.line.ask(command.help_(argument)))
 
     def noop(self) -> Conversation[Reply]:
         """NOOP (RFC 5321 4.1.1.9)."""
-        return (yield from self._ask(command.NOOP))
+        return (yield from self.line.ask(command.NOOP))
 
     def reset(self) -> Conversation[None]:
         """RSET (RFC 5321 4.1.1.5)."""
-        reply = yield from self._ask(command.RSET)
+        reply = yield from self.line.ask(command.RSET)
         if not reply.is_positive:
-            raise self._failed(CommandRefused, f"{self.server} refused RSET with {reply}", reply)
-        self._latest = None
+            raise self.line.fatal(CommandRefused, f"{self.server} refused RSET with {reply}", reply)
+        self.history.latest = None
 
     def quit(self) -> Conversation[None]:
         """QUIT, and whatever the server says to it (RFC 5321 4.1.1.10)."""
-        self.broken = True
-        yield from self._ask(command.QUIT)
+        self.end("QUIT")
+        yield from self.line.ask(command.QUIT)
 
 
 def _remedy(reason: str) -> str:

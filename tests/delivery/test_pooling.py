@@ -29,7 +29,7 @@ SERVER = Server("mx.example.com", client_name="app.example.org")
 def connection(shelf: Shelf[None] | None = None, transactions: int = 0) -> Connection[None]:
     """One that was counted in ``shelf``."""
     session = new_session(SERVER, "host.example.org", "192.0.2.1", "192.0.2.2", None)
-    session.transactions = transactions
+    session.history.transactions = transactions
     if shelf is not None:
         shelf.open += 1
     made: Connection[None] = Connection(SERVER, None, session)
@@ -96,7 +96,8 @@ class TestTurns:
         assert shelf.turn_ends(SERVER, 100, None) == 400
         assert shelf.take_back(kept, 150) == (True, True)
         assert shelf.turn_ends(SERVER, 100, None) == 450
-        broken.session.broken = broken.has_worked = True  # it carried a message, and then the server ended it
+        broken.session.end("of a test")
+        broken.has_worked = True  # it carried a message, and then the server ended it
         assert shelf.take_back(broken, 160) == (False, True)
         assert shelf.turn_ends(SERVER, 100, None) == 460
         assert (shelf.open, list(shelf.used)) == (1, [])
@@ -112,7 +113,7 @@ class TestTurns:
         """No greeting, a refused login: the next in line would wait as long for nothing."""
         shelf: Shelf[None] = Shelf(Limits(max_connections=2))
         silent = connection(shelf)
-        silent.session.broken = True
+        silent.session.end("of a test")
         shelf.take_back(silent, 105)
         assert shelf.turn_ends(SERVER, 100, None) == 110
 
@@ -121,7 +122,7 @@ class TestTurns:
         shelf: Shelf[None] = Shelf(Limits(max_connections=2))
         silent, other = connection(shelf), connection(shelf)
         silent.heard = other.heard = 101
-        silent.session.broken = True
+        silent.session.end("of a test")
         shelf.take_back(silent, 390)
         assert shelf.turn_ends(SERVER, 100, None) == 400
 
@@ -130,7 +131,7 @@ class TestTurns:
         shelf: Shelf[None] = Shelf(Limits(max_connections=2))
         works, refused = connection(shelf), connection(shelf)
         works.heard = 1
-        refused.session.broken = True
+        refused.session.end("of a test")
         shelf.take_back(refused, 105)
         assert shelf.turn_ends(SERVER, 100, None) == 400
 
@@ -257,7 +258,7 @@ def test_a_bucket_gives_a_second_s_worth_at_once_and_then_its_rate(rate: float, 
 def test_a_broken_or_a_used_up_one_is_not_kept() -> None:
     shelf: Shelf[None] = Shelf(Limits(max_messages=3))
     broken = connection(shelf)
-    broken.session.broken = True
+    broken.session.end("of a test")
     assert not shelf.put(broken, 0)
     assert not shelf.put(connection(shelf, 3), 0)
     assert shelf.put(connection(shelf, 2), 0)
@@ -325,7 +326,7 @@ def test_while_all_are_in_use_one_looks_again_all_the_same() -> None:
 def test_and_those_with_something_unread() -> None:
     shelf: Shelf[None] = Shelf(Limits())
     told = connection(shelf)
-    told.session._replies.feed(b"421 ")
+    told.session.line.replies.feed(b"421 ")
     shelf.put(told, 0)
     assert shelf.serve(False, 0) == (None, [told], True)
 
@@ -380,5 +381,5 @@ def test_a_session_knows_what_its_wire_and_server_say(peer: str | None, local_pe
     session = new_session(server, "app.example.org", "192.0.2.1", peer, None)
     assert session.local_peer is local_peer
     assert session.client_name == "app.example.org"
-    assert session.timeouts.reply == 5
+    assert session.line.timeouts.reply == 5
     assert session.server == "mx.example.com:587"

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any
 
-from smtpbackend.protocol.dialogue import SILENCE
 from smtpbackend.protocol.effects import Channel, Ended, Now, Read, StartTLS, Work, Write
+from smtpbackend.protocol.line import SILENCE
 from tests.fuzz.ledger import Due, Ledger
 
 EXTENSIONS = (

@@ -40,7 +40,7 @@ class World(Played):
         self.leases.append((server.host, fresh))
         if not fresh:
             for connection in self.idle:
-                if connection.server == server and connection.session.is_quiet:
+                if connection.server == server and connection.session.line.replies.is_empty:
                     self.idle.remove(connection)
                     self.out.append(connection)
                     connection.reused = connection.has_worked = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from smtpbackend.envelope import Envelope
 from smtpbackend.errors import ProtocolViolation
-from smtpbackend.protocol.transacting import MAX_CHUNK
+from smtpbackend.protocol.transaction_steps import MAX_CHUNK
 from smtpbackend.testing import Play
 from tests.delivery.played import Played
 from tests.protocol.script import CONTENT, LATER, Script, deliver, opened, proven, transaction

@@ -67,7 +67,7 @@ class Conversation:
             assert session.broken
             return
         assert not session.broken
-        assert session.phase == "idle"
+        assert session.line.phase == "idle"
         for _ in range(1 + self.tape.below(2)):
             if session.broken:
                 break
@@ -76,11 +76,11 @@ class Conversation:
             except SMTPError:
                 assert session.broken  # it spoke before it was asked
             if self.tape.happens(64):
-                session.resume()
+                session.line.resume()
         if not session.broken:
             with suppress(SMTPError):
                 self.network.talk(session.quit())
-        assert session.broken or session.phase == "idle"
+        assert session.broken or session.line.phase == "idle"
 
     def deliver(self) -> None:
         """Some transactions, and what was learnt of each."""
@@ -102,7 +102,7 @@ class Conversation:
                     answer = self.transaction()
         assert not self.waiting, "a message got no answer"
         if not self.session.broken:
-            assert self.session.phase == "idle"
+            assert self.session.line.phase == "idle"
 
     def transaction(self) -> Transaction | None:
         """The next one that this server can be given, or None."""
@@ -161,7 +161,7 @@ class Conversation:
             rcpt = mailing.rcpt[path].reply
             # where others are in flight, one of them may have shown that no reply behind its own can be trusted; and
             # where content was in flight, a reply too many that none of its own can be; or a blank line stood for one
-            is_confused = is_confused or self.session._replies.has_skipped
+            is_confused = is_confused or self.session.line.replies.has_skipped
             assert rcpt is None or rcpt.is_positive or self.window > 1 or is_confused, "in doubt, and refused"
         elif known:
             assert mailing is not None

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from smtpbackend import Envelope, Status
-from smtpbackend.protocol.transacting import MAX_CHUNK
+from smtpbackend.protocol.transaction_steps import MAX_CHUNK
 from smtpbackend.testing import CUT, EXTENSIONS, SILENCE, Fault, Play, ScriptedServer, Transaction
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import SENDER, Twin, hello
@@ -273,7 +273,7 @@ class TestContentIsNeverRun:
         self, twin: Twin, scripted: Scripted, monkeypatch: pytest.MonkeyPatch, how: Any, as_list: bool
     ) -> None:
         """The message goes out on a second connection, without it; nobody is blamed, and the third needs no second."""
-        monkeypatch.setattr("smtpbackend.protocol.transacting.PROBE_PATIENCE", 0.2)
+        monkeypatch.setattr("smtpbackend.protocol.transaction_steps.PROBE_PATIENCE", 0.2)
         # Exim, had it taken the octet, would crash on the RSET behind it
         play = Play({"BDAT 1": how}, CHUNKING, faults=[Fault.CRASHES_ON_RSET_AMID_CHUNKS])
         server, other = scripted(play), scripted()
@@ -326,7 +326,7 @@ class TestWindowByProof:
         self, twin: Twin, scripted: Scripted, monkeypatch: pytest.MonkeyPatch, extensions: tuple[str, ...]
     ) -> None:
         """Courier: the first message is accepted, nothing is in doubt, and the rest goes out one at a time."""
-        monkeypatch.setattr("smtpbackend.protocol.delivering.OVERLAP_PATIENCE", 0.2)
+        monkeypatch.setattr("smtpbackend.protocol.transaction_steps.OVERLAP_PATIENCE", 0.2)
         server = scripted(Play(extensions=extensions, faults=[Fault.SWALLOWS_BEHIND_DOT]))
         events: list[str] = []
         mailer = twin(server.url, listeners=[lambda event: events.append(event.name)], timeout=5, **PROBED)

@@ -76,7 +76,7 @@ def test_threads_of_a_stream_that_had_no_turn_at_the_same_time(
     receipts = mailer.send_many([hello() for _ in range(12)], connections=4)
     assert statuses(receipts) == [D] * 12
     for connection in in_use:
-        connection.session.broken = True
+        connection.session.end("of a test")
         mailer.on_pool("release", connection)
 
 

@@ -91,7 +91,7 @@ class TestReuse:
         connection = mailer.on_pool("lease", mailer.raw.configuration.servers[0], True, None)
         assert not connection.reused
         assert server.speakers[0].verbs[-1] == "QUIT"
-        connection.session.broken = True
+        connection.session.end("of a test")
         mailer.on_pool("release", connection)
         assert mailer.send(hello()).ok
         assert server.connections == 3

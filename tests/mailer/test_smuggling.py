@@ -22,7 +22,7 @@ import pytest
 
 from smtpbackend import Attachment, Envelope, Message
 from smtpbackend.errors import InvalidInput, SMTPError
-from smtpbackend.protocol.transacting import MAX_CHUNK
+from smtpbackend.protocol.transaction_steps import MAX_CHUNK
 from smtpbackend.testing import CUT, EXTENSIONS, HANG_UP, SILENCE, Fault, Play
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import SENDER, Twin
@@ -398,8 +398,8 @@ def test_no_octet_of_a_content_is_a_command_to_who_refuses_chunks(
     twin: Twin, scripted: Scripted, monkeypatch: pytest.MonkeyPatch, refused: str, refusal: Any, discards: bool
 ) -> None:
     """Be it the probe, a later chunk or all of them, with and without another refusal beside it."""
-    monkeypatch.setattr("smtpbackend.protocol.transacting.PROBE_PATIENCE", 0.2)
-    monkeypatch.setattr("smtpbackend.protocol.delivering.OVERLAP_PATIENCE", 0.2)
+    monkeypatch.setattr("smtpbackend.protocol.transaction_steps.PROBE_PATIENCE", 0.2)
+    monkeypatch.setattr("smtpbackend.protocol.transaction_steps.OVERLAP_PATIENCE", 0.2)
     good = "503 5.5.1 MAIL first"
     seen = 0
     for answers in ([refusal], [refusal, good], [good, refusal], [good, "250 ok", refusal, "250 ok"]):

@@ -56,7 +56,7 @@ def lease(mailer: Driven) -> Any:
 
 
 def give_back(mailer: Driven, connection: Any) -> None:
-    connection.session.broken = True
+    connection.session.end("of a test")
     mailer.on_pool("release", connection)
 
 

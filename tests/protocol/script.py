@@ -142,7 +142,7 @@ def opened(*extensions: str, **options: Any) -> Session:
 def proven(*extensions: str, **options: Any) -> Session:
     """The same, on a connection that has proven what a window and content in flight ask for (DESIGN 5.1, 5.2)."""
     session = opened(*extensions, **options)
-    session.overlaps = session.discards = True
+    session.history.overlaps = session.history.discards = True
     return session
 
 
@@ -164,13 +164,14 @@ def deliver(
     policy: str = "any",
     window: int = 1,
     probe_from: int | None = None,
+    in_lock_step: bool = False,
     fails: Mapping[int, OSError] | None = None,
     delays: Iterable[float] = (),
 ) -> Script:
     """Play `Session.deliver`."""
     script = Script(*answers, transactions=transactions, fails=fails)
     script.delays.extend(delays)
-    script.run(session.deliver(policy, window, probe_from))
+    script.run(session.deliver(policy, window, probe_from, in_lock_step))
     return script
 
 

@@ -7,10 +7,18 @@ from typing import Any
 import pytest
 
 from smtpbackend.errors import ConnectionLost, InvalidInput, ProtocolViolation, TimedOut
-from smtpbackend.protocol.delivering import AT_ONCE, OVERLAP_PATIENCE, RATION
+from smtpbackend.protocol.history import RATION
+from smtpbackend.protocol.pipeline import AT_ONCE
 from smtpbackend.protocol.session import Session
-from smtpbackend.protocol.transacting import GROUP, MAX_CHUNK, MAX_UNANSWERED, PROBE_PATIENCE, PROBE_SLOW
 from smtpbackend.protocol.transaction import Transaction
+from smtpbackend.protocol.transaction_steps import (
+    GROUP,
+    MAX_CHUNK,
+    MAX_UNANSWERED,
+    OVERLAP_PATIENCE,
+    PROBE_PATIENCE,
+    PROBE_SLOW,
+)
 from tests.protocol.script import CONTENT, LATER, Failing, Script, deliver, opened, proven, transaction
 from tests.protocol.test_deliver import BOB, CARL, DATA, DOT, GO, NO, OK, QUEUED, RSET, codes, two
 
@@ -51,7 +59,7 @@ class TestProbe:
         assert script.sent == [PROBE + MAIL + BOB + CARL + DATA, CONTENT + DOT]
         assert script.order == "WRWR"
         assert codes(one) == (250, [250, 250], 250)
-        assert session.discards
+        assert session.history.discards
         assert not session.broken
 
     def test_it_does_not_stand_ahead_of_the_first_message_that_may_be_the_only_one(self) -> None:
@@ -78,7 +86,7 @@ class TestProbe:
     def test_a_refusal_that_knows_the_command_is_the_proof(self, code: int) -> None:
         session = chunking()
         deliver(session, [transaction()], b"%d no\r\n" % code + OK * 3 + GO, QUEUED, probe_from=1)
-        assert session.discards
+        assert session.history.discards
 
     @pytest.mark.parametrize(
         "replies",
@@ -95,7 +103,7 @@ class TestProbe:
         script = deliver(session, [two(), two()], replies + OK * 3 + GO, QUEUED, OK * 3 + GO, QUEUED, probe_from=1)
         group = MAIL + BOB + CARL + DATA
         assert script.sent == [PROBE + group, CONTENT + DOT, group, CONTENT + DOT]
-        assert session.discards is False
+        assert session.history.discards is False
         assert not session.broken
 
     @pytest.mark.parametrize("replies", [b"", REFUSED])
@@ -103,7 +111,7 @@ class TestProbe:
     def test_a_connection_that_ends_over_it_says_so(self, replies: bytes, end: Any) -> None:
         session, one = chunking(), transaction()
         script = deliver(session, [one], *filter(None, [replies]), end, probe_from=1)
-        assert session.probing
+        assert session.history.probing
         assert session.broken
         assert not one.handed_over
         assert not one.was_closed
@@ -113,19 +121,19 @@ class TestProbe:
     def test_one_that_ends_later_does_not(self) -> None:
         session, one = chunking(), transaction()
         deliver(session, [one], REFUSED + OK, b"", probe_from=1)
-        assert not session.probing
+        assert not session.history.probing
         assert isinstance(one.error, ConnectionLost)
 
     def test_an_end_behind_its_refused_rset_leaves_the_message_unread(self) -> None:
         session, one = chunking(), transaction()
         deliver(session, [one], REFUSED + b"554 5.7.0 too many errors\r\n", b"", probe_from=1)
-        assert (one.is_unread, one.was_closed, session.discards) == (True, False, False)
-        assert session.probing  # it ended over the probe, and the server is not down for it
+        assert (one.is_unread, one.was_closed, session.history.discards) == (True, False, False)
+        assert session.history.probing  # it ended over the probe, and the server is not down for it
 
     def test_a_refused_rset_with_a_reply_behind_it_ends_nothing(self) -> None:
         session, one = chunking(), transaction()
         deliver(session, [one], REFUSED + b"554 5.7.0 too many errors\r\n" + OK, b"", probe_from=1)
-        assert (one.is_unread, session.probing) == (False, False)
+        assert (one.is_unread, session.history.probing) == (False, False)
 
     @pytest.mark.parametrize(
         ("before", "took", "slow"),
@@ -135,17 +143,17 @@ class TestProbe:
         self, before: float, took: float, slow: bool
     ) -> None:
         session = chunking()
-        session.slowest = before
+        session.line.slowest = before
         deliver(session, [transaction()], REFUSED + OK * 3 + GO, QUEUED, probe_from=1, delays=[took])
-        assert session.probed_slowly is slow
-        assert session.discards  # its proof holds for this connection all the same
+        assert session.history.probed_slowly is slow
+        assert session.history.discards  # its proof holds for this connection all the same
 
     def test_the_replies_while_a_connection_is_opened_are_timed(self) -> None:
         session = Session("mx.example.com:25", "client.example.org")
         script = Script(b"220 welcome\r\n", b"250 mx.example.com\r\n")
         script.delays.extend([0.2, 0.7])
         script.run(session.open("none"))
-        assert session.slowest == pytest.approx(0.7)
+        assert session.line.slowest == pytest.approx(0.7)
 
     def test_who_is_told_never_asks_for_no_proof(self) -> None:
         script = deliver(chunking(), [transaction()] * 2, OK * 2 + GO, QUEUED, OK * 2 + GO, QUEUED)
@@ -161,7 +169,7 @@ class TestProbe:
 
     def test_an_ignored_size_forbids_it(self) -> None:
         session = chunking(ignore=["SIZE"])
-        session.discards = True
+        session.history.discards = True
         script = deliver(session, [transaction()], OK * 2 + GO, QUEUED, probe_from=1)
         assert b"BDAT" not in b"".join(script.sent)
 
@@ -300,8 +308,8 @@ class TestOverlap:
         group = PLAIN + BOB + DATA
         assert script.sent == [group, CONTENT + DOT + RSET, group, CONTENT + DOT + RSET + group, CONTENT + DOT]
         assert script.settled == mails
-        assert session.overlaps
-        assert not session.overlapping
+        assert session.history.overlaps
+        assert not session.history.overlapping
 
     def test_with_chunking_all_that_the_window_holds_leaves_in_one_write(self) -> None:
         session, mails = chunking(), [transaction() for _ in range(6)]
@@ -322,7 +330,7 @@ class TestOverlap:
             session, [transaction(), LATER, transaction()], OK * 2 + GO, QUEUED + OK, OK * 2 + GO, QUEUED, window=8
         )
         assert script.sent[1:3] == [CONTENT + DOT + RSET, PLAIN + BOB + DATA]
-        assert session.overlaps
+        assert session.history.overlaps
 
     def test_a_window_of_one_asks_for_none(self) -> None:
         script = deliver(opened("PIPELINING"), [transaction()] * 2, OK * 2 + GO, QUEUED, OK * 3 + GO, QUEUED)
@@ -337,7 +345,7 @@ class TestOverlap:
         assert isinstance(other.error, TimedOut)
         assert not other.handed_over
         assert other.mail is None
-        assert session.overlapping
+        assert session.history.overlapping
         assert session.broken
         assert script.reads[-1].timeout == OVERLAP_PATIENCE
         assert script.sent[-1] == CONTENT + DOT + RSET
@@ -355,7 +363,7 @@ class TestOverlap:
             QUEUED,
             window=8,
         )
-        assert not session.overlaps
+        assert not session.history.overlaps
         assert [len(one) for one in script.sent].count(len(CONTENT + DOT)) == 2
         assert all(codes(one)[2] == 250 for one in mails)
 
@@ -364,7 +372,7 @@ class TestOverlap:
         deliver(session, [one, other], OK * 2 + GO, b"554 spam\r\n" + OK, OK * 2, GO, QUEUED, window=8)
         assert codes(one)[2] == 554
         assert codes(other)[2] == 250
-        assert session.overlaps
+        assert session.history.overlaps
 
     def test_it_stays_open_for_later_deliveries(self) -> None:
         session = proven("PIPELINING")
@@ -411,7 +419,7 @@ class TestWindow:
         assert [one.was_closed for one in mails] == [False, True, False, False]
         assert [one.is_unread for one in mails] == [False, False, True, True]
         assert codes(mails[0]) == (250, [250], 250)
-        assert session.ended_at == 2
+        assert session.history.ended_at == 2
 
     @pytest.mark.parametrize("end", [b"", ConnectionResetError(104, "reset")])
     @pytest.mark.parametrize("refusal", [b"554 5.7.0 too many commands\r\n", b"421 4.7.0 goodbye\r\n"])
@@ -443,13 +451,13 @@ class TestWindow:
         deliver(session, mails, OK * 2 + QUEUED + OK, OK + b"421 too many\r\n" + b"503 MAIL first\r\n" * 4, window=8)
         assert mails[1].was_closed
         assert mails[2].is_unread
-        assert not session.is_talkative
+        assert not session.line.is_talkative
 
     def test_a_bare_end_tells_nothing_either(self) -> None:
         session, mails = tried(), [transaction() for _ in range(3)]
         deliver(session, mails, OK * 2 + QUEUED + OK, b"", window=8)
         assert [one.is_unread for one in mails] == [False] * 3
-        assert session.ended_at is None  # it may have been idle for too long
+        assert session.history.ended_at is None  # it may have been idle for too long
 
     def test_it_is_bounded_in_messages(self) -> None:
         mails = [transaction() for _ in range(5)]
@@ -474,7 +482,7 @@ class TestWindow:
         session, mails = wide(), [transaction() for _ in range(20)]
         deliver(session, mails[:1], answer, window=32)
         errors = answer.count(b"\r\n5") + answer.startswith(b"5")
-        assert session.refusals == errors
+        assert session.history.refusals == errors
         script = Script(transactions=mails[1:])
         conversation = session.deliver("any", 32)
         with pytest.raises(AssertionError, match="nothing is scripted"):
@@ -490,35 +498,35 @@ class TestWindow:
         session, mails = tried(), [transaction() for _ in range(8)]
         script = deliver(session, mails, OK + NO + NOBODY, *[OK * 2 + NO] * 7)
         assert script.sent == [MAIL + BOB + LAST] + [RSET + MAIL + BOB] * 7
-        assert session.refusals == RATION
-        assert session.is_spent
+        assert session.history.refusals == RATION
+        assert session.history.is_spent
 
     def test_without_bdat_too(self) -> None:
         session, mails = opened("PIPELINING"), [transaction() for _ in range(8)]
         script = deliver(session, mails, OK + NO + NOBODY, *[OK * 2 + NO] * 7)
         assert [sent.endswith(DATA) for sent in script.sent] == [True] + [False] * 7
-        assert session.is_spent
+        assert session.history.is_spent
 
     def test_in_lock_step_a_dead_address_is_one_error(self) -> None:
         session, mails = opened(), [transaction() for _ in range(9)]
         deliver(session, mails[:8], OK, NO, *[OK, OK, NO] * 7)
-        assert not session.is_spent
+        assert not session.history.is_spent
         deliver(session, mails[8:], OK, OK, NO)
-        assert session.is_spent
+        assert session.history.is_spent
 
     def test_the_one_behind_a_refusal_takes_a_wait_more_and_forgives_it(self) -> None:
         session, mails = tried(), [transaction() for _ in range(3)]
         script = deliver(session, mails, OK + NO + NOBODY, OK * 3, QUEUED, OK * 2 + QUEUED)
         assert script.sent == [MAIL + BOB + LAST, RSET + MAIL + BOB, LAST, MAIL + BOB + LAST]
-        assert session.refusals == 0
+        assert session.history.refusals == 0
 
     def test_the_probe_is_an_error_too(self) -> None:
         """Postfix counts it, and forgets it with the first message that it takes."""
         session, mails = chunking(), [transaction() for _ in range(2)]
         deliver(session, mails[:1], REFUSED + OK + OK + NO + NOBODY, probe_from=1)
-        assert session.refusals == 3
+        assert session.history.refusals == 3
         deliver(session, mails[1:], OK * 3, QUEUED)
-        assert session.refusals == 0
+        assert session.history.refusals == 0
 
     def test_an_accepted_message_forgives_them(self) -> None:
         session = tried()
@@ -530,12 +538,12 @@ class TestWindow:
             QUEUED,
             OK * 2 + QUEUED,
         )
-        assert session.refusals == 0
+        assert session.history.refusals == 0
 
     def test_a_reply_too_many_behind_the_last_one_is_not_left_for_the_next_conversation(self) -> None:
         session, mails = opened("PIPELINING"), [transaction() for _ in range(2)]
         deliver(session, mails, OK * 2 + GO, QUEUED + OK, OK * 2 + GO, QUEUED + OK, window=8)
-        assert session.is_talkative
+        assert session.line.is_talkative
         assert session.broken
         assert all(codes(one)[2] == 250 for one in mails)
 

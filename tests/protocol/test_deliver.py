@@ -13,8 +13,8 @@ from smtpbackend import mime
 from smtpbackend.envelope import Recipient
 from smtpbackend.errors import ConnectionLost, InvalidInput, ProtocolViolation, TimedOut
 from smtpbackend.protocol.timeouts import Timeouts
-from smtpbackend.protocol.transacting import GROUP, MAX_UNANSWERED
 from smtpbackend.protocol.transaction import Transaction
+from smtpbackend.protocol.transaction_steps import GROUP, MAX_UNANSWERED
 from tests.protocol.script import CONTENT, LATER, Answer, Failing, Script, deliver, opened, proven, transaction
 
 MAIL = b"MAIL FROM:<ann@example.org>\r\n"
@@ -57,7 +57,7 @@ class TestGrouped:
         assert one.final.text == "queued as 7"
         assert one.error is None
         assert not session.broken
-        assert session.phase == "idle"
+        assert session.line.phase == "idle"
 
     def test_all_asks_for_data_once_everybody_is_accepted(self) -> None:
         session, one = opened("PIPELINING"), two()
@@ -108,7 +108,7 @@ class TestGrouped:
         assert script.sent == [MAIL + BOB + CARL + DATA]
         assert codes(one) == (int(refusal[:3]), [503, 503], None)
         assert not session.broken
-        assert session.is_quiet
+        assert session.line.replies.is_empty
 
     def test_neither_content_nor_dot_follows_a_refused_data(self) -> None:
         session, one = opened("PIPELINING"), two()
@@ -167,35 +167,34 @@ class TestGrouped:
         deliver(session, [one, transaction()], late if place == "MAIL" else OK + late, window=window)
         assert (one.mail, one.rcpt, one.final, one.handed_over) == (None, [None], None, False)
         assert isinstance(one.error, ProtocolViolation)
-        assert session.mixes_up
+        assert session.history.mixes_up
         assert session.broken
 
     @pytest.mark.parametrize("extensions", [["PIPELINING"], []])
     def test_in_lock_step_503_is_the_answer(self, extensions: list[str]) -> None:
         session, one = opened(*extensions), transaction()
-        session.in_lock_step = True
-        script = deliver(session, [one], b"503 5.5.1 log in first\r\n")
+        script = deliver(session, [one], b"503 5.5.1 log in first\r\n", in_lock_step=True)
         assert script.sent == [MAIL]
         assert codes(one) == (503, [None], None)
-        assert not session.mixes_up
+        assert not session.history.mixes_up
 
     def test_503_to_data_behind_recipients_that_were_accepted_is_another_commands(self) -> None:
         session, one = opened("PIPELINING"), two()
         deliver(session, [one], OK * 3 + b"503 5.5.1 order\r\n")
-        assert session.mixes_up
+        assert session.history.mixes_up
         assert (codes(one), one.handed_over) == ((None, [None, None], None), False)
 
     def test_503_for_a_recipient_of_a_refused_sender_is_in_order(self) -> None:
         session, one = opened("PIPELINING"), transaction()
         deliver(session, [one], NO + b"503 5.5.1 MAIL first\r\n" * 2)
         assert codes(one) == (550, [503], None)
-        assert not session.mixes_up
+        assert not session.history.mixes_up
 
     def test_503_behind_a_message_that_went_well_is_in_order(self) -> None:
         session, one = opened("PIPELINING"), transaction()
         deliver(session, [transaction(), one], OK * 2 + GO, QUEUED, OK + b"503 5.5.1 not now\r\n" * 2)
         assert codes(one) == (250, [503], None)
-        assert not session.mixes_up
+        assert not session.history.mixes_up
 
     def test_more_recipients_than_may_be_unanswered_go_in_several_groups(self) -> None:
         session = opened("PIPELINING")
@@ -673,7 +672,7 @@ class TestReplies:
 
     def test_the_first_reply_on_a_pooled_connection_has_little_time(self) -> None:
         session = opened(timeouts=Timeouts(reply=60, reused=10))
-        session.resume()
+        session.line.resume()
         script = deliver(session, [transaction()], OK, OK, GO, QUEUED)
         assert [read.timeout for read in script.reads] == [10, 60, 60, 300]
 
@@ -725,8 +724,8 @@ class TestReplies:
         assert [codes(each) for each in script.settled] == [(250, [250], 250)] * 2
         assert [each.error for each in script.settled] == [None, None]
         assert not session.broken
-        assert not session.is_talkative
-        assert session.is_quiet
+        assert not session.line.is_talkative
+        assert session.line.replies.is_empty
 
     def test_a_reply_nobody_asked_for_ends_the_connection_before_the_next_transaction(self) -> None:
         session, one, other = opened("PIPELINING"), transaction(), transaction()
@@ -735,7 +734,7 @@ class TestReplies:
         assert codes(one) == (250, [250], 250)
         assert script.asked == [False]
         assert session.broken
-        assert not session.is_quiet
+        assert not session.line.replies.is_empty
 
     @pytest.mark.parametrize(
         ("extensions", "answers"),
@@ -928,9 +927,9 @@ class TestGoodbyeUnasked:
         script = deliver(session, [one], OK * 2 + GO + goodbye)
         assert (one.was_closed, one.is_unread, one.handed_over) == (False, True, False)
         assert len(script.sent) == 1
-        assert isinstance(session.ended_by, ConnectionLost)
-        assert session.ended_by.reply is not None
-        assert session.ended_by.reply.code == 421
+        assert isinstance(session.history.ended_by, ConnectionLost)
+        assert session.history.ended_by.reply is not None
+        assert session.history.ended_by.reply.code == 421
 
     def test_in_lock_step_it_costs_the_message_nothing(self) -> None:
         session, one = opened(), transaction()

@@ -64,7 +64,7 @@ def test_the_example_of_the_rfc() -> None:
 @pytest.mark.parametrize("octet_by_octet", [True, False])
 def test_in_a_window_the_next_transaction_is_answered_after_all_finals(octet_by_octet: bool) -> None:
     session = lmtp("PIPELINING")
-    session.overlaps = True
+    session.history.overlaps = True
     first, second = transaction(*THREE), transaction(*THREE[:2])
     said = GREEN * 4 + GO + b"250 1a\r\n550 1b\r\n250 1c\r\n" + GREEN * 4 + GO + b"450 2a\r\n250 2b\r\n"
     begin = GREEN * 4 + GO

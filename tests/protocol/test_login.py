@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from smtpbackend.errors import AuthenticationFailed, ConnectionLost, DeliveryError
-from smtpbackend.protocol.authenticating import Attempt
+from smtpbackend.protocol.authentication import Attempt
 from smtpbackend.protocol.capabilities import Capabilities
 from smtpbackend.protocol.effects import Conversation, Now, Read, Write
 from smtpbackend.protocol.sasl import Credentials

@@ -60,7 +60,7 @@ class TestOpening:
         assert script.order == "RWR"
         assert session.greeting == Reply(220, None, ("mx.example.com", "welcome"))
         assert dict(session.capabilities) == {"PIPELINING": "", "SIZE": "1000"}
-        assert session.phase == "idle"
+        assert session.line.phase == "idle"
         assert not session.broken
         assert not session.secure
 
@@ -80,7 +80,7 @@ class TestOpening:
         assert caught.value.is_transient
         assert script.sent == []
         assert session.broken
-        assert session.phase == "greeting"
+        assert session.line.phase == "greeting"
 
     @pytest.mark.parametrize(
         ("greeting", "kind"),
@@ -231,7 +231,7 @@ class TestOpening:
         script.run(session.open("none", queue=True))
         assert "XQUE" in session.capabilities
         assert not session.broken
-        assert session.is_quiet
+        assert session.line.replies.is_empty
 
     def test_tabs_separate_as_blanks_do(self) -> None:
         session = new(local_peer=True)
@@ -533,7 +533,7 @@ class TestStartTLS:
         ) as caught:
             script.run(session.open(tls, on_tls_failure=decide))
         assert "client_cert and client_key" in str(caught.value)
-        assert session.phase == "tls"
+        assert session.line.phase == "tls"
         assert session.broken
         assert not session.secure
         assert asked == ([caught.value] if tls == "opportunistic" else [])
@@ -934,13 +934,13 @@ class TestAsking:
     def test_a_reply_nobody_asked_for_is_a_dead_connection(self, unasked: bytes) -> None:
         session = opened()
         Script(b"250 ok\r\n" + unasked).run(session.noop())
-        assert not session.is_quiet
+        assert not session.line.replies.is_empty
         script = Script()
         with pytest.raises(ProtocolViolation, match="spoke when it was not asked"):
             script.run(session.noop())
         assert script.sent == []
         assert session.broken
-        assert session.is_talkative
+        assert session.line.is_talkative
 
     @pytest.mark.parametrize("cut", range(1, 18))
     def test_a_goodbye_nobody_asked_for_is_the_reason_for_the_end(self, cut: int) -> None:
@@ -955,7 +955,7 @@ class TestAsking:
         assert (caught.value.reply.code, caught.value.is_transient) == (421, True)
         assert script.sent == []
         assert session.broken
-        assert not session.is_talkative
+        assert not session.line.is_talkative
 
     def test_what_begins_as_a_goodbye_and_is_none_is_a_dead_connection(self) -> None:
         session = opened()
@@ -964,11 +964,11 @@ class TestAsking:
         with pytest.raises(ProtocolViolation, match="spoke when it was not asked"):
             script.run(session.noop())
         assert script.sent == []
-        assert session.is_talkative
+        assert session.line.is_talkative
 
     def test_only_the_first_reply_on_a_pooled_connection_has_little_time(self) -> None:
         session, script = opened(), Script(b"250 ok\r\n", b"250 ok\r\n")
-        session.resume()
+        session.line.resume()
         script.run(session.noop())
         script.run(session.noop())
         assert [read.timeout for read in script.reads] == [10, 60]

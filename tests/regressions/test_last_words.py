@@ -130,6 +130,6 @@ def test_connections_that_are_all_in_use_do_not_rest_the_server(twin: Twin, scri
         mailer.send(hello())
     assert "server_failed" not in [event.name for event in told]
     assert not mailer.raw._route._resting
-    in_use.session.broken = True
+    in_use.session.end("of a test")
     mailer.on_pool("release", in_use)
     assert mailer.send(hello()).ok
