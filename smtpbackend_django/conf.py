@@ -5,7 +5,6 @@ What the settings of a mailer mean stands in ``smtpbackend.delivery.settings`` a
 
 from __future__ import annotations
 
-import difflib
 import os
 import threading
 from collections import OrderedDict
@@ -17,6 +16,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
 from smtpbackend.blocking.mailer import Mailer, SharedMailer
+from smtpbackend.delivery.setting_names import nearest
 from smtpbackend.delivery.settings import MAILER_KEYS, SERVER_KEYS
 from smtpbackend.errors import InvalidSetting
 from smtpbackend.hiding import discreet
@@ -87,8 +87,7 @@ def overridden(site: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
 def hint(given: Iterable[Any], known: Iterable[str]) -> str:
     """What may have been meant, to be put behind the words that a name is unknown."""
     by_lower_case = {name.lower(): name for name in known}
-    near = [difflib.get_close_matches(str(name).lower(), by_lower_case, 1, 0.5) for name in given]
-    names = [repr(by_lower_case[match[0]]) for match in near if match]
+    names = [repr(by_lower_case[name]) for one in given if (name := nearest(str(one), by_lower_case))]
     return f"; did you mean {', '.join(names)}?" if names else ""
 
 

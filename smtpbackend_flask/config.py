@@ -7,13 +7,13 @@ open is read from Flask-Mail's ``MAIL_*``; once ``SMTPBACKEND_SERVERS`` or ``SMT
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from smtpbackend.delivery.configuration import configure
 from smtpbackend.delivery.server import Server, port_doubt
+from smtpbackend.delivery.setting_names import nearest
 from smtpbackend.delivery.settings import MAILER_KEYS, SERVER_KEYS
 from smtpbackend.errors import InvalidSetting
 from smtpbackend.hiding import discreet
@@ -105,9 +105,9 @@ def _ours(config: Mapping[str, Any]) -> dict[str, Any]:
             continue
         name = key.removeprefix(PREFIX).lower()
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1, 0.5)
+            near = nearest(name, known)
             known_names = ", ".join(PREFIX + one.upper() for one in sorted(known))
-            hint = f"did you mean {PREFIX}{near[0].upper()}?" if near else f"known are {known_names}"
+            hint = f"did you mean {PREFIX}{near.upper()}?" if near else f"known are {known_names}"
             raise InvalidSetting(f"unknown setting {key}; {hint}", field=key)
         if value is not None:
             found[name] = value

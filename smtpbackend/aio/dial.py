@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from smtpbackend.delivery.addresses import Begin, Wait, reach
-from smtpbackend.delivery.server import Server, is_address, unreachable
-from smtpbackend.delivery.tls import server_hostname
+from smtpbackend.delivery.hostnames import is_address, server_hostname
+from smtpbackend.delivery.server import Server, unreachable
 from smtpbackend.forking import Attempts
 from smtpbackend.hiding import forget_locals
 from smtpbackend.protocol.timeouts import earliest, time_is_up

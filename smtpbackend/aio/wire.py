@@ -16,8 +16,9 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from smtpbackend.aio.dial import dial
+from smtpbackend.delivery.hostnames import certificate_name
 from smtpbackend.delivery.server import Server
-from smtpbackend.delivery.tls import Context, certificate_name
+from smtpbackend.delivery.tls import Context
 from smtpbackend.errors import ProtocolViolation
 from smtpbackend.forking import unforked
 from smtpbackend.hiding import forget_locals

@@ -17,8 +17,9 @@ from collections.abc import Callable
 from typing import Any
 
 from smtpbackend.blocking.dial import MAX_POLL, dial
+from smtpbackend.delivery.hostnames import certificate_name
 from smtpbackend.delivery.server import Server
-from smtpbackend.delivery.tls import Context, certificate_name
+from smtpbackend.delivery.tls import Context
 from smtpbackend.errors import ProtocolViolation
 from smtpbackend.forking import sockets, unforked
 from smtpbackend.hiding import forget_locals

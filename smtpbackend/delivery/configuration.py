@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from smtpbackend.delivery.server import Server, resolve
-from smtpbackend.delivery.settings import MAILER_KEYS, SERVER_KEYS, check_keys, read
+from smtpbackend.delivery.setting_names import check_keys
+from smtpbackend.delivery.settings import MAILER_KEYS, SERVER_KEYS, read
 from smtpbackend.errors import InvalidSetting
 from smtpbackend.hiding import discreet
 

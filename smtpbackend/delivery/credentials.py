@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, NoReturn, Self
 
+from smtpbackend.delivery.hostnames import is_loopback
 from smtpbackend.errors import AuthenticationFailed, InvalidSetting, MissingExtra
 from smtpbackend.hiding import Mask, Secret, discreet, keep_here
 
@@ -267,8 +268,6 @@ def _checked_url(url: Any) -> str:
             "password, no '\\', '#', blank or line end, names outside ASCII as xn--, addresses in their usual form",
             field="token",
         )
-    from smtpbackend.delivery.server import is_loopback
-
     if match[1] == "http" and not is_loopback(match[2] or match[3] or match[4]):
         raise InvalidSetting("token_url must begin with https:// (http:// on this machine only)", field="token")
     return str(url)

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, NoReturn, Self
 
 from smtpbackend.content import Content, halves, relaxed_body
-from smtpbackend.delivery.settings import check_keys
+from smtpbackend.delivery.setting_names import check_keys
 from smtpbackend.domain import ascii_domain
 from smtpbackend.errors import InvalidInput, InvalidSetting, MissingExtra, SMTPError
 from smtpbackend.hiding import discreet, keep_here

@@ -8,9 +8,9 @@ from typing import Any, Generic, TypeVar
 from weakref import WeakSet
 
 from smtpbackend.delivery.configuration import Limits
+from smtpbackend.delivery.hostnames import is_local
 from smtpbackend.delivery.inside import Delivery
 from smtpbackend.delivery.server import Server
-from smtpbackend.delivery.tls import is_local
 from smtpbackend.errors import MailerClosed, TimedOut
 from smtpbackend.protocol.session import Session
 from smtpbackend.protocol.timeouts import Timeouts, earliest

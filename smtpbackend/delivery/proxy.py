@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from smtpbackend.delivery.settings import check_keys
+from smtpbackend.delivery.setting_names import check_keys
 from smtpbackend.errors import InvalidSetting, MissingExtra
 from smtpbackend.hiding import Mask, Secret
 

@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
-from smtpbackend.delivery.settings import SERVER_KEYS, check_keys, read
-from smtpbackend.errors import ConnectFailed, InvalidSetting
+from smtpbackend.delivery.hostnames import is_address, is_loopback
+from smtpbackend.delivery.setting_names import check_keys
+from smtpbackend.delivery.settings import SERVER_KEYS, read
+from smtpbackend.errors import ConnectFailed, InvalidSetting, MissingExtra
 from smtpbackend.hiding import Secret, discreet
 from smtpbackend.protocol.command import check_client_name
 from smtpbackend.protocol.mechanisms import check, needs_nothing
@@ -84,7 +86,7 @@ class Server:
                 "(smtp://host:port) is given as a server, and credentials as username and password",
                 field="host",
             )
-        if ":" in host and not _is_ipv6(host):
+        if ":" in host and not is_address(host):
             raise InvalidSetting(
                 "host has a ':' in it, and is no IPv6 address; give port beside it, or a URL (smtp://host:port)",
                 field="host",
@@ -131,9 +133,10 @@ class Server:
             object.__setattr__(self, "port", 465 if self.tls == "implicit" else 587 if secured else 25)
 
     def _check_srv(self) -> None:
-        from smtpbackend.delivery.srv import check_extra
-
-        check_extra()
+        try:
+            import dns  # noqa: F401
+        except ImportError as error:
+            raise MissingExtra('smtp+srv:// needs dnspython: pip install "smtpbackend[srv]"') from error
         if self.tls in ("none", "opportunistic"):
             raise InvalidSetting(
                 f"tls is {self.tls!r}, and servers by SRV records have TLS always (RFC 8314): leave tls out, or set "
@@ -174,28 +177,6 @@ class Server:
 
 # A setting that cannot work is told by a traceback, with the passwords that were given beside it
 Server.__init__ = discreet(Server.__init__)  # type: ignore[method-assign]
-
-
-def _is_ipv6(host: str) -> bool:
-    return ":" in host and is_address(host)
-
-
-def is_address(host: str) -> bool:
-    """Whether a host is an IP address, and needs no look-up."""
-    import ipaddress
-
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address means this machine."""
-    address = host.removeprefix("::ffff:")
-    is_ipv4 = address.replace(".", "").isdigit()  # and not a name such as 127.example.com
-    return host.lower() in ("localhost", "::1") or (is_ipv4 and address.startswith("127."))
 
 
 def from_mapping(values: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> Server:

@@ -5,14 +5,15 @@ A key belongs to a server, or to the whole mailer; a server's key given at the t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from smtpbackend.delivery.setting_names import check_keys
 from smtpbackend.errors import InvalidSetting
 from smtpbackend.hiding import Secret
 from smtpbackend.protocol.timeouts import Timeouts
 
-__all__ = ["MAILER_KEYS", "SERVER_KEYS", "SETTINGS", "Setting", "check_keys", "read"]
+__all__ = ["MAILER_KEYS", "SERVER_KEYS", "SETTINGS", "Setting", "read"]
 
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
@@ -420,19 +421,6 @@ SETTINGS: tuple[Setting, ...] = (
 
 SERVER_KEYS = {setting.name: setting for setting in SETTINGS if setting.owner == "server"}
 MAILER_KEYS = {setting.name: setting for setting in SETTINGS if setting.owner == "mailer"}
-
-
-def check_keys(given: Iterable[str], known: Collection[str], what: str = "setting") -> None:
-    """Raise `InvalidSetting` for the first key that is not known, with the nearest one that is."""
-    for key in given:
-        if key not in known:
-            import difflib
-
-            if not (isinstance(key, str) and key.isidentifier()):  # such as a URL where its settings were to stand
-                raise InvalidSetting(f"unknown {what}: a key that is no name, and is not repeated", field="")
-            near = difflib.get_close_matches(str(key).lower(), known, 1, 0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
-            raise InvalidSetting(f"unknown {what} {key!r}; {hint}", field=str(key))
 
 
 def read(setting: Setting, value: Any) -> Any:

@@ -9,10 +9,11 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from smtpbackend.delivery.hostnames import dns_name
 from smtpbackend.delivery.server import Server
-from smtpbackend.errors import ConnectFailed, MissingExtra
+from smtpbackend.errors import ConnectFailed
 
-__all__ = ["Found", "Record", "check_extra", "look_up", "order"]
+__all__ = ["Found", "Record", "look_up", "order"]
 
 MAX_RECORDS = 32  # of one service, those of the lowest priority: nobody has more, and each may be waited for
 # RFC 8314 3.3, 5.1: TLS from the first byte is preferred to STARTTLS, and nothing is said in clear
@@ -49,15 +50,7 @@ class Found(NamedTuple):
         Who forges the DNS could name a host of his own, and have a certificate for it (RFC 6186 6, RFC 6125 6.2.1).
         """
         domain = self.server.host
-        return None if f".{target}".lower().endswith(f".{in_ascii(domain)}") else domain
-
-
-def check_extra() -> None:
-    """Raise `MissingExtra` where dnspython is not installed."""
-    try:
-        import dns  # noqa: F401
-    except ImportError as error:
-        raise MissingExtra('smtp+srv:// needs dnspython: pip install "smtpbackend[srv]"') from error
+        return None if f".{target}".lower().endswith(f".{dns_name(domain)}") else domain
 
 
 def look_up(server: Server) -> Generator[str, Any, Found]:
@@ -71,7 +64,7 @@ def look_up(server: Server) -> Generator[str, Any, Found]:
     lives = []
     declined = False
     try:
-        domain = in_ascii(server.host)
+        domain = dns_name(server.host)
     except UnicodeError as error:
         raise ConnectFailed(f"{server.host} is no domain name: {error}", server=server.name) from error
     for service, tls in SERVICES:
@@ -115,10 +108,3 @@ def order(records: Iterable[Record], chance: Callable[[], float]) -> list[Record
         left.remove(record)
         ordered.append(record)
     return ordered
-
-
-def in_ascii(domain: str) -> str:
-    """A domain as the DNS has it, in lower case."""
-    from smtpbackend.delivery.tls import server_hostname
-
-    return server_hostname(domain).lower().rstrip(".")

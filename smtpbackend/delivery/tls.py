@@ -12,18 +12,16 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from smtpbackend.delivery.server import Server, is_loopback
+from smtpbackend.delivery.server import Server
 from smtpbackend.errors import InvalidSetting, SMTPError
 from smtpbackend.hiding import discreet
 from smtpbackend.outcome import Reply
 
 __all__ = [
     "Context",
-    "certificate_name",
     "check_files",
     "client_context",
     "on_failure",
-    "server_hostname",
 ]
 
 # X509_V_ERR_*, as in ssl.SSLCertVerificationError.verify_code
@@ -166,21 +164,6 @@ def _reason(error: Exception) -> str:
     return (isinstance(error, OSError) and error.errno and os.strerror(error.errno)) or str(error)
 
 
-def server_hostname(host: str) -> str:
-    """The name to look up: A-labels for an IDN, the address itself for an address."""
-    if host.isascii():
-        return host
-    import idna
-
-    return idna.encode(host, uts46=True).decode("ascii")
-
-
-def certificate_name(host: str) -> str:
-    """The name that the certificate must hold: without the dot of an absolute name and the zone of an address."""
-    name, is_zoned, _ = server_hostname(host).partition("%")
-    return name if is_zoned else name.rstrip(".")
-
-
 def _check_pins(tls: Any) -> None:
     pins = tls.context.pins
     if not pins:
@@ -270,8 +253,3 @@ def on_failure(server: Server, local_peer: bool) -> Callable[[Reply | SMTPError]
         return str(decision)
 
     return decide
-
-
-def is_local(peer: str | None) -> bool:
-    """Whether a peer address (None: a unix socket) is this machine's own."""
-    return peer is None or is_loopback(peer)

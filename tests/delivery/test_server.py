@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from smtpbackend import Server
-from smtpbackend.delivery.server import from_url, is_loopback, unreachable
+from smtpbackend.delivery.server import from_url, unreachable
 from smtpbackend.errors import ConnectFailed, InvalidInput, InvalidSetting
 from smtpbackend.protocol.sasl import Credentials
 from smtpbackend.protocol.timeouts import Timeouts
@@ -87,25 +87,6 @@ def test_what_cannot_be_is_never_born(fields: dict[str, Any], field: str) -> Non
     with pytest.raises(InvalidInput) as caught:
         Server(**fields)
     assert caught.value.field == field
-
-
-@pytest.mark.parametrize(
-    ("host", "expected"),
-    [
-        ("localhost", True),
-        ("LOCALHOST", True),
-        ("127.0.0.1", True),
-        ("127.9.9.9", True),
-        ("::1", True),
-        ("::ffff:127.0.0.1", True),
-        ("128.0.0.1", False),
-        ("127.example.com", False),
-        ("::2", False),
-        ("localhost.example.com", False),
-    ],
-)
-def test_loopback(host: str, expected: bool) -> None:
-    assert is_loopback(host) is expected
 
 
 class TestFromUrl:

@@ -9,7 +9,8 @@ import pytest
 
 from smtpbackend.delivery.configuration import configure
 from smtpbackend.delivery.server import Server
-from smtpbackend.delivery.settings import MAILER_KEYS, SERVER_KEYS, SETTINGS, check_keys, read
+from smtpbackend.delivery.setting_names import check_keys
+from smtpbackend.delivery.settings import MAILER_KEYS, SERVER_KEYS, SETTINGS, read
 from smtpbackend.errors import InvalidSetting
 from smtpbackend.protocol.timeouts import Timeouts
 

@@ -15,7 +15,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from smtpbackend import Reply, Server
-from smtpbackend.delivery.tls import certificate_name, client_context, is_local, on_failure, presented, server_hostname
+from smtpbackend.delivery.tls import client_context, on_failure, presented
 from smtpbackend.errors import InvalidSetting
 from tests.servers.tls import Certificates
 
@@ -182,33 +182,6 @@ def test_a_pin_without_tls_is_a_contradiction() -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "expected"),
-    [
-        ("mx.example.com", "mx.example.com"),
-        ("192.0.2.1", "192.0.2.1"),
-        ("::1", "::1"),
-        ("bücher.example", "xn--bcher-kva.example"),
-        ("BÜCHER.example", "xn--bcher-kva.example"),
-    ],
-)
-def test_the_name_that_the_certificate_must_hold(host: str, expected: str) -> None:
-    assert server_hostname(host) == expected
-    assert certificate_name(host) == expected
-
-
-@pytest.mark.parametrize(
-    ("host", "expected"),
-    [
-        ("mx.example.com.", "mx.example.com"),
-        ("bücher.example.", "xn--bcher-kva.example"),
-        ("fe80::1%eth0", "fe80::1"),
-    ],
-)
-def test_a_certificate_knows_no_absolute_names_and_no_zones(host: str, expected: str) -> None:
-    assert certificate_name(host) == expected
-
-
-@pytest.mark.parametrize(
     ("decision", "credentials", "local", "expected"),
     [
         (None, False, False, "insecure"),
@@ -245,10 +218,3 @@ def test_a_callable_that_decides_nothing_is_an_error(said: Any) -> None:
     server = Server("mx.example.com", on_tls_failure=lambda *args: said)
     with pytest.raises(InvalidSetting, match="'secure' or 'insecure' is wanted"):
         on_failure(server, False)(REPLY)
-
-
-@pytest.mark.parametrize(
-    ("peer", "expected"), [(None, True), ("127.0.0.1", True), ("::1", True), ("192.0.2.1", False), ("::2", False)]
-)
-def test_a_local_peer(peer: str | None, expected: bool) -> None:
-    assert is_local(peer) is expected

@@ -113,10 +113,10 @@ def test_a_cell(
     policy: str,
 ) -> None:
     """What the page says happens, and no secret leaves but in the TLS of a server that was verified."""
-    from smtpbackend.delivery import tls
+    from smtpbackend.delivery import hostnames
 
     # Loopback seems to be far away. Only what an address means is changed, nothing that decides.
-    monkeypatch.setattr(tls, "is_loopback", lambda host: False)
+    monkeypatch.setattr(hostnames, "is_loopback", lambda host: False)
     what = TROUBLES[trouble]
     settings = {"ca_file": str(ca.ca_file), "pinned_sha256": what.pins, **POLICIES[policy]}
     if login:

@@ -567,9 +567,9 @@ class TestNoSecretInClear:
     @pytest.fixture
     def elsewhere(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Loopback seems to be far away. Only what an address means is changed, nothing that decides."""
-        from smtpbackend.delivery import tls
+        from smtpbackend.delivery import hostnames
 
-        monkeypatch.setattr(tls, "is_loopback", lambda host: False)
+        monkeypatch.setattr(hostnames, "is_loopback", lambda host: False)
 
     @pytest.mark.usefixtures("elsewhere")
     @pytest.mark.parametrize("tls", ["none", "opportunistic"])
