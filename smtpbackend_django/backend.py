@@ -133,21 +133,16 @@ class EmailBackend(smtp.EmailBackend):
         """Have Django read its part. ``is_ours``: no EMAIL_* and no default of Django's has a say."""
         if "servers" in options and "host" in options:
             raise self._wrong("both 'servers' and 'host' are set; give one of them")
-        for ours, djangos in (("client_cert", "ssl_certfile"), ("client_key", "ssl_keyfile")):
-            if ours in options:
-                options[djangos] = options.pop(ours)
         tls = options.pop("tls", None)
-        flags = options.get("use_tls"), options.get("use_ssl")
+        use_tls, use_ssl = options.get("use_tls"), options.get("use_ssl")
         if tls is not None:
-            if (flags[0] and tls != "required") or (flags[1] and tls != "implicit"):
+            if (use_tls and tls != "required") or (use_ssl and tls != "implicit"):
                 raise self._wrong(f"tls={tls!r} contradicts use_tls or use_ssl; give one of them")
-            options["use_tls"], options["use_ssl"] = tls == "required", tls == "implicit"
-        # neither flag: opportunistic by Django's rule, and by ours what the server is
-        self._tls = tls or (None if is_ours and flags == (None, None) else "opportunistic")
+            options |= {"use_tls": tls == "required", "use_ssl": tls == "implicit"}  # else Django reads EMAIL_USE_*
+        # Without a flag Django's backend is opportunistic; a server of ours has the default of the core
+        self._tls = tls or (None if is_ours and use_tls is None and use_ssl is None else "opportunistic")
         self._is_ours = is_ours
-        of_django: dict[str, Any] = dict.fromkeys(DJANGO_OPTIONS)
-        for name in of_django.keys() & options.keys():
-            of_django[name] = options.pop(name)
+        of_django = {name: options.pop(name, None) for name in DJANGO_OPTIONS}
         of_django["fail_silently"] = bool(of_django["fail_silently"])
         self._options = options
         if not is_ours:
@@ -187,23 +182,21 @@ class EmailBackend(smtp.EmailBackend):
             raise self._wrong(
                 f"{type(self).__name__}.ssl_context would not be used; use the options ca_file, client_cert and min_tls"
             )
-        settings = dict(self._options)
+        settings = {
+            "tls": "required" if self.use_tls else "implicit" if self.use_ssl else self._tls,
+            "timeout": self.timeout,
+            "client_cert": self.ssl_certfile or None,
+            "client_key": self.ssl_keyfile or None,
+        }
+        settings = {name: value for name, value in settings.items() if value is not None} | self._options
         if "servers" not in settings:
-            settings["host"], settings["port"] = self.host, self.port
+            settings |= {"host": self.host, "port": self.port}
         if self._is_ours:
             is_login = bool(self.username or self.password)
         else:  # Django logs in with both only
             is_login = bool(self.username and (self.password or "token" in settings))
         if is_login:
-            settings.update(username=self.username, password=self.password)
-        for name, value in (
-            ("tls", "required" if self.use_tls else "implicit" if self.use_ssl else self._tls),
-            ("timeout", self.timeout),
-            ("client_cert", self.ssl_certfile or None),
-            ("client_key", self.ssl_keyfile or None),
-        ):
-            if value is not None:
-                settings[name] = value
+            settings |= {"username": self.username, "password": self.password}
         return settings
 
     def _attributes(self) -> tuple[Any, ...]:
