@@ -10,9 +10,10 @@ import math
 import os
 import re
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from datetime import datetime
 from email import policy
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import smtpbackend.message
@@ -83,12 +84,10 @@ def failing(message: Any, envelope: Envelope | None, error: Exception) -> Parcel
     refused: _Refused = {}
     if envelope is None:
         try:
-            recipients, refused = _sifted(message)
+            named, refused = _sifted(message)
+            envelope = Envelope(None, list(chain(*named.values())))
         except Exception:
             raise error from None
-        if not recipients:
-            raise error
-        envelope = Envelope(None, recipients)
     return Parcel(envelope, error, tuple(refused.values()))
 
 
@@ -107,33 +106,35 @@ def _compose_flask_mail(
         )
     if bad := bad_header(message):
         raise BadHeaderError(f"{bad} has a line break or another control character", field=bad)
-    refused: _Refused = {}
     if getattr(message, "date", None) is None:
         message.date = time.time()
     date = _moment_of(message.date)
-    if envelope is None:
-        addresses, refused = _sifted(message)
-        envelope = _envelope(message, addresses, envelope_from)
+    authors = _authors(message) if isinstance(message, Message) else []
+    named, refused = _sifted(message)
+    if envelope is not None:
+        refused = {}
+    else:
+        envelope = _envelope(message, list(chain(*named.values())), authors, envelope_from)
         if refused:
             message = _without(message, refused)
-    others = tuple(refused.values())
-    if envelope is None:
-        return Parcel(None, None, others)
-    if isinstance(message, Message):
-        return Parcel(envelope, _simple(message, date) or _tree(message), others)
-    # Parsed, so that it can be encoded anew for a server that takes 7 bits only.
-    return Parcel(envelope, parsed(message.as_bytes(), "message"), others)
+    content: Any = None
+    if envelope is not None:
+        if isinstance(message, Message):
+            content = _simple(message, date, authors, named) or _tree(message)
+        else:  # parsed, so that it can be encoded anew for a server that takes 7 bits only
+            content = parsed(message.as_bytes(), "message")
+    return Parcel(envelope, content, tuple(refused.values()))
 
 
 def _tree(message: Message) -> email.message.Message:
-    if not parse_addresses(_plain(message.sender, "sender"), "sender"):
-        raise IncompleteMessage(f"sender: {message.sender!r} is nobody", field="sender")
     if message.reply_to:
         parse_addresses(_plain(message.reply_to, "reply_to"), "reply_to")
     return message._message()  # as Flask-Mail calls it: a subclass may have its own
 
 
-def _simple(message: Message, date: datetime) -> Content | smtpbackend.message.Message | None:
+def _simple(
+    message: Message, date: datetime, authors: list[Address], named: _Named
+) -> Content | smtpbackend.message.Message | None:
     """What the core writes of it in one pass; None for what only the ``email`` package writes.
 
     What cannot be written is left to the core, which says why when it is sent, and of whom.
@@ -147,16 +148,15 @@ def _simple(message: Message, date: datetime) -> Content | smtpbackend.message.M
         or ("\r" in subject or "\n" in subject)
     ):
         return None
-    authors, to = _plain(message.sender, "sender"), _once(message.recipients, "recipients")
-    cc = _once(message.cc, "cc")
+    to, cc = [list(dict.fromkeys(named[field])) if field in named else [] for field in ("recipients", "cc")]
     reply_to = _plain(message.reply_to, "reply_to") if message.reply_to else []
     message_id = message.msgId
     try:
         return text_content(
             subject,
-            parse_addresses(authors),
-            parse_addresses(to),
-            parse_addresses(cc) if cc else [],
+            authors,
+            to,
+            cc,
             parse_addresses(reply_to) if reply_to else [],
             text=text,
             html=html,
@@ -183,15 +183,6 @@ def _local(seconds: int, *zone: Any) -> datetime:
     return datetime.fromtimestamp(seconds).astimezone()
 
 
-def _once(mailboxes: Collection[Any], field: str) -> list[Any]:
-    """Without duplicates, in order."""
-    if not mailboxes:
-        return []
-    if type(mailboxes) is list and len(mailboxes) == 1 and type(mailboxes[0]) is str:
-        return mailboxes
-    return list(dict.fromkeys([_plain(one, field) for one in mailboxes]))
-
-
 def _plain(mailbox: Any, field: str) -> Any:
     """A mailbox as the core takes it."""
     if type(mailbox) is str:
@@ -202,17 +193,27 @@ def _plain(mailbox: Any, field: str) -> Any:
 
 
 _FIELDS = ("recipients", "cc", "bcc")
+_Named = dict[str, list[Address]]
+"""Recipients by field."""
 _Refused = dict[tuple[str, int], Outcome]
 """Those who are no recipients, by field and place."""
 
 
-def _sifted(message: Any) -> tuple[list[Address], _Refused]:
+def _authors(message: Any) -> list[Address]:
+    authors = parse_addresses(_plain(message.sender, "sender"), "sender")
+    if not authors:
+        raise IncompleteMessage(f"sender: {message.sender!r} is nobody", field="sender")
+    return authors
+
+
+def _sifted(message: Any) -> tuple[_Named, _Refused]:
     """Who gets the message, and who is no recipient: one that is badly written does not cost the others."""
-    found: list[Address] = []
+    named: _Named = {}
     refused: _Refused = {}
     for field in _FIELDS:
         if not (mailboxes := getattr(message, field, None)):
             continue
+        found = named[field] = []
         is_mixed = isinstance(mailboxes, tuple) and has_names(mailboxes)
         for place, mailbox in enumerate(mailboxes):
             try:
@@ -226,7 +227,7 @@ def _sifted(message: Any) -> tuple[list[Address], _Refused]:
                 why = InvalidInput(where + str(error).removeprefix(field), field=where)
                 text = mailbox if isinstance(mailbox, str) else repr(mailbox)
                 refused[field, place] = Outcome(text, Status.REJECTED, error=why)
-    return found, refused
+    return named, refused
 
 
 def _without(message: Any, refused: _Refused) -> Any:
@@ -239,27 +240,26 @@ def _without(message: Any, refused: _Refused) -> Any:
     return message
 
 
-def _envelope(message: Any, addresses: list[Address], envelope_from: Mailbox | None) -> Envelope | None:
+def _envelope(
+    message: Any, addresses: list[Address], authors: list[Address], envelope_from: Mailbox | None
+) -> Envelope | None:
     """The envelope that Flask-Mail would have given to ``smtplib.SMTP.sendmail``; None where nobody is left."""
     given = getattr(message, "mail_options", None)
     options = _mail_options(given) if given else {}
     given = getattr(message, "rcpt_options", None)
     rcpt = _rcpt_options(given) if given else {}
     recipients = [Recipient(address, **rcpt) for address in addresses]
-    if envelope_from is None:
-        sender: Address | None = _address(message.sender, "sender")
-    else:
+    sender: Address | None
+    if envelope_from is not None:
         sender = _reverse_path(envelope_from)
+    else:
+        sender = authors[0] if len(authors) == 1 else _address(message.sender, "sender")
     return Envelope(sender, recipients, **options) if recipients else None
 
 
 def _address(mailbox: Any, field: str) -> Address:
     """The address of one entry: a str, a pair with the name, or an `Address`."""
-    if type(mailbox) is str:
-        return Address.parse(mailbox, field)
-    if isinstance(mailbox, (tuple, list)) and len(mailbox) == 2:
-        mailbox = mailbox[1]
-    return mailbox if isinstance(mailbox, Address) else Address.parse(address_text(mailbox, field), field)
+    return Address.parse(mailbox if type(mailbox) is str else _plain(mailbox, field), field)
 
 
 def _reverse_path(mailbox: Mailbox) -> Address | None:
