@@ -23,7 +23,6 @@ _BASE64_LINE = 57  # octets that make one line of 76, RFC 2045 6.8
 BLOCK = CHUNK // (_BASE64_LINE // 3 * 4 + 2) * _BASE64_LINE  # octets that fill one chunk when encoded
 
 _line_end = re.compile(rb"\r\n?|\n")
-_blanks = re.compile(rb"[ \t]+")
 _hidden = re.compile(rb"(?:bcc|dcc|resent-bcc|resent-dcc)[ \t]*:", re.IGNORECASE)
 _field_start = re.compile(rb"[!-9;-~\x80-\xff]+[ \t]*:").match
 
@@ -318,49 +317,6 @@ class Content:
         for piece in self._pieces:
             if not isinstance(piece, bytes):
                 piece.close()
-
-
-def halves(content: Content) -> tuple[bytes, Iterator[bytes]]:
-    """The header section, and the chunks of the body without the empty line between them."""
-    chunks = content.chunks()
-    head = bytearray()
-    for chunk in chunks:
-        head += chunk
-        if head.startswith(b"\r\n"):
-            return b"", _chained(bytes(head[2:]), chunks)
-        # the end may be cut in two by the chunks' border
-        end = head.find(b"\r\n\r\n", max(len(head) - len(chunk) - 3, 0))
-        if end >= 0:
-            return bytes(head[: end + 2]), _chained(bytes(head[end + 4 :]), chunks)
-    return bytes(head), iter(())
-
-
-def _chained(first: bytes, others: Iterator[bytes]) -> Iterator[bytes]:
-    yield first
-    yield from others
-
-
-def relaxed_body(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """A body as RFC 6376 3.4.4 wants it: blanks made one, none at line ends, no empty lines at the end."""
-    kept = b""  # an end that what follows decides about: blanks, and the beginning of a line end
-    lines = 0  # line ends before that, which are left out if nothing follows
-    is_empty = True
-    for chunk in chunks:
-        data = _blanks.sub(b" ", kept + chunk).replace(b" \r\n", b"\r\n")
-        done = data.rstrip(b" \r\n")
-        kept = data[len(done) :]
-        if done:
-            is_empty = False
-            while lines:
-                some = min(lines, CHUNK // 2)
-                lines -= some
-                yield b"\r\n" * some
-            yield done
-        ends = kept.count(b"\r\n")
-        lines += ends
-        kept = kept[2 * ends :]
-    if not is_empty:
-        yield b"\r\n"
 
 
 def given(source: bytes | os.PathLike[str] | IO[bytes] | Iterable[bytes]) -> Content:

@@ -7,11 +7,11 @@ that a large content is never held in memory. Time is an argument.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn, Self
 
-from smtpbackend.content import Content, halves, relaxed_body
+from smtpbackend.content import CHUNK, Content
 from smtpbackend.delivery.setting_names import check_keys
 from smtpbackend.domain import ascii_domain
 from smtpbackend.errors import InvalidInput, InvalidSetting, MissingExtra, SMTPError
@@ -29,6 +29,7 @@ HEADERS = (
 )
 # RFC 6376 5.4: removed or changed on the way
 _NEVER = frozenset(("return-path", "received", "comments", "keywords", "bcc", "dcc", "resent-bcc", "dkim-signature"))
+_blanks = re.compile(rb"[ \t]+")
 _field_name = re.compile(r"[!-9;-~]+").fullmatch
 _label = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _dns_name = re.compile(rf"{_label}(?:\.{_label})*")
@@ -117,7 +118,7 @@ def _signed(content: Content, signers: Sequence[Signer], date: datetime) -> Cont
     """Reads the content once, by chunks."""
     import hashlib
 
-    head, body = halves(content)
+    head, body = _halves(content)
     header_fields = _library().rfc822_parse(head)[0]
     if not any(name.lower() == b"from" for name, _ in header_fields):
         raise InvalidInput("the content has no From field, which DKIM has to sign (RFC 6376 5.4)", field="dkim")
@@ -126,6 +127,49 @@ def _signed(content: Content, signers: Sequence[Signer], date: datetime) -> Cont
         digest.update(part)
     fields = b"".join(signer.field(header_fields, digest.digest(), date) for signer in signers)
     return content.under(fields, lambda other: signed(other, signers, date))
+
+
+def _halves(content: Content) -> tuple[bytes, Iterator[bytes]]:
+    """The header section, and the chunks of the body without the empty line between them."""
+    chunks = content.chunks()
+    head = bytearray()
+    for chunk in chunks:
+        head += chunk
+        if head.startswith(b"\r\n"):
+            return b"", _chained(bytes(head[2:]), chunks)
+        # the end may be cut in two by the chunks' border
+        end = head.find(b"\r\n\r\n", max(len(head) - len(chunk) - 3, 0))
+        if end >= 0:
+            return bytes(head[: end + 2]), _chained(bytes(head[end + 4 :]), chunks)
+    return bytes(head), iter(())
+
+
+def _chained(first: bytes, others: Iterator[bytes]) -> Iterator[bytes]:
+    yield first
+    yield from others
+
+
+def relaxed_body(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """A body as RFC 6376 3.4.4 wants it: blanks made one, none at line ends, no empty lines at the end."""
+    kept = b""  # an end that what follows decides about: blanks, and the beginning of a line end
+    lines = 0  # line ends before that, which are left out if nothing follows
+    is_empty = True
+    for chunk in chunks:
+        data = _blanks.sub(b" ", kept + chunk).replace(b" \r\n", b"\r\n")
+        done = data.rstrip(b" \r\n")
+        kept = data[len(done) :]
+        if done:
+            is_empty = False
+            while lines:
+                some = min(lines, CHUNK // 2)
+                lines -= some
+                yield b"\r\n" * some
+            yield done
+        ends = kept.count(b"\r\n")
+        lines += ends
+        kept = kept[2 * ends :]
+    if not is_empty:
+        yield b"\r\n"
 
 
 def _library() -> Any:

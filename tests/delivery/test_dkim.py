@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpbackend import Address, mime
-from smtpbackend.content import Content, relaxed_body
+from smtpbackend.content import Content
 from smtpbackend.delivery.configuration import configure
-from smtpbackend.delivery.dkim import signed, signers
+from smtpbackend.delivery.dkim import relaxed_body, signed, signers
 from smtpbackend.errors import InvalidInput, InvalidSetting
 from tests.dkim_keys import DkimKeys, pem, verifies
 
