@@ -302,33 +302,6 @@ class InDoubt(DeliveryError):
         return False
 
 
-def to_json(error: BaseException) -> dict[str, Any]:
-    """An error as a mapping that ``json.dumps`` takes: its class, its text, and what it says of server and time."""
-    told: dict[str, Any] = {"type": type(error).__name__, "text": str(error)}
-    if isinstance(error, SMTPError):
-        told["server"] = error.server
-        told["reply"] = error.reply and error.reply.to_json()
-        told["transient"] = error.is_transient
-        told["field"] = getattr(error, "field", None)
-    return {name: value for name, value in told.items() if value not in (None, "")}
-
-
-def from_json(given: Mapping[str, Any]) -> SMTPError:
-    """The error that `to_json` was given, without its receipt; what was none of ours is a `DeliveryError`."""
-    from smtpbackend.outcome import Reply
-
-    kind = globals().get(given["type"])
-    text, reply = given["text"], given.get("reply")
-    if not (isinstance(kind, type) and issubclass(kind, SMTPError)):
-        kind, text = DeliveryError, f"{given['type']}: {text}"
-    context: dict[str, Any] = {"server": given.get("server"), "reply": reply and Reply.from_json(reply)}
-    if issubclass(kind, InvalidInput):
-        context["field"] = given.get("field", "")
-    if issubclass(kind, RecipientsRefused):
-        context["transient"] = given.get("transient", False)
-    return kind(text, **context)
-
-
 def _as_smtplib(reply: Reply | None) -> tuple[int, bytes]:
     """``smtp_code`` and ``smtp_error`` as smtplib has them; -1 where the server said nothing."""
     return (-1, b"") if reply is None else reply.as_smtplib

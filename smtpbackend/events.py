@@ -98,8 +98,8 @@ ENDINGS = ("message_sent", "message_in_doubt", "message_failed")  # the signals 
 def signals_of(event: Any) -> list[tuple[str, dict[str, Any]]]:
     """The signals that tell an event: the name and the keyword arguments of each.
 
-    A `MessageEnded` is told as ``message_in_doubt``, ``message_sent`` or both, else as ``message_failed``; as none where
-    a receiver cancelled the message.
+    A `MessageEnded` is told as ``message_in_doubt``, ``message_sent`` or both, else as ``message_failed``. Where a
+    receiver cancelled the message no signal tells it.
     """
     told = {one.name: getattr(event, one.name) for one in fields(event) if one.name != "notes"}
     if type(event) is not MessageEnded:

@@ -14,7 +14,7 @@ from typing import Any
 from smtpbackend import errors
 from smtpbackend.address import Address
 from smtpbackend.envelope import Envelope, Recipient
-from smtpbackend.errors import MAX_NAMED, DeliveryError, RecipientsRefused, few, shortened
+from smtpbackend.errors import MAX_NAMED, DeliveryError, InvalidInput, RecipientsRefused, SMTPError, few, shortened
 
 __all__ = ["Outcome", "Receipt", "Reply", "Status", "named", "refusals"]
 
@@ -127,7 +127,7 @@ class Outcome:
             "status": self.status.value,
             "reply": self.reply and self.reply.to_json(),
             "server": self.server,
-            "error": self.error and errors.to_json(self.error),
+            "error": self.error and error_to_json(self.error),
             "attempts": self.attempts,
         }
         return {name: value for name, value in given.items() if value}
@@ -141,7 +141,7 @@ class Outcome:
             Status(given["status"]),
             reply and Reply.from_json(reply),
             given.get("server"),
-            error and errors.from_json(error),
+            error and error_from_json(error),
             given.get("attempts", 0),
         )
 
@@ -205,7 +205,7 @@ class Receipt:
             "reply": self.reply and self.reply.to_json(),
             "server": self.server,
             "queue_id": self.queue_id,
-            "error": self.error and errors.to_json(self.error),
+            "error": self.error and error_to_json(self.error),
             "notes": list(self.notes),
             "envelope": self.envelope and self.envelope.to_json(),
         }
@@ -221,7 +221,7 @@ class Receipt:
             reply and Reply.from_json(reply),
             given.get("server"),
             given.get("queue_id"),
-            error and errors.from_json(error),
+            error and error_from_json(error),
             tuple(given.get("notes", ())),
             envelope and Envelope.from_json(envelope),
         )
@@ -290,6 +290,28 @@ class Receipt:
             for o in self.outcomes
             if o.status is not Status.ACCEPTED
         ]
+
+
+def error_to_json(error: BaseException) -> dict[str, Any]:
+    """An error as a mapping that ``json.dumps`` takes: its class, its text, the server, the reply, the setting."""
+    told: dict[str, Any] = {"type": type(error).__name__, "text": str(error)}
+    if isinstance(error, SMTPError):
+        told |= {"server": error.server, "reply": error.reply and error.reply.to_json()}
+        told |= {"transient": error.is_transient, "field": getattr(error, "field", None)}
+    return {name: value for name, value in told.items() if value}
+
+
+def error_from_json(given: Mapping[str, Any]) -> SMTPError:
+    """The error that `error_to_json` was given, without its receipt; one that is not ours becomes a `DeliveryError`."""
+    kind, text, reply = getattr(errors, given["type"], None), given["text"], given.get("reply")
+    if not (isinstance(kind, type) and issubclass(kind, SMTPError)):
+        kind, text = DeliveryError, f"{given['type']}: {text}"
+    context: dict[str, Any] = {"server": given.get("server"), "reply": reply and Reply.from_json(reply)}
+    if issubclass(kind, InvalidInput):
+        context["field"] = given.get("field", "")
+    if issubclass(kind, RecipientsRefused):
+        context["transient"] = given.get("transient", False)
+    return kind(text, **context)
 
 
 def refusals(outcomes: tuple[Outcome, ...]) -> dict[str, tuple[int, bytes]]:

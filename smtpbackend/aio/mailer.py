@@ -127,7 +127,7 @@ class AsyncMailer:
         self,
         items: Iterable[Any] | AsyncIterable[Any],
         *,
-        prepare: Callable[[Any], Parcel | None | Awaitable[Parcel | None]] | None = None,
+        prepare: Callable[[Any], Parcel | Awaitable[Parcel | None] | None] | None = None,
         connections: int = 1,
         listeners: Sequence[Listener] = (),
         holds: Callable[[Any], bool | Awaitable[bool]] | None = None,
@@ -162,13 +162,13 @@ class AsyncMailer:
         check_connections(connections, self.configuration)
         down: dict[Server, SMTPError] = {}
         most = connections * max(server.window for server in self.configuration.servers)
-        state = Spread(caller.source, most, pairs, in_order)
+        state = Spread(caller.source, connections, most, pairs, in_order)
 
         def perform(share: Caller, within: Delivery) -> AsyncGenerator[Any, None]:
             dispatch = self._dispatch(lifecycle, share, pairs=True, down=down)
             return self._pool().perform(dispatch.run(operator.length_hint(share.source)), share, within)
 
-        return AsyncStream(spread(caller, state, connections, self._pool, lifecycle, perform))
+        return AsyncStream(spread(caller, state, self._pool, lifecycle, perform))
 
     async def verify(self, address: str) -> Reply:
         """Ask the first server that answers about a mailbox (VRFY): 250, 251, 252 or 550 (RFC 5321 3.5)."""
@@ -257,7 +257,7 @@ class AsyncMailer:
             lifecycle or self._lifecycle(),
             moved=self._pool().count_move,
             down=down,
-            caller=caller or Caller(iter(())),
+            caller=caller,
             pairs=pairs,
             in_order=in_order,
         )

@@ -12,14 +12,14 @@ from smtpbackend.delivery.dispatch import LEAVING
 from smtpbackend.delivery.inside import Delivery, enter, is_here
 from smtpbackend.delivery.lifecycle import Lifecycle
 from smtpbackend.delivery.parcel import Caller
-from smtpbackend.delivery.spreading import Spread, Step
+from smtpbackend.delivery.spreading import Spread, Step, Turn
 from smtpbackend.protocol.effects import LATER
 
 __all__ = ["spread"]
 
 
 class _Share:
-    """The source as one task sees it: mails that were begun. ``only_asks``: it waits for the source, and for no reply."""
+    """The source as one task sees it: mails that were begun. ``only_asks``: it waits for the source alone."""
 
     def __init__(self, source: Any, state: Spread, changed: asyncio.Event) -> None:
         self.only_asks = False
@@ -40,19 +40,23 @@ class _Share:
                 return LATER
             if step is not Step.TAKE:
                 return END if step is Step.END else step
-            item, failed = END, None
             self.only_asks = not busy
             try:
-                if isinstance(self._source, AsyncIterator):
-                    item = await anext(self._source, END)
-                else:
-                    item = next(self._source, END)
-            except Exception as error:
-                failed = error
+                await _take(self._source, self._state, self._changed)
             finally:
                 self.only_asks = False
-                self._state.answered(item, failed)
-                _notify(self._changed)
+
+
+async def _take(source: Any, state: Spread, changed: asyncio.Event) -> None:
+    """Ask the source for its next item."""
+    item, failed = END, None
+    try:
+        item = await anext(source, END) if isinstance(source, AsyncIterator) else next(source, END)
+    except Exception as error:
+        failed = error
+    finally:
+        state.answered(item, failed)
+        _notify(changed)
 
 
 def _notify(changed: asyncio.Event) -> None:
@@ -64,7 +68,6 @@ def _notify(changed: asyncio.Event) -> None:
 async def spread(
     caller: Caller,
     state: Spread,
-    streams: int,
     pool: Callable[[], object],
     lifecycle: Lifecycle,
     perform: Callable[[Caller, Delivery], AsyncGenerator[Any, None]],
@@ -77,8 +80,8 @@ async def spread(
     """
     changed = asyncio.Event()
     failures: list[BaseException] = []
-    running = streams
-    shares = [_Share(caller.source, state, changed) for _ in range(streams)]
+    running = state.streams
+    shares = [_Share(caller.source, state, changed) for _ in range(state.streams)]
     shared, taking = Delivery(pool()), Delivery(pool(), asyncio.current_task())
 
     async def work(share: _Share) -> None:
@@ -88,7 +91,7 @@ async def spread(
             given = perform(caller._replace(source=share), shared)
             try:
                 async for one in given:
-                    state.put(one.number, one.value)
+                    state.known(one.number, one.value)
                     _notify(changed)
                     if failures:
                         break
@@ -116,27 +119,28 @@ async def spread(
         except asyncio.CancelledError:
             raise
         except BaseException as error:
-            left.extend(state.abandon(error))
+            state.end(error)
         else:
             state.begun(mail)
         _notify(changed)
 
-    left: list[Any] = []  # mails that no task has
     tasks = [asyncio.ensure_future(work(share)) for share in shares]  # each in a copy of this context
     enter(taking)
     try:
         while True:
-            while (has_item := state.item is not END) is False and (given := state.next()) is None and running:
+            while (turn := state.turn())[0] is Turn.WAIT and running:
                 await changed.wait()
-            if has_item:
-                await begin()
-                continue
-            if given is None:
-                break
-            state.is_away = True
             _notify(changed)
+            todo, given = turn
+            if todo is Turn.TAKE:
+                await _take(caller.source, state, changed)
+            if todo is Turn.BEGIN:
+                await begin()
+            if todo is Turn.WAIT:
+                break
+            if todo is not Turn.GIVE:
+                continue
             yield given
-            state.is_away = False
             if not is_here(taking, task := asyncio.current_task()):  # another task goes on
                 taking.leave()
                 taking = enter(Delivery(pool(), task))
@@ -149,7 +153,7 @@ async def spread(
         raise
     finally:
         taking.leave()
-        left += state.abandon()
+        left = state.abandon()
         _notify(changed)
         for task, share in zip(tasks, shares, strict=True):
             if share.only_asks:

@@ -141,16 +141,20 @@ class Mailer:
     ) -> Stream[tuple[Any, Receipt | None]]:
         """Send what ``prepare`` makes of each item; gives item and receipt together as soon as they are known.
 
-        With ``in_order`` each waits until those before it are given. It is lazy, and never raises for one item. ``prepare(item)`` returns a `smtpbackend.adapters.Parcel`, or None
-        where there is nothing to send; then the receipt is None. It is called for one item at a time, in the thread
-        that iterates, over several ``connections`` too. What it raises is the ``error`` of the receipt of its item;
-        what is no Exception ends the stream, after the receipts in flight. Without it the items are as for `send_many`.
+        It is lazy, and never raises for one item. With ``in_order`` a pair waits until those before it are given.
 
-        ``holds(item)`` is asked before each transaction of an item is written; False makes what is left of it deferred.
-        ``pace(server, n)`` is asked before ``n`` messages begin on the server of that name, and answers how many
-        seconds to wait. ``suppress`` (default: the setting) does everything but the conversation, and all recipients
-        that are left count as accepted. Both, and listeners, may be called by other threads than yours where there are
-        several connections.
+        ``prepare(item)`` returns a `smtpbackend.adapters.Parcel`, or None where there is nothing to send: then the
+        receipt is None. It is called for one item at a time, in the thread that iterates, over several ``connections``
+        too. What it raises is the ``error`` of the item's receipt; what is no Exception ends the stream, after the
+        receipts in flight. Without ``prepare`` the items are as for `send_many`.
+
+        ``holds(item)`` is asked before each transaction of an item is written; where it answers False, what is left of
+        the item is deferred. ``pace(server, n)`` is asked before ``n`` messages begin on the server of that name, and
+        answers how many seconds to wait. With several connections both are called by other threads, and so are
+        listeners.
+
+        ``suppress`` (default: the setting ``suppress_send``) does everything but the conversation: all recipients that
+        are left count as accepted.
         """
         caller = Caller(iter(items), prepare, holds, pace)
         return self._stream(caller, connections, listeners, suppress, pairs=True, in_order=in_order)
@@ -175,13 +179,13 @@ class Mailer:
         check_connections(connections, self.configuration)
         down: dict[Server, SMTPError] = {}
         most = connections * max(server.window for server in self.configuration.servers)
-        state = Spread(caller.source, most, pairs, in_order)
+        state = Spread(caller.source, connections, most, pairs, in_order)
 
         def perform(share: Caller, within: Delivery) -> Iterator[Any]:
             dispatch = self._dispatch(lifecycle, share, pairs=True, down=down)
             return self._pool.perform(dispatch.run(operator.length_hint(share.source)), share, within)
 
-        return Stream(spread(caller, state, connections, self._pool, lifecycle, perform))
+        return Stream(spread(caller, state, self._pool, lifecycle, perform))
 
     def verify(self, address: str) -> Reply:
         """Ask the first server that answers about a mailbox (VRFY): 250, 251, 252 or 550 (RFC 5321 3.5)."""
@@ -270,7 +274,7 @@ class Mailer:
             lifecycle or self._lifecycle(),
             moved=self._pool.count_move,
             down=down,
-            caller=caller or Caller(iter(())),
+            caller=caller,
             pairs=pairs,
             in_order=in_order,
         )

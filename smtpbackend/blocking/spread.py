@@ -15,7 +15,7 @@ from smtpbackend.delivery.dispatch import LEAVING
 from smtpbackend.delivery.inside import Delivery, enter, is_here
 from smtpbackend.delivery.lifecycle import Lifecycle
 from smtpbackend.delivery.parcel import Caller
-from smtpbackend.delivery.spreading import Spread, Step
+from smtpbackend.delivery.spreading import Spread, Step, Turn
 from smtpbackend.protocol.effects import LATER
 
 __all__ = ["spread"]
@@ -43,21 +43,25 @@ class _Share:
                 return LATER
             if step is not Step.TAKE:
                 return END if step is Step.END else step
-            item, failed = END, None
-            try:
-                item = next(self._source, END)
-            except Exception as error:
-                failed = error
-            finally:
-                with self._changed:
-                    self._state.answered(item, failed)
-                    self._changed.notify_all()
+            _take(self._source, self._state, self._changed)
+
+
+def _take(source: Iterator[Any], state: Spread, changed: threading.Condition) -> None:
+    """Ask the source for its next item."""
+    item, failed = END, None
+    try:
+        item = next(source, END)
+    except Exception as error:
+        failed = error
+    finally:
+        with changed:
+            state.answered(item, failed)
+            changed.notify_all()
 
 
 def spread(
     caller: Caller,
     state: Spread,
-    streams: int,
     pool: object,
     lifecycle: Lifecycle,
     perform: Callable[[Caller, Delivery], Iterator[Any]],
@@ -70,7 +74,7 @@ def spread(
     """
     changed = threading.Condition()
     failures: list[BaseException] = []
-    running = streams
+    running = state.streams
     process = os.getpid()
     shared, taking = Delivery(pool), Delivery(pool)
 
@@ -82,7 +86,7 @@ def spread(
             try:
                 for one in given:
                     with changed:
-                        state.put(one.number, one.value)
+                        state.known(one.number, one.value)
                         changed.notify_all()
                     if failures:
                         break
@@ -108,17 +112,16 @@ def spread(
             mail = lifecycle.begin(state.taken, message, parcel)
         except BaseException as error:
             with changed:
-                left.extend(state.abandon(error))
+                state.end(error)
                 changed.notify_all()
         else:
             with changed:
                 state.begun(mail)
                 changed.notify_all()
 
-    left: list[Any] = []  # mails that no thread has
     threads = [  # inside of what the caller is inside of, as tasks are
         threading.Thread(target=copy_context().run, args=(work,), name=f"smtpbackend-{n}", daemon=True)
-        for n in range(streams)
+        for n in range(state.streams)
     ]
     enter(taking)
     try:
@@ -126,17 +129,19 @@ def spread(
             thread.start()
         while True:
             with changed:
-                while (has_item := state.item is not END) is False and (given := state.next()) is None and running:
+                while (turn := state.turn())[0] is Turn.WAIT and running:
                     changed.wait()
-                state.is_away = not has_item
                 changed.notify_all()
-            if has_item:
+            todo, given = turn
+            if todo is Turn.TAKE:
+                _take(caller.source, state, changed)
+            if todo is Turn.BEGIN:
                 begin()
-                continue
-            if given is None:
+            if todo is Turn.WAIT:
                 break
+            if todo is not Turn.GIVE:
+                continue
             yield given
-            state.is_away = False
             if not is_here(taking):  # another thread goes on
                 taking.leave()
                 taking = enter(Delivery(pool))
@@ -147,7 +152,7 @@ def spread(
         taking.leave()
         if os.getpid() == process:  # a fork has no such threads, and may have been made while one held the lock
             with changed:
-                left += state.abandon()
+                left = state.abandon()
                 changed.notify_all()
             end = time.monotonic() + LEAVING
             for thread in threads:

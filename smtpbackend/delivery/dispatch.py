@@ -71,7 +71,7 @@ class Dispatch(Connecting):
         *,
         moved: Callable[[], object] = lambda: None,
         down: dict[Server, SMTPError] | None = None,
-        caller: Caller = Caller(None),
+        caller: Caller | None = None,
         pairs: bool = False,
         in_order: bool = False,
     ) -> None:
@@ -79,7 +79,7 @@ class Dispatch(Connecting):
         self.lifecycle = lifecycle
         self.rules = lifecycle.rules
         self.moved = moved
-        self.caller = caller
+        self.caller = caller or Caller(iter(()))
         self.pairs = pairs
         self._number = 0  # of the last message that was begun here
         self._drained = False
@@ -147,7 +147,7 @@ class Dispatch(Connecting):
             self._begun[mail.number] = mail
             if mail.pending:
                 return mail
-            self._settled_mail.put(mail.number, mail)
+            self._settled_mail.add(mail.number, mail)
             if len(self._begun) == 1:
                 yield from self._give()
         return None
@@ -471,7 +471,7 @@ class Dispatch(Connecting):
     def _note_end(self, mail: Mail) -> None:
         """Have a mail given to the caller, unless one of its recipients is still pending."""
         if not mail.pending:
-            self._settled_mail.put(mail.number, mail)
+            self._settled_mail.add(mail.number, mail)
 
     def _give(self) -> Effects:
         """Give the caller what is settled."""

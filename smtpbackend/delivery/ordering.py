@@ -9,12 +9,12 @@ __all__ = ["AsKnown", "InOrder"]
 
 
 class AsKnown:
-    """Gives what was put first."""
+    """Gives what was added first."""
 
     def __init__(self) -> None:
         self._known: deque[Any] = deque()
 
-    def put(self, number: int, value: Any) -> None:
+    def add(self, number: int, value: Any) -> None:
         """Keep a value until it is taken."""
         self._known.append(value)
 
@@ -30,7 +30,7 @@ class InOrder:
         self._known: dict[int, Any] = {}
         self._next = 1
 
-    def put(self, number: int, value: Any) -> None:
+    def add(self, number: int, value: Any) -> None:
         """Keep a value until it is its turn."""
         self._known[number] = value
 

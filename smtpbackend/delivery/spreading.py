@@ -16,7 +16,7 @@ from smtpbackend.delivery.mail import Mail
 from smtpbackend.delivery.ordering import AsKnown, InOrder
 from smtpbackend.errors import InvalidInput
 
-__all__ = ["Spread", "Step", "check_connections"]
+__all__ = ["Spread", "Step", "Turn", "check_connections"]
 
 
 class Step(Enum):
@@ -32,24 +32,38 @@ class Step(Enum):
     """There is no other message."""
 
 
+class Turn(Enum):
+    """What the caller's own thread or task does now. What it does next it asks again."""
+
+    TAKE = "take"
+    """Ask the source, and say what it answered: `Spread.answered`. It has an item, and makes nobody wait."""
+    BEGIN = "begin"
+    """Make a mail of the item that was taken: `Spread.begun`."""
+    GIVE = "give"
+    """Give the caller what became of a message."""
+    WAIT = "wait"
+    """Wait until something has changed."""
+
+
 class Spread:
     """The messages on their way from the source to several streams, and what became of them on the way back.
 
-    A stream asks the source for an item; the caller's own thread or task makes a `Mail` of it; the first stream that
-    asks for one sends it. ``most``: how many messages may be under way or known and not given. ``pairs`` and ``in_order``
-    are those of a `Dispatch`.
+    A stream asks the source for an item; the caller's own thread or task makes a `Mail` of it, and the first stream
+    that asks for one sends it. A source that makes nobody wait is asked by the caller's own, for one message a stream
+    in advance. ``most``: how many messages may be under way or known and not given. ``pairs`` and ``in_order`` are
+    those of a `Dispatch`.
     """
 
-    def __init__(self, source: Any, most: int, pairs: bool, in_order: bool) -> None:
+    def __init__(self, source: Any, streams: int, most: int, pairs: bool, in_order: bool) -> None:
+        self.streams = streams
         self.most = most
         self.item: Any = END
         """What was taken from the source last; END: there is a mail of it already."""
         self.taken = 0
         """How many items were taken: the number of the last one."""
-        self.is_away = False
-        """The caller does something else than to iterate: an item may have to wait for it."""
         self.failed: BaseException | None = None
         """What the source raised, or ``prepare`` where it is no Exception."""
+        self._is_away = False  # the caller does something else than to iterate
         self._ended = False  # the source is asked no more
         self._is_over = False  # and what was taken is not sent any more
         self._source = source
@@ -69,14 +83,29 @@ class Spread:
             return self._begun.popleft()
         if self._is_over or (self._ended and self.item is END):
             return Step.END
-        if not self._ended and not self._is_asked and self.taken - self._given < self.most:
+        if self._may_ask():
             self._is_asked = True
             return Step.TAKE
+        at_once = self.left() >= 0 if self.item is END else not self._is_away
+        return Step.LATER if busy and not (self._is_asked and at_once) else Step.WAIT
+
+    def turn(self) -> tuple[Turn, Any]:
+        """What the caller's own thread or task does, and what it gives."""
+        self._is_away = False
         if self.item is not END:
-            at_once = not self.is_away
-        else:
-            at_once = self._is_asked and self.left() >= 0
-        return Step.LATER if busy and not at_once else Step.WAIT
+            return Turn.BEGIN, None
+        if len(self._begun) < self.streams and self._may_ask() and self.left() > 0:
+            self._is_asked = True
+            return Turn.TAKE, None
+        value = self._known.take()
+        if value is None:
+            return Turn.WAIT, None
+        self._given += 1
+        self._is_away = True
+        return Turn.GIVE, value
+
+    def _may_ask(self) -> bool:
+        return not self._ended and not self._is_asked and self.taken - self._given < self.most
 
     def answered(self, item: Any, failed: Exception | None = None) -> None:
         """Take down what the source answered: an item, or `END`.
@@ -96,30 +125,23 @@ class Spread:
         self._begun.append(mail)
 
     def end(self, failed: BaseException | None = None) -> None:
-        """Ask the source no more."""
+        """Ask the source no more. Mails that were begun are still sent."""
         self.failed = self.failed or failed
+        self.item = END
         self._is_asked = False
         self._ended = True
 
-    def abandon(self, failed: BaseException | None = None) -> list[Mail]:
-        """Send nothing more of what was taken; returns the mails that no stream has."""
-        self.end(failed)
+    def abandon(self) -> list[Mail]:
+        """Send nothing more; returns the mails that no stream has."""
+        self.end()
         self._is_over = True
-        self.item = END
         left = list(self._begun)
         self._begun.clear()
         return left
 
-    def put(self, number: int, pair: tuple[Any, Any]) -> None:
+    def known(self, number: int, pair: tuple[Any, Any]) -> None:
         """Take what became of a message, and the message."""
-        self._known.put(number, pair if self._pairs else pair[1])
-
-    def next(self) -> Any:
-        """What is given to the caller next, or None where it is not known yet."""
-        value = self._known.take()
-        if value is not None:
-            self._given += 1
-        return value
+        self._known.add(number, pair if self._pairs else pair[1])
 
 
 def check_connections(connections: int, configuration: Configuration) -> None:
