@@ -10,7 +10,7 @@ WORKERS ?= auto
 SESSIONS ?=
 
 PYTEST   := $(BIN)/python -m pytest
-PARALLEL := -n $(WORKERS) --dist loadgroup
+PARALLEL := -n $(WORKERS)
 # What `make quick` leaves out besides: whole conversations, programs and what has a target of its own
 SLOWER   := $(addprefix --ignore=tests/,faults fuzz guards interoperability lineage mailer processes regressions servers)
 

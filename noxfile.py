@@ -39,7 +39,7 @@ def define(django: str, version: str) -> None:
         if python is None:
             session.skip(f"Python {version} is not installed: Django {django} is not tested")
         session.install("--group", "test", "-e", ".[django,flask]", f"Django~={django}.0")
-        several = ("-n", os.environ.get("WORKERS", "auto"), "--dist", "loadgroup")
+        several = ("-n", os.environ.get("WORKERS", "auto"))
         chosen = session.posargs or (*several, "-m", "not exhaustive", *less)
         session.run("python", "-m", "pytest", "tests", *chosen)
 

@@ -120,6 +120,13 @@ def aiosmtpd(ca: Certificates) -> Iterator[Callable[..., AiosmtpdServer]]:
         yield start
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: Any, log: Any) -> Any:
+    from tests.sharing import Sharing
+
+    return Sharing(config, log)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Tell the process that started this one, if one did, what is to be told at the end."""
