@@ -158,7 +158,7 @@ def handshake(server: Server, serving: ssl.SSLContext, way: str) -> None:
         context.wrap_socket(ours, server_hostname="localhost").close()
     finally:
         ours.close()
-        thread.join(5)
+        thread.join(30)
         theirs.close()
 
 

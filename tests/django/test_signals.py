@@ -116,7 +116,7 @@ def vanishing_port() -> Iterator[int]:
         thread.start()
         yield listening.getsockname()[1]
         listening.shutdown(socket.SHUT_RDWR)
-    thread.join(5)
+    thread.join(30)
 
 
 def test_in_doubt(vanishing_port: int, fired: Fired) -> None:

@@ -561,7 +561,7 @@ class Servers:
         if self._thread is not None:
             self._is_stopping = True
             self._waker.send(b"x")
-            self._thread.join(5)
+            self._thread.join(20)
             assert not self._thread.is_alive(), "the servers hang"
             self._thread = None
 

@@ -452,11 +452,11 @@ def test_a_reply_that_is_there_did_not_come_too_late(
     """
     monkeypatch.setattr("smtpbackend.delivery.experience.PROBE_TIME", 0.0)  # else the deadline is too near for a probe
     server = scripted(Play(extensions=CHUNKING))
-    mailer = twin(server.url, deadline=1.0, **PROBED)
+    mailer = twin(server.url, deadline=3.0, **PROBED)
     stream = iter(mailer.stream([hello(f"u{number}@example.com") for number in range(11)]))
     receipts = [next(stream), next(stream)]
-    assert wait_until(lambda: len(server.handed_over) == 11, 10)
-    time.sleep(1.1)
+    assert wait_until(lambda: len(server.handed_over) == 11, 20)
+    time.sleep(3.1)
     receipts += stream
     assert [receipt.ok for receipt in receipts] == [True] * 11
     assert chunked(server) == 10

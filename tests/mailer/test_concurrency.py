@@ -143,7 +143,7 @@ class TestCancellation:
             reached = {"": lambda: server.connections, ".": lambda: server.handed_over}.get(
                 command, lambda: [line for line in server.commands if line.startswith(command)]
             )
-            assert await asyncio.to_thread(wait_until, lambda: bool(reached()), 5)
+            assert await asyncio.to_thread(wait_until, lambda: bool(reached()), 20)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -166,7 +166,7 @@ class TestCancellation:
             first = asyncio.create_task(mailer.send(hello()))
             second = asyncio.create_task(mailer.send(hello()))
             third = asyncio.create_task(mailer.send(hello()))
-            assert await asyncio.to_thread(wait_until, lambda: len(server.commands) > 1, 5)
+            assert await asyncio.to_thread(wait_until, lambda: len(server.commands) > 1, 20)
             for task in (second, first):
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):

@@ -110,7 +110,7 @@ def test_no_more_is_taken_than_windows_hold(twin: Twin, scripted: Scripted) -> N
             yield message
 
     def late(_: str) -> str:
-        assert wait_until(lambda: taken >= 12, 10)
+        assert wait_until(lambda: taken >= 12, 20)
         time.sleep(0.3)
         return "250 ok"
 

@@ -108,13 +108,13 @@ def test_answers_are_remembered_for_as_long_as_they_hold(
 ) -> None:
     server = implicit()
     names.records = {IMPLICIT: [f"0 0 {server.port} localhost."]}
-    names.ttl = 1
+    names.ttl = 3
     asked = mailer()
     asked.send(hello())
     asked.send(hello())
     assert len(names.asked) == 2
     assert server.connections == 1
-    time.sleep(1.1)
+    time.sleep(3.1)
     asked.send(hello())
     assert len(names.asked) == 4
     assert server.connections == 1
@@ -163,7 +163,7 @@ def test_a_name_server_that_is_silent_costs_the_time_of_a_connection(
     begin = time.monotonic()
     with pytest.raises(ConnectFailed, match="failed"):
         mailer(timeout={"connect": 0.3}).send(hello())
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < 4
 
 
 def test_a_deadline_that_ended_the_look_up_is_named(names: Nameserver, mailer: Callable[..., Any]) -> None:

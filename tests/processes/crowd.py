@@ -15,7 +15,7 @@ Said = dict[str, Any]
 Work = Sequence[Message | Sequence[Message]]
 Works = Sequence[Work]
 
-PATIENCE = 100.0  # seconds for all of it
+PATIENCE = 500.0  # seconds for all of it
 
 
 def in_threads(mailer: Mailer, works: Works, said: Said) -> None:

@@ -45,6 +45,7 @@ def random_play(number: int, seed: int) -> Play:
     return Play(extensions=extensions, cut_by=chance.choice([CUT, RESET, HANG_UP]), **where)
 
 
+@pytest.mark.exhaustive  # tens of thousands of messages
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [Mailer, AsyncMailer])
 @pytest.mark.parametrize("work", [alone, in_batches])

@@ -29,9 +29,9 @@ SEND = {
         """,
 }
 
-FOUR_AT_ONCE = """
-    mailers = [Mailer(url, timeout=20) for url in sys.argv[1:]]
-    everybody = threading.Barrier(4 * len(mailers))
+TEN_AT_ONCE = """
+    mailers = [Mailer(url, timeout=20, max_connections=10) for url in sys.argv[1:]]
+    everybody = threading.Barrier(10 * len(mailers))
 
     def send(mailer):
         def messages():
@@ -40,7 +40,7 @@ FOUR_AT_ONCE = """
         for receipt in mailer.send_many(messages()):
             assert receipt.ok
 
-    threads = [threading.Thread(target=send, args=(mailer,)) for mailer in mailers for _ in range(4)]
+    threads = [threading.Thread(target=send, args=(mailer,)) for mailer in mailers for _ in range(10)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -82,17 +82,17 @@ def test_a_mailer_that_is_forgotten_says_quit(scripted: Scripted, tmp_path: Path
 def test_servers_that_do_not_answer_quit_are_not_waited_for_one_by_one(
     scripted: Scripted, tmp_path: Path, closing: str
 ) -> None:
-    """Four connections to each of two servers: about one second for each mailer, and not for each connection."""
+    """Ten connections to each of two servers: about one second for each mailer, and not for each connection."""
     servers = [scripted({"QUIT": SILENCE}) for _ in range(2)]
-    source = f"{FOUR_AT_ONCE}\n    {closing}\n"
+    source = f"{TEN_AT_ONCE}\n    {closing}\n"
     with running(tmp_path, source, *(server.url for server in servers)) as script:
         assert script.read() == "sent"
         start = time.monotonic()
         assert script.end() == ""
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 10
     for server in servers:
         server.wait_for_end()
-        assert [speaker.verbs[-1] for speaker in server.speakers] == ["QUIT"] * 4
+        assert [speaker.verbs[-1] for speaker in server.speakers] == ["QUIT"] * 10
 
 
 @pytest.mark.parametrize("answer", [CUT, "421 4.3.2 not now", b"\xff\xfe\n", ("221 bye", b"and more\r\n")])

@@ -25,7 +25,7 @@ def test_a_cancelled_goodbye_leaves_room_for_the_next(scripted: Scripted) -> Non
     server = scripted({"QUIT": SILENCE})
 
     async def run() -> None:
-        async with AsyncMailer(server.url, max_connections=1, max_idle=0.05, timeout=2) as mailer:
+        async with AsyncMailer(server.url, max_connections=1, max_idle=0.05, timeout=20) as mailer:
             await mailer.send(hello())
             await asyncio.sleep(0.1)
             task = asyncio.create_task(mailer.send(hello()))
@@ -43,7 +43,7 @@ def test_an_impossible_host_name_leaves_no_connection(
 ) -> None:
     """EHLO cannot be said with it: the connection that was opened is closed and not counted."""
     server = scripted({})
-    mailer = twin(server.url, max_connections=1, timeout=2)
+    mailer = twin(server.url, max_connections=1, timeout=20)
     with monkeypatch.context() as patched:
         patched.setattr(socket, "gethostname", lambda: "mail.example-")
         with pytest.raises(InvalidInput, match="client_name"):
@@ -54,7 +54,7 @@ def test_an_impossible_host_name_leaves_no_connection(
 
 def test_who_waits_for_another_server_does_not_swallow_the_call(scripted: Scripted) -> None:
     """Two threads wait for two servers; the connection that comes free is for the one who waits second."""
-    mailer = Mailer(scripted({}).url, scripted({}).url, max_connections=1, timeout=3)
+    mailer = Mailer(scripted({}).url, scripted({}).url, max_connections=1, timeout=60)
     first, second = mailer.configuration.servers
     pool = mailer._pool
     busy = pool.lease(first, False, None), pool.lease(second, False, None)
@@ -68,13 +68,13 @@ def test_who_waits_for_another_server_does_not_swallow_the_call(scripted: Script
             pool.release(connection)
 
     threads = []
-    for server in (first, second):
+    for number, server in enumerate((first, second), 1):
         threads.append(threading.Thread(target=wait, args=(server,)))
         threads[-1].start()
-        time.sleep(0.2)
+        assert wait_until(lambda number=number: mailer.stats().waiting == number, 20)  # type: ignore[misc]
     pool.release(busy[1])
     threads[1].join()
-    assert waited[second.name] < 2
+    assert waited[second.name] < 30
     pool.release(busy[0])
     threads[0].join()
     mailer.close()
@@ -83,7 +83,7 @@ def test_who_waits_for_another_server_does_not_swallow_the_call(scripted: Script
 def test_closing_lets_no_more_be_open_than_allowed(scripted: Scripted) -> None:
     """What was in use at the close counts until it comes back, and a waiter is then served."""
     server = scripted({})
-    mailer = Mailer(server.url, max_connections=1, timeout=3)
+    mailer = Mailer(server.url, max_connections=1, timeout=60)
     stream = mailer.send_many([hello(), hello()])
     next(stream)
     mailer.close()
@@ -93,7 +93,7 @@ def test_closing_lets_no_more_be_open_than_allowed(scripted: Scripted) -> None:
     time.sleep(0.2)
     assert server.open_connections == 1
     assert [receipt.ok for receipt in stream] == [True]
-    thread.join(2)
+    thread.join(30)
     assert results == [True]
     mailer.close()
 
@@ -104,6 +104,6 @@ def test_each_loop_closes_what_it_opened(scripted: Scripted) -> None:
     mailer = AsyncMailer(server.url)
     for _ in range(3):
         asyncio.run(mailer.send(hello()))  # type: ignore[arg-type]
-        assert wait_until(lambda: not server.open_connections, 2)
+        assert wait_until(lambda: not server.open_connections, 20)
     gc.collect()
     assert len(mailer._pools) == 1

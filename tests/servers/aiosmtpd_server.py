@@ -159,7 +159,7 @@ class AiosmtpdServer:
                     server.transport.abort()
 
         self._loop.call_soon_threadsafe(abort)
-        wait_until(lambda: not self._open, 5)
+        wait_until(lambda: not self._open, 20)
 
     def __enter__(self) -> Self:
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
@@ -172,7 +172,7 @@ class AiosmtpdServer:
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
+        self._thread.join(30)
         assert not self._thread.is_alive(), "aiosmtpd did not stop"
 
     def _run(self, listening: socket.socket) -> None:

@@ -40,7 +40,7 @@ class Nameserver:
 
     def __exit__(self, *_: object) -> None:
         self._socket.sendto(b"", ("127.0.0.1", self.port))
-        assert wait_until(lambda: not self._thread.is_alive(), 5), "the name server hangs"
+        assert wait_until(lambda: not self._thread.is_alive(), 20), "the name server hangs"
         self._socket.close()
 
     def _serve(self) -> None:

@@ -65,7 +65,7 @@ class Proxy:
             for sock in self._open:
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
-        assert wait_until(lambda: not any(thread.is_alive() for thread in self._threads), 5), "the proxy hangs"
+        assert wait_until(lambda: not any(thread.is_alive() for thread in self._threads), 20), "the proxy hangs"
 
     def _start(self, target: Any, *args: Any) -> None:
         thread = threading.Thread(target=target, args=args, name="proxy", daemon=True)

@@ -52,7 +52,7 @@ class Relay:
             for sock in self._open:
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
-        assert wait_until(lambda: not any(thread.is_alive() for thread in self._threads), 5), "the relay hangs"
+        assert wait_until(lambda: not any(thread.is_alive() for thread in self._threads), 20), "the relay hangs"
         for sock in self._open:
             sock.close()
 

@@ -33,7 +33,7 @@ class Turns:
 
     def __exit__(self, *_: object) -> None:
         self._stopping = True
-        self._thread.join(5)
+        self._thread.join(20)
         assert not self._thread.is_alive(), "the relay hangs"
         self._listening.close()
 
