@@ -9,6 +9,7 @@ from __future__ import annotations
 import binascii
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from smtpbackend.errors import (
@@ -105,6 +106,7 @@ class Attempt:
         return self._is_refused or (self.reply is not None and self.reply.is_transient)
 
 
+@dataclass
 class Authentication:
     """A login on one connection.
 
@@ -112,24 +114,14 @@ class Authentication:
     ``clear_allowed``: a secret may be sent as it is. ``without_tls``: why there is no TLS, where it was tried.
     """
 
-    def __init__(
-        self,
-        line: Line,
-        credentials: sasl.Credentials,
-        wanted: Sequence[str] | None,
-        *,
-        verified: bool,
-        clear_allowed: bool,
-        without_tls: TLSFailed | None,
-    ) -> None:
-        self.line = line
-        self.credentials = credentials
-        self.wanted = wanted
-        self.verified = verified
-        self.clear_allowed = clear_allowed
-        self.without_tls = without_tls
-        self.goes_on = False
-        """After a hang-up: whether another mechanism may be tried on a new connection."""
+    line: Line
+    credentials: sasl.Credentials
+    wanted: Sequence[str] | None
+    verified: bool
+    clear_allowed: bool
+    without_tls: TLSFailed | None
+    goes_on: bool = False
+    """After a hang-up: whether another mechanism may be tried on a new connection."""
 
     def run(self, attempt: Attempt) -> Conversation[None]:
         """AUTH with each mechanism that may be used, strongest first, until one passes (RFC 4954).
@@ -243,7 +235,7 @@ class Authentication:
         reply = yield from line.ask(auth, shown)
         while reply.code == 334:
             if shown == "*" or (refusal is not None and refusal.answer is None):
-                raise line.fatal(ProtocolViolation, f"{line.server} goes on with a login that was cancelled")
+                raise line.fatal(ProtocolViolation, f"{line.server} sent a challenge after the login was cancelled")
             shown = "***"
             try:
                 if refusal is not None:
@@ -287,7 +279,7 @@ class Authentication:
             raise _Over from None
         except TimeoutError as late:
             limit = str(late) if isinstance(late, DeadlinePassed) else f"at most {line.timeouts.reply:g} s; see timeout"
-            what = f"what {line.server} asks for a login takes too long to compute ({line.phase}, {limit})"
+            what = f"the login that {line.server} asks for takes too long to compute ({line.phase}, {limit})"
             raise line.fatal(TimedOut, what) from late
         return step
 

@@ -1,4 +1,4 @@
-"""Logging in with an OAuth 2.0 access token: OAUTHBEARER (RFC 7628), and XOAUTH2, which Google and Microsoft had first.
+"""Logging in with an OAuth 2.0 access token: OAUTHBEARER (RFC 7628), and the older XOAUTH2 of Google and Microsoft.
 
 A server that refuses the token says why in JSON, in a challenge that is answered with a dummy (RFC 7628 3.2.3).
 """

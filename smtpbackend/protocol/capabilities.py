@@ -1,4 +1,4 @@
-"""What a server says it can do: the EHLO reply (RFC 5321 4.1.1.1) as a value."""
+"""What a server offers: the EHLO reply (RFC 5321 4.1.1.1) as a value."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ __all__ = ["Capabilities", "Limits"]
 
 
 class Limits(NamedTuple):
-    """What a server takes at most (RFC 9422 4): recipients of one transaction, transactions of one connection, and
-    different domains among the recipients of one transaction. None: it does not say.
+    """What LIMITS says (RFC 9422 4): the most recipients of a transaction, transactions of a connection, and domains
+    among the recipients of a transaction. None: it does not say.
     """
 
     rcptmax: int | None = None
@@ -35,7 +35,7 @@ class Capabilities(dict[str, str]):
         ignored = {keyword.upper() for keyword in ignore}
         keywords: dict[str, str] = {}
         for line in reply.lines[1:]:
-            # "AUTH=LOGIN PLAIN" is the form before RFC 2554, still sent beside the proper one
+            # "AUTH=LOGIN PLAIN" is from before RFC 2554, and still sent beside the other form
             line = line.strip()
             keyword, _, parameters = line.partition("=" if line[:5].upper() == "AUTH=" else " ")
             keyword = keyword.upper()
@@ -52,12 +52,12 @@ class Capabilities(dict[str, str]):
     def size_limit(self) -> int | None:
         """The largest content in octets (RFC 1870 4), None where unknown or without limit."""
         first = self.get("SIZE", "").partition(" ")[0]
-        # isdecimal alone takes other scripts' digits; 20 digits are the most RFC 1870 4 allows
+        # isdecimal accepts digits of other scripts; RFC 1870 4 allows 20 digits
         return int(first) or None if first.isascii() and first.isdecimal() and len(first) <= 20 else None
 
     @property
     def limits(self) -> Limits:
-        """What LIMITS says (RFC 9422); names that are not known and values that are none are passed over."""
+        """What LIMITS says (RFC 9422); unknown names and invalid values are ignored."""
         found: dict[str, int] = {}
         for item in self.get("LIMITS", "").split():
             name, _, value = item.lower().partition("=")
@@ -68,7 +68,7 @@ class Capabilities(dict[str, str]):
 
     @property
     def hold_limits(self) -> tuple[int | None, datetime | None]:
-        """The longest HOLDFOR in seconds and the latest HOLDUNTIL (RFC 4865 3), None where it is not said."""
+        """The longest HOLDFOR in seconds and the latest HOLDUNTIL (RFC 4865 3), None where it does not say."""
         seconds, _, latest = self.get("FUTURERELEASE", "").partition(" ")
         try:
             until = datetime.fromisoformat(latest.strip())

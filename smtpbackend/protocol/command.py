@@ -1,7 +1,7 @@
-"""The one write gate: every command line that leaves is built here, from validated tokens.
+"""The one write gate: every command line is built here, from validated tokens.
 
-C0, DEL, non-ASCII without SMTPUTF8, and lines over the limit are refused, whatever the floors above have already
-checked. Content passes through `stuffed`.
+C0, DEL, non-ASCII without SMTPUTF8, and lines over the limit are refused, whatever the callers have checked. Content
+passes through `stuffed`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ RSET = b"RSET\r\n"
 STARTTLS = b"STARTTLS\r\n"
 
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f]")
-# RFC 5321 4.1.2, and "_" as seen
+# RFC 5321 4.1.2; "_" is in use as well
 _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?|\[[A-Za-z0-9.:-]+\]")
 _KEYWORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")  # esmtp-keyword, RFC 5321 4.1.2
 _VALUE = re.compile(r"[\x21-\x3c\x3e-\x7e]+")  # esmtp-value
@@ -63,7 +63,7 @@ def _line(text: str, field: str, limit: int = MAX_LINE, utf8: bool = False) -> b
         raise InvalidInput(f"{field} has a character outside ASCII: {text!r}; it needs SMTPUTF8", field=field)
     try:
         line = text.encode("utf-8") + b"\r\n"
-    except UnicodeEncodeError as error:  # surrogates stand for no octets
+    except UnicodeEncodeError as error:  # UTF-8 has no surrogates
         raise InvalidInput(f"{field} has half a surrogate pair: {text!r}", field=field) from error
     if len(line) > limit:
         raise InvalidInput(f"{field} makes a line of {len(line)} octets; the limit is {limit}", field=field)
@@ -98,7 +98,7 @@ def parameters(values: Mapping[str, str | None]) -> str:
         if not _KEYWORD.fullmatch(keyword):
             raise InvalidInput(f"SMTP parameter {keyword!r} is not a keyword", field="extra")
         if value is not None and not _VALUE.fullmatch(value):
-            raise InvalidInput(f"SMTP parameter {keyword} has the impossible value {value!r}", field=keyword)
+            raise InvalidInput(f"SMTP parameter {keyword} has a value that is not allowed: {value!r}", field=keyword)
     return "".join(f" {keyword}" if value is None else f" {keyword}={value}" for keyword, value in values.items())
 
 
@@ -122,12 +122,12 @@ def auth(mechanism: str, initial: str | None = None) -> bytes:
 
 
 def auth_response(response: str) -> bytes:
-    """The answer to a challenge, in base64, or ``*`` to give up (RFC 4954 4)."""
+    """The answer to a challenge, in base64, or ``*`` to cancel (RFC 4954 4)."""
     return _line(response, "credentials", MAX_AUTH)
 
 
 def bdat(size: int, last: bool) -> bytes:
-    """The command ahead of a chunk of ``size`` octets (RFC 3030 2)."""
+    """The command before a chunk of ``size`` octets (RFC 3030 2)."""
     return b"BDAT %d LAST\r\n" % size if last else b"BDAT %d\r\n" % size
 
 
@@ -157,11 +157,10 @@ def stuffed_whole(content: bytes) -> bytes:
 
 def stuffed(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Content for DATA: a dot at the start of a line is doubled (RFC 5321 4.5.2). The lines end in CRLF already."""
-    tail = b"\r\n"  # the end of what went before: a dot at the very start is the start of a line, too
+    tail = b"\r\n"  # the last two octets: the content begins at the start of a line
     for chunk in chunks:
         if not chunk:
             continue
-        # A line end may be cut in two by the chunks' border.
         joined = tail + chunk
         yield joined.replace(b"\r\n.", b"\r\n..")[len(tail) :] if b"\r\n." in joined else chunk
         tail = joined[-2:]

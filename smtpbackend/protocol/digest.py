@@ -18,12 +18,12 @@ def digest_md5(credentials: Credentials, cnonce: str | None = None, service: str
     """One digest that proves the password to the server, and one back that proves it to us (rspauth)."""
     challenge = yield None
     if challenge is None:
-        raise Refused("the server accepts a login without having asked for it", impostor=True)
+        raise Refused("the server accepted the login without a challenge", impostor=True)
     asked = directives(challenge)
     nonce = asked.get("nonce", [""])
     qop = ",".join(asked.get("qop", ["auth"])).replace(" ", "").split(",")
     if len(nonce) != 1 or not nonce[0] or asked.get("algorithm") != ["md5-sess"] or "auth" not in qop:
-        raise Refused("the server's challenge is none of DIGEST-MD5 (RFC 2831 2.1.1)")
+        raise Refused("the server's challenge is not of DIGEST-MD5 (RFC 2831 2.1.1)")
     utf8 = asked.get("charset", [""])[0].lower() == "utf-8"
     username, realm = _realm(credentials.username, asked.get("realm", []))
     uri = f"{service}/{credentials.host}"
@@ -45,7 +45,7 @@ def digest_md5(credentials: Credentials, cnonce: str | None = None, service: str
         }
         answer = ",".join(f"{name}={value}" for name, value in fields.items() if value is not None).encode(encoding)
     except UnicodeEncodeError:
-        raise Refused("the server takes only names and passwords in ISO 8859-1") from None
+        raise Refused("the server accepts only names and passwords in ISO 8859-1") from None
     challenge = yield answer
     # RFC 2831 2.1.3
     import hmac
@@ -55,11 +55,11 @@ def digest_md5(credentials: Credentials, cnonce: str | None = None, service: str
         raise Refused("the server did not prove that it knows the password", impostor=True)
     challenge = yield b""
     if challenge is not None:
-        raise Refused("the server goes on after its last message", impostor=True)
+        raise Refused("the server sent a challenge after its last message", impostor=True)
 
 
 def directives(challenge: bytes) -> dict[str, list[str]]:
-    """The directives of a challenge: those with several values, such as realm, stand several times."""
+    """The directives of a challenge, each with its values: realm may occur several times."""
     try:
         text = challenge.decode().strip()
     except UnicodeDecodeError:  # RFC 2831 2.1.1: without charset
@@ -70,7 +70,7 @@ def directives(challenge: bytes) -> dict[str, list[str]]:
         match = _DIRECTIVE.match(text, place)
         if match is None:
             if text[place] != ",":  # RFC 2831 7.1: a list may have empty elements
-                raise Refused("the server's challenge cannot be read (RFC 2831 7.1)")
+                raise Refused("the server's challenge cannot be parsed (RFC 2831 7.1)")
             place += 1
             continue
         name, quoted, token = match.groups()
@@ -80,7 +80,7 @@ def directives(challenge: bytes) -> dict[str, list[str]]:
 
 
 def _realm(username: str, offered: list[str]) -> tuple[str, str | None]:
-    """Name and realm: user@realm is taken apart where the server offers that realm; else its first."""
+    """Name and realm: user@realm is split if the server offers that realm; else its first realm is used."""
     user, _, domain = username.rpartition("@")
     if user and domain in offered:
         return user, domain
@@ -88,7 +88,7 @@ def _realm(username: str, offered: list[str]) -> tuple[str, str | None]:
 
 
 def _hashed(text: str, utf8: bool) -> bytes:
-    """RFC 2831 2.1.2.1: what ISO 8859-1 can hold is hashed in it, whatever the charset."""
+    """RFC 2831 2.1.2.1: text that ISO 8859-1 has is hashed in it, whatever the charset."""
     try:
         return text.encode("iso-8859-1")
     except UnicodeEncodeError:

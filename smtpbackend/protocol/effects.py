@@ -1,8 +1,8 @@
-"""What a conversation asks of the world, one floor down and one floor up. Nothing here does anything.
+"""The effects that a conversation yields.
 
-Three effects are the network, one is the time and one is work that takes long; a wire performs them and sends the
-answer back in. Two more belong to `Session.deliver` alone, which takes a stream of transactions: it asks the floor
-above for the next one, and tells it of each that is settled. A wire does not know these and hands them on.
+A wire performs five of them and sends in the answer: three are the network, one is the time, one is work that takes
+long. `Next` and `Settled` are yielded by `Session.deliver` alone: the wire hands them to the delivery, which gives the
+next transaction and takes those that are settled.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Read(NamedTuple):
     """Wait for bytes; answered with some, or with b"" at the end of the stream.
 
     ``timeout`` is in seconds. The clock starts when a Read is first yielded and runs on while the conversation
-    yields that same Read again, so that a server which drips bytes still times out. With ``goes_on`` it is that of the
-    StartTLS just before, whose time is not up yet.
+    yields that same Read again, so that a server which sends byte after byte still times out. With ``goes_on`` the
+    clock of the StartTLS just before runs on.
     """
 
     timeout: float
@@ -58,20 +58,20 @@ class Read(NamedTuple):
 class StartTLS(NamedTuple):
     """Secure the connection, verifying the server; answered with its `Channel`.
 
-    A byte unread at this moment is an error (RFC 3207 4.2).
+    An unread byte at this moment is an error (RFC 3207 4.2).
     """
 
     timeout: float
 
 
 class Now(NamedTuple):
-    """Tell me the time: answered in seconds of a monotonic clock."""
+    """The time: answered in seconds of a monotonic clock."""
 
 
 class Work(NamedTuple):
-    """Do this, which takes so long that an event loop must not stand still for it; answered with what it returns.
+    """Call ``do`` where no event loop waits for it; answered with what it returns. It raises nothing.
 
-    ``timeout`` is in seconds. What it finds wrong it returns as well: it raises nothing.
+    ``timeout`` is in seconds.
     """
 
     do: Callable[[], Any]
@@ -79,7 +79,7 @@ class Work(NamedTuple):
 
 
 class Channel(NamedTuple):
-    """What a login can be bound to (RFC 5056): the server's certificate (DER), and what TLS itself has to offer.
+    """What a login can be bound to (RFC 5056): the server's certificate (DER), and two values of TLS.
 
     ``unique`` is tls-unique (RFC 5929 3), empty from TLS 1.3 on; ``exporter`` is tls-exporter (RFC 9266), empty where
     Python's ssl does not have it.
@@ -102,31 +102,31 @@ class Channel(NamedTuple):
 def _binding(secured: Any, kind: str) -> bytes:
     try:
         return secured.get_channel_binding(kind) or b""
-    except ValueError:  # a kind that this ssl does not know
+    except ValueError:  # this ssl does not have it
         return b""
 
 
 class Next(NamedTuple):
-    """Give me the next `Transaction`, or None when there are no more.
+    """The next transaction: answered with a `Transaction`, or None when there are no more.
 
-    With ``unsent`` something already composed waits to be sent: a floor that would have to wait for its source
-    answers `LATER` instead, and is asked again when everything has left.
+    With ``unsent`` something is composed and not sent yet: a delivery that has to wait for its source answers `LATER`,
+    and is asked again when everything has left.
     """
 
     unsent: bool
 
 
 class Settled(NamedTuple):
-    """Everything that this connection will ever say about this transaction has been said.
+    """A transaction has all the replies that it will get on this connection.
 
-    After the `Transaction.is_last` it is answered with `ENOUGH` where no other is to come after all.
+    After one with `Transaction.is_last` it is answered with `ENOUGH` where no other comes after all.
     """
 
     transaction: Transaction
 
 
 class Ended(NamedTuple):
-    """What a wire answers when a conversation returned: no effect, but the end of them."""
+    """No effect: what a wire returns when a conversation has returned ``value``."""
 
     value: Any
 

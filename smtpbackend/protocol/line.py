@@ -100,7 +100,7 @@ class Line:
 
     @contextmanager
     def ending(self) -> Iterator[None]:
-        """End the line by whatever is raised inside, also where the conversation is broken off."""
+        """End the line if anything is raised inside, also where the conversation is broken off."""
         try:
             yield
         except BaseException as error:

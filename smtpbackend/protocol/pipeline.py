@@ -151,7 +151,7 @@ class Pipeline:
         flight.has_begun = True
         if self.line.ended is not None:
             flight.transaction.error = ConnectionLost(
-                f"{self.line.server} could not be given another message on this connection", server=self.line.server
+                f"{self.line.server} ended the connection before another message could be sent", server=self.line.server
             )
             flight.line_free = True
             return

@@ -1,14 +1,12 @@
-"""Replies off the wire (RFC 5321 4.2): bytes in, `Reply` values out. Everything read is bounded here.
+"""Replies (RFC 5321 4.2): bytes in, `Reply` values out. Everything that is read is bounded here.
 
-Replies are matched with commands by counting, so what is lenient here is so within a line only. The rule:
+Replies are matched with commands by counting, so the parser is lenient within a line only:
 
 - Lines end with LF and nowhere else.
-- A line of white space is of no reply: it neither begins one nor ends one.
-- Each other line begins with three digits that no fourth follows. Where "-" stands behind them the reply goes on in the
-  next line, with the same digits; else this is its last line, whatever stands there (a tab; "250OK").
-
-So one line is never two replies, two lines are one reply only where "-" says so, and all else is no reply: an error,
-which ends the connection.
+- A blank line belongs to no reply.
+- Every other line begins with exactly three digits. If "-" follows, the reply goes on in the next line with the same
+  digits; anything else there (a tab; "250OK") makes it the last line.
+- Anything else is an error, which ends the connection.
 """
 
 from __future__ import annotations
@@ -22,62 +20,61 @@ from smtpbackend.outcome import Reply
 
 __all__ = ["MAX_LINE", "MAX_LINES", "MAX_OCTETS", "ReplyReader"]
 
-MAX_LINE = 8192  # RFC 5321 4.5.3.1.5 says 512 with CRLF; servers go beyond it, smtplib's _MAXLINE is the precedent
-MAX_LINES = 256  # an EHLO reply has some 30; Postfix's client stops at line_length_limit instead
-MAX_OCTETS = 65536  # of one whole reply: 30 lines of the RFC's length fit four times over
+MAX_LINE = 8192  # RFC 5321 4.5.3.1.5 says 512 with CRLF; servers exceed it, and smtplib's _MAXLINE is 8192
+MAX_LINES = 256  # an EHLO reply has some 30
+MAX_OCTETS = 65536  # of one whole reply: four times 30 lines of 512 octets
 
 _LINE = re.compile(rb"([2-5][0-9][0-9])(?![0-9])([ \t-]?)(.*)", re.DOTALL)
 _ENHANCED = re.compile(r" *#?([245])\.([0-9]{1,3})\.([0-9]{1,3})(?: +|$)")  # RFC 2034 4, RFC 3463 2; "#": IronPort
 
 
 _known: dict[bytes, Reply] = {}
-"""Replies of one line, by that line without its LF: most replies of a server were given before."""
+"""Replies of one line, by that line without its LF: a server repeats most of its replies."""
 MAX_KNOWN = 256
 MAX_KNOWN_LINE = 200
-MAX_AT_ONCE = 128  # lines that are looked up together: what does not stop talking is not taken apart
+MAX_AT_ONCE = 128  # lines that are looked up together: a flood is not split into lines
 
 
 class ReplyReader:
-    """Fed with what was read, gives the replies that are complete.
+    """Takes what was read and gives the replies that are complete.
 
-    Lines may end in a bare LF: some servers do that, and nothing of ours depends on the difference. Blank lines count
-    for the limits of the reply that they stand in or before.
+    Lines may end in a bare LF, as those of some servers do. Blank lines count for the limits of the next reply.
     """
 
     def __init__(self) -> None:
         self.ready: deque[Reply] = deque()
-        """The next ones, where they were understood already."""
+        """The next replies, as far as they were recognised."""
         self.has_skipped = False
-        """Whether there were blank lines; who reads says since when."""
-        self._buffer = b""  # what comes behind them
-        self._at = 0  # what is before was understood
+        """Whether there were blank lines since it was last set to False."""
+        self._buffer = b""  # what follows them
+        self._at = 0  # what stands before was parsed
         self._code = 0
         self._lines: list[bytes] = []
-        self._blank = 0  # lines without anything
-        self._octets = 0  # of what is no whole reply yet
+        self._blank = 0  # lines
+        self._octets = 0  # of an incomplete reply
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing waits here that is a reply or could become one, not even half a line: blank lines cannot."""
+        """Whether it holds no part of a reply, not even half a line."""
         if self.ready or self._lines:
             return False
         return self._at == len(self._buffer) or self._buffer[self._at :].isspace()
 
     @property
     def has_unread(self) -> bool:
-        """Whether any octet waits here, be it of a blank line: none may ahead of a TLS handshake (RFC 3207 4.2)."""
+        """Whether it holds any octet, also of a blank line: before a TLS handshake none may be there (RFC 3207 4.2)."""
         return bool(self.ready or self._octets) or self._at < len(self._buffer)
 
     @property
     def says_goodbye(self) -> bool:
-        """Whether what waits begins as a 421 does, which may come unasked (RFC 5321 3.8)."""
+        """Whether what it holds can be the beginning of 421, which may come unasked (RFC 5321 3.8)."""
         if self.ready:
             return self.ready[0].code == 421
         beginning = self._buffer[self._at :].lstrip()[:3]
         return not self._lines and b"421".startswith(beginning)
 
     def feed(self, data: bytes) -> None:
-        """Take bytes as they came."""
+        """Take bytes in any pieces."""
         self._buffer = self._buffer[self._at :] + data if self._at < len(self._buffer) else data
         self._at = 0
         if not self._octets:
@@ -88,7 +85,7 @@ class ReplyReader:
         self.__init__()  # type: ignore[misc]
 
     def next(self) -> Reply | None:
-        """The next complete reply, or None. Raises `ProtocolViolation` for what is no reply."""
+        """The next complete reply, or None. Raises `ProtocolViolation` for anything else."""
         if self.ready:
             return self.ready.popleft()
         if self._at == len(self._buffer):
@@ -99,7 +96,7 @@ class ReplyReader:
         return reply
 
     def _recognise(self) -> None:
-        """Take what was said before, up to the first line that was not: all at once, without a look at each."""
+        """Take the lines that are known replies, up to the first that is not, in one pass."""
         *lines, rest = self._buffer[self._at :].split(b"\n", MAX_AT_ONCE)
         found = [*map(_known.get, lines)]
         known = len(found) if all(found) else next(place for place, reply in enumerate(found) if reply is None)
@@ -124,7 +121,7 @@ class ReplyReader:
             if match is not None:
                 code, separator, text = match.groups()
                 number = int(code)
-                # a greeting that was begun is taken back ("220-" and "521"): the last line is the server's word
+                # a greeting may turn into a refusal ("220-", then "521"): the last line counts
                 if self._lines and number != self._code and not (self._code == 220 and number >= 400):
                     raise ProtocolViolation(f"a reply began with code {self._code} and went on with {number}")
                 self._code = number
@@ -162,8 +159,8 @@ def _reply(code: int, lines: list[bytes]) -> Reply:
 def _shown(line: bytes) -> str:
     """A line as text that is safe to log: a tab is a blank, and there are no other control characters.
 
-    What is not UTF-8 is read as the Windows code page that servers of that kind write, each octet for itself: what is
-    UTF-8 beside it stays readable, where a text was cut amid a character.
+    Octets that are not UTF-8 are read one by one as Windows-1252, which Windows servers send; UTF-8 beside them stays
+    readable, for example where the text was cut inside a character.
     """
     text = line.decode("utf-8", "smtpbackend.cp1252")
     if text.isprintable():

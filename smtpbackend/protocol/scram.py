@@ -1,7 +1,7 @@
-"""SCRAM (RFC 5802, RFC 7677) by way of scramp, which has the arithmetic and SASLprep (RFC 4013).
+"""SCRAM (RFC 5802, RFC 7677) by scramp, which has the arithmetic and SASLprep (RFC 4013).
 
-How often the password is hashed says the server. What is too little to protect it, or more than anybody should have to
-wait for, is refused before any hashing.
+The server says how often the password is hashed. A number too small to protect the password, or too large to wait for,
+is refused before any hashing.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from smtpbackend.protocol.sasl import Credentials, Exchange, Long, Refused, miss
 
 __all__ = ["MAX_ITERATIONS", "MIN_ITERATIONS", "channel_binding", "scram"]
 
-MIN_ITERATIONS = 4096  # RFC 7677 4, and RFC 5802 5.1 for SHA-1: who reads along could else try passwords too cheaply
-# What OWASP advises in 2023 for PBKDF2 with SHA-256, the most of all hash functions. OpenSSL takes 0.25 s for it, and
-# 0.6 s with SHA-512: the shortest deadlines can pay that.
+MIN_ITERATIONS = 4096  # RFC 7677 4, and RFC 5802 5.1 for SHA-1: fewer make guessing cheap
+# What OWASP advised in 2023 for PBKDF2 with SHA-256, its largest number. OpenSSL takes 0.25 s for it, and 0.6 s with
+# SHA-512.
 MAX_ITERATIONS = 600_000
 
 
 def scram(mechanism: str, credentials: Credentials, nonce: str | None = None) -> Exchange:
-    """Client first, client final, and then the server's signature is checked: a login without it is none."""
+    """Client first, client final; then the server's signature is checked, without which the login fails."""
     try:
         from scramp import ScramClient, ScramException
     except ImportError as error:
@@ -28,8 +28,8 @@ def scram(mechanism: str, credentials: Credentials, nonce: str | None = None) ->
     binding = channel_binding(credentials.channel) if credentials.channel is not None else None
     if plus and binding is None:
         raise Refused(f"{mechanism} has nothing to bind to in this channel")
-    # RFC 5802 6: without -PLUS "y" says that we could bind the channel and believe that the server cannot; where the
-    # server can, and -PLUS is not what is wanted, it would be taken for an attack
+    # RFC 5802 6: without -PLUS "y" says that the client could bind the channel and believes that the server cannot; a
+    # server that offers -PLUS takes that for an attack
     offers_plus = any(name.startswith("SCRAM-") and name.endswith("-PLUS") for name in credentials.offered)
     if not plus and offers_plus:
         binding = None
@@ -45,9 +45,8 @@ def scram(mechanism: str, credentials: Credentials, nonce: str | None = None) ->
         client.set_server_first(_text(challenge))
         iterations = int(client.iterations)
         if not MIN_ITERATIONS <= iterations <= MAX_ITERATIONS:
-            raise Refused(
-                f"the server asks for {iterations:,} iterations; from {MIN_ITERATIONS:,} to {MAX_ITERATIONS:,} are done"
-            )
+            allowed = f"from {MIN_ITERATIONS:,} to {MAX_ITERATIONS:,} are allowed"
+            raise Refused(f"the server asks for {iterations:,} iterations; {allowed}")
         final = (yield Long(client.get_client_final)).encode()
     except ScramException as error:
         raise Refused(f"the server's first message is refused: {error}") from None
@@ -56,17 +55,17 @@ def scram(mechanism: str, credentials: Credentials, nonce: str | None = None) ->
         client.set_server_final(message := _text(challenge))
     except ScramException as error:
         said = "" if challenge is None else message
-        if said.startswith("e="):  # RFC 5802 7: it says itself that it does not accept
+        if said.startswith("e="):  # RFC 5802 7: the server refuses in its own message
             raise Refused(f"the server says {said[2:]}", by_server=True) from None
         raise Refused("the server did not prove that it knows the password", impostor=True) from error
     challenge = yield b""
     if challenge is not None:
-        raise Refused("the server goes on after its last message", impostor=True)
+        raise Refused("the server sent a challenge after its last message", impostor=True)
 
 
 def _text(challenge: bytes | None) -> str:
     if challenge is None:
-        raise Refused("the server accepts the login and did not prove that it knows the password", impostor=True)
+        raise Refused("the server accepted the login without proving that it knows the password", impostor=True)
     try:
         return challenge.decode()
     except UnicodeDecodeError:

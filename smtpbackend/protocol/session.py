@@ -127,7 +127,7 @@ class Session:
             line.phase = "greeting"
             self.greeting = reply = yield from self._greet()
             if reply.code != 220:
-                raise line.fatal(ConnectFailed, f"{self.server} does not welcome us: {reply}", reply)
+                raise line.fatal(ConnectFailed, f"{self.server} refused the connection: {reply}", reply)
             line.phase = "hello"
             yield from self.hello(tls == "required" or login is not None)
             if tls in ("required", "opportunistic"):
@@ -160,9 +160,9 @@ class Session:
             self.line,
             credentials._replace(channel=self.channel, offered=self.capabilities.auth_mechanisms),
             mechanisms,
-            verified=verified,
-            clear_allowed=verified or allow_cleartext_auth,
-            without_tls=self.without_tls,
+            verified,
+            verified or allow_cleartext_auth,
+            self.without_tls,
         )
         try:
             with self.line.ending():
@@ -171,22 +171,22 @@ class Session:
             self.login_goes_on = authentication.goes_on
 
     def _greet(self) -> Conversation[Reply]:
-        """The greeting; where it does not come in clear, the error says which settings make a server wait for TLS."""
+        """The greeting. If none comes in clear, the error names the settings for a port of implicit TLS."""
         try:
             return (yield from self._behind_handshake(self.line.greeting(goes_on=self.secure)))
         except (ConnectionLost, TimedOut) as error:
             if not self.secure and not self.line.reads and not self.lmtp:
                 error.args = (
-                    f"{error}; a port of implicit TLS (465) does so: for that, set tls='implicit' (USE_SSL instead of "
-                    "USE_TLS), or change port to 587",
+                    f"{error}; if it is a port of implicit TLS (465), set tls='implicit' (USE_SSL instead of USE_TLS), "
+                    "or change port to 587",
                 )
             raise
 
     def hello(self, extended: bool = False) -> Conversation[None]:
         """EHLO, and HELO for a server that refuses it (RFC 5321 3.2): then no extension is assumed.
 
-        Refused with 4yz too (nodemailer does so), but where ``extended`` says that only EHLO will do, for STARTTLS or
-        AUTH: it may be answered later. In LMTP it is LHLO, and nothing else will do (RFC 2033 4.1).
+        HELO follows 4yz as well (as in nodemailer), unless ``extended``: STARTTLS and AUTH need EHLO, which may be
+        accepted later. LMTP has LHLO alone (RFC 2033 4.1).
         """
         reply = yield from self.line.ask((command.lhlo if self.lmtp else command.ehlo)(self.client_name))
         if reply.is_positive:
@@ -195,7 +195,7 @@ class Session:
         if self.lmtp:
             raise self.line.fatal(
                 HelloRefused,
-                f"{self.server} refused LHLO with {reply}; if it speaks SMTP, the URL begins with smtp",
+                f"{self.server} refused LHLO with {reply}; if it is an SMTP server, use a URL that begins with smtp",
                 reply,
             )
         what = "EHLO"
@@ -204,24 +204,24 @@ class Session:
             refusal = reply
             try:
                 reply = yield from self.line.ask(command.helo(self.client_name))
-            except ConnectionLost:  # who hangs up has said why
+            except ConnectionLost:  # the refusal is the reason
                 reply = refusal
             else:
                 what = "EHLO and HELO"
                 if refusal.is_transient and reply.is_permanent:
-                    reply = refusal  # EHLO may be answered later
+                    reply = refusal  # EHLO may be accepted later
         if not reply.is_positive:
             raise self.line.fatal(
                 HelloRefused,
                 f"{self.server} refused {what} with {reply}; "
-                f"if it dislikes the name {self.client_name!r}, set client_name",
+                f"if it refuses the name {self.client_name!r}, set client_name",
                 reply,
             )
 
     def _upgrade(
         self, required: bool, on_failure: Callable[[Reply | SMTPError], str], extended: bool
     ) -> Conversation[None]:
-        """STARTTLS (RFC 3207). Returns without TLS only where policy and ``on_failure`` let it."""
+        """STARTTLS (RFC 3207). Returns without TLS only where policy and ``on_failure`` allow it."""
         trouble: Reply | SMTPError
         if "STARTTLS" not in self.capabilities:
             error = self._tls_failed("offers no STARTTLS", required)
@@ -270,7 +270,7 @@ class Session:
                 raise
             reason = getattr(error, "verify_message", "") or str(error) or type(error).__name__
             if hasattr(error, "verify_message"):
-                # which certificate and what to set, by whoever performed the handshake
+                # the wire adds which certificate it is, and what to set
                 shown = f" ({certificate})" if (certificate := getattr(error, "certificate", "")) else ""
                 what = f"the certificate of {self.server}{shown} is not trusted: {reason.rstrip('.')}"
                 remedy = getattr(error, "remedy", "set ca_file to the authority that signed it")
@@ -282,7 +282,7 @@ class Session:
         self.line.replies.clear()
 
     def _behind_handshake(self, conversation: Conversation[T]) -> Conversation[T]:
-        """The first replies in TLS: there a TLS 1.3 server says what it has against the client (RFC 8446 4.4.2.4)."""
+        """The first replies in TLS: a TLS 1.3 server refuses a client's certificate here (RFC 8446 4.4.2.4)."""
         try:
             return (yield from conversation)
         except ConnectionLost as lost:
@@ -313,13 +313,13 @@ class Session:
     # Asking ------------------------------------------------------------------------------------------------------
 
     def verify(self, address: str) -> Conversation[Reply]:
-        """VRFY: 250, 251, 252 and 550 are told apart by the caller (RFC 5321 3.5)."""
+        """VRFY (RFC 5321 3.5): the caller tells 250, 251, 252 and 550 apart."""
         return (
             yield from self.line.ask(command.vrfy(address, "SMTPUTF8" in self.capabilities and not address.isascii()))
         )
 
     def expand(self, name: str) -> Conversation[Reply]:
-        """EXPN: the members of a mailing list (RFC 5321 3.5)."""
+        """EXPN (RFC 5321 3.5): the members of a mailing list."""
         return (yield from self.line.ask(command.expn(name)))
 
     def is_new(self) -> Conversation[bool]:
@@ -352,13 +352,13 @@ def _remedy(reason: str) -> str:
     """What to do about a failed handshake; ``reason`` is OpenSSL's name for it."""
     ours = "client_cert and client_key to a certificate that the server takes"
     if "_ALERT_" in reason and ("CERTIFICATE" in reason or reason.endswith("UNKNOWN_CA")):
-        return f"it wants a client certificate: set {ours}"  # of such alerts only the client's can be the reason
+        return f"it wants a client certificate: set {ours}"  # the client's is the only one that it can refuse
     check = "check that port and tls fit together (465 is 'implicit', 587 and 25 are 'required')"
     return f"{check}, or set {ours} if it asks for one" if reason.endswith("ALERT_HANDSHAKE_FAILURE") else check
 
 
 def _is_clear(error: OSError) -> bool:
-    """Whether a handshake that nothing went before was ended by words of SMTP, ahead of it or in answer to it."""
+    """Whether the server sent SMTP in clear where the first handshake was due."""
     # OpenSSL's names for what does not look like TLS; the second is that of 3.2 and later
     reasons = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
     return isinstance(error, ProtocolViolation) or getattr(error, "reason", None) in reasons

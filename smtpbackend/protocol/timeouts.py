@@ -1,4 +1,4 @@
-"""How long a conversation waits, by default and at most, and when a wait is over."""
+"""Time-outs and the deadline: how long a conversation waits."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ __all__ = ["Deadline", "DeadlinePassed", "Timeouts", "earliest", "time_is_up"]
 class Timeouts(NamedTuple):
     """Seconds. RFC 5321 4.5.3.2 asks for minutes; a web request cannot wait for them, so these are shorter."""
 
-    connect: float = 10.0  # for the look-up, and for each address from when it is tried
-    # With the handshake of implicit TLS. RFC 5321 4.5.3.2.1 says 5 minutes, but a port of implicit TLS that is spoken
-    # to in clear never greets, and gunicorn kills a worker that is silent for 30 s, which then logs nothing.
+    connect: float = 10.0  # for the look-up, and for each address from its own start
+    # With the handshake of implicit TLS. RFC 5321 4.5.3.2.1 says 5 minutes, but a port of implicit TLS never greets a
+    # client in clear, and gunicorn kills a worker that is silent for 30 s, before it can log anything.
     greeting: float = 20.0
     reply: float = 60.0
     content: float = 60.0  # for each piece of progress
@@ -21,29 +21,29 @@ class Timeouts(NamedTuple):
 
 
 class Deadline(float):
-    """The moment when a whole send is over, on the clock of its mailer; ``seconds`` is what the setting says."""
+    """When a whole send must end, on the clock of its mailer; ``seconds`` is the setting."""
 
     seconds: float
 
     @classmethod
     def after(cls, seconds: float, now: float) -> Deadline:
-        """The one that many seconds from now."""
+        """The deadline so many seconds from now."""
         deadline = cls(now + seconds)
         deadline.seconds = seconds
         return deadline
 
 
 class DeadlinePassed(TimeoutError):
-    """A wait was ended by the deadline, and not by its own time-out."""
+    """A wait ended by the deadline, and not by its own time-out."""
 
 
 def earliest(time_out: float, deadline: float | None) -> float:
-    """When a wait is over: at its time-out, or at the deadline of everything."""
+    """When a wait ends: at its time-out or at the deadline."""
     return time_out if deadline is None else min(time_out, deadline)
 
 
 def time_is_up(until: float, deadline: float | None) -> TimeoutError:
-    """What a wait that was over at ``until`` ends in: where that was the deadline of a send, it says so."""
+    """The error of a wait that ended at ``until``; if that was the deadline, it says so."""
     if not isinstance(deadline, Deadline) or until < deadline:
         return TimeoutError("timed out")
     return DeadlinePassed(f"the deadline of {deadline.seconds:g} s passed, see deadline")

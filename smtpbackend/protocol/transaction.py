@@ -1,6 +1,6 @@
-"""One mail transaction on one connection (RFC 5321 3.3): what is to be sent, and what the server said to each part.
+"""One mail transaction on one connection (RFC 5321 3.3): what is sent, and the reply to each part.
 
-The session writes the answers down here; what they mean for each recipient is decided in ``delivery/judgement.py``.
+``transaction_steps.py`` notes the replies here; ``delivery/judgement.py`` decides what they mean for each recipient.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LONGEST_LINE = 998  # RFC 5322 2.1.1; RFC 5321 4.5.3.1.6 counts 1000 with CRLF
 class Transaction:
     """A sender, some recipients and a content, with the replies to each.
 
-    ``is_awake``: whether the server was heard on this connection lately, so that content may leave ahead of replies.
+    ``is_awake``: whether the server answered on this connection lately, so that content may leave ahead of replies.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Transaction:
         self.content = content
         self.is_awake = is_awake
         self.is_last = False
-        """Whether none is known to come after it: the connection is not asked for another before this is settled."""
+        """Whether no other is known to follow: `Next` is not yielded before this one is settled."""
         self.mail: Reply | None = None
         self.rcpt: list[Reply | None] = [None] * len(recipients)
         self.final: Reply | None = None
@@ -47,7 +47,7 @@ class Transaction:
 
     # most transactions never have another value
     is_settled = False
-    """Whether everything was said about it: nothing that happens later changes it."""
+    """Whether it has all its replies: nothing that happens later changes it."""
     is_confused = False
     """Whether the content was in flight, and the server gave more replies than there were commands."""
     was_closed = False
@@ -57,58 +57,58 @@ class Transaction:
     is_chunked = False
     """Whether its content left by BDAT."""
     number = 0
-    """Which one it is on its connection; 0: it was not begun."""
-    for_nobody: Reply | None = None
-    """The reply to DATA or BDAT where it was in flight and nobody was to get the content."""
-    _heard = 0
-    """The place before which nobody waits for a reply to the content, in LMTP."""
+    """Its number on the connection, from 1; 0: it was not begun."""
+    unwanted: Reply | None = None
+    """The reply to DATA or BDAT, where it was in flight and no recipient was to get the content."""
+    _answered = 0
+    """In LMTP: every recipient before this place has its reply to the content, or gets none."""
 
     @property
     def next_final(self) -> int | None:
-        """The place of the recipient that the next reply to the content is for; None when all have theirs.
+        """The place of the recipient that the next reply to the content is for; None when no reply is due.
 
-        But in LMTP one reply, at place 0, is for everybody.
+        Without LMTP the only reply is at place 0, for all recipients.
         """
         if self.finals is None:
             return 0 if self.final is None else None
-        # replies come in order, and are not taken back but by `forget_replies`: where one was found, the search goes on
-        for place in range(self._heard, len(self.rcpt)):
+        # replies come in order, and only `forget_replies` takes them back: the search goes on where it ended
+        for place in range(self._answered, len(self.rcpt)):
             rcpt = self.rcpt[place]
             if self.finals[place] is None and rcpt is not None and rcpt.is_positive:
-                self._heard = place
+                self._answered = place
                 return place
-        self._heard = len(self.rcpt)
+        self._answered = len(self.rcpt)
         return None
 
     def final_for(self, place: int) -> Reply | None:
-        """What the server said of the content to this recipient."""
+        """The reply to the content for this recipient."""
         own = self.finals[place] if self.finals is not None else None
         return own or self.final
 
     def refuse(self, reply: Reply, wanted: bool) -> None:
-        """Take down that DATA or BDAT was refused, be it ``wanted`` or in flight for nobody."""
+        """Note that DATA or BDAT was refused. ``wanted``: a recipient was to get the content."""
         if wanted:
             self.final = reply
         else:
-            self.for_nobody = reply
+            self.unwanted = reply
 
     def close(self, reply: Reply, is_own: bool) -> None:
-        """Take down that the server ended the connection with this reply, be it to its ``own`` command or before."""
+        """Note that the server ended the connection with this reply, to a command of this transaction or of another."""
         self.was_closed = is_own
         self.is_unread = not is_own
         if is_own and self.finals is not None and self.handed_over and (place := self.next_final) is not None:
             self.finals[place] = reply
 
     def forget_replies(self) -> None:
-        """One stayed away, so any of them may be another command's."""
+        """The replies cannot be told apart: each may be the reply to another command."""
         self.mail = self.final = None
-        self._heard = 0
+        self._answered = 0
         self.rcpt = [None] * len(self.recipients)
         self.finals = None if self.finals is None else [None] * len(self.recipients)
 
     @property
     def left_nothing(self) -> bool:
-        """Whether the server holds nothing of it that RSET would have to clear."""
+        """Whether the server holds nothing of it that RSET would clear."""
         if self.finals is not None:
             return self.next_final is None
         if self.final is not None:
@@ -117,32 +117,32 @@ class Transaction:
 
     @property
     def last_word(self) -> Reply | None:
-        """The reply that stands for all of it: to its sender, its content, or the one that ended the connection."""
+        """The reply that decides: to MAIL or the content, or the one that ended the connection."""
         if self.was_closed and self.error is not None:
             return self.error.reply
         return self.final if self.mail is None or self.mail.is_positive else self.mail
 
     @property
     def was_taken(self) -> bool:
-        """Whether the server took the content for anybody."""
+        """Whether the server accepted the content for any recipient."""
         if self.finals is None:
             return self.final is not None and self.final.code < 300
         return any(reply is not None and reply.is_positive for reply in self.finals)
 
     @property
     def refusals(self) -> int:
-        """How many errors the server counted: refused senders, recipients and contents, also of those for nobody."""
-        replies = (self.mail, *self.rcpt, self.final, self.for_nobody, *(self.finals or ()))
+        """How many errors the server counted: refused senders, recipients and contents, also `unwanted` ones."""
+        replies = (self.mail, *self.rcpt, self.final, self.unwanted, *(self.finals or ()))
         return sum(reply is not None and reply.code >= 400 for reply in replies)
 
     @property
     def accepted(self) -> int:
-        """How many recipients the server took."""
+        """How many recipients the server accepted."""
         return sum(reply is not None and reply.is_positive for reply in self.rcpt)
 
     @property
     def has_recipients(self) -> bool:
-        """Whether the server took the sender and at least one recipient."""
+        """Whether the server accepted the sender and at least one recipient."""
         if self.mail is None or not self.mail.is_positive:
             return False
         for reply in self.rcpt:  # noqa: SIM110
@@ -152,10 +152,10 @@ class Transaction:
 
     @property
     def everybody_accepted(self) -> bool:
-        """Whether the server took the sender and every recipient."""
+        """Whether the server accepted the sender and every recipient."""
         if self.mail is None or not self.mail.is_positive:
             return False
-        for reply in self.rcpt:  # noqa: SIM110 - once a message: a generator would double its cost
+        for reply in self.rcpt:  # noqa: SIM110 - a generator would cost twice as much
             if reply is None or not 200 <= reply.code < 300:
                 return False
         return True
@@ -167,7 +167,7 @@ class Transaction:
 
     @property
     def is_accepted(self) -> bool:
-        """Whether the server took everything: the sender, every recipient and the content, for all at once."""
+        """Whether the server accepted the sender, every recipient and the content, by one reply for all."""
         final = self.final
         if final is None or final.code >= 300 or self.error is not None or self.finals is not None:
             return False
@@ -182,7 +182,7 @@ class Transaction:
         ]
 
     def mail_parameters(self, offered: Capabilities) -> dict[str, str | None]:
-        """What stands behind MAIL FROM, as far as the server offers it."""
+        """The parameters of MAIL that the server offers."""
         values: dict[str, str | None] = {}
         if "SIZE" in offered:  # RFC 1870 5
             values["SIZE"] = str(self.content.size)
@@ -210,7 +210,7 @@ class Transaction:
         return values
 
     def rcpt_parameters(self, recipient: Recipient, offered: Capabilities) -> dict[str, str | None]:
-        """What stands behind RCPT TO, as far as the server offers it."""
+        """The parameters of RCPT that the server offers."""
         values: dict[str, str | None] = {}
         if "DSN" in offered:  # RFC 3461 4.1, 4.2
             if recipient.notify:
@@ -221,7 +221,7 @@ class Transaction:
 
 
 def _extension(parameter: str) -> str:
-    """The EHLO keyword that a parameter of MAIL belongs to: its own name, but for DELIVERBY (RFC 2852 4)."""
+    """The EHLO keyword of a parameter of MAIL: the same name, but DELIVERBY for BY (RFC 2852 4)."""
     return "DELIVERBY" if parameter.upper() == "BY" else parameter.upper()
 
 
@@ -231,7 +231,7 @@ def timestamp(date: datetime) -> str:
 
 
 def xtext(text: str) -> str:
-    """Printable ASCII as RFC 3461 4 wants it: "+", "=" and what is no atom as hexadecimal."""
+    """Text as RFC 3461 4 writes it: "+", "=" and everything but printable ASCII in hexadecimal."""
     return "".join(c if "!" <= c <= "~" and c not in "+=" else f"+{ord(c):02X}" for c in text)
 
 
@@ -245,9 +245,9 @@ def original_recipient(address: str) -> str:
 def objection(
     envelope: Envelope, content: Content, offered: Capabilities, server: str, secure: bool = True
 ) -> NotSupported | None:
-    """Why this server, as it presented itself, cannot be given this message; None when it can.
+    """Why this server, by what it offers, cannot be given this message; None when it can.
 
-    ``secure``: whether the channel is verified TLS, without which REQUIRETLS means nothing (RFC 8689 4.1).
+    ``secure``: whether the channel is verified TLS, which REQUIRETLS needs (RFC 8689 4.1).
     """
     if envelope.is_plain:
         return _objection_to_content(envelope, content, offered, server)
@@ -304,7 +304,7 @@ def _objection_to_content(
 
 
 def notes(envelope: Envelope, offered: Capabilities) -> tuple[str, ...]:
-    """What the envelope asks for and the server does not offer, where the mail goes out all the same."""
+    """What the envelope asks for and the server does not offer, where the mail is sent without it."""
     if envelope.is_plain:
         return ()
     missing = [keyword for keyword in envelope.extra if _extension(keyword) not in offered]

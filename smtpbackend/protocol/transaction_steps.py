@@ -127,7 +127,7 @@ class TransactionSteps(Flight):
         line, history, terms, transaction = self.line, self.history, self.terms, self.transaction
         commands = transaction.commands(terms.capabilities)
         chunk = self._chunk()
-        ahead = terms.policy == "any" and not history.refusals  # in a run of dead addresses nobody would get it
+        ahead = terms.policy == "any" and not history.refusals  # after a refusal the next recipient may be refused too
         beside = chunk if ahead and transaction.is_awake else b""  # leaves in the group of the recipients
         with_data = terms.grouped and ahead and not chunk
         follows = bool(line.unanswered)
@@ -147,7 +147,7 @@ class TransactionSteps(Flight):
         if not (yield from self._envelope(commands, with_data, beside, probed_at, was_clean)):
             return
         if line.has_unasked:
-            transaction.forget_replies()  # one is too many, and any of them may be another's
+            transaction.forget_replies()  # there is one too many
             raise line.spoke_unasked()
         line.phase = "data"
         wanted = transaction.everybody_accepted if terms.policy == "all" else transaction.has_recipients
@@ -209,14 +209,14 @@ class TransactionSteps(Flight):
     def _check_order(self, reply: Reply) -> None:
         """503 is about the order of commands, which was right: the server has not read all of the group.
 
-        The first message of a connection shows it. What it was answered says nothing about sender or recipient.
+        The first message of a connection shows it. Its replies say nothing about sender or recipient.
         """
         transaction = self.transaction
         if transaction.mail is not None and (transaction.mail is reply or transaction.mail.is_positive):
             transaction.forget_replies()
             self.history.mixes_up = True
             raise self.line.fatal(
-                ProtocolViolation, f"{self.line.server} answered {reply}: it does not read what is sent as one group"
+                ProtocolViolation, f"{self.line.server} answered {reply}: it does not read all commands of a group"
             )
 
     def _unreadable(self, error: Exception) -> InvalidInput:
@@ -235,7 +235,7 @@ class TransactionSteps(Flight):
         if not with_data:
             line.put(command.DATA)
         data = line.reply_at_hand() or (yield line.timeouts.reply)
-        # some servers say 250 for 354; behind a group, and where another reply follows, it is another command's
+        # some servers say 250 for 354; after a group, or if another reply follows, it is to another command
         go_on = data.is_positive and not with_data and (yield from line.stays_silent())
         if not (300 <= data.code < 400 or go_on):
             if data.is_positive:
@@ -262,12 +262,12 @@ class TransactionSteps(Flight):
         """The server asks for a content although no recipient was accepted: it ends at once (RFC 2920 3.1)."""
         line, transaction = self.line, self.transaction
         if transaction.accepted:
-            # MAIL was refused, recipients were accepted: nobody knows which mail an empty content would be
-            raise line.fatal(ProtocolViolation, f"{line.server} refused MAIL and went on to ask for the content")
+            # MAIL was refused and recipients were accepted: an empty content might be taken for a mail to them
+            raise line.fatal(ProtocolViolation, f"{line.server} refused MAIL and asked for the content")
         if self.terms.lmtp:  # RFC 2033 4.2 forbids it, and nothing says how many replies would follow
-            raise line.fatal(ProtocolViolation, f"{line.server} wants content for nobody")
+            raise line.fatal(ProtocolViolation, f"{line.server} asked for the content, and accepted no recipient")
         line.put(command.END)
-        transaction.for_nobody = line.reply_at_hand() or (yield line.timeouts.final)
+        transaction.unwanted = line.reply_at_hand() or (yield line.timeouts.final)
 
     def _put_content(self) -> Generator[Write, None, None]:
         """Stuffed content and the final dot; a large one leaves piece by piece, up to the end that hands it over."""
@@ -303,7 +303,7 @@ class TransactionSteps(Flight):
         self.transaction.final = final
 
     def _await_finals(self) -> Generator[float, Reply, None]:
-        """What the server says to the content: once, or in LMTP once for each recipient that it accepted."""
+        """The reply to the content; in LMTP one for each accepted recipient."""
         transaction = self.transaction
         while (due := transaction.next_final) is not None:
             final = self.line.reply_at_hand() or (yield self.line.timeouts.final)
@@ -348,14 +348,14 @@ class TransactionSteps(Flight):
             transaction.final = final
         elif final.is_positive and transaction.accepted:
             transaction.final = final
-            raise line.fatal(ProtocolViolation, f"{line.server} refused MAIL and took the content")
+            raise line.fatal(ProtocolViolation, f"{line.server} refused MAIL and accepted the content")
         else:
             transaction.refuse(final, wanted)
 
     def _may_probe(self, probe_from: int) -> bool:
-        """Whether there is a proof to be had, for which this connection was not asked yet.
+        """Whether this connection can prove that it discards refused chunks, and was not asked yet.
 
-        In LMTP there is none: how many replies come to a chunk depends on those to the recipients.
+        In LMTP none can: how many replies come to a chunk depends on those to the recipients.
         """
         terms, history = self.terms, self.history
         if history.transactions < probe_from or history.discards is not None:

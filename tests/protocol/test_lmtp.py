@@ -32,7 +32,7 @@ def test_lhlo_is_said_and_again_after_starttls() -> None:
 def test_a_server_that_speaks_smtp_is_not_asked_for_helo() -> None:
     session = Session("mx.example.com:24", "client.example.org", lmtp=True)
     script = Script(b"220 hi\r\n", b"500 5.5.1 unknown command\r\n")
-    with pytest.raises(HelloRefused, match=r"refused LHLO with 500.*URL begins with smtp"):
+    with pytest.raises(HelloRefused, match=r"refused LHLO with 500.*URL that begins with smtp"):
         script.run(session.open("none"))
     assert script.sent == [b"LHLO client.example.org\r\n"]
 

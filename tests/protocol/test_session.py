@@ -73,7 +73,7 @@ class TestOpening:
     )
     def test_a_greeting_that_is_no_welcome(self, greeting: bytes) -> None:
         session, script = new(), Script(greeting)
-        with pytest.raises(ConnectFailed, match=r"mx\.example\.com:25 does not welcome us") as caught:
+        with pytest.raises(ConnectFailed, match=r"mx\.example\.com:25 refused the connection") as caught:
             script.run(session.open("none", ANN))
         assert caught.value.reply is not None
         assert caught.value.reply.code == int(greeting[:3])
@@ -277,7 +277,7 @@ class TestOpening:
     @pytest.mark.parametrize("welcome", [b"220-mx\r\n521 5.7.1 blocked\r\n", b"220-mx\r\n421-no\r\n421 blocked\r\n"])
     def test_a_greeting_that_ends_in_a_refusal_is_no_welcome(self, welcome: bytes) -> None:
         session, script = new(), Script(welcome, b"")
-        with pytest.raises(ConnectFailed, match=r"does not welcome us: [45]21 .*blocked"):
+        with pytest.raises(ConnectFailed, match=r"refused the connection: [45]21 .*blocked"):
             script.run(session.open("none"))
         assert script.sent == []
 
