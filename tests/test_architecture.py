@@ -291,6 +291,15 @@ def test_the_check_for_dropped_conversations_sees_them(line: str, drops: bool) -
     assert bool(list(dropped(tree, generators([tree])))) is drops
 
 
+def test_a_line_sets_its_own_attributes() -> None:
+    """Others set the phase that it is in, and end it by its method: nothing else of it is set outside line.py."""
+    for path in sorted(CORE.rglob("*.py")):
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and node.attr != "phase":
+                owner = node.value.attr if isinstance(node.value, ast.Attribute) else getattr(node.value, "id", "")
+                assert owner != "line", f"{path.name}:{node.lineno} sets {node.attr} of a line"
+
+
 # The write gate --------------------------------------------------------------------------------------------------
 
 TALKING = [
@@ -330,10 +339,10 @@ def test_command_lines_are_built_in_the_gate_alone(path: Path) -> None:
             if isinstance(node.value, str | bytes):
                 assert ends not in node.value, f"{path.name}:{node.lineno} ends a line"  # type: ignore[operator]
         if isinstance(node, ast.Call):
-            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if name not in ("Write", "put", "ask"):
+            called = ast.unparse(node.func)
+            if called.rpartition(".")[2] != "Write" and not called.endswith(("line.put", "line.ask")):
                 continue
-            for argument in node.args[:1] if name != "put" else node.args:
+            for argument in node.args[:1] if not called.endswith(".put") else node.args:
                 for inner in given_here(argument):
                     made = isinstance(inner, ast.Constant | ast.JoinedStr | ast.BinOp) or (
                         isinstance(inner, ast.Attribute) and inner.attr in ("encode", "format", "join")

@@ -2,12 +2,12 @@
 
 | attribute | set by | read by |
 | --- | --- | --- |
-| transactions, latest, refused_reset | transaction_steps (latest: session.reset too) | the same, pipeline, the pool |
-| refusals, room | transaction_steps (refusals), pipeline | the same, the pool |
-| discards, probing, probed_slowly | transaction_steps, delivery/experience (discards) | the same |
-| overlaps, overlapping | transaction_steps | pipeline, delivery/experience |
-| mixes_up | transaction_steps | delivery/experience |
-| ended_by, ended_at, refused_first | pipeline, delivery/dispatch | delivery/connecting, delivery/experience |
+| transactions, latest, refused_reset | transaction_steps; `Session.reset` (latest) | pipeline, delivery/pooling |
+| refusals, room | transaction_steps (refusals), pipeline | transaction_steps, delivery/pooling |
+| discards, probed_slowly | transaction_steps; delivery/experience (discards) | delivery/experience |
+| overlaps, probing, overlapping | transaction_steps; pipeline, at the end | pipeline, delivery/experience |
+| mixes_up | transaction_steps | delivery/experience, delivery/connecting |
+| ended_by, ended_at, refused_first | pipeline; delivery/dispatch | delivery/connecting, delivery/experience |
 """
 
 from __future__ import annotations

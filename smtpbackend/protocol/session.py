@@ -224,7 +224,7 @@ class Session:
         """STARTTLS (RFC 3207). Returns without TLS only where policy and ``on_failure`` allow it."""
         trouble: Reply | SMTPError
         if "STARTTLS" not in self.capabilities:
-            error = self._tls_failed("offers no STARTTLS", required)
+            error = self._no_tls("offers no STARTTLS", required)
             trouble = error
         else:
             trouble = reply = yield from self.line.ask(command.STARTTLS)
@@ -240,14 +240,14 @@ class Session:
                 return
             if reply.code == 421:
                 raise self.line.goodbye(reply)
-            error = self._tls_failed(f"refused STARTTLS with {reply}", required, reply)
+            error = self._no_tls(f"refused STARTTLS with {reply}", required, reply)
             self.without_tls = TLSFailed(
                 f"{self.server} refused STARTTLS with {reply}", server=self.server, reply=reply
             )
         if required or on_failure(trouble) != "insecure":
             raise error
 
-    def _tls_failed(self, what: str, required: bool, reply: Reply | None = None) -> TLSFailed:
+    def _no_tls(self, what: str, required: bool, reply: Reply | None = None) -> TLSFailed:
         why = "tls is 'required'" if required else "on_tls_failure says 'secure'"
         remedy = "set tls='none' only if the path is private" if required else "tls='none' only if the path is private"
         return TLSFailed(f"{self.server} {what} and {why}; {remedy}", server=self.server, reply=reply)
