@@ -32,20 +32,19 @@ class Transaction:
         self.recipients = recipients
         self.content = content
         self.is_awake = is_awake
-        self.is_last = False
-        """Whether no other is known to follow: `Next` is not yielded before this one is settled."""
-        self.mail: Reply | None = None
         self.rcpt: list[Reply | None] = [None] * len(recipients)
-        self.final: Reply | None = None
-        """The reply to the end of content, or the one that refused DATA."""
-        self.finals: list[Reply | None] | None = None
-        """In LMTP the replies to the end of content, one for each recipient that was accepted (RFC 2033 4.2)."""
-        self.handed_over = False
-        """Whether the write that ends the content was given to the wire (DESIGN 4.3)."""
-        self.error: SMTPError | None = None
-        """Why the conversation ended before the transaction did."""
 
-    # most transactions never have another value
+    is_last = False
+    """Whether no other is known to follow: `Next` is not yielded before this one is settled."""
+    mail: Reply | None = None
+    final: Reply | None = None
+    """The reply to the end of content, or the one that refused DATA."""
+    finals: list[Reply | None] | None = None
+    """In LMTP the replies to the end of content, one for each recipient that was accepted (RFC 2033 4.2)."""
+    handed_over = False
+    """Whether the write that ends the content was given to the wire (DESIGN 4.3)."""
+    error: SMTPError | None = None
+    """Why the conversation ended before the transaction did."""
     is_settled = False
     """Whether it has all its replies: nothing that happens later changes it."""
     is_confused = False
@@ -176,9 +175,10 @@ class Transaction:
     def commands(self, offered: Capabilities) -> list[bytes]:
         """MAIL and each RCPT, with their parameters. Raises `InvalidInput`."""
         utf8 = self.needs_smtputf8
+        wants_dsn = self.envelope.wants_dsn and "DSN" in offered
         return [
             command.mail(self.envelope.sender, self.mail_parameters(offered), utf8),
-            *[command.rcpt(recipient, self.rcpt_parameters(recipient, offered), utf8) for recipient in self.recipients],
+            *[command.rcpt(one, rcpt_parameters(one) if wants_dsn else {}, utf8) for one in self.recipients],
         ]
 
     def mail_parameters(self, offered: Capabilities) -> dict[str, str | None]:
@@ -209,15 +209,15 @@ class Transaction:
                 values[keyword] = value
         return values
 
-    def rcpt_parameters(self, recipient: Recipient, offered: Capabilities) -> dict[str, str | None]:
-        """The parameters of RCPT that the server offers."""
-        values: dict[str, str | None] = {}
-        if "DSN" in offered:  # RFC 3461 4.1, 4.2
-            if recipient.notify:
-                values["NOTIFY"] = ",".join(recipient.notify)
-            if recipient.orcpt:
-                values["ORCPT"] = original_recipient(recipient.orcpt)
-        return values
+
+def rcpt_parameters(recipient: Recipient) -> dict[str, str | None]:
+    """The parameters of RCPT of a server that offers DSN (RFC 3461 4.1, 4.2)."""
+    values: dict[str, str | None] = {}
+    if recipient.notify:
+        values["NOTIFY"] = ",".join(recipient.notify)
+    if recipient.orcpt:
+        values["ORCPT"] = original_recipient(recipient.orcpt)
+    return values
 
 
 def _extension(parameter: str) -> str:
@@ -249,57 +249,47 @@ def objection(
 
     ``secure``: whether the channel is verified TLS, which REQUIRETLS needs (RFC 8689 4.1).
     """
-    if envelope.is_plain:
-        return _objection_to_content(envelope, content, offered, server)
+    why = None if envelope.is_plain else _unmet_request(envelope, offered, server, secure)
+    why = why or _unfit_content(envelope, content, offered, server)
+    return None if why is None else NotSupported(why, server=server)
+
+
+def _unmet_request(envelope: Envelope, offered: Capabilities, server: str, secure: bool) -> str | None:
     if envelope.require_tls and not (secure and "REQUIRETLS" in offered):
         why = "offers no REQUIRETLS" if secure else "is not connected by TLS"
-        return NotSupported(f"the envelope says require_tls, and {server} {why}", server=server)
+        return f"the envelope says require_tls, and {server} {why}"
     if (envelope.hold_for is not None or envelope.hold_until is not None) and "FUTURERELEASE" not in offered:
-        return NotSupported(
-            f"the envelope asks to hold the message, and {server} offers no FUTURERELEASE: it would be sent at once",
-            server=server,
-        )
+        return f"the envelope asks to hold the message, and {server} offers no FUTURERELEASE: it would be sent at once"
     longest, latest = offered.hold_limits
     if envelope.hold_for is not None and longest is not None and envelope.hold_for > longest:
-        return NotSupported(
-            f"hold_for is {envelope.hold_for} s, and {server} holds a message for at most {longest} s (FUTURERELEASE)",
-            server=server,
+        return (
+            f"hold_for is {envelope.hold_for} s, and {server} holds a message for at most {longest} s (FUTURERELEASE)"
         )
     if envelope.hold_until is not None and latest is not None and envelope.hold_until > latest:
-        return NotSupported(
-            f"hold_until is {timestamp(envelope.hold_until)}, and {server} holds a message until {timestamp(latest)} "
-            "at the latest (FUTURERELEASE)",
-            server=server,
-        )
-    return _objection_to_content(envelope, content, offered, server)
+        until = timestamp(envelope.hold_until)
+        return f"hold_until is {until}, and {server} allows {timestamp(latest)} at the latest (FUTURERELEASE)"
+    return None
 
 
-def _objection_to_content(
-    envelope: Envelope, content: Content, offered: Capabilities, server: str
-) -> NotSupported | None:
+def _unfit_content(envelope: Envelope, content: Content, offered: Capabilities, server: str) -> str | None:
     if (content.needs_smtputf8 or envelope.needs_smtputf8) and "SMTPUTF8" not in offered:
-        return NotSupported(
+        return (
             f"an address of the message or its envelope has a local part outside ASCII, and {server} "
-            "offers no SMTPUTF8; use another server, or an ASCII address",
-            server=server,
+            "offers no SMTPUTF8; use another server, or an ASCII address"
         )
     if content.is_8bit and "8BITMIME" not in offered:
-        return NotSupported(
+        return (
             f"the content has 8-bit octets, and {server} offers no 8BITMIME; "
-            "give a Message, which is rendered as 7-bit, or encode the content as base64 or quoted-printable",
-            server=server,
+            "give a Message, which is rendered as 7-bit, or encode the content as base64 or quoted-printable"
         )
     if content.longest_line > LONGEST_LINE:
-        return NotSupported(
+        return (
             f"the content has a line of {content.longest_line} octets; "
-            f"{server} may take {LONGEST_LINE} (RFC 5322 2.1.1): encode the content as base64 or quoted-printable",
-            server=server,
+            f"{server} may take {LONGEST_LINE} (RFC 5322 2.1.1): encode the content as base64 or quoted-printable"
         )
     limit = offered.size_limit
     if limit is not None and content.size > limit:
-        return NotSupported(
-            f"the content has {content.size} octets, and {server} takes at most {limit} (SIZE)", server=server
-        )
+        return f"the content has {content.size} octets, and {server} takes at most {limit} (SIZE)"
     return None
 
 

@@ -170,7 +170,7 @@ class TestFutureRelease:
             ({"hold_for": 3601}, r"hold_for is 3601 s, and .* at most 3600 s"),
             (
                 {"hold_until": datetime(2026, 12, 31, 12, 0, 1, tzinfo=UTC)},
-                "hold_until is 2026-12-31T12:00:01Z, and .* until 2026-12-31T12:00:00Z at the latest",
+                "hold_until is 2026-12-31T12:00:01Z, and .* allows 2026-12-31T12:00:00Z at the latest",
             ),
         ],
     )
