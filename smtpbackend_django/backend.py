@@ -85,7 +85,7 @@ class EmailBackend(smtp.EmailBackend):
         window: int | None = None,
         chunk_in_flight: str | None = None,
         rate: float | None = None,
-        queue: bool | None = None,
+        xque: bool | None = None,
         source_address: str | None = None,
         proxy: str | None = None,
         deadline: float | None = None,

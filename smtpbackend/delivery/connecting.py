@@ -259,6 +259,6 @@ def open_session(
         mechanisms=server.auth_mechanisms,
         allow_cleartext_auth=server.allow_cleartext_auth,
         on_tls_failure=on_failure(server, session.local_peer),
-        queue=server.queue,
+        xque=server.xque,
         attempt=attempt,
     )

@@ -58,7 +58,7 @@ class Server:
     window: int = 32
     chunk_in_flight: str = "auto"
     rate: float | None = None
-    queue: bool = False
+    xque: bool = False
     source_address: str | None = None
     proxy: Any = field(default=None, repr=False)
     # Not settings: a URL says them by its scheme, and SRV records say the last

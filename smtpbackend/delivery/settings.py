@@ -318,7 +318,7 @@ SETTINGS: tuple[Setting, ...] = (
         None,
         "Messages a second at most, for each process (an AsyncMailer: each event loop). Default: no limit.",
     ),
-    Setting("queue", "server", _flag, False, "Say `QUED` to a server that offers `XQUE`, whatever it answers."),
+    Setting("xque", "server", _flag, False, "Say `QUED` to a server that offers `XQUE`, whatever it answers."),
     Setting(
         "source_address",
         "server",

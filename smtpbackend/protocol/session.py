@@ -110,12 +110,12 @@ class Session:
         mechanisms: Sequence[str] | None = None,
         allow_cleartext_auth: bool = False,
         on_tls_failure: Callable[[Reply | SMTPError], str] = lambda trouble: "secure",
-        queue: bool = False,
+        xque: bool = False,
         attempt: Attempt | None = None,
     ) -> Conversation[None]:
         """Greeting, EHLO, TLS as the policy says, login. ``on_tls_failure`` is asked under "opportunistic" only.
 
-        ``queue``: say QUED where XQUE is offered. ``attempt``: what was tried to log in on connections before this one.
+        ``xque``: say QUED where XQUE is offered. ``attempt``: what was tried to log in on connections before this one.
         """
         line = self.line
         with line.ending():
@@ -135,7 +135,7 @@ class Session:
                 yield from self._upgrade(tls == "required", on_tls_failure, login is not None)
             if login is not None:
                 yield from self.login(login, mechanisms, allow_cleartext_auth, attempt)
-            if queue and "XQUE" in self.capabilities:
+            if xque and "XQUE" in self.capabilities:
                 line.phase = "hello"
                 reply = yield from line.ask(command.QUED)  # any reply will do, but 421
                 if reply.code == 421:

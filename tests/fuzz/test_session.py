@@ -60,7 +60,7 @@ class Conversation:
         try:
             self.network.talk(
                 session.open(
-                    self.tls, self.login, on_tls_failure=lambda trouble: "insecure", queue=self.tape.happens(16)
+                    self.tls, self.login, on_tls_failure=lambda trouble: "insecure", xque=self.tape.happens(16)
                 )
             )
         except SMTPError:

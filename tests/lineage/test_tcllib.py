@@ -279,11 +279,11 @@ def test_queued_where_xque_is_offered(new_mailer: MakeMailer) -> None:
     """-queue: QUED after EHLO, whatever is answered to it; else nothing."""
     for answer in ("250 ok", "500 what?"):
         with ScriptedServer(Play({"QUED": answer}, extensions=("XQUE",))) as server:
-            assert new_mailer(server.url, queue=True).send(note()).ok
+            assert new_mailer(server.url, xque=True).send(note()).ok
             assert [command.split(" ")[0] for command in server.commands[:3]] == ["EHLO", "QUED", "MAIL"]
     for offered, queue in (((), True), (("XQUE",), False)):
         with ScriptedServer(Play(extensions=offered)) as server:
-            assert new_mailer(server.url, queue=queue).send(note()).ok
+            assert new_mailer(server.url, xque=queue).send(note()).ok
             assert "QUED" not in server.commands
 
 

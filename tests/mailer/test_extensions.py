@@ -330,21 +330,21 @@ class TestQueue:
     @pytest.mark.parametrize("answer", ["250 ok", "500 5.5.1 what?", "450 4.0.0 later"])
     def test_qued_is_said_once_where_xque_is_offered(self, twin: Twin, scripted: Scripted, answer: str) -> None:
         server = scripted(offering("XQUE", QUED=answer))
-        mailer = twin(server.url, queue=True)
+        mailer = twin(server.url, xque=True)
         assert mailer.send(hello()).ok
         assert mailer.send(hello()).ok
         assert server.commands[1] == "QUED"
         assert server.commands.count("QUED") == 1
 
-    @pytest.mark.parametrize(("extensions", "queue"), [(["DSN"], True), (["XQUE"], False)])
-    def test_else_it_is_not(self, twin: Twin, scripted: Scripted, extensions: list[str], queue: bool) -> None:
+    @pytest.mark.parametrize(("extensions", "xque"), [(["DSN"], True), (["XQUE"], False)])
+    def test_else_it_is_not(self, twin: Twin, scripted: Scripted, extensions: list[str], xque: bool) -> None:
         server = scripted(offering(*extensions))
-        assert twin(server.url, queue=queue).send(hello()).ok
+        assert twin(server.url, xque=xque).send(hello()).ok
         assert "QUED" not in server.commands
 
     def test_a_server_that_closes_is_no_server(self, twin: Twin, scripted: Scripted) -> None:
         server, second = scripted(offering("XQUE", QUED=("421 4.3.2 closing", CUT))), scripted()
-        assert twin(server.url, second.url, queue=True).send(hello()).server == second.name
+        assert twin(server.url, second.url, xque=True).send(hello()).server == second.name
 
 
 class TestOthers:
@@ -379,7 +379,7 @@ class TestIgnored:
     def test_what_a_server_wrongly_offers_is_not_used(self, twin: Twin, scripted: Scripted) -> None:
         lies = Play({"RSET": CUT}, extensions=("SIZE 1", "DSN", "LIMITS RCPTMAX=1", "XQUE"))
         server = scripted(lies)
-        mailer = twin(server.url, ignore_extensions=["size", "DSN", "Limits", "xque"], queue=True)
+        mailer = twin(server.url, ignore_extensions=["size", "DSN", "Limits", "xque"], xque=True)
         receipt = mailer.send(hello("a@example.com", "b@example.com"), None)
         assert receipt.ok
         assert groups(server) == [["a", "b"]]

@@ -228,7 +228,7 @@ class TestOpening:
     def test_a_blank_line_behind_any_reply_is_nothing_that_was_said(self) -> None:
         session = new()
         script = Script(HELLO + b"\r\n", b"\r\n" + ehlo_reply("XQUE") + b" \r\n\r\n", b"250 queued\r\n\n")
-        script.run(session.open("none", queue=True))
+        script.run(session.open("none", xque=True))
         assert "XQUE" in session.capabilities
         assert not session.broken
         assert session.line.replies.is_empty
