@@ -30,7 +30,7 @@ from smtpbackend.delivery.asks import (
     Talk,
     Token,
 )
-from smtpbackend.delivery.configuration import Limits
+from smtpbackend.delivery.configuration import PoolLimits
 from smtpbackend.delivery.inside import Delivery, enter, is_here, lender
 from smtpbackend.delivery.parcel import Caller
 from smtpbackend.delivery.pooling import GOODBYE, Bucket, Connection, Shelf, new_session, next_look
@@ -53,7 +53,7 @@ class Pool:
     Nothing that the loop holds refers to it, so that it goes with the last who has it.
     """
 
-    def __init__(self, limits: Limits, contexts: dict[Server, Context]) -> None:
+    def __init__(self, limits: PoolLimits, contexts: dict[Server, Context]) -> None:
         self._shelves: dict[Server, Shelf[Wire]] = {}
         self._loop = asyncio.get_running_loop()
         self.limits = limits

@@ -33,7 +33,7 @@ from smtpbackend.delivery.asks import (
     Talk,
     Token,
 )
-from smtpbackend.delivery.configuration import Limits
+from smtpbackend.delivery.configuration import PoolLimits
 from smtpbackend.delivery.inside import Delivery, enter, is_here, lender
 from smtpbackend.delivery.parcel import Caller
 from smtpbackend.delivery.pooling import GOODBYE, Bucket, Connection, Shelf, new_session, next_look
@@ -64,7 +64,7 @@ def _made(contexts: dict[Server, Context], making: threading.Lock, server: Serve
 class Pool:
     """Open connections by server. Safe for threads; a forked child starts with an empty one."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: PoolLimits) -> None:
         self.limits = limits
         self._contexts: dict[Server, Context] = {}
         self._generation = 0  # how often it was closed

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from smtpbackend.address import Address
     from smtpbackend.delivery.guard import OnlyTo
 
-__all__ = ["Configuration", "Limits", "Rules", "configure"]
+__all__ = ["Configuration", "PoolLimits", "Rules", "configure"]
 
 
-class Limits(NamedTuple):
+class PoolLimits(NamedTuple):
     """``max_connections`` to one server, ``max_idle`` seconds, ``max_messages`` over one connection."""
 
     max_connections: int = 4
@@ -44,7 +44,7 @@ class Configuration(NamedTuple):
     deadline: float | None
     strategy: str
     rest: float
-    limits: Limits
+    limits: PoolLimits
     rules: Rules
 
 
@@ -71,7 +71,7 @@ def configure(settings: Mapping[str, Any]) -> Configuration:
         value["deadline"],
         value["strategy"],
         value["rest"],
-        Limits(value["max_connections"], value["max_idle"], value["max_messages"]),
+        PoolLimits(value["max_connections"], value["max_idle"], value["max_messages"]),
         Rules(**{name: value[name] for name in Rules._fields}),
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any, Generic, TypeVar
 from weakref import WeakSet
 
-from smtpbackend.delivery.configuration import Limits
+from smtpbackend.delivery.configuration import PoolLimits
 from smtpbackend.delivery.hostnames import is_local
 from smtpbackend.delivery.inside import Delivery
 from smtpbackend.delivery.server import Server
@@ -68,7 +68,7 @@ class Shelf(Generic[W]):
     ``open`` counts those that are being opened too, and those ``beyond`` the limit.
     """
 
-    def __init__(self, limits: Limits, generation: int = 0) -> None:
+    def __init__(self, limits: PoolLimits, generation: int = 0) -> None:
         self.limits = limits
         self.idle: list[Connection[W]] = []  # the one that was so for the longest time first
         self.used: WeakSet[Connection[W]] = WeakSet()  # one that an interrupt made us lose is not kept here

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from smtpbackend import Server
-from smtpbackend.delivery.configuration import Limits
+from smtpbackend.delivery.configuration import PoolLimits
 from smtpbackend.delivery.inside import Delivery
 from smtpbackend.delivery.pooling import (
     CROWDED,
@@ -39,7 +39,7 @@ def connection(shelf: Shelf[None] | None = None, transactions: int = 0) -> Conne
 
 
 def test_the_one_idle_for_the_shortest_time_is_taken() -> None:
-    shelf: Shelf[None] = Shelf(Limits(max_connections=2))
+    shelf: Shelf[None] = Shelf(PoolLimits(max_connections=2))
     first, second = connection(shelf), connection(shelf)
     assert shelf.serve(False, 2) == (None, [], False)
     assert shelf.put(first, 1)
@@ -51,13 +51,13 @@ def test_the_one_idle_for_the_shortest_time_is_taken() -> None:
 
 
 def test_no_more_than_max_connections_are_opened() -> None:
-    shelf: Shelf[None] = Shelf(Limits(max_connections=2))
+    shelf: Shelf[None] = Shelf(PoolLimits(max_connections=2))
     assert [shelf.serve(False, 0) for _ in range(3)] == [(None, [], True), (None, [], True), (None, [], False)]
     assert shelf.open == 2
 
 
 def test_an_idle_one_makes_room_for_a_fresh_one() -> None:
-    shelf: Shelf[None] = Shelf(Limits(max_connections=2))
+    shelf: Shelf[None] = Shelf(PoolLimits(max_connections=2))
     idle, used = connection(shelf), connection(shelf)
     shelf.put(idle, 0)
     assert shelf.serve(True, 0) == (None, [idle], True)
@@ -91,7 +91,7 @@ def test_a_wait_for_a_turn_ends(given_back: float, failed: float, deadline: floa
 
 class TestTurns:
     def test_a_connection_that_comes_back_moves_the_end_on(self) -> None:
-        shelf: Shelf[None] = Shelf(Limits(max_connections=2))
+        shelf: Shelf[None] = Shelf(PoolLimits(max_connections=2))
         kept, broken = connection(shelf), connection(shelf)
         assert shelf.turn_ends(SERVER, 100, None) == 400
         assert shelf.take_back(kept, 150) == (True, True)
@@ -103,7 +103,7 @@ class TestTurns:
         assert (shelf.open, list(shelf.used)) == (1, [])
 
     def test_one_that_could_not_be_opened_does_not(self) -> None:
-        shelf: Shelf[None] = Shelf(Limits(max_connections=2))
+        shelf: Shelf[None] = Shelf(PoolLimits(max_connections=2))
         shelf.serve(False, 100)
         shelf.count_out(None, failed=105)
         assert shelf.open == 0
@@ -111,7 +111,7 @@ class TestTurns:
 
     def test_nor_one_that_was_never_ready(self) -> None:
         """No greeting, a refused login: the next in line would wait as long for nothing."""
-        shelf: Shelf[None] = Shelf(Limits(max_connections=2))
+        shelf: Shelf[None] = Shelf(PoolLimits(max_connections=2))
         silent = connection(shelf)
         silent.session.end("of a test")
         shelf.take_back(silent, 105)
@@ -119,7 +119,7 @@ class TestTurns:
 
     def test_nor_one_on_which_the_server_fell_silent(self) -> None:
         """Each in its turn would put its message in doubt."""
-        shelf: Shelf[None] = Shelf(Limits(max_connections=2))
+        shelf: Shelf[None] = Shelf(PoolLimits(max_connections=2))
         silent, other = connection(shelf), connection(shelf)
         silent.heard = other.heard = 101
         silent.session.end("of a test")
@@ -128,7 +128,7 @@ class TestTurns:
 
     def test_but_a_server_that_works_for_somebody_is_not_dead(self) -> None:
         """Its mails take long, and it refuses one connection more."""
-        shelf: Shelf[None] = Shelf(Limits(max_connections=2))
+        shelf: Shelf[None] = Shelf(PoolLimits(max_connections=2))
         works, refused = connection(shelf), connection(shelf)
         works.heard = 1
         refused.session.end("of a test")
@@ -146,7 +146,7 @@ class TestTurns:
     def test_the_error_says_what_happened_and_what_to_set(
         self, now: float, deadline: float | None, words: list[str]
     ) -> None:
-        shelf: Shelf[None] = Shelf(Limits())
+        shelf: Shelf[None] = Shelf(PoolLimits())
         connection(shelf)
         error = shelf.no_turn(SERVER, 100, now, deadline)
         assert error.server == SERVER.name
@@ -159,7 +159,7 @@ class TestBeyondTheLimit:
     """Who sends from inside of a delivery is lent a connection."""
 
     def test_it_is_counted_as_open_and_takes_nobody_s_place(self) -> None:
-        shelf: Shelf[None] = Shelf(Limits(max_connections=1))
+        shelf: Shelf[None] = Shelf(PoolLimits(max_connections=1))
         shelf.lend(Delivery(shelf))
         assert shelf.open == 1
         assert shelf.serve(False, 100) == (None, [], True)
@@ -168,7 +168,7 @@ class TestBeyondTheLimit:
 
     def test_it_is_closed_when_it_comes_back(self) -> None:
         """With QUIT; while that is not answered it is there, and no other is lent."""
-        shelf: Shelf[None] = Shelf(Limits(max_connections=1))
+        shelf: Shelf[None] = Shelf(PoolLimits(max_connections=1))
         lent = connection()
         lent.lender = delivery = Delivery(shelf)
         shelf.lend(delivery)
@@ -181,7 +181,7 @@ class TestBeyondTheLimit:
         assert (shelf.open, shelf.beyond, shelf.idle) == (0, 0, [])
 
     def test_it_is_counted_out_where_it_could_not_be_opened(self) -> None:
-        shelf: Shelf[None] = Shelf(Limits(max_connections=1))
+        shelf: Shelf[None] = Shelf(PoolLimits(max_connections=1))
         delivery = Delivery(shelf)
         shelf.lend(delivery)
         shelf.count_out(None, delivery, 100)
@@ -189,7 +189,7 @@ class TestBeyondTheLimit:
 
     def test_a_server_that_has_too_many_for_it_has_failed(self) -> None:
         """Its sender must not wait: the one in use may be its own."""
-        shelf: Shelf[None] = Shelf(Limits(max_connections=1))
+        shelf: Shelf[None] = Shelf(PoolLimits(max_connections=1))
         connection(shelf)
         lent = connection()
         lent.lender = Delivery(shelf)
@@ -202,7 +202,7 @@ class TestCrowd:
     """DESIGN 4.4: "too many connections" waits for one of ours."""
 
     def test_there_is_one_fewer_for_a_minute(self) -> None:
-        shelf: Shelf[None] = Shelf(Limits(max_connections=4))
+        shelf: Shelf[None] = Shelf(PoolLimits(max_connections=4))
         *_, last = [connection(shelf) for _ in range(3)]
         assert shelf.take_back(last, 100, crowded=True) == (False, True)
         assert shelf.serve(False, 101) == (None, [], False)
@@ -210,7 +210,7 @@ class TestCrowd:
         assert shelf.serve(False, 100 + CROWDED) == (None, [], True)
 
     def test_each_that_is_told_so_is_one_fewer(self) -> None:
-        shelf: Shelf[None] = Shelf(Limits(max_connections=8))
+        shelf: Shelf[None] = Shelf(PoolLimits(max_connections=8))
         connections = [connection(shelf) for _ in range(8)]
         for refused in connections[3:]:
             assert shelf.take_back(refused, 100, crowded=True) == (False, True)
@@ -218,7 +218,7 @@ class TestCrowd:
         assert shelf.open == 3
 
     def test_one_is_always_allowed(self) -> None:
-        shelf: Shelf[None] = Shelf(Limits(max_connections=4))
+        shelf: Shelf[None] = Shelf(PoolLimits(max_connections=4))
         first, second = connection(shelf), connection(shelf)
         assert shelf.take_back(second, 100, crowded=True) == (False, True)
         assert shelf.take_back(first, 100, crowded=True) == (False, False)
@@ -226,20 +226,20 @@ class TestCrowd:
 
     def test_it_is_closed_in_whatever_state_it_is(self) -> None:
         """A server that answers MAIL so may go on listening on it."""
-        shelf: Shelf[None] = Shelf(Limits(max_connections=4))
+        shelf: Shelf[None] = Shelf(PoolLimits(max_connections=4))
         _, told = connection(shelf), connection(shelf)
         assert not told.session.broken
         assert shelf.take_back(told, 100, crowded=True) == (False, True)
         assert shelf.idle == []
 
     def test_it_says_nothing_against_the_turns_of_others(self) -> None:
-        shelf: Shelf[None] = Shelf(Limits(max_connections=4))
+        shelf: Shelf[None] = Shelf(PoolLimits(max_connections=4))
         _, told = connection(shelf), connection(shelf)
         shelf.take_back(told, 105, crowded=True)
         assert shelf.turn_ends(SERVER, 100, None) == 400
 
     def test_without_any_of_ours_there_is_nothing_to_wait_for(self) -> None:
-        shelf: Shelf[None] = Shelf(Limits())
+        shelf: Shelf[None] = Shelf(PoolLimits())
         assert shelf.take_back(connection(shelf), 100, crowded=True) == (False, False)
         assert shelf.serve(False, 101) == (None, [], True)
 
@@ -256,7 +256,7 @@ def test_a_bucket_gives_a_second_s_worth_at_once_and_then_its_rate(rate: float, 
 
 
 def test_a_broken_or_a_used_up_one_is_not_kept() -> None:
-    shelf: Shelf[None] = Shelf(Limits(max_messages=3))
+    shelf: Shelf[None] = Shelf(PoolLimits(max_messages=3))
     broken = connection(shelf)
     broken.session.end("of a test")
     assert not shelf.put(broken, 0)
@@ -265,7 +265,7 @@ def test_a_broken_or_a_used_up_one_is_not_kept() -> None:
 
 
 def test_those_idle_for_too_long_are_given_up() -> None:
-    shelf: Shelf[None] = Shelf(Limits(max_idle=60))
+    shelf: Shelf[None] = Shelf(PoolLimits(max_idle=60))
     old, young = connection(shelf), connection(shelf)
     shelf.put(old, 0)
     shelf.put(young, 30)
@@ -274,7 +274,7 @@ def test_those_idle_for_too_long_are_given_up() -> None:
 
 
 def test_they_are_due_at_that_moment_and_not_before() -> None:
-    shelf: Shelf[None] = Shelf(Limits(max_idle=60))
+    shelf: Shelf[None] = Shelf(PoolLimits(max_idle=60))
     old, young = connection(shelf), connection(shelf)
     shelf.put(old, 0)
     shelf.put(young, 30)
@@ -286,7 +286,7 @@ def test_they_are_due_at_that_moment_and_not_before() -> None:
 
 
 def test_one_that_its_server_has_ended_is_given_up_at_once() -> None:
-    shelf: Shelf[None] = Shelf(Limits(max_idle=60))
+    shelf: Shelf[None] = Shelf(PoolLimits(max_idle=60))
     well, ended = connection(shelf), connection(shelf)
     shelf.put(well, 0)
     shelf.put(ended, 0)
@@ -306,7 +306,7 @@ def test_one_that_its_server_has_ended_is_given_up_at_once() -> None:
     ],
 )
 def test_when_to_look_at_what_is_idle(idle: list[float], max_idle: float, now: float, expected: float | None) -> None:
-    shelves: list[Shelf[None]] = [Shelf(Limits(max_idle=max_idle)) for _ in range(2)]
+    shelves: list[Shelf[None]] = [Shelf(PoolLimits(max_idle=max_idle)) for _ in range(2)]
     for since in idle:
         shelves[1].put(connection(shelves[1]), since)
     assert next_look(shelves, now) == expected
@@ -316,7 +316,7 @@ def test_when_to_look_at_what_is_idle(idle: list[float], max_idle: float, now: f
 
 def test_while_all_are_in_use_one_looks_again_all_the_same() -> None:
     """Else whoever looks would be called anew for each message."""
-    shelf: Shelf[None] = Shelf(Limits())
+    shelf: Shelf[None] = Shelf(PoolLimits())
     used = connection(shelf)
     assert next_look([shelf], 100) == 100 + LOOK
     shelf.count_out(used)
@@ -324,7 +324,7 @@ def test_while_all_are_in_use_one_looks_again_all_the_same() -> None:
 
 
 def test_and_those_with_something_unread() -> None:
-    shelf: Shelf[None] = Shelf(Limits())
+    shelf: Shelf[None] = Shelf(PoolLimits())
     told = connection(shelf)
     told.session.line.replies.feed(b"421 ")
     shelf.put(told, 0)
@@ -332,7 +332,7 @@ def test_and_those_with_something_unread() -> None:
 
 
 def test_emptying_takes_the_idle_and_disowns_those_in_use() -> None:
-    shelf: Shelf[None] = Shelf(Limits())
+    shelf: Shelf[None] = Shelf(PoolLimits())
     idle, used = connection(shelf), connection(shelf)
     shelf.put(idle, 0)
     assert shelf.empty() == [idle]
@@ -341,7 +341,7 @@ def test_emptying_takes_the_idle_and_disowns_those_in_use() -> None:
 
 
 def test_what_began_before_gets_no_connection_any_more() -> None:
-    shelf: Shelf[None] = Shelf(Limits(), generation=3)
+    shelf: Shelf[None] = Shelf(PoolLimits(), generation=3)
     shelf.check(SERVER, 3)
     shelf.empty()
     with pytest.raises(
