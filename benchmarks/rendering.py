@@ -56,8 +56,8 @@ def sides() -> tuple[Callable[[Any], int], Callable[[Any], int]]:
 
     from smtpbackend.delivery.composing import compose
     from smtpbackend.delivery.configuration import Rules
+    from smtpbackend.delivery.date_and_id import stamp
     from smtpbackend.delivery.mail import Mail
-    from smtpbackend.delivery.stamp import stamp
     from smtpbackend_django.message import content_of, envelope_of
 
     is_modern = django.VERSION >= (6, 0)

@@ -17,6 +17,7 @@ from smtpbackend.sources import IN_MEMORY, Source, position_of, source_of
 
 __all__ = ["Content", "given"]
 
+CRLF = b"\r\n"
 MAX_LINE = 998  # octets without CRLF, RFC 5322 2.1.1
 CHUNK = 64 * 1024  # octets a chunk of Content has at most
 _BASE64_LINE = 57  # octets that make one line of 76, RFC 2045 6.8

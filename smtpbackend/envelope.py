@@ -13,8 +13,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from smtpbackend.address import Address, addresses_in_field, check_tuple, is_pair, parse_addresses
+from smtpbackend.address_list import Refused, sift_field
 from smtpbackend.errors import InvalidInput, few
-from smtpbackend.sifting import Refused, sift_field
 
 if TYPE_CHECKING:
     import email.message

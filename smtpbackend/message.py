@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
 from smtpbackend.address import Address, check_mixed, check_tuple, is_pair, parse_addresses, reject_injection
+from smtpbackend.address_list import entries, sift
 from smtpbackend.errors import MAX_NAMED, InvalidInput, shortened
-from smtpbackend.sifting import entries, sift
 
 if TYPE_CHECKING:
     import email.message
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from smtpbackend.address import Addresses, Mailbox
     from smtpbackend.sources import Source
 
-    Content = str | bytes | os.PathLike[str] | IO[bytes] | email.message.Message
+    AttachmentContent = str | bytes | os.PathLike[str] | IO[bytes] | email.message.Message
 
 __all__ = ["Attachment", "Message"]
 
@@ -99,7 +99,7 @@ class Attachment:
 
     def __init__(
         self,
-        content: Content,
+        content: AttachmentContent,
         filename: str | None = None,
         content_type: str | None = None,
         *,
@@ -232,7 +232,7 @@ class Message:
 
     def attach(
         self,
-        content: Content,
+        content: AttachmentContent,
         filename: str | None = None,
         content_type: str | None = None,
         *,

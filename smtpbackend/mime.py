@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from smtpbackend.address import Address, parse_addresses
+from smtpbackend.address_list import sift
 from smtpbackend.content import (
     BLOCK,
     CHUNK,
@@ -24,12 +25,11 @@ from smtpbackend.content import (
     encode_octets,
     given,
 )
+from smtpbackend.content_type import parsed
+from smtpbackend.email_message import Flattener, flatten, is_signed, seven_bit_copy
 from smtpbackend.errors import InvalidInput
-from smtpbackend.flatten import Flattener, flatten, is_signed, seven_bit_copy
 from smtpbackend.header import LINE, address_field, any_field, date_of, filename_parameter, fold, text_field
 from smtpbackend.message import HIDDEN_FIELDS, RECIPIENT_FIELDS, Attachment, Message, check_message_id
-from smtpbackend.parts import parsed
-from smtpbackend.sifting import sift
 from smtpbackend.sources import source_of
 
 if TYPE_CHECKING:

@@ -31,8 +31,8 @@ from smtpbackend_django.conf import (
     site_options,
 )
 from smtpbackend_django.message import content_of, envelope_of
+from smtpbackend_django.monkeypatches import is_untouched
 from smtpbackend_django.signals import Signalling
-from smtpbackend_django.stock import is_untouched
 
 __all__ = ["EmailBackend"]
 

@@ -18,16 +18,16 @@ from django.utils.functional import Promise
 
 from smtpbackend.address import Address
 from smtpbackend.content import MAX_LINE, Content
+from smtpbackend.content_type import media_type
+from smtpbackend.email_message import is_signed
 from smtpbackend.envelope import Envelope
 from smtpbackend.errors import InvalidInput
-from smtpbackend.flatten import is_signed
 from smtpbackend.header import MAX_FOLDED, date_of
-from smtpbackend.likeness import Manner, NotSimple, Part, plain_addr_spec
 from smtpbackend.message import ADDRESS_FIELDS, HIDDEN_FIELDS, check_name
-from smtpbackend.parts import media_type
 from smtpbackend.sources import alone_with
+from smtpbackend.stdlib_mime import LegacyWriter, ModernWriter, NotSimple, Part, plain_addr_spec
 from smtpbackend_django.addresses import mailbox, with_our_addresses, with_our_hosts
-from smtpbackend_django.stock import is_stock, prepares_as_django
+from smtpbackend_django.monkeypatches import RENDERING, is_untouched, prepares_as_django
 
 __all__ = ["content_of", "envelope_of"]
 
@@ -88,16 +88,22 @@ def content_of(
 ) -> Content | bytes | email.message.Message:
     """What Django's own backend would send, octet for octet.
 
-    A simple message is written by the core, where Django's own functions and nobody else's would write it. Else
-    ``message()`` is asked as Django asks it, and what a subclass returns is rendered by its own ``as_bytes``: octets,
-    or where they may have to be encoded anew, the message they are of. ``untouched`` is as in `is_stock`.
+    The core writes a simple message of Django's own classes, where no function that renders it was replaced
+    (``untouched``, where that was asked before). For all others ``message()`` is called as Django calls it, and what it
+    returns is rendered by its own ``as_bytes``: into octets, or it is returned itself where they may have to be encoded
+    anew.
     """
-    if not envelope.needs_smtputf8 and is_stock(message, untouched):
+    if not envelope.needs_smtputf8 and _is_djangos(message) and (is_untouched() if untouched is None else untouched):
         try:
             return _simple_content(message)
         except NotSimple:
             pass
     return _djangos_content(message, envelope)
+
+
+def _is_djangos(message: Any) -> bool:
+    """Whether a message is of Django's own classes, and overrides none of their functions that render."""
+    return type(message) in (mail.EmailMessage, mail.EmailMultiAlternatives) and RENDERING.isdisjoint(message.__dict__)
 
 
 _LISTS = (("To", "to"), ("Cc", "cc"), ("Reply-To", "reply_to"))
@@ -114,32 +120,32 @@ def _spell(name: str, value: str) -> str:
     return str(mail.forbid_multi_line_headers(name, value, "utf-8")[1])
 
 
-_manner = Manner(None if IS_MODERN else _spell)
+_writer = ModernWriter() if IS_MODERN else LegacyWriter(_spell)
 
 
 def _simple_content(message: Any) -> Content:
-    """The message in the manner of this Django. Raises `NotSimple`."""
+    """The message as this Django would render it. Raises `NotSimple`."""
     charset = message.encoding or settings.DEFAULT_CHARSET
     subtype = message.content_subtype
     if charset != "utf-8" or not isinstance(charset, str) or _subtype_is_plain(subtype) is None:
         raise NotSimple
     given = message.extra_headers
     fields = [
-        _manner.field("Subject", _str(message.subject)),
-        _manner.special_field("From", _str(given.get("From", message.from_email))),
+        _writer.field("Subject", _str(message.subject)),
+        _writer.special_field("From", _str(given.get("From", message.from_email))),
     ]
     for name, attribute in _LISTS:
         if name in given:
-            fields.append(_manner.special_field(name, _str(given[name])))
+            fields.append(_writer.special_field(name, _str(given[name])))
         elif values := getattr(message, attribute):
-            fields.append(_manner.special_field(name, _joined(values)))
+            fields.append(_writer.special_field(name, _joined(values)))
     names = [name.lower() for name in given]
     message_id = None
     if "date" not in names:
         fields.append(f"Date: {_date()}\r\n")
     if "message-id" not in names:
         message_id = mail.make_msgid(domain=mail.DNS_NAME)
-        fields.append(_manner.special_field("Message-ID", message_id))
+        fields.append(_writer.special_field("Message-ID", message_id))
     if given:
         if len(set(names)) < len(names):
             raise NotSimple
@@ -148,11 +154,11 @@ def _simple_content(message: Any) -> Content:
             if lower == "message-id":
                 message_id = _str(value).strip(" \t")
             if lower in _PARSED:
-                fields.append(_manner.special_field(name, _str(value)))
+                fields.append(_writer.special_field(name, _str(value)))
             elif lower not in _WRITTEN:
                 if _name_is_plain(name) is None or lower.startswith(("content-", "resent-", "orig-")):
                     raise NotSimple
-                fields.append(_manner.field(name, _str(value)))
+                fields.append(_writer.field(name, _str(value)))
             elif name not in ("From", "To", "Cc", "Reply-To"):
                 raise NotSimple
     body = message.body
@@ -161,7 +167,7 @@ def _simple_content(message: Any) -> Content:
     if alternatives or attachments:
         _check_subtypes(message)
     text = (_str(body), f"text/{subtype}") if body or not (alternatives or attachments) else None
-    return _manner.compose(fields, text, alternatives, attachments, message_id=message_id, number=_number)
+    return _writer.render(fields, text, alternatives, attachments, message_id=message_id, number=_number)
 
 
 def _str(value: Any) -> str:

@@ -23,10 +23,10 @@ from smtpbackend.envelope import Envelope
 from smtpbackend.hiding import discreet
 from smtpbackend.outcome import Receipt
 from smtpbackend.signals import SignalListener, emit
-from smtpbackend_flask.compose import compose, failing, left_out
 from smtpbackend_flask.config import Config, read_config
 from smtpbackend_flask.message import Message
 from smtpbackend_flask.signals import email_dispatched, signals
+from smtpbackend_flask.translate import failing, left_out, translate
 
 if TYPE_CHECKING:
     from smtpbackend import Mailer
@@ -179,7 +179,7 @@ class State(_Sending):
     def _prepare(self, message: Any, envelope_from: Mailbox | None = None, envelope: Envelope | None = None) -> Parcel:
         try:
             with self._context():  # a flask_mail.Message looks up the app when it is rendered
-                return compose(message, self.default_sender, envelope_from, envelope, self.mailer.bounce_address)
+                return translate(message, self.default_sender, envelope_from, envelope, self.mailer.bounce_address)
         except Exception as error:
             return failing(message, envelope, error)
 

@@ -1,4 +1,4 @@
-"""Flask-Mail's `Message`, with its constructor, attributes and MIME tree; what becomes of it is in ``compose.py``.
+"""Flask-Mail's `Message`, with its constructor, attributes and MIME tree; what becomes of it is in ``translate.py``.
 
 Unlike Flask-Mail's, it keeps the order of recipients, needs no app context, encodes what is not ASCII in 7 bits, and
 never looks up a host name.
@@ -26,9 +26,9 @@ from flask import current_app
 
 from smtpbackend.address import Address, check_tuple, is_pair
 from smtpbackend.content import MAX_LINE, encode_octets
+from smtpbackend.content_type import parsed
 from smtpbackend.errors import Injection, InvalidInput
 from smtpbackend.header import LINE, filename_parameter, text_field
-from smtpbackend.parts import parsed
 
 if TYPE_CHECKING:
     from smtpbackend.outcome import Receipt

@@ -22,6 +22,7 @@ import pytest
 
 from smtpbackend import Address, Attachment, Envelope, Message, Recipient
 from smtpbackend.address import parse_addresses
+from smtpbackend.address_list import sift
 from smtpbackend.delivery import proxy
 from smtpbackend.delivery.connecting import is_crowd
 from smtpbackend.delivery.dkim import signed, signers
@@ -41,7 +42,6 @@ from smtpbackend.protocol.mechanisms import choose, cram_md5
 from smtpbackend.protocol.reply import ReplyReader
 from smtpbackend.protocol.sasl import Credentials
 from smtpbackend.protocol.scram import scram
-from smtpbackend.sifting import sift
 from tests.growth import LARGE, SHAPES, SMALL, Work, calls, check
 
 pytestmark = pytest.mark.exhaustive  # nothing in it depends on the Python or the framework

@@ -222,8 +222,8 @@ class AsyncMailer:
         return reply
 
     def _lifecycle(self, listeners: Sequence[Listener] = (), suppress: bool | None = None) -> Lifecycle:
+        from smtpbackend.delivery.date_and_id import stamp
         from smtpbackend.delivery.lifecycle import Lifecycle
-        from smtpbackend.delivery.stamp import stamp
         from smtpbackend.events import Telling, check_listeners
         from smtpbackend.signals import SignalListener
 

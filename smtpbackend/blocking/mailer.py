@@ -51,9 +51,9 @@ class Mailer:
         # Whatever a first delivery needs is loaded now: who is forked while a thread loads it can never load it.
         import encodings.idna  # noqa: F401
 
+        import smtpbackend.delivery.date_and_id
         import smtpbackend.delivery.dispatch
         import smtpbackend.delivery.lifecycle
-        import smtpbackend.delivery.stamp
         import smtpbackend.signals  # noqa: F401
         from smtpbackend.blocking.pool import Pool
         from smtpbackend.delivery.route import Route
@@ -239,8 +239,8 @@ class Mailer:
         return reply
 
     def _lifecycle(self, listeners: Sequence[Listener] = (), suppress: bool | None = None) -> Lifecycle:
+        from smtpbackend.delivery.date_and_id import stamp
         from smtpbackend.delivery.lifecycle import Lifecycle
-        from smtpbackend.delivery.stamp import stamp
         from smtpbackend.events import Telling, check_listeners
         from smtpbackend.signals import SignalListener
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import chain
 from typing import Any, NoReturn, Self
 
-from smtpbackend.content import CHUNK, Content
+from smtpbackend.content import CHUNK, CRLF, Content
 from smtpbackend.delivery.setting_names import check_keys
 from smtpbackend.domain import ascii_domain
 from smtpbackend.errors import InvalidInput, InvalidSetting, MissingExtra, SMTPError
@@ -135,18 +136,13 @@ def _halves(content: Content) -> tuple[bytes, Iterator[bytes]]:
     head = bytearray()
     for chunk in chunks:
         head += chunk
-        if head.startswith(b"\r\n"):
-            return b"", _chained(bytes(head[2:]), chunks)
+        if head.startswith(CRLF):
+            return b"", chain((bytes(head[2:]),), chunks)
         # the end may be cut in two by the chunks' border
-        end = head.find(b"\r\n\r\n", max(len(head) - len(chunk) - 3, 0))
+        end = head.find(CRLF + CRLF, max(len(head) - len(chunk) - 3, 0))
         if end >= 0:
-            return bytes(head[: end + 2]), _chained(bytes(head[end + 4 :]), chunks)
+            return bytes(head[: end + 2]), chain((bytes(head[end + 4 :]),), chunks)
     return bytes(head), iter(())
-
-
-def _chained(first: bytes, others: Iterator[bytes]) -> Iterator[bytes]:
-    yield first
-    yield from others
 
 
 def relaxed_body(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -155,21 +151,21 @@ def relaxed_body(chunks: Iterable[bytes]) -> Iterator[bytes]:
     lines = 0  # line ends before that, which are left out if nothing follows
     is_empty = True
     for chunk in chunks:
-        data = _blanks.sub(b" ", kept + chunk).replace(b" \r\n", b"\r\n")
-        done = data.rstrip(b" \r\n")
+        data = _blanks.sub(b" ", kept + chunk).replace(b" " + CRLF, CRLF)
+        done = data.rstrip(b" " + CRLF)
         kept = data[len(done) :]
         if done:
             is_empty = False
             while lines:
                 some = min(lines, CHUNK // 2)
                 lines -= some
-                yield b"\r\n" * some
+                yield CRLF * some
             yield done
-        ends = kept.count(b"\r\n")
+        ends = kept.count(CRLF)
         lines += ends
         kept = kept[2 * ends :]
     if not is_empty:
-        yield b"\r\n"
+        yield CRLF
 
 
 def _library() -> Any:

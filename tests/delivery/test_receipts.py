@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from smtpbackend import Envelope, Outcome, Receipt, Recipient, Reply, Status
+from smtpbackend.delivery.date_and_id import stamp
 from smtpbackend.delivery.receipts import failure, queue_id
-from smtpbackend.delivery.stamp import stamp
 from smtpbackend.errors import AuthenticationFailed, ConnectFailed, DeliveryError, InDoubt, RecipientsRefused
 from smtpbackend.events import MessageEnded
 from tests.telling import names_of

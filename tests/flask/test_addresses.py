@@ -19,8 +19,8 @@ from smtpbackend import Address
 from smtpbackend.content import Content
 from smtpbackend.errors import Injection, InvalidInput
 from smtpbackend_flask import Mail, Message
-from smtpbackend_flask.compose import compose
 from smtpbackend_flask.message import BadHeaderError, sanitize_address
+from smtpbackend_flask.translate import translate
 
 WRITERS: list[dict[str, Any]] = [{}, {"extra_headers": {"X-Tag": "1"}}]
 """The core writes the first, the email package the second."""
@@ -42,7 +42,7 @@ def message(**options: Any) -> Message:
 
 def written(given_: Message) -> tuple[bytes, Any]:
     """The octets that leave, and the envelope. Raises the error of the first recipient who is none."""
-    parcel = compose(given_, None)
+    parcel = translate(given_, None)
     for outcome in parcel.refused:
         raise outcome.error
     content = parcel.content

@@ -10,7 +10,7 @@ import pytest
 from smtpbackend.errors import SMTPError
 from smtpbackend.mime import render
 from smtpbackend_flask import Attachment, Message
-from smtpbackend_flask.compose import compose
+from smtpbackend_flask.translate import translate
 from tests.growth import LARGE, SHAPES, Work, check
 from tests.test_growth import DATE
 
@@ -22,7 +22,7 @@ def send(text: str = "x", **fields: Any) -> None:
     given = Message(
         **{"subject": "x", "recipients": ["bob@example.org"], "body": text, "sender": "a@b.example", **fields}
     )
-    content = compose(given, None).content
+    content = translate(given, None).content
     if not hasattr(content, "chunks"):
         content = render(content, date=DATE, token="t")
     b"".join(content.chunks())

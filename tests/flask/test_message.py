@@ -31,8 +31,8 @@ from smtpbackend_flask import (
     sanitize_addresses,
     sanitize_subject,
 )
-from smtpbackend_flask.compose import compose, left_out
 from smtpbackend_flask.message import bad_header
+from smtpbackend_flask.translate import left_out, translate
 
 DATE = 1700000000.0
 
@@ -396,7 +396,7 @@ def test_line_breaks_in_headers_are_refused(change: dict[str, Any], field: str) 
     message = Message(**{"subject": "Hi", "recipients": ["ann@example.com"], "sender": "app@example.com", **change})
     assert message.has_bad_headers()
     with pytest.raises(BadHeaderError) as raised:
-        compose(message, None)
+        translate(message, None)
     assert raised.value.field == field
     assert isinstance(raised.value, ValueError)
 
@@ -478,7 +478,7 @@ def test_force_text() -> None:
 
 
 def envelope_of(message: Any, **options: Any) -> Envelope:
-    envelope = compose(message, None, **options).envelope
+    envelope = translate(message, None, **options).envelope
     assert envelope is not None
     return envelope
 
@@ -524,7 +524,7 @@ def test_smtp_parameters_are_translated() -> None:
         ],
         rcpt_options=["NOTIFY=SUCCESS,FAILURE", "ORCPT=rfc822;ann+2B1@example.com"],
     )
-    parcel, notes = compose(message, None), left_out(message)
+    parcel, notes = translate(message, None), left_out(message)
     envelope = parcel.envelope
     assert envelope is not None
     assert (envelope.dsn_return, envelope.envid, envelope.require_tls, envelope.hold_for) == ("HDRS", "a+b", True, 60)
@@ -556,7 +556,7 @@ def test_smtp_parameters_are_translated() -> None:
 def test_smtp_parameters_that_cannot_be(options: dict[str, Any]) -> None:
     """Refused before anything is sent."""
     with pytest.raises(InvalidInput):
-        compose(Message("Hi", ["ann@example.com"], sender="a@example.com", **options), None)
+        translate(Message("Hi", ["ann@example.com"], sender="a@example.com", **options), None)
 
 
 @pytest.mark.parametrize(
@@ -572,7 +572,7 @@ def test_smtp_parameters_that_cannot_be(options: dict[str, Any]) -> None:
 def test_addresses_that_cannot_be(change: dict[str, Any], field: str) -> None:
     """One address for each entry; the outcome's error names the argument and the place."""
     message = Message(**{"subject": "Hi", "recipients": ["ann@example.com"], "sender": "app@example.com", **change})
-    parcel = compose(message, None)
+    parcel = translate(message, None)
     ((argument, given),) = change.items()
     (refused,) = parcel.refused
     assert refused.error.field == field
@@ -583,18 +583,18 @@ def test_addresses_that_cannot_be(change: dict[str, Any], field: str) -> None:
 def test_a_sender_that_cannot_be() -> None:
     """The whole message is refused."""
     with pytest.raises(InvalidInput) as raised:
-        compose(Message("Hi", ["ann@example.com"], sender="a@b@c"), None)
+        translate(Message("Hi", ["ann@example.com"], sender="a@b@c"), None)
     assert raised.value.field == "sender"
 
 
 def test_what_is_missing_is_an_assertion_error() -> None:
     """As with Flask-Mail, which asserts; here also under -O, and it is an InvalidInput."""
     with pytest.raises(IncompleteMessage, match="No recipients") as no_recipients:
-        compose(Message("Hi", sender="a@example.com"), None)
+        translate(Message("Hi", sender="a@example.com"), None)
     assert isinstance(no_recipients.value, AssertionError)
     assert isinstance(no_recipients.value, InvalidInput)
     with pytest.raises(AssertionError, match="does not specify a sender"):
-        compose(Message("Hi", ["ann@example.com"]), None)
+        translate(Message("Hi", ["ann@example.com"]), None)
 
 
 @pytest.mark.parametrize("make", [Message, flask_mail.Message])

@@ -11,9 +11,9 @@ import pytest
 from smtpbackend import Envelope, Server
 from smtpbackend.delivery.asks import Give, Lease, Pull
 from smtpbackend.delivery.configuration import Rules
+from smtpbackend.delivery.date_and_id import stamp
 from smtpbackend.delivery.dispatch import Dispatch
 from smtpbackend.delivery.route import Route
-from smtpbackend.delivery.stamp import stamp
 from smtpbackend.errors import (
     ConnectFailed,
     ContentRefused,

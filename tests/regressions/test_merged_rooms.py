@@ -14,11 +14,11 @@ from smtpbackend import Envelope, Mailer, Server
 from smtpbackend.delivery.asks import Find, Give, Lease, Pull
 from smtpbackend.delivery.configuration import Rules
 from smtpbackend.delivery.credentials import Provider
+from smtpbackend.delivery.date_and_id import stamp
 from smtpbackend.delivery.dispatch import Dispatch
 from smtpbackend.delivery.proxy import Proxy
 from smtpbackend.delivery.route import Route
 from smtpbackend.delivery.server import from_url
-from smtpbackend.delivery.stamp import stamp
 from smtpbackend.errors import AuthenticationFailed, ConnectFailed, InvalidInput, InvalidSetting
 from smtpbackend.events import Telling
 from tests.mailer.twins import AsyncioTwin, BlockingTwin

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 import smtpbackend.message
 from smtpbackend.address import Address, has_names, is_word, parse_addresses
+from smtpbackend.address_list import no_mailbox
 from smtpbackend.content import Content
+from smtpbackend.content_type import parsed
 from smtpbackend.delivery.parcel import Parcel
 from smtpbackend.envelope import Envelope, Recipient
 from smtpbackend.errors import Injection, InvalidInput
 from smtpbackend.mime import text_content
 from smtpbackend.outcome import Outcome, Status
-from smtpbackend.parts import parsed
-from smtpbackend.sifting import no_mailbox
 from smtpbackend.sources import alone_with
 from smtpbackend_flask.message import (
     BadHeaderError,
@@ -40,10 +40,10 @@ from smtpbackend_flask.message import (
 if TYPE_CHECKING:
     from smtpbackend_flask.message import Mailbox
 
-__all__ = ["compose", "failing", "left_out"]
+__all__ = ["failing", "left_out", "translate"]
 
 
-def compose(
+def translate(
     message: Any,
     default_sender: Any,
     envelope_from: Mailbox | None = None,
@@ -57,7 +57,7 @@ def compose(
     """
     if hasattr(message, "send_to") and hasattr(message, "as_bytes"):
         originator = bounce_address if envelope_from is None else envelope_from
-        return _compose_flask_mail(message, default_sender, originator, envelope)
+        return _translate_flask_mail(message, default_sender, originator, envelope)
     if default_sender:
         _write_sender(message, default_sender)
     if envelope_from is not None:
@@ -91,7 +91,7 @@ def failing(message: Any, envelope: Envelope | None, error: Exception) -> Parcel
     return Parcel(envelope, error, tuple(refused.values()))
 
 
-def _compose_flask_mail(
+def _translate_flask_mail(
     message: Any, default_sender: Any, envelope_from: Mailbox | None, envelope: Envelope | None
 ) -> Parcel:
     if not message.sender and default_sender:

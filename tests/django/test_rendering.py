@@ -20,7 +20,7 @@ from smtpbackend.content import Content
 from smtpbackend.envelope import Envelope
 from smtpbackend.errors import InvalidInput
 from smtpbackend.header import MAX_FOLDED
-from smtpbackend.likeness import plain_addr_spec
+from smtpbackend.stdlib_mime import plain_addr_spec
 from smtpbackend_django.message import IS_MODERN, content_of
 from tests.django.corpus import CASES, PNG
 

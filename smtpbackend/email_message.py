@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from smtpbackend.address import Address, addresses_in_field, parse_addresses
+from smtpbackend.address_list import sift_field
 from smtpbackend.content import (
     CHUNK,
     MAX_LINE,
@@ -23,11 +24,10 @@ from smtpbackend.content import (
     encode_octets,
     has_utf8,
 )
+from smtpbackend.content_type import delimiters, media_type, raw, with_boundary
 from smtpbackend.errors import InvalidInput
 from smtpbackend.header import LINE, address_field, any_field, date_of, in_time, is_costly, short_ascii, text_field
 from smtpbackend.message import ADDRESS_FIELDS, HIDDEN_FIELDS, RECIPIENT_FIELDS, check_name, check_text
-from smtpbackend.parts import delimiters, media_type, raw, with_boundary
-from smtpbackend.sifting import sift_field
 
 if TYPE_CHECKING:
     import email.message

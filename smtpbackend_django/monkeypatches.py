@@ -1,8 +1,7 @@
-"""Whether Django's rendering is still Django's own: only then may the core write in its place.
+"""Whether a function of Django was replaced: only where none was may the core do its work.
 
-A subclass, or a function that somebody put in place of another, leaves a message as it alone knows. Looked at is what
-``message()`` and ``as_bytes()`` go through; it is held against what was there when this module was imported, and that
-is trusted only if it came from the files of Django and of the ``email`` package.
+What is there when this module is imported is remembered, and trusted only if it came from the files of Django and of
+the ``email`` package. Whether a message overrides its own rendering is the matter of ``message.py``.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ import django
 from django.core.mail import message as mail
 from django.core.mail.backends import smtp
 
-__all__ = ["is_stock", "is_untouched", "prepares_as_django"]
+__all__ = ["RENDERING", "is_untouched", "prepares_as_django"]
 
 _KINDS = (mail.EmailMessage, mail.EmailMultiAlternatives)
-# What a message of Django does beside rendering; and what is called in Django's module, whatever it is by then.
+# What a message of Django does beside rendering; and names of Django's module that are looked up with each call.
 _NOT_RENDERING = frozenset(
     (
         *("__init__", "send", "recipients", "get_connection", "attach", "attach_file", "attach_alternative"),
@@ -46,14 +45,14 @@ else:
 
 
 def _names(place: Any) -> tuple[str, ...]:
-    """The functions of a class; of a kind of message those that render; of Django's module the classes too."""
+    """The functions of a class; of a class of messages those that render; of Django's module the classes too."""
     wanted = (FunctionType, type) if place is mail else FunctionType
     names = sorted(set(dir(place)) - (_NOT_RENDERING if place in (mail, *_KINDS) else set()))
     return tuple(name for name in names if isinstance(getattr(place, name), wanted))
 
 
 def _places() -> Iterator[tuple[Any, Any]]:
-    """Where to look, and what takes all that is there at once; what a subclass shows alike is left out."""
+    """A class or module, and what gets all its functions at once; those that a subclass inherits are left out."""
     done: list[Any] = []
     for place in (*reversed(_KINDS), *_CLASSES):
         below = [one for one in done if issubclass(one, place)]
@@ -67,30 +66,39 @@ def _places() -> Iterator[tuple[Any, Any]]:
     yield email.encoders, attrgetter("encode_base64", "encode_7or8bit")
 
 
-_overridable = frozenset(_names(mail.EmailMultiAlternatives))
+RENDERING = frozenset(_names(mail.EmailMultiAlternatives))
+"""The methods of a message that render it."""
 _looks = tuple(zip(*_places(), strict=True))
 
 
-def _seen() -> list[Any]:
-    """What is in each place now; and what is changed in place, such as the header classes that a site adds."""
+def _found() -> list[Any]:
+    """What each name stands for now; and the registries that a site may add to, such as that of header classes."""
     policy: Any = email.policy.SMTP
     places, looks = _looks
-    seen = [*map(call, looks, places)]
-    seen += (policy, policy.header_factory.registry, policy.content_manager.set_handlers)
-    return seen
+    found = [*map(call, looks, places)]
+    found += (policy, policy.header_factory.registry, policy.content_manager.set_handlers)
+    return found
 
 
-def _came_from_their_files(seen: list[Any]) -> bool:
+def _came_from_their_files(found: list[Any]) -> bool:
     home, standard = (
         os.path.join(os.path.realpath(os.path.dirname(one)), "") for one in (django.__file__, os.__file__)
     )
-    found = [one for place in seen for one in (place if isinstance(place, tuple) else (place,))]
-    files = {os.path.realpath(one.__code__.co_filename) for one in found if isinstance(one, FunctionType)}
+    functions = [one for place in found for one in (place if isinstance(place, tuple) else (place,))]
+    files = {os.path.realpath(one.__code__.co_filename) for one in functions if isinstance(one, FunctionType)}
     return all(one.startswith(home) or (one.startswith(standard) and "-packages" not in one) for one in files)
 
 
-_originals: list[Any] = [dict(one) if isinstance(one, dict) else one for one in _seen()]
-_trusted = _came_from_their_files(_originals)
+_originals: list[Any] = [dict(one) if isinstance(one, dict) else one for one in _found()]
+_is_trusted = _came_from_their_files(_originals)
+
+
+def is_untouched() -> bool:
+    """Whether all functions that render are those that were there at import."""
+    try:
+        return _is_trusted and _found() == _originals
+    except AttributeError:  # one was deleted
+        return False
 
 
 _prepare: Any = smtp.EmailBackend.prep_address if django.VERSION >= (6, 0) else mail.sanitize_address
@@ -99,21 +107,5 @@ _prepare_is_trusted = _came_from_their_files([(_prepare,)])
 
 def prepares_as_django(prep_address: Any) -> bool:
     """Whether addresses are prepared by Django's own function: ``prep_address`` of the backend, None before 6.0."""
-    if prep_address is None:
-        return _prepare_is_trusted and mail.sanitize_address is _prepare
-    return _prepare_is_trusted and getattr(prep_address, "__func__", None) is _prepare
-
-
-def is_untouched() -> bool:
-    """Whether all functions that render are those that were there at import."""
-    try:
-        return _trusted and _seen() == _originals
-    except AttributeError:  # somebody took one away
-        return False
-
-
-def is_stock(message: Any, untouched: bool | None = None) -> bool:
-    """Whether nothing but Django's own functions would render this message. ``untouched``: where that was asked."""
-    if type(message) not in _KINDS or not _overridable.isdisjoint(message.__dict__):
-        return False
-    return is_untouched() if untouched is None else untouched
+    prepare = mail.sanitize_address if prep_address is None else getattr(prep_address, "__func__", None)
+    return _prepare_is_trusted and prepare is _prepare

@@ -1,4 +1,4 @@
-"""`Manner.compose` writes what the ``email`` package writes; with any text, in ``tests/django/test_likeness.py``."""
+"""The writers write what the ``email`` package writes; with any text, in ``tests/django/test_rendering.py``."""
 
 from __future__ import annotations
 
@@ -16,20 +16,24 @@ from io import BytesIO
 import pytest
 
 from smtpbackend.content import CHUNK, Content
-from smtpbackend.likeness import Manner, NotSimple, Part
+from smtpbackend.stdlib_mime import LegacyWriter, ModernWriter, NotSimple, Part
 
-MODERN = Manner()
-CLASSIC = Manner(lambda name, value: value)
+MODERN = ModernWriter()
+LEGACY = LegacyWriter(lambda name, value: value)
 PDF: Part = ("report.pdf", b"%PDF\n" * 30, "application/pdf")
 HTML: Part = (None, "<p>Hello</p>\n", "text/html")
 
 
-def composed(
-    manner: Manner, text: str | None, alternatives: list[Part], attachments: list[Part], subject: str = "Hello"
+def rendered(
+    writer: ModernWriter | LegacyWriter,
+    text: str | None,
+    alternatives: list[Part],
+    attachments: list[Part],
+    subject: str = "Hello",
 ) -> Content:
     body = None if text is None else (text, "text/plain")
-    fields = [manner.field("Subject", subject)]
-    return manner.compose(fields, body, alternatives, attachments, message_id="<a@b>", number=lambda: 7)
+    fields = [writer.field("Subject", subject)]
+    return writer.render(fields, body, alternatives, attachments, message_id="<a@b>", number=lambda: 7)
 
 
 def octets(content: Content) -> bytes:
@@ -81,20 +85,20 @@ TREES: list[tuple[str | None, list[Part], list[Part]]] = [
 
 
 @pytest.mark.parametrize(("text", "alternatives", "attachments"), TREES)
-def test_the_modern_manner(text: str | None, alternatives: list[Part], attachments: list[Part]) -> None:
+def test_the_modern_writer(text: str | None, alternatives: list[Part], attachments: list[Part]) -> None:
     expected = modern(text, alternatives, attachments)
-    assert numbered(octets(composed(MODERN, text, alternatives, attachments))) == numbered(expected)
+    assert numbered(octets(rendered(MODERN, text, alternatives, attachments))) == numbered(expected)
 
 
 @pytest.mark.parametrize("subject", ["", " x", "x  y", "x" * 69, "x" * 70, "word " * 40, "Grüße", "=?utf-8?q?no?="])
 def test_fields(subject: str) -> None:
-    assert octets(composed(MODERN, "Hello\n", [], [], subject)) == modern("Hello\n", [], [], subject)
+    assert octets(rendered(MODERN, "Hello\n", [], [], subject)) == modern("Hello\n", [], [], subject)
     expected = email.policy.compat32.clone(linesep="\r\n").fold("Subject", subject) if subject.isascii() else ""
     if expected:
-        assert CLASSIC.field("Subject", subject) == expected
+        assert LEGACY.field("Subject", subject) == expected
 
 
-def test_the_classic_manner() -> None:
+def test_the_legacy_writer() -> None:
     charset = Charset("utf-8")
     charset.body_encoding = None  # type: ignore[assignment]  # else it would be base64
     text, html = MIMEText("Hello\n", "plain", charset), MIMEText("<p>Hello</p>\n", "html", charset)  # type: ignore[arg-type]
@@ -103,10 +107,10 @@ def test_the_classic_manner() -> None:
     pdf.add_header("Content-Disposition", "attachment", filename="report.pdf")
     message = MIMEMultipart("mixed", None, [inner, pdf])
     message["Subject"] = "Hello"
-    assert numbered(octets(composed(CLASSIC, "Hello\n", [HTML], [PDF]))) == numbered(flattened(message))
+    assert numbered(octets(rendered(LEGACY, "Hello\n", [HTML], [PDF]))) == numbered(flattened(message))
 
 
-@pytest.mark.parametrize("manner", [MODERN, CLASSIC], ids=["modern", "classic"])
+@pytest.mark.parametrize("writer", [MODERN, LEGACY], ids=["modern", "legacy"])
 @pytest.mark.parametrize(
     "part",
     [
@@ -120,21 +124,21 @@ def test_the_classic_manner() -> None:
         ("a", "\ud800", "text/plain"),
     ],
 )
-def test_what_is_not_simple_is_left_to_the_package(manner: Manner, part: Part) -> None:
+def test_what_is_not_simple_is_left_to_the_package(writer: ModernWriter | LegacyWriter, part: Part) -> None:
     with pytest.raises(NotSimple):
-        composed(manner, "Hello\n", [], [part])
+        rendered(writer, "Hello\n", [], [part])
 
 
-@pytest.mark.parametrize("manner", [MODERN, CLASSIC], ids=["modern", "classic"])
+@pytest.mark.parametrize("writer", [MODERN, LEGACY], ids=["modern", "legacy"])
 @pytest.mark.parametrize("value", ["a\nb", "a\r\nb", "a\x00b", "a\x7fb", "a\tb", "\ud800"])
-def test_a_field_that_could_begin_another_is_not_written(manner: Manner, value: str) -> None:
-    for write in (manner.field, manner.special_field):
+def test_a_field_that_could_begin_another_is_not_written(writer: ModernWriter | LegacyWriter, value: str) -> None:
+    for write in (writer.field, writer.special_field):
         with pytest.raises(NotSimple):
             write("X-Head", value)
 
 
 def test_what_is_known_of_the_content() -> None:
-    content = composed(CLASSIC, "Grüße\nund mehr", [HTML], [PDF])
+    content = rendered(LEGACY, "Grüße\nund mehr", [HTML], [PDF])
     assert content.message_id == "<a@b>"
     assert content.size == len(octets(content))
     assert content.is_8bit
@@ -150,18 +154,18 @@ def test_what_is_known_of_the_content() -> None:
 
 
 def test_boundaries_do_not_begin_one_another() -> None:
-    found = octets(MODERN.compose([], ("a", "text/plain"), [HTML], [PDF], message_id=None, number=lambda: 10**19 - 1))
+    found = octets(MODERN.render([], ("a", "text/plain"), [HTML], [PDF], message_id=None, number=lambda: 10**19 - 1))
     first, second = dict.fromkeys(re.findall(rb'boundary="(.*?)"', found))
     assert len(first) == len(second) == 36
 
 
-@pytest.mark.parametrize("manner", [MODERN, CLASSIC], ids=["modern", "classic"])
-def test_a_large_attachment_is_not_copied(manner: Manner) -> None:
+@pytest.mark.parametrize("writer", [MODERN, LEGACY], ids=["modern", "legacy"])
+def test_a_large_attachment_is_not_copied(writer: ModernWriter | LegacyWriter) -> None:
     """It is encoded a block at a time while it is sent, as often as it is sent."""
     large = bytes(range(256)) * (4 * 4096)
     tracemalloc.start()
     try:
-        content = composed(manner, "Hello\n", [], [("large", large, "application/octet-stream")])
+        content = rendered(writer, "Hello\n", [], [("large", large, "application/octet-stream")])
         assert content.size > len(large)
         assert not content.is_8bit
         for _ in range(2):

@@ -15,8 +15,8 @@ from flask import Flask
 from smtpbackend.content import Content
 from smtpbackend.errors import InvalidInput
 from smtpbackend_flask import Attachment, BadHeaderError, Mail, Message
-from smtpbackend_flask.compose import compose
 from smtpbackend_flask.signals import message_failed, recipient_rejected
+from smtpbackend_flask.translate import translate
 
 SIMPLE: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -59,7 +59,7 @@ def read(octets: bytes) -> dict[str, Any]:
 @pytest.mark.parametrize("options", SIMPLE.values(), ids=SIMPLE)
 def test_it_says_the_same(options: dict[str, Any]) -> None:
     given = message(options)
-    content = compose(given, None).content
+    content = translate(given, None).content
     assert isinstance(content, Content)
     octets = b"".join(content.chunks())
     assert octets.isascii()
@@ -85,16 +85,16 @@ class Mine(Message):
     ids=" ".join,
 )
 def test_all_else_is_written_by_the_email_package(options: dict[str, Any]) -> None:
-    assert not isinstance(compose(message(options), None).content, Content)
+    assert not isinstance(translate(message(options), None).content, Content)
 
 
 def test_a_subclass_is_asked() -> None:
     with pytest.raises(LookupError, match="asked"):
-        compose(Mine("Hello", ["ann@example.org"], "x", sender="app@example.com"), None)
+        translate(Mine("Hello", ["ann@example.org"], "x", sender="app@example.com"), None)
 
 
 def test_the_date_is_that_of_the_message() -> None:
-    content = compose(message({}), None).content
+    content = translate(message({}), None).content
     found = email.message_from_bytes(b"".join(content.chunks()), policy=SMTP)
     assert found["Date"].datetime == datetime.fromtimestamp(1_800_000_000, UTC)
 
@@ -120,7 +120,7 @@ class TestWhoeverWritesIt:
         given = message(options)
         given.date = date
         with pytest.raises(InvalidInput, match="seconds") as refused:
-            compose(given, None)
+            translate(given, None)
         assert refused.value.field == "date"
 
     def test_a_lazy_string_is_an_address(self, options: dict[str, Any]) -> None:
@@ -132,7 +132,7 @@ class TestWhoeverWritesIt:
                 return getattr(str(self), name)
 
         given = message({"recipients": [Lazy()], "sender": Lazy(), "cc": [b"cc@example.org"], **options})
-        parcel = compose(given, None)
+        parcel = translate(given, None)
         content, envelope = parcel.content, parcel.envelope
         octets = b"".join(content.chunks()) if isinstance(content, Content) else content.as_bytes()
         found = read(octets)
@@ -142,7 +142,7 @@ class TestWhoeverWritesIt:
 
 def test_one_of_several_authors_is_named_as_the_sender() -> None:
     """RFC 5322 3.6.2."""
-    content = compose(message({"sender": "ann@example.com, bob@example.com"}), None, "bounces@example.com").content
+    content = translate(message({"sender": "ann@example.com, bob@example.com"}), None, "bounces@example.com").content
     found = email.message_from_bytes(b"".join(content.chunks()), policy=SMTP)
     assert (found["From"], found["Sender"]) == ("ann@example.com, bob@example.com", "ann@example.com")
 
@@ -181,7 +181,7 @@ def test_the_date_is_in_the_zone_of_this_moment(monkeypatch: pytest.MonkeyPatch)
         for zone in ("UTC0", "JST-9"):
             monkeypatch.setenv("TZ", zone)
             time.tzset()
-            content = compose(message({}), None).content
+            content = translate(message({}), None).content
             written.append(email.message_from_bytes(b"".join(content.chunks()))["Date"])
     finally:
         monkeypatch.undo()
