@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from smtpbackend.address_syntax import mailboxes
 from smtpbackend.domain import DOMAIN, MAX_DOMAIN, ascii_domain
 from smtpbackend.errors import Injection, InvalidInput
 
@@ -36,17 +37,6 @@ _plain = re.compile(rf"({DOT_STRING})@({DOMAIN})").fullmatch
 _ATEXT_UTF8 = r'[^\x00- "(),.:;<>@\[\\\]\x7f]'
 _dot_string = re.compile(rf"{_ATEXT_UTF8}+(?:\.{_ATEXT_UTF8}+)*").fullmatch
 _control = re.compile(r"[\x00-\x1f\x7f]").search  # C0 and DEL
-
-# One token of an address list (RFC 5322 3.4). White space and comments are skipped by the caller.
-_token = re.compile(
-    r'(?P<atom>[^ \t()<>\[\]:;@\\,"]+)'
-    r'|"(?P<quoted>(?:[^"\\]|\\.)*)"'
-    r"|(?P<literal>\[[^\[\]\\]*\])"
-    r"|(?P<special>[<>@,;:])",
-).match
-_white = re.compile(r"[ \t]*").match
-_comment_run = re.compile(r"[^()\\]*").match
-_quoted_pair = re.compile(r"\\(.)")
 
 
 def _has_control(text: str) -> bool:
@@ -322,158 +312,16 @@ def _of_parts(local_part: str, domain: str, display_name: str, field: str) -> Ad
     return address
 
 
-_Token = tuple[str, str, bool]
-"""Kind ("atom", "quoted", "literal", "special"), text, and whether space or a comment stands before it."""
-
-
-def _tokens(text: str, field: str, comments: dict[int, list[str]]) -> Iterator[_Token]:
-    """The tokens of ``text``; into ``comments`` go those that stand before a token, by its number."""
-    position, end, spaced, number = 0, len(text), False, 0
-    while True:
-        if (white := _white(text, position)) and white.end() > position:
-            position, spaced = white.end(), True
-        if position >= end:
-            return
-        if text[position] == "(":
-            begin, position, spaced = position + 1, _after_comment(text, position, field), True
-            comments.setdefault(number, []).append(_quoted_pair.sub(r"\1", text[begin : position - 1]).strip())
-            continue
-        match = _token(text, position)
-        if match is None:
-            raise InvalidInput(f"{field}: {text!r} is not an address list (at {text[position:]!r})", field=field)
-        kind = str(match.lastgroup)
-        token = match[kind]
-        yield kind, _quoted_pair.sub(r"\1", token) if kind == "quoted" else token, spaced
-        position, spaced, number = match.end(), False, number + 1
-
-
-def _after_comment(text: str, position: int, field: str) -> int:
-    """The position behind the comment that begins at ``position``; comments nest (RFC 5322 3.2.2)."""
-    depth, end = 0, len(text)
-    while position < end:
-        char = text[position]
-        if char == "\\":
-            position += 1  # a quoted-pair
-        elif char == "(":
-            depth += 1
-        elif depth := depth - 1:
-            pass
-        else:
-            return position + 1
-        run = _comment_run(text, position + 1)
-        position = run.end() if run else end
-    raise InvalidInput(f"{field}: {text!r} has a comment that does not end", field=field)
-
-
 @functools.lru_cache(maxsize=256)  # the sender of a thousand messages is parsed once
 def _parse_list(text: str, field: str) -> tuple[Address, ...]:
     if (match := _plain(text)) is not None and len(text) <= MAX_DOMAIN:
         return (_trusted(match[1], match[2]),)
-    # Line ends are no white space here: a folded header is unfolded before it comes here.
+    # A line end is no white space here: a folded header is unfolded before it is parsed.
     reject_injection(text, field)
-
-    def wrong(why: str) -> InvalidInput:
-        return InvalidInput(f"{field}: {text!r} is not an address: {why}", field=field)
-
-    found: list[Address] = []
-    comments: dict[int, list[str]] = {}
-    tokens = [*_tokens(text, field, comments), ("special", "", False)]
-    words: list[_Token] = []
-    position, begin, in_group = 0, 0, False
-    while position < len(tokens):
-        kind, token, _ = tokens[position]
-        if kind != "special":
-            words.append(tokens[position])
-            position += 1
-            continue
-        display_name = ""
-        if token == "<":
-            display_name = " ".join(word for _, word, _ in words)
-            position += 1
-            words = []
-            while tokens[position][0] != "special":
-                words.append(tokens[position])
-                position += 1
-            local_part, domain, position = _addr_spec(words, tokens, position, wrong)
-            if tokens[position][1] != ">":
-                raise wrong("'<' without '>'")
-            display_name = _with_comments(display_name, comments, begin, position)
-            position += 1
-        elif token == ":":
-            if in_group:
-                raise wrong("a group cannot stand in a group")
-            words, in_group = [], True
-            begin = position = position + 1
-            continue
-        elif token == ">":
-            raise wrong("'>' without '<'")
-        elif words or token == "@":
-            local_part, domain, position = _addr_spec(words, tokens, position, wrong)
-            display_name = _with_comments("", comments, begin, position)
-        else:
-            if token == ";" and not in_group:
-                raise wrong("';' ends a group, and none was begun; addresses are separated by commas")
-            if not token and in_group:
-                raise wrong("the group does not end in ';'")
-            in_group = in_group and token != ";"
-            begin = position = position + 1
-            continue
-        words = []
-        found.append(_of_parts(local_part, domain, display_name, field))
-        if tokens[position][0] != "special" or tokens[position][1] not in {",", ";", ""}:
-            raise wrong("addresses are separated by commas, and a name with special characters stands in quotes")
-        if tokens[position][1] == ",":
-            position += 1
-        begin = position
+    found = [_of_parts(*parts, field) for parts in mailboxes(text, field)]
     if len(found) > 1:
         check_mixed(found, field, text)
     return tuple(found)
-
-
-def _with_comments(display_name: str, comments: dict[int, list[str]], begin: int, end: int) -> str:
-    """The name with what is said in comments, the old place for names: as `email.utils.parseaddr` has it.
-
-    That says nothing of what stands behind the address in its brackets.
-    """
-    if not comments:
-        return display_name
-    said = " ".join(comment for number in range(begin, end + 1) for comment in comments.get(number, ()) if comment)
-    if display_name and said:
-        return f"{display_name} ({said})"
-    return display_name or said
-
-
-def _addr_spec(words: list[_Token], tokens: list[_Token], position: int, wrong: Any) -> tuple[str, str, int]:
-    """The local part in ``words`` and the domain at ``position``, if an @ stands there; and where they end."""
-    if not words:
-        raise wrong("nothing stands before the @" if tokens[position][1] == "@" else "it is empty")
-    local_part = ""
-    for number, (kind, word, spaced) in enumerate(words):
-        if kind == "literal":
-            raise wrong("an address literal stands after the @")
-        # RFC 5322 4.4 obs-local-part: words may be separated by a dot and white space around it.
-        if number and (spaced or kind == "quoted" or words[number - 1][0] == "quoted"):
-            dotted = local_part.endswith(".") if words[number - 1][0] == "atom" else False
-            if not dotted and not (kind == "atom" and word.startswith(".")):
-                raise wrong("white space stands in it, or a name is not followed by an address in <>")
-        local_part += word
-    if tokens[position][1] != "@":
-        return local_part, "", position
-    position += 1
-    kind, domain, _ = tokens[position]
-    if kind == "literal":
-        return local_part, domain, position + 1
-    domain = ""
-    while tokens[position][0] == "atom":
-        spaced = tokens[position][2]
-        atom = tokens[position][1]
-        if domain and not (spaced and (domain.endswith(".") or atom.startswith("."))):  # RFC 5322 4.4 obs-domain
-            raise wrong("white space stands in the domain")
-        domain += atom
-        position += 1
-    if not domain:
-        raise wrong("nothing stands after the @")
-    return local_part, domain, position
 
 
 # Addresses in headers

@@ -17,6 +17,7 @@ WORDS = {
     "address",
     "domain",
     "address_list",
+    "address_syntax",
     "message",
     "mime",
     "content",
