@@ -11,12 +11,9 @@ Every name of the module ``flask_mail`` is here; what is about mail stands in ``
 from __future__ import annotations
 
 from smtpbackend_flask.extension import Connection, Mail, State
-from smtpbackend_flask.message import (
-    Attachment,
-    BadHeaderError,
+from smtpbackend_flask.message import Attachment, BadHeaderError, IncompleteMessage, Message
+from smtpbackend_flask.sanitize import (
     FlaskMailUnicodeDecodeError,
-    IncompleteMessage,
-    Message,
     force_text,
     sanitize_address,
     sanitize_addresses,

@@ -30,7 +30,7 @@ from smtpbackend_flask.translate import failing, left_out, translate
 
 if TYPE_CHECKING:
     from smtpbackend import Mailer
-    from smtpbackend_flask.message import Mailbox
+    from smtpbackend_flask.sanitize import Mailbox
 
 __all__ = ["Connection", "Mail", "State"]
 

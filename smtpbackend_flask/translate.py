@@ -27,18 +27,11 @@ from smtpbackend.errors import Injection, InvalidInput
 from smtpbackend.mime import text_content
 from smtpbackend.outcome import Outcome, Status
 from smtpbackend.sources import alone_with
-from smtpbackend_flask.message import (
-    BadHeaderError,
-    IncompleteMessage,
-    Message,
-    address_text,
-    bad_header,
-    joined,
-    sanitize_address,
-)
+from smtpbackend_flask.message import BadHeaderError, IncompleteMessage, Message, bad_header
+from smtpbackend_flask.sanitize import address_text, joined, sanitize_address
 
 if TYPE_CHECKING:
-    from smtpbackend_flask.message import Mailbox
+    from smtpbackend_flask.sanitize import Mailbox
 
 __all__ = ["failing", "left_out", "translate"]
 

@@ -19,7 +19,8 @@ from smtpbackend import Address
 from smtpbackend.content import Content
 from smtpbackend.errors import Injection, InvalidInput
 from smtpbackend_flask import Mail, Message
-from smtpbackend_flask.message import BadHeaderError, sanitize_address
+from smtpbackend_flask.message import BadHeaderError
+from smtpbackend_flask.sanitize import sanitize_address
 from smtpbackend_flask.translate import translate
 
 WRITERS: list[dict[str, Any]] = [{}, {"extra_headers": {"X-Tag": "1"}}]
