@@ -381,6 +381,7 @@ def has_utf8(head: bytes) -> bool:
 
 
 def encode_octets(octets: bytes) -> tuple[str, str]:
+    """The shorter transfer encoding of some octets, quoted-printable or base64, and what it makes of them."""
     plain = len(octets.translate(None, _TO_QUOTE))
     if (len(octets) - plain) * 6 <= len(octets):  # two more octets for each, against a third more for all
         return "quoted-printable", binascii.b2a_qp(octets, istext=True).decode("ascii")

@@ -121,7 +121,7 @@ class Outcome:
         return self.recipient.address if isinstance(self.recipient, Recipient) else self.recipient
 
     def to_json(self) -> dict[str, Any]:
-        """A mapping that ``json.dumps`` takes, without what has its default."""
+        """A mapping that ``json.dumps`` takes, without what is None."""
         given = {
             "recipient": self.recipient if isinstance(self.recipient, str) else self.recipient.to_json(),
             "status": self.status.value,
@@ -130,7 +130,7 @@ class Outcome:
             "error": self.error and error_to_json(self.error),
             "attempts": self.attempts,
         }
-        return {name: value for name, value in given.items() if value}
+        return {name: value for name, value in given.items() if value is not None}
 
     @classmethod
     def from_json(cls, given: Mapping[str, Any]) -> Outcome:
@@ -198,7 +198,7 @@ class Receipt:
         return replace(self.envelope, recipients=tuple(owed)) if self.envelope is not None and owed else None
 
     def to_json(self) -> dict[str, Any]:
-        """A mapping that ``json.dumps`` takes, without what has its default."""
+        """A mapping that ``json.dumps`` takes, without what is None."""
         given = {
             "message_id": self.message_id,
             "outcomes": [outcome.to_json() for outcome in self.outcomes],
@@ -209,7 +209,7 @@ class Receipt:
             "notes": list(self.notes),
             "envelope": self.envelope and self.envelope.to_json(),
         }
-        return {name: value for name, value in given.items() if value}
+        return {name: value for name, value in given.items() if value is not None}
 
     @classmethod
     def from_json(cls, given: Mapping[str, Any]) -> Receipt:
@@ -298,7 +298,7 @@ def error_to_json(error: BaseException) -> dict[str, Any]:
     if isinstance(error, SMTPError):
         told |= {"server": error.server, "reply": error.reply and error.reply.to_json()}
         told |= {"transient": error.is_transient, "field": getattr(error, "field", None)}
-    return {name: value for name, value in told.items() if value}
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def error_from_json(given: Mapping[str, Any]) -> SMTPError:

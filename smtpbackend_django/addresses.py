@@ -13,10 +13,8 @@ from typing import Any
 
 from django.utils.functional import Promise
 
-from smtpbackend.address import Address
-from smtpbackend.domain import ascii_domain
-from smtpbackend.errors import InvalidInput
-from smtpbackend.message import ADDRESS_FIELDS
+from smtpbackend import Address, InvalidInput
+from smtpbackend.adapters import ADDRESS_FIELDS, ascii_domain
 
 __all__ = ["mailbox", "with_our_addresses", "with_our_hosts"]
 

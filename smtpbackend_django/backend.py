@@ -13,12 +13,8 @@ from typing import Any
 import django
 from django.core.mail.backends import smtp
 
-from smtpbackend import Mailer
-from smtpbackend.delivery.configuration import Configuration, configure
-from smtpbackend.delivery.parcel import Parcel
-from smtpbackend.delivery.tls import client_context
-from smtpbackend.errors import CancelSend, DeliveryError, InvalidInput
-from smtpbackend.hiding import discreet
+from smtpbackend import CancelSend, DeliveryError, InvalidInput, Mailer
+from smtpbackend.adapters import Configuration, Parcel, client_context, configure, discreet
 from smtpbackend_django.conf import (
     DJANGO_OPTIONS,
     OPTIONS,

@@ -12,10 +12,8 @@ from django.core.checks import CheckMessage, Error, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
-from smtpbackend.delivery.hostnames import is_loopback
-from smtpbackend.delivery.server import Server, port_doubt
-from smtpbackend.errors import MissingExtra
-from smtpbackend.hiding import bares_password
+from smtpbackend import MissingExtra, Server
+from smtpbackend.adapters import bares_password, is_loopback, port_doubt
 from smtpbackend_django.backend import EmailBackend
 
 __all__ = ["check_credentials", "check_settings", "register_checks"]

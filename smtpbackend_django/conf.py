@@ -15,11 +15,8 @@ from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
-from smtpbackend.blocking.mailer import Mailer, SharedMailer
-from smtpbackend.delivery.setting_names import nearest
-from smtpbackend.delivery.settings import MAILER_KEYS, SERVER_KEYS
-from smtpbackend.errors import InvalidSetting
-from smtpbackend.hiding import discreet
+from smtpbackend import InvalidSetting, Mailer
+from smtpbackend.adapters import MAILER_KEYS, SERVER_KEYS, SharedMailer, discreet, nearest
 
 __all__ = [
     "DJANGO_OPTIONS",

@@ -16,16 +16,24 @@ from django.core.mail import message as mail
 from django.utils.encoding import force_str
 from django.utils.functional import Promise
 
-from smtpbackend.address import Address
-from smtpbackend.content import MAX_LINE, Content
-from smtpbackend.content_type import media_type
-from smtpbackend.email_message import is_signed
-from smtpbackend.envelope import Envelope
-from smtpbackend.errors import InvalidInput
-from smtpbackend.header import MAX_FOLDED, date_of
-from smtpbackend.message import ADDRESS_FIELDS, HIDDEN_FIELDS, check_name
-from smtpbackend.sources import alone_with
-from smtpbackend.stdlib_mime import LegacyWriter, ModernWriter, NotSimple, Part, plain_addr_spec
+from smtpbackend import Address, Envelope, InvalidInput
+from smtpbackend.adapters import (
+    ADDRESS_FIELDS,
+    HIDDEN_FIELDS,
+    MAX_FOLDED,
+    MAX_LINE,
+    Content,
+    LegacyWriter,
+    ModernWriter,
+    NotSimple,
+    Part,
+    alone_with,
+    check_name,
+    date_of,
+    is_signed,
+    media_type,
+    plain_addr_spec,
+)
 from smtpbackend_django.addresses import mailbox, with_our_addresses, with_our_hosts
 from smtpbackend_django.monkeypatches import RENDERING, is_untouched, prepares_as_django
 

@@ -29,9 +29,8 @@ from typing import Any
 from asgiref.sync import async_to_sync
 from django.dispatch import Signal
 
-from smtpbackend.errors import CancelSend
-from smtpbackend.events import signal_names, signals_of
-from smtpbackend.receivers import begin, call
+from smtpbackend import CancelSend
+from smtpbackend.adapters import begin_receiver, call_receiver, signal_names, signals_of
 
 __all__ = [
     "SIGNALS",
@@ -95,7 +94,7 @@ class Signalling:
         cancelled: list[CancelSend] = []
         for receiver in receivers:
             try:
-                call(receiver, name, **fields)
+                call_receiver(receiver, name, **fields)
             except CancelSend as error:
                 cancelled.append(error)
         try:
@@ -111,7 +110,7 @@ async def _await_all(receivers: list[Any], event: str, fields: dict[str, Any]) -
     """Call receivers that are asynchronous, all at once, each in a context of its own; what they raised, or None."""
 
     async def hear(receiver: Any) -> None:
-        if (begun := begin(receiver, event)) is not None:
+        if (begun := begin_receiver(receiver, event)) is not None:
             with begun:
                 await receiver(**fields)
 

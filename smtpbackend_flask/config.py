@@ -11,12 +11,8 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from smtpbackend.delivery.configuration import configure
-from smtpbackend.delivery.server import Server, port_doubt
-from smtpbackend.delivery.setting_names import nearest
-from smtpbackend.delivery.settings import MAILER_KEYS, SERVER_KEYS
-from smtpbackend.errors import InvalidSetting
-from smtpbackend.hiding import discreet
+from smtpbackend import InvalidSetting, Server
+from smtpbackend.adapters import MAILER_KEYS, SERVER_KEYS, configure, discreet, nearest, port_doubt
 
 __all__ = ["Config", "read_config"]
 
@@ -61,7 +57,7 @@ def read_config(config: Mapping[str, Any], app_debug: bool | int = False) -> Con
     servers = configure(mailer).servers
     first = servers[0]
     if any(server.ca_file or server.client_cert for server in servers):
-        from smtpbackend.delivery.tls import check_files
+        from smtpbackend.adapters import check_files
 
         for server in servers:  # a wrong path is found now, not at the first mail
             check_files(server)

@@ -18,11 +18,8 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from flask import Flask, current_app
 from flask.logging import default_handler, has_level_handler
 
-from smtpbackend.delivery.parcel import Parcel
-from smtpbackend.envelope import Envelope
-from smtpbackend.hiding import discreet
-from smtpbackend.outcome import Receipt
-from smtpbackend.signals import SignalListener, emit
+from smtpbackend import Envelope, Receipt
+from smtpbackend.adapters import Parcel, SignalListener, discreet, emit
 from smtpbackend_flask.config import Config, read_config
 from smtpbackend_flask.message import Message
 from smtpbackend_flask.signals import email_dispatched, signals
@@ -70,7 +67,7 @@ class _OneMailer:
     def get(self) -> Mailer:
         with self._lock:
             if self._mailer is None:
-                from smtpbackend.blocking.mailer import SharedMailer
+                from smtpbackend.adapters import SharedMailer
 
                 self._mailer = SharedMailer.from_settings(self._settings)
             return self._mailer

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from flask import current_app
 
-from smtpbackend.address import Address, check_tuple, is_pair
-from smtpbackend.errors import Injection, InvalidInput
+from smtpbackend import Address, InvalidInput
+from smtpbackend.adapters import Injection, check_tuple, is_pair
 from smtpbackend_flask.mime import tree_of
 from smtpbackend_flask.sanitize import force_text, joined, parts_of
 
 if TYPE_CHECKING:
-    from smtpbackend.outcome import Receipt
+    from smtpbackend import Receipt
     from smtpbackend_flask.extension import Connection
     from smtpbackend_flask.sanitize import Mailbox
 

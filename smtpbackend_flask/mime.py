@@ -15,10 +15,8 @@ from email.mime.nonmultipart import MIMENonMultipart
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
-from smtpbackend.content import MAX_LINE, encode_octets
-from smtpbackend.content_type import parsed
-from smtpbackend.errors import InvalidInput
-from smtpbackend.header import LINE, filename_parameter, text_field
+from smtpbackend import InvalidInput
+from smtpbackend.adapters import LINE, MAX_LINE, encode_octets, filename_parameter, parsed_message, text_field
 from smtpbackend_flask.sanitize import encoded, force_text, sanitize_addresses
 
 if TYPE_CHECKING:
@@ -148,7 +146,7 @@ def _part(attachment: Any, ascii_names: bool) -> email.message.Message:
     else:
         part = MIMEBase(main, subtype)
     if main.lower() == "message" and subtype.lower() == "rfc822":  # base64 is forbidden there, RFC 2046 5.2.1
-        part.attach(parsed(data, "attachments"))
+        part.attach(parsed_message(data, "attachments"))
     else:
         part.set_payload(data)
         encode_base64(part)

@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from email.header import Header
 from typing import TYPE_CHECKING, Any
 
-from smtpbackend.address import Address
-from smtpbackend.errors import InvalidInput
+from smtpbackend import Address, InvalidInput
 
 if TYPE_CHECKING:
     Mailbox = str | tuple[str, str] | Address

@@ -16,17 +16,20 @@ from email import policy
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-import smtpbackend.message
-from smtpbackend.address import Address, has_names, is_word, parse_addresses
-from smtpbackend.address_list import no_mailbox
-from smtpbackend.content import Content
-from smtpbackend.content_type import parsed
-from smtpbackend.delivery.parcel import Parcel
-from smtpbackend.envelope import Envelope, Recipient
-from smtpbackend.errors import Injection, InvalidInput
-from smtpbackend.mime import text_content
-from smtpbackend.outcome import Outcome, Status
-from smtpbackend.sources import alone_with
+import smtpbackend
+from smtpbackend import Address, Envelope, InvalidInput, Outcome, Recipient, Status
+from smtpbackend.adapters import (
+    Content,
+    Injection,
+    Parcel,
+    alone_with,
+    has_names,
+    is_word,
+    no_mailbox,
+    parse_addresses,
+    parsed_message,
+    text_content,
+)
 from smtpbackend_flask.message import BadHeaderError, IncompleteMessage, Message, bad_header
 from smtpbackend_flask.sanitize import address_text, joined, sanitize_address
 
@@ -62,7 +65,7 @@ def translate(
 def _write_sender(message: Any, sender: Any) -> None:
     if isinstance(sender, tuple):
         sender = joined(sender, "sender")
-    if isinstance(message, smtpbackend.message.Message):
+    if isinstance(message, smtpbackend.Message):
         names = {name.lower() for name, _ in message.headers}
         if not message.from_ and not names & {"from", "resent-from"}:
             message.from_ = sender
@@ -115,7 +118,7 @@ def _translate_flask_mail(
         if isinstance(message, Message):
             content = _simple(message, date, authors, named) or _tree(message)
         else:  # parsed, so that it can be encoded anew for a server that takes 7 bits only
-            content = parsed(message.as_bytes(), "message")
+            content = parsed_message(message.as_bytes(), "message")
     return Parcel(envelope, content, tuple(refused.values()))
 
 
@@ -127,7 +130,7 @@ def _tree(message: Message) -> email.message.Message:
 
 def _simple(
     message: Message, date: datetime, authors: list[Address], named: _Named
-) -> Content | smtpbackend.message.Message | None:
+) -> Content | smtpbackend.Message | None:
     """What the core writes of it in one pass; None for what only the ``email`` package writes.
 
     What cannot be written is left to the core, which says why when it is sent, and of whom.
@@ -158,7 +161,7 @@ def _simple(
             token=os.urandom(16).hex(),
         )
     except InvalidInput:
-        return smtpbackend.message.Message(
+        return smtpbackend.Message(
             subject, authors, to, cc, reply_to=reply_to, text=text, html=html, date=date, message_id=message_id
         )
 

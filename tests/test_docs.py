@@ -49,6 +49,8 @@ class Block(NamedTuple):
     is_settings: bool
     code: str
     printed: str | None
+    file: str = ""
+    """The module that it is, which other blocks of the page import."""
 
 
 def applies(condition: str) -> bool:
@@ -64,16 +66,19 @@ def blocks(page: Path) -> list[Block]:
     for words, code, printed in BLOCK.findall(page.read_text(encoding="utf-8")):
         kind = ""
         is_settings = False
+        file = ""
         conditions = []
         for word in words.split():
             if word == "settings.py":
                 is_settings = True
+            elif word.endswith(".py"):
+                file = word
             elif re.search("[<>]", word):
                 conditions.append(word)
             else:
                 kind = word
         if all(map(applies, conditions)):
-            found.append(Block("django" if is_settings else kind, is_settings, code, printed or None))
+            found.append(Block("django" if is_settings else kind, is_settings, code, printed or None, file))
     return found
 
 
@@ -130,12 +135,15 @@ def test_code_runs_and_prints_what_the_page_says(
 ) -> None:
     """Against a real server: with TLS and a login where the page has them."""
     of_kind = [block for block in blocks(ROOT / page) if block.kind == kind]
-    code = [block for block in of_kind if not block.is_settings]
+    code = [block for block in of_kind if not block.is_settings and not block.file]
     settings: list[str | None] = [block.code for block in of_kind if block.is_settings]
     plain = page == "docs/quickstart.md"
     for number, one in enumerate(settings or [None]):
         folder = tmp_path / str(number)
         folder.mkdir()
+        for block in of_kind:
+            if block.file:
+                (folder / block.file).write_text(block.code, encoding="utf-8")
         server = aiosmtpd(host="127.0.0.1") if plain else aiosmtpd(tls="starttls", users={"user": "secret"})
         shown = [block.code for block in code]
         expected = [block.printed for block in code]
@@ -150,6 +158,12 @@ def test_code_runs_and_prints_what_the_page_says(
         assert server.arrived or not any("send" in source and "ScriptedServer" not in source for source in shown)
         if server.arrived and not plain:
             assert {(mail.login, mail.tls) for mail in server.arrived} == {("user", True)}
+
+
+def test_the_adapter_of_the_page_has_forty_lines() -> None:
+    """It is run by the test above."""
+    [adapter] = [block for block in blocks(DOCS / "howto" / "adapter.md") if block.file]
+    assert len([line for line in adapter.code.splitlines() if line.strip()]) <= 40
 
 
 @pytest.mark.parametrize("kind", ["", "django", "flask"])

@@ -257,7 +257,7 @@ SETTINGS: tuple[Setting, ...] = (
         "server",
         _token,
         None,
-        "OAuth 2.0 access token to log in with: a provider of `smtpbackend.delivery.credentials`, a callable that "
+        "OAuth 2.0 access token to log in with: a provider of `smtpbackend.oauth2`, a callable that "
         "returns a token (for an AsyncMailer also an async one), the dotted path of either, or a token. Never shown.",
     ),
     Setting(

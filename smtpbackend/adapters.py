@@ -1,0 +1,84 @@
+"""What an adapter for a framework is made of, beside ``smtpbackend`` itself. docs/howto/adapter.md builds one.
+
+Messages: `Mailer.deliver` takes the framework's messages and a ``prepare`` that makes a `Parcel` of each. Most need no
+more. What stands below serves an adapter that writes its framework's messages octet for octet, reads the settings of
+its framework, or calls receivers of its own signals.
+"""
+
+from smtpbackend.address import check_tuple, has_names, is_pair, is_word, parse_addresses
+from smtpbackend.address_list import no_mailbox
+from smtpbackend.blocking.mailer import SharedMailer
+from smtpbackend.content import MAX_LINE, Content, encode_octets
+from smtpbackend.content_type import media_type
+from smtpbackend.content_type import parsed as parsed_message
+from smtpbackend.delivery.configuration import Configuration, configure
+from smtpbackend.delivery.hostnames import is_loopback
+from smtpbackend.delivery.parcel import Parcel
+from smtpbackend.delivery.server import port_doubt
+from smtpbackend.delivery.setting_names import nearest
+from smtpbackend.delivery.settings import MAILER_KEYS, SERVER_KEYS
+from smtpbackend.delivery.tls import check_files, client_context
+from smtpbackend.domain import ascii_domain
+from smtpbackend.email_message import is_signed
+from smtpbackend.errors import Injection
+from smtpbackend.events import signal_names, signals_of
+from smtpbackend.header import LINE, MAX_FOLDED, date_of, filename_parameter, text_field
+from smtpbackend.hiding import bares_password, discreet
+from smtpbackend.message import ADDRESS_FIELDS, HIDDEN_FIELDS, check_name
+from smtpbackend.mime import text_content
+from smtpbackend.receivers import begin as begin_receiver
+from smtpbackend.receivers import call as call_receiver
+from smtpbackend.signals import SignalListener, emit
+from smtpbackend.sources import alone_with
+from smtpbackend.stdlib_mime import LegacyWriter, ModernWriter, NotSimple, Part, plain_addr_spec
+
+__all__ = [
+    "ADDRESS_FIELDS",
+    "HIDDEN_FIELDS",
+    "LINE",
+    "MAILER_KEYS",
+    "MAX_FOLDED",
+    "MAX_LINE",
+    "SERVER_KEYS",
+    "Configuration",
+    "Content",
+    "Injection",
+    "LegacyWriter",
+    "ModernWriter",
+    "NotSimple",
+    "Parcel",
+    "Part",
+    "SharedMailer",
+    "SignalListener",
+    "alone_with",
+    "ascii_domain",
+    "bares_password",
+    "begin_receiver",
+    "call_receiver",
+    "check_files",
+    "check_name",
+    "check_tuple",
+    "client_context",
+    "configure",
+    "date_of",
+    "discreet",
+    "emit",
+    "encode_octets",
+    "filename_parameter",
+    "has_names",
+    "is_loopback",
+    "is_pair",
+    "is_signed",
+    "is_word",
+    "media_type",
+    "nearest",
+    "no_mailbox",
+    "parse_addresses",
+    "parsed_message",
+    "plain_addr_spec",
+    "port_doubt",
+    "signal_names",
+    "signals_of",
+    "text_content",
+    "text_field",
+]
