@@ -129,6 +129,7 @@ def test_the_pages_have_code() -> None:
     assert wanted | {("docs/coming-from.md", "")} <= set(CASES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "kind"), CASES)
 def test_code_runs_and_prints_what_the_page_says(
     page: str, kind: str, tmp_path: Path, aiosmtpd: Callable[..., AiosmtpdServer]
@@ -166,6 +167,7 @@ def test_the_adapter_of_the_page_has_forty_lines() -> None:
     assert len([line for line in adapter.code.splitlines() if line.strip()]) <= 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["", "django", "flask"])
 def test_receivers_tell_the_administrators_while_the_server_is_down(
     kind: str, tmp_path: Path, aiosmtpd: Callable[..., AiosmtpdServer]
@@ -184,6 +186,7 @@ def test_receivers_tell_the_administrators_while_the_server_is_down(
     assert (arrived.login, arrived.recipients) == ("user", ("admin@example.com" if kind else "ann@example.org",))
 
 
+@pytest.mark.slow
 def test_tests_on_the_pages_pass(tmp_path: Path) -> None:
     """With the plugin that the page names."""
     sources = [block.code for block in blocks(DOCS / "howto" / "testing.md") if block.kind == "pytest"]
@@ -293,6 +296,7 @@ def demo() -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_demo_shows_what_was_sent_and_what_became_of_it(demo: str) -> None:
     """And ends with exit code 0 only then."""
     for line in (

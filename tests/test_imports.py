@@ -73,6 +73,7 @@ def measure(tmp_path_factory: pytest.TempPathFactory) -> Measure:
     return count
 
 
+@pytest.mark.slow
 def test_counting_is_repeatable(measure: Measure) -> None:
     """Else it could decide nothing: what is counted is a small part of what is executed, and it is all of it."""
     nothing, little = measure("pass"), measure("import smtplib")
@@ -82,12 +83,14 @@ def test_counting_is_repeatable(measure: Measure) -> None:
     assert "smtplib" in little.modules
 
 
+@pytest.mark.slow
 def test_it_costs_at_most_1_8_times_the_standard_library(measure: Measure) -> None:
     """DESIGN 5.6"""
     standard = measure("import smtplib, email.message").instructions
     assert measure(OURS).instructions <= 1.8 * standard
 
 
+@pytest.mark.slow
 def test_it_costs_less_than_aiosmtplib(measure: Measure) -> None:
     assert measure(OURS).instructions < measure("import aiosmtplib").instructions
 

@@ -431,6 +431,7 @@ def test_a_named_pipe_is_read_once(tmp_path: pathlib.Path) -> None:
     content.close()
 
 
+@pytest.mark.slow
 def test_a_hundred_megabytes_are_never_in_memory(tmp_path: pathlib.Path) -> None:
     """An attachment from a path is read, encoded and given in chunks."""
     path = tmp_path / "large.bin"
@@ -847,6 +848,7 @@ def test_given_content_knows_its_headers(tmp_path: pathlib.Path) -> None:
             assert content.message_id is None
 
 
+@pytest.mark.slow
 def test_large_octets_are_streamed(tmp_path: pathlib.Path) -> None:
     """A file is scanned and sent in chunks, whatever its lines are; so is the header section."""
     line = b"x" * 70 + b"\n"

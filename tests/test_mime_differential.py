@@ -16,6 +16,7 @@ from email.headerregistry import Address as StdAddress
 from email.message import EmailMessage, MIMEPart
 from typing import Any, cast
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -163,6 +164,7 @@ def without_words(shaped: Any) -> Any:
     return shaped
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(contents | with_images)
 def test_same_headers_tree_parameters_and_octets_as_the_email_package(parts: Parts) -> None:
@@ -172,6 +174,7 @@ def test_same_headers_tree_parameters_and_octets_as_the_email_package(parts: Par
     assert without_words(shape(ours)) == without_words(shape(theirs))
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(contents)
 def test_header_text_comes_back_as_the_author_wrote_it(parts: Parts) -> None:
@@ -193,6 +196,7 @@ def test_header_text_comes_back_as_the_author_wrote_it(parts: Parts) -> None:
     assert attached == [name for _, name, _ in parts.attachments]
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(contents | with_images)
 def test_a_given_message_reads_as_if_its_own_generator_had_written_it(parts: Parts) -> None:

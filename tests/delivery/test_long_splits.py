@@ -48,6 +48,7 @@ SERVERS: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("server", SERVERS)
 def test_a_server_that_takes_one_at_a_time(server: str) -> None:
     def send(number: int) -> Receipt:

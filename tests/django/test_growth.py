@@ -35,6 +35,7 @@ FIELDS: dict[str, Callable[[str], Work]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", FIELDS)
 def test_what_a_visitor_can_fill_takes_time_in_proportion(field: str) -> None:
     counted = {shape: check(FIELDS[field], shape, (SMTPError, ValueError, IndexError)) for shape in SHAPES}

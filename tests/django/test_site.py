@@ -58,6 +58,7 @@ def manage(tmp_path: Path):  # type: ignore[no-untyped-def]
     return run
 
 
+@pytest.mark.slow
 def test_password_reset(manage, aiosmtpd: Start) -> None:  # type: ignore[no-untyped-def]
     """The mail arrives, its link works, and the site's receivers were told."""
     server = aiosmtpd()
@@ -73,6 +74,7 @@ def test_password_reset(manage, aiosmtpd: Start) -> None:  # type: ignore[no-unt
     manage("shell", "--command", f"import sys; sys.argv.append({link!r})\n{FOLLOW}")
 
 
+@pytest.mark.slow
 def test_password_reset_whose_mail_is_refused(manage, aiosmtpd: Start) -> None:  # type: ignore[no-untyped-def]
     """Django's view does not tell who has an account; the log does."""
     server = aiosmtpd(refused={"ann@example.org": "550 5.1.1 No such user"})
@@ -81,6 +83,7 @@ def test_password_reset_whose_mail_is_refused(manage, aiosmtpd: Start) -> None: 
     assert "Failed to send password reset email" in told
 
 
+@pytest.mark.slow
 def test_password_reset_while_the_server_is_down(manage) -> None:  # type: ignore[no-untyped-def]
     """The visitor sees what everybody sees; the log has a line of it, which is no error that would be mailed."""
     (port,) = free_ports(1)
@@ -89,6 +92,7 @@ def test_password_reset_while_the_server_is_down(manage) -> None:  # type: ignor
     assert "ERROR example_site" not in told
 
 
+@pytest.mark.slow
 def test_the_site_passes_the_checks(manage) -> None:  # type: ignore[no-untyped-def]
     assert "no issues" in manage("check")
     manage("makemigrations", "--check", "--dry-run")
