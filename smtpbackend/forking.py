@@ -30,51 +30,51 @@ class _Unforked:
 
     def _reset(self) -> None:
         self._changed = threading.Condition()  # on an RLock: garbage may be collected, and closed, at any point
-        self._inside: dict[int, int] = {}  # by thread, how deep
-        self._forking: int | None = None  # which thread does
+        self.inside: dict[int, int] = {}  # by thread, how deep
+        self.forking: int | None = None  # which thread does
 
     def __enter__(self) -> None:
         me = threading.get_ident()
         with self._changed:
-            while self._forking not in (None, me) and me not in self._inside:
+            while self.forking not in (None, me) and me not in self.inside:
                 self._changed.wait()
-            self._inside[me] = self._inside.get(me, 0) + 1
+            self.inside[me] = self.inside.get(me, 0) + 1
 
     def __exit__(self, *exception: object) -> None:
         me = threading.get_ident()
         with self._changed:
-            left = self._inside.get(me, 0) - 1
+            left = self.inside.get(me, 0) - 1
             if left > 0:
-                self._inside[me] = left
+                self.inside[me] = left
             else:
-                self._inside.pop(me, None)
+                self.inside.pop(me, None)
                 self._changed.notify_all()
 
     def before_fork(self) -> None:
         """Let nobody in any more, and wait for those who are."""
         me, end = threading.get_ident(), time.monotonic() + PATIENCE
         with self._changed:
-            while self._forking is not None:
+            while self.forking is not None:
                 self._changed.wait()
-            self._forking = me
-            while others := self._inside.keys() - {me}:
+            self.forking = me
+            while others := self.inside.keys() - {me}:
                 if not self._changed.wait(max(end - time.monotonic(), 0.0)):
                     for one in others:  # an interrupt may have kept it from leaving: no other fork waits for it
-                        del self._inside[one]
+                        del self.inside[one]
 
     def after_fork(self) -> None:
         """In the parent: all may go on."""
         with self._changed:
-            self._forking = None
+            self.forking = None
             self._changed.notify_all()
 
     def in_child(self) -> None:
         """Here the thread that forked is the only one."""
         me = threading.get_ident()
-        mine = self._inside.get(me)
+        mine = self.inside.get(me)
         self._reset()
         if mine:
-            self._inside[me] = mine
+            self.inside[me] = mine
 
 
 sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()

@@ -31,7 +31,7 @@ MOST = 1000  # places and kinds of errors that are remembered: a site has some, 
 CANCELS = "message_sending"  # the event whose receivers may raise `CancelSend`
 
 _inside: ContextVar[tuple[Any, ...]] = ContextVar("smtpbackend_receivers", default=())
-_logged: dict[tuple[str, str], object] = {}
+logged: dict[tuple[str, str], object] = {}
 
 
 def call(receiver: Callable[..., Any], event: str, /, *args: Any, **fields: Any) -> None:
@@ -100,10 +100,10 @@ def _log_once(
 ) -> None:
     """Whoever comes first logs, of all threads; and has noted it by then, for the handler may send mail."""
     place = _place(receiver)
-    if len(_logged) >= MOST:
-        _logged.clear()
+    if len(logged) >= MOST:
+        logged.clear()
     this = object()
-    if _logged.setdefault((place, why), this) is this:
+    if logged.setdefault((place, why), this) is this:
         log(LOGGER, level, name, error, receiver=place, event=event, why=why)
 
 

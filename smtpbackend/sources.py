@@ -311,12 +311,12 @@ class _OfObjects:
     """What is known of things of our callers, by their identity, for as long as each lives."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[weakref.ref[Any], Any]] = {}
-        self.forget_all = self._known.clear
+        self.known: dict[int, tuple[weakref.ref[Any], Any]] = {}
+        self.forget_all = self.known.clear
 
     def setdefault(self, thing: Any, value: Any) -> Any:
         """What is known of it: ``value``, if nothing was. Raises TypeError for what has no weak references."""
-        key, known = id(thing), self._known
+        key, known = id(thing), self.known
         found = known.get(key)
         if found is None:
             reference = weakref.ref(thing, lambda _: known.pop(key, None))
@@ -324,19 +324,19 @@ class _OfObjects:
         return found[1]
 
 
-_locks, _readers = _OfObjects(), _OfObjects()
-_at_present: dict[Any, object] = {}
+locks, readers = _OfObjects(), _OfObjects()
+at_present: dict[Any, object] = {}
 """What is read now, of things that nothing can be known of later."""
 
 # of threads that are no more in a child
-os.register_at_fork(after_in_child=_locks.forget_all)
-os.register_at_fork(after_in_child=_at_present.clear)
+os.register_at_fork(after_in_child=locks.forget_all)
+os.register_at_fork(after_in_child=at_present.clear)
 
 
 def alone_with(thing: Any) -> AbstractContextManager[Any]:
     """The lock of a thing: one thread at a time takes octets from it, the others wait."""
     try:
-        lock: AbstractContextManager[Any] = _locks.setdefault(thing, threading.RLock())
+        lock: AbstractContextManager[Any] = locks.setdefault(thing, threading.RLock())
     except TypeError:
         return nullcontext()
     return lock
@@ -347,11 +347,11 @@ def _once(key: Any, content: Any, field: str) -> Iterator[None]:
     """Read ``content``, for which ``key`` stands: who comes later, or meanwhile, is refused."""
     mine = object()
     try:
-        is_first = _readers.setdefault(key, mine) is mine
+        is_first = readers.setdefault(key, mine) is mine
         is_known = True
     except TypeError:  # a tuple, or an iterator of Python's own
         key = key if isinstance(key, tuple) else id(key)
-        is_first = _at_present.setdefault(key, mine) is mine
+        is_first = at_present.setdefault(key, mine) is mine
         is_known = False
     if not is_first:
         raise _spent(content, field)
@@ -359,7 +359,7 @@ def _once(key: Any, content: Any, field: str) -> Iterator[None]:
         yield
     finally:
         if not is_known:
-            _at_present.pop(key, None)
+            at_present.pop(key, None)
 
 
 def _spent(content: Any, field: str) -> InvalidInput:

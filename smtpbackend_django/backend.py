@@ -202,7 +202,8 @@ class EmailBackend(smtp.EmailBackend):
             *(self.timeout, self.ssl_certfile, self.ssl_keyfile),
         )
 
-    def _mailer(self) -> Mailer:
+    def mailer(self) -> Mailer:
+        """The Mailer behind it, which it shares with all that have the same settings."""
         if self._key is not None and self._attributes() == self._checked:
             known = known_mailer(self._key)
             if known is not None:
@@ -215,7 +216,7 @@ class EmailBackend(smtp.EmailBackend):
     @property  # and no setter: what was set would not be used
     def ssl_context(self) -> SSLContext:
         """What TLS with the first server uses. With a client certificate too it trusts the system's authorities."""
-        return client_context(self._mailer().configuration.servers[0])
+        return client_context(self.mailer().configuration.servers[0])
 
     _is_sending = False
 
@@ -224,7 +225,7 @@ class EmailBackend(smtp.EmailBackend):
         with self._lock:
             if self.connection:
                 return False
-            mailer = self._mailer()
+            mailer = self.mailer()
             if not self._is_sending:  # else the batch connects, so that each of its messages is told of a failure
                 try:
                     mailer.connect()
@@ -251,7 +252,7 @@ class EmailBackend(smtp.EmailBackend):
                 self._is_sending = False
             if not self.connection or opened is None:
                 return 0
-            mailer = self.connection if opened else self._mailer()
+            mailer = self.connection if opened else self.mailer()
         try:
             return self._send_all(mailer, email_messages)
         finally:

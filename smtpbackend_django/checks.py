@@ -49,7 +49,7 @@ def check_settings(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
                     hint="Set EMAIL_HOST_USER (username) too, or leave EMAIL_HOST_PASSWORD (password) out.",
                 )
             )
-        for server in backend._mailer().configuration.servers:
+        for server in backend.mailer().configuration.servers:
             if doubt := port_doubt(server):
                 found.append(Warning(f"{name}, {server.name}: {doubt}.", id="smtpbackend.W003", hint=_remedy(server)))
     if _mailers() is not None and getattr(settings, "SMTPBACKEND", None) is not None:
@@ -103,7 +103,7 @@ def check_credentials(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
         )
         for name, backend in _backends()
         if isinstance(backend, EmailBackend)
-        for server in backend._mailer().configuration.servers
+        for server in backend.mailer().configuration.servers
         if server.username and server.tls in ("none", "opportunistic") and not is_loopback(server.host)
     ]
 
@@ -124,7 +124,7 @@ def _backends() -> Iterator[tuple[str, EmailBackend | Exception]]:
             name = "EMAIL_BACKEND" if getattr(settings, "SMTPBACKEND", None) is None else "SMTPBACKEND"
             try:
                 backend = import_string(path)()
-                backend._mailer()
+                backend.mailer()
                 yield name, backend
             except UNUSABLE as error:
                 yield name, error
@@ -135,7 +135,7 @@ def _backends() -> Iterator[tuple[str, EmailBackend | Exception]]:
         if _is_ours(mailer.get("BACKEND", "")):
             try:
                 backend = handler[alias]
-                backend._mailer()
+                backend.mailer()
                 yield f"MAILERS[{alias!r}]", backend
             except UNUSABLE as error:
                 yield f"MAILERS[{alias!r}]", error

@@ -91,7 +91,7 @@ def hint(given: Iterable[Any], known: Iterable[str]) -> str:
 # Shared mailers
 
 
-class _Key:
+class Key:
     """A configuration as a key. It compares by what is in it and shows nothing of it: passwords are."""
 
     __slots__ = ("_frozen", "_hash")
@@ -106,7 +106,7 @@ class _Key:
         return self._hash
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and self._frozen == other._frozen
+        return isinstance(other, Key) and self._frozen == other._frozen
 
     def __repr__(self) -> str:
         return "<a configuration>"
@@ -124,46 +124,46 @@ def _freeze(value: Any) -> Any:
     return type(value), value
 
 
-_mailers: OrderedDict[_Key, Mailer] = OrderedDict()
+shared_mailers: OrderedDict[Key, Mailer] = OrderedDict()
 _lock = threading.Lock()
 
 
 @discreet
 def shared_mailer(settings: Mapping[str, Any]) -> Mailer:
     """The one Mailer of this process that has these neutral settings. Raises `InvalidSetting`."""
-    key = _Key(settings)
+    key = Key(settings)
     with _lock:
-        mailer = _mailers.get(key)
+        mailer = shared_mailers.get(key)
         if mailer is None:
-            mailer = _mailers[key] = SharedMailer.from_settings(settings)
-        _mailers.move_to_end(key)
-        surplus = _mailers.popitem(last=False)[1] if len(_mailers) > MAX_MAILERS else None
+            mailer = shared_mailers[key] = SharedMailer.from_settings(settings)
+        shared_mailers.move_to_end(key)
+        surplus = shared_mailers.popitem(last=False)[1] if len(shared_mailers) > MAX_MAILERS else None
     del surplus  # not under the lock: it closes itself, once nobody sends by it any more
     return mailer
 
 
-def key_of(settings: Mapping[str, Any]) -> _Key | None:
+def key_of(settings: Mapping[str, Any]) -> Key | None:
     """What a Mailer of these settings is found by; None where one has a value that no setting has."""
     try:
-        return _Key(settings)
+        return Key(settings)
     except TypeError:  # who checks it says which
         return None
 
 
-def known_mailer(key: _Key) -> Mailer | None:
+def known_mailer(key: Key) -> Mailer | None:
     """The Mailer with these settings, where there is one: they need not be checked again."""
     with _lock:
-        mailer = _mailers.get(key)
+        mailer = shared_mailers.get(key)
         if mailer is not None:
-            _mailers.move_to_end(key)
+            shared_mailers.move_to_end(key)
     return mailer
 
 
 def close_mailers() -> None:
     """Close the connections of every shared Mailer, and forget them."""
     with _lock:
-        mailers = list(_mailers.values())
-        _mailers.clear()
+        mailers = list(shared_mailers.values())
+        shared_mailers.clear()
     for mailer in mailers:
         mailer.close()
 

@@ -28,8 +28,8 @@ def nothing_was_logged() -> None:
     from smtpbackend import receivers
     from smtpbackend.delivery import alarm
 
-    receivers._logged.clear()
-    alarm._last.clear()
+    receivers.logged.clear()
+    alarm.last_logged.clear()
 
 
 def missing_server(reason: str) -> None:

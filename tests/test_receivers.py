@@ -267,7 +267,7 @@ def test_what_is_remembered_is_bounded() -> None:
             call(broken, EVENT, number)
     finally:
         logging.disable(logging.NOTSET)
-    assert len(receivers._logged) <= receivers.MOST
+    assert len(receivers.logged) <= receivers.MOST
 
 
 def test_the_handler_of_its_error_is_inside_of_it() -> None:

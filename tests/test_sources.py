@@ -335,14 +335,14 @@ class TestOnce:
     def test_nothing_is_kept_of_what_is_no_more(self) -> None:
         """Neither locks nor marks."""
         gc.collect()
-        before = len(sources._locks._known), len(sources._readers._known), len(sources._at_present)
+        before = len(sources.locks.known), len(sources.readers.known), len(sources.at_present)
         for _ in range(100):
             read(taken(_Stream(b"a")))
             read(taken(b"a" for _ in "1"))
             read(taken(iter([b"a"])))
             read(Attachment(Moved(b"a"), "a").source())
         gc.collect()
-        after = len(sources._locks._known), len(sources._readers._known), len(sources._at_present)
+        after = len(sources.locks.known), len(sources.readers.known), len(sources.at_present)
         assert after == before
 
 

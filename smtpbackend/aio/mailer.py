@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from smtpbackend.events import Listener
     from smtpbackend.outcome import Receipt, Reply
 
-__all__ = ["AsyncMailer", "AsyncStream"]
+__all__ = ["AsyncMailer", "AsyncStream", "pool_of"]
 
 T = TypeVar("T")
 
@@ -155,7 +155,7 @@ class AsyncMailer:
         lifecycle = self._lifecycle(listeners, suppress)
         if connections == 1:
             dispatch = self._dispatch(lifecycle, caller, pairs=pairs, in_order=in_order)
-            return AsyncStream(self._pool().perform(dispatch.run(operator.length_hint(caller.source)), caller))
+            return AsyncStream(pool_of(self).perform(dispatch.run(operator.length_hint(caller.source)), caller))
         from smtpbackend.aio.spread import spread
         from smtpbackend.delivery.spreading import Spread, check_connections
 
@@ -166,9 +166,9 @@ class AsyncMailer:
 
         def perform(share: Caller, within: Delivery) -> AsyncGenerator[Any, None]:
             dispatch = self._dispatch(lifecycle, share, pairs=True, down=down)
-            return self._pool().perform(dispatch.run(operator.length_hint(share.source)), share, within)
+            return pool_of(self).perform(dispatch.run(operator.length_hint(share.source)), share, within)
 
-        return AsyncStream(spread(caller, state, self._pool, lifecycle, perform))
+        return AsyncStream(spread(caller, state, lambda: pool_of(self), lifecycle, perform))
 
     async def verify(self, address: str) -> Reply:
         """Ask the first server that answers about a mailbox (VRFY): 250, 251, 252 or 550 (RFC 5321 3.5)."""
@@ -236,7 +236,7 @@ class AsyncMailer:
             clock=asyncio.get_running_loop().time,
             stamp=stamp,
             deadline=self.configuration.deadline,
-            ended=self._pool().count,
+            ended=pool_of(self).count,
             suppress=rules.suppress_send if suppress is None else suppress,
         )
 
@@ -255,7 +255,7 @@ class AsyncMailer:
         return Dispatch(
             route or self._route,
             lifecycle or self._lifecycle(),
-            moved=self._pool().count_move,
+            moved=pool_of(self).count_move,
             down=down,
             caller=caller,
             pairs=pairs,
@@ -264,24 +264,12 @@ class AsyncMailer:
 
     async def _perform(self, dispatch: Generator[Any, Any, None], caller: Caller | None = None) -> Any:
         """The one thing that a dispatch gives."""
-        effects = self._pool().perform(dispatch, caller or Caller(iter(())))
+        effects = pool_of(self).perform(dispatch, caller or Caller(iter(())))
         try:
             (given,) = [given async for given in effects]
         finally:
             await effects.aclose()
         return given
-
-    def _pool(self) -> Pool:
-        """The pool of the running loop."""
-        from smtpbackend.aio.pool import Pool
-
-        loop = asyncio.get_running_loop()
-        pool = self._pools.get(loop)
-        if pool is None:
-            for other in [other for other in list(self._pools) if other.is_closed()]:
-                self._pools.pop(other, None)
-            pool = self._pools[loop] = Pool(self.configuration.limits, self._contexts)
-        return pool
 
 
 def _iterator(items: Iterable[Any] | AsyncIterable[Any]) -> Any:
@@ -316,3 +304,17 @@ class AsyncStream(Generic[T]):
         if not self._is_begun:
             why = "a stream of messages was never iterated, so that nothing of it was sent: iterate over it"
             warnings.warn(why, RuntimeWarning, stacklevel=2, source=self)
+
+
+def pool_of(mailer: AsyncMailer) -> Pool:
+    """Its pool for the running loop."""
+    from smtpbackend.aio.pool import Pool
+
+    loop = asyncio.get_running_loop()
+    pools = mailer._pools
+    pool = pools.get(loop)
+    if pool is None:
+        for other in [other for other in list(pools) if other.is_closed()]:
+            pools.pop(other, None)
+        pool = pools[loop] = Pool(mailer.configuration.limits, mailer._contexts)
+    return pool

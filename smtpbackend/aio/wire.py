@@ -89,7 +89,7 @@ class Wire(asyncio.BufferedProtocol):
         try:
             self._step, self._has_begun = conversation.send(value), False
             while True:
-                if not self._go_on():
+                if not self.go_on():
                     self._waiting = self._loop.create_future()
                     self._of_task = contextvars.copy_context()
                     await self._waiting
@@ -117,7 +117,7 @@ class Wire(asyncio.BufferedProtocol):
         finally:
             self._waiting = self._step = self._of_task = None  # an idle connection holds no content
 
-    def _go_on(self, trouble: OSError | None = None) -> bool:
+    def go_on(self, trouble: OSError | None = None) -> bool:
         """Carry the conversation on for as long as that needs no waiting; whether it yielded what is not for here.
 
         The loop calls it when something was read, before any task: the next group leaves without a turn of the loop.
@@ -150,14 +150,14 @@ class Wire(asyncio.BufferedProtocol):
                 step = conversation.send(answer)
             self._has_begun = False
 
-    def _wake(self, trouble: OSError | None = None) -> None:
+    def wake(self, trouble: OSError | None = None) -> None:
         """Something happened that was perhaps waited for."""
         waiting = self._waiting
         if waiting is None or waiting.done():
             return
         failed: BaseException | None = None
         try:
-            if self._of_task is not None and not self._of_task.run(self._go_on, trouble):
+            if self._of_task is not None and not self._of_task.run(self.go_on, trouble):
                 return
         except StopIteration as stop:  # which no future can hold
             self._step = Ended(stop.value)
@@ -193,7 +193,7 @@ class Wire(asyncio.BufferedProtocol):
         elif looks:
             self._timer = self._loop.call_soon(self._time_is_up, looks - 1)
         elif self._of_task is not None:
-            self._wake(time_is_up(self._until, self._deadline))
+            self.wake(time_is_up(self._until, self._deadline))
         else:
             self._waiting.set_exception(time_is_up(self._until, self._deadline))
 
@@ -252,12 +252,12 @@ class Wire(asyncio.BufferedProtocol):
         if len(self._ahead) + self._from_server.pending > MAX_AHEAD:
             self._error = ConnectionError("the server does not stop talking")
             self.close()
-        self._wake()
+        self.wake()
 
     def eof_received(self) -> bool:
         """Part of ``asyncio.BufferedProtocol``."""
         self._ended = True
-        self._wake()
+        self.wake()
         return True  # closing is our business
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -269,7 +269,7 @@ class Wire(asyncio.BufferedProtocol):
         self._ended = True
         self._error = self._error or exc
         self._paused = False
-        self._wake()
+        self.wake()
 
     def pause_writing(self) -> None:
         """Part of ``asyncio.BufferedProtocol``."""
@@ -278,7 +278,7 @@ class Wire(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """Part of ``asyncio.BufferedProtocol``."""
         self._paused = False
-        self._wake()
+        self.wake()
 
     def _read(self, step: Read) -> bytes | None:
         """What was read, b"" at the end; None: it has to be waited for."""
@@ -290,9 +290,9 @@ class Wire(asyncio.BufferedProtocol):
             if self._has_heard and self._may_hurry:
                 self._acknowledge()
             self._has_heard = True
-        return self._received()
+        return self.received()
 
-    def _received(self) -> bytes | None:
+    def received(self) -> bytes | None:
         if self._tls is not None:
             try:
                 with unforked:  # a session ticket may come along
@@ -342,8 +342,8 @@ class Wire(asyncio.BufferedProtocol):
 
     async def _start_tls(self, until: float) -> Channel:
         if not self.is_quiet():
-            while (data := self._received()) is None:
-                await self._wait(until)
+            while (data := self.received()) is None:
+                await self.wait(until)
             if not data:
                 raise ConnectionError("the server closed the connection")
             # RFC 3207 4.2; whoever can inject into the clear part must not be heard inside TLS
@@ -374,7 +374,7 @@ class Wire(asyncio.BufferedProtocol):
                 return Channel.of(self._tls)
             if self._ended:
                 raise self._error or ConnectionError("the server closed the connection during the handshake")
-            await self._wait(until)
+            await self.wait(until)
 
     async def _do(self, work: Work, until: float) -> Any:
         """In a thread, which hashes beside the loop; one that is given up on comes to its end by itself."""
@@ -384,7 +384,7 @@ class Wire(asyncio.BufferedProtocol):
         except TimeoutError:
             raise time_is_up(until, self._deadline) from None
 
-    async def _wait(self, until: float) -> None:
+    async def wait(self, until: float) -> None:
         """Wait in a handshake until something happens; raises TimeoutError at ``until``."""
         self._waiting, self._of_task = self._loop.create_future(), None
         self._wait_until(until)

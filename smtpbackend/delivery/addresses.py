@@ -46,7 +46,7 @@ class Use(NamedTuple):
     until: float
 
 
-_good: dict[tuple[str, int], tuple[Info, float]] = {}
+remembered: dict[tuple[str, int], tuple[Info, float]] = {}
 """For each next hop the address that was connected to, and until when it is tried first; shared by all threads."""
 
 
@@ -101,7 +101,7 @@ def _in_order(server: Server, found: Sequence[Info], now: float) -> list[Info]:
     pairs = chain.from_iterable(zip_longest(first, second))
     order = list(dict.fromkeys(info for info in pairs if info is not None))
     if len(order) > 1:
-        good, until = _good.get(server.next_hop, (None, 0.0))
+        good, until = remembered.get(server.next_hop, (None, 0.0))
         if good in order and now < until <= now + LASTING:
             order.remove(good)
             order.insert(0, good)
@@ -112,15 +112,15 @@ def _remember(server: Server, found: Sequence[Info], info: Info, now: float) -> 
     """Have it tried first for a while. That is not prolonged, so that the system's own order is tried again."""
     if len(found) < 2:
         return
-    good, until = _good.get(server.next_hop, (None, 0.0))
+    good, until = remembered.get(server.next_hop, (None, 0.0))
     if good == info and now < until:
         return
-    if len(_good) >= MAX_HOSTS:
-        _good.clear()
-    _good[server.next_hop] = info, now + LASTING
+    if len(remembered) >= MAX_HOSTS:
+        remembered.clear()
+    remembered[server.next_hop] = info, now + LASTING
 
 
 def forget(server: Server) -> None:
     """Try no address of this server first: the one that worked does not any more, or what answers there is unwell."""
-    if _good:
-        _good.pop(server.next_hop, None)
+    if remembered:
+        remembered.pop(server.next_hop, None)

@@ -21,39 +21,39 @@ __all__ = ["in_clear", "in_doubt", "is_due", "server_failed"]
 A_MINUTE = 60.0  # seconds
 MOST = 1000  # servers that are remembered
 
-_last: dict[tuple[str, str | None], list[float]] = {}  # when each was told of each server
+last_logged: dict[tuple[str, str | None], list[float]] = {}  # when each was told of each server
 
 
 def server_failed(event: ServerFailed, now: float) -> None:
     """Log that the next server is tried. ``now`` is in seconds, of any monotonic clock."""
     if event.next is not None:
         fields = {"phase": event.phase, "next": event.next, "error": str(event.error)}
-        _log("smtpbackend.failed_over", event.server, now, fields)
+        log_at_times("smtpbackend.failed_over", event.server, now, fields)
 
 
 def in_doubt(receipt: Receipt, now: float) -> None:
     """Log that a message was handed over, and that no answer came."""
     doubtful = receipt.in_doubt
     fields = {"message_id": receipt.message_id, "recipients": len(doubtful), "error": str(doubtful[0].error)}
-    _log("smtpbackend.in_doubt", doubtful[0].server, now, fields)
+    log_at_times("smtpbackend.in_doubt", doubtful[0].server, now, fields)
 
 
 def in_clear(server: str, why: SMTPError) -> None:
     """Log that mail goes to ``server`` in clear though it offers TLS, and ``why``."""
-    if len(_told) >= MOST:
-        _told.clear()
+    if len(told) >= MOST:
+        told.clear()
     this = object()
-    if _told.setdefault(server, this) is this:  # of several threads one is the first
+    if told.setdefault(server, this) is this:  # of several threads one is the first
         log("smtpbackend", WARNING, "smtpbackend.in_clear", server=server, error=str(why))
 
 
-_told: dict[str, object] = {}  # the servers of which it was told
+told: dict[str, object] = {}  # the servers of which it was told
 
 
-def _log(name: str, server: str | None, now: float, fields: dict[str, Any]) -> None:
-    if len(_last) >= MOST:
-        _last.clear()
-    if is_due(_last.setdefault((name, server), [float("-inf")]), now):
+def log_at_times(name: str, server: str | None, now: float, fields: dict[str, Any]) -> None:
+    if len(last_logged) >= MOST:
+        last_logged.clear()
+    if is_due(last_logged.setdefault((name, server), [float("-inf")]), now):
         log("smtpbackend", WARNING, name, server=server, **fields)
 
 

@@ -87,7 +87,7 @@ class Connecting:
             self._found[server] = sorted(found, key=lambda target: self.route.is_resting(target, now))
         return self._found[server]
 
-    def _connect(self, server: Server, fresh: bool, deadline: float | None, others: Sequence[Server]) -> Effects:
+    def connect(self, server: Server, fresh: bool, deadline: float | None, others: Sequence[Server]) -> Effects:
         """A connection that is ready for mail, or None: then the server is out of this run, see ``_down``.
 
         ``others`` are the servers that come after this one.
@@ -216,7 +216,7 @@ class Connecting:
                 error = self._down.get(server, error)
                 continue
             for fresh in (False, True):
-                connection = yield from self._connect(server, fresh, deadline, servers)
+                connection = yield from self.connect(server, fresh, deadline, servers)
                 if connection is None:
                     error = self._trouble
                     break

@@ -86,12 +86,12 @@ class Dispatch(Connecting):
         self._is_alone = False  # the source had one item: another is asked for when that has its receipt
         self._is_list = False  # the source had more than one
         self._is_slow = False  # the source made us wait for its last item
-        self._begun: dict[int, Mail] = {}  # and not yet given, by number
+        self.begun: dict[int, Mail] = {}  # and not yet given, by number
         self._settled_mail: AsKnown | InOrder = InOrder() if in_order else AsKnown()  # those that are to be given
         self._waiting = Waiting()  # those that need another attempt
         self._ready: Mail | None = None  # goes next over the connection that is talked on
         self._turned_away: list[tuple[Mail, bool, bool]] = []  # on it, which is one too many; see `_record`
-        self._flying: deque[tuple[Mail, Transaction]] = deque()
+        self.flying: deque[tuple[Mail, Transaction]] = deque()
         self._left: float | None = None  # when those in flight are given up, where nobody takes receipts any more
 
     # The stream --------------------------------------------------------------------------------------------------
@@ -112,7 +112,7 @@ class Dispatch(Connecting):
                     if server is None or self._is_late(mail):
                         self._give_up(mail)
                         break
-                    connection = yield from self._connect(
+                    connection = yield from self.connect(
                         server, mail.fresh is server, mail.deadline, mail.servers or ()
                     )
                     if connection is not None:
@@ -127,14 +127,14 @@ class Dispatch(Connecting):
                         yield from self._count_move(mail)
                 yield from self._give()
         except BaseException:
-            self._break_off()
+            self.break_off()
             raise
 
     def _pull(self, unsent: bool) -> Effects:
         """The next mail that wants delivery; those that cannot be sent are settled on the way."""
         while not self._drained:
             begun = self.clock()
-            item = yield Pull(unsent, bool(self._begun))
+            item = yield Pull(unsent, bool(self.begun))
             if item is LATER:
                 return LATER
             self._is_slow = self.clock() - begun > SLOW
@@ -144,11 +144,11 @@ class Dispatch(Connecting):
             if mail is None:
                 self._drained = True
                 break
-            self._begun[mail.number] = mail
+            self.begun[mail.number] = mail
             if mail.pending:
                 return mail
             self._settled_mail.add(mail.number, mail)
-            if len(self._begun) == 1:
+            if len(self.begun) == 1:
                 yield from self._give()
         return None
 
@@ -324,7 +324,7 @@ class Dispatch(Connecting):
         if mail.may_begin_at is None:
             mail.may_begin_at = self.clock() + (yield Reserve(server.name, 1))
         if self.clock() < mail.may_begin_at:
-            if self._flying or unsent:
+            if self.flying or unsent:
                 return LATER
             if mail.deadline is not None and mail.may_begin_at > mail.deadline:
                 mail.error = mail.error or TimedOut(
@@ -338,7 +338,7 @@ class Dispatch(Connecting):
 
     def _keep_pace(self, mail: Mail, server: Server, unsent: bool) -> Effects:
         """Whether the ``rate`` of a server lets this message begin; LATER where others go first."""
-        patient = not self._flying and not unsent
+        patient = not self.flying and not unsent
         if (yield Pace(server, patient, mail.deadline)):
             return True
         if not patient:
@@ -352,7 +352,7 @@ class Dispatch(Connecting):
 
     def _settled(self, connection: Connection[Any]) -> Effects:
         """The oldest in flight has all replies that it will ever have."""
-        mail, transaction = self._flying.popleft()
+        mail, transaction = self.flying.popleft()
         if connection.session.line.reads != connection.reads:  # not where several came together, and others took time
             connection.reads = connection.session.line.reads
             connection.heard = self.clock()
@@ -369,7 +369,7 @@ class Dispatch(Connecting):
 
     def _until(self) -> float | None:
         """The deadline of whatever is said now: that of the oldest in flight."""
-        deadline = self._flying[0][0].deadline if self._flying else None
+        deadline = self.flying[0][0].deadline if self.flying else None
         if self._left is None:
             return deadline
         return self._left if deadline is None else min(self._left, deadline)
@@ -381,8 +381,8 @@ class Dispatch(Connecting):
                 mail = self._waiting.take()
             else:
                 window = connection.server.window
-                if len(self._begun) > window or self._left is not None or (self._flying and self._is_slow):
-                    return LATER if self._flying and self._left is None else None
+                if len(self.begun) > window or self._left is not None or (self.flying and self._is_slow):
+                    return LATER if self.flying and self._left is None else None
                 mail = yield from self._pull(unsent)
                 if mail is None or mail is LATER:
                     return mail
@@ -415,7 +415,7 @@ class Dispatch(Connecting):
             mail.error = trouble
             mail.objections += 1
             return None
-        self._flying.append((mail, transaction))
+        self.flying.append((mail, transaction))
         return transaction
 
     def _record(self, mail: Mail, transaction: Transaction, connection: Connection[Any]) -> Effects:
@@ -477,21 +477,21 @@ class Dispatch(Connecting):
         """Give the caller what is settled."""
         while (mail := self._settled_mail.take()) is not None:
             receipt = self.lifecycle.end(mail)
-            del self._begun[mail.number]
+            del self.begun[mail.number]
             answer = yield Give(mail.number, (mail.message, receipt) if self.pairs else receipt)
             if answer is GONE and self._left is None:
                 self._left = self.clock() + LEAVING
                 self._drained = True
 
-    def _break_off(self) -> None:
+    def break_off(self) -> None:
         """The delivery was cancelled: no receipt can be given any more, but the Listeners are told."""
         why = "the delivery was broken off"
-        for mail, transaction in self._flying:
+        for mail, transaction in self.flying:
             if not transaction.is_settled:
                 transaction.error = transaction.error or ConnectionLost(why)
             name = mail.servers[0].name if mail.servers else ""
             mail.record(transaction, judge(transaction, self.rules.recipient_policy, name), name)
             mail.error = transaction.error
-        for mail in self._begun.values():
+        for mail in self.begun.values():
             self.lifecycle.break_off(mail, why)
-        self._begun.clear()
+        self.begun.clear()

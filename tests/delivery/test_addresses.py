@@ -24,9 +24,9 @@ FULL = BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 @pytest.fixture(autouse=True)
 def nothing_known() -> Iterator[None]:
     """Each test begins and ends without what another learnt."""
-    addresses._good.clear()
+    addresses.remembered.clear()
     yield
-    addresses._good.clear()
+    addresses.remembered.clear()
 
 
 def at(*hosts: str) -> list[Any]:
@@ -121,7 +121,7 @@ class TestOneAddress:
 
     def test_nothing_is_remembered_of_it(self) -> None:
         World({"192.0.2.1": OK}).dial("192.0.2.1")
-        assert not addresses._good
+        assert not addresses.remembered
 
 
 class TestOverlapping:
@@ -281,7 +281,7 @@ class TestTheOneThatWorked:
         world.ends = {"192.0.2.2": (0.01, REFUSED)}
         with pytest.raises(ConnectFailed):
             world.dial(*self.HOSTS)
-        assert not addresses._good
+        assert not addresses.remembered
 
     def test_it_is_forgotten_when_all_are_silent(self) -> None:
         world = World({"192.0.2.3": OK})
@@ -289,7 +289,7 @@ class TestTheOneThatWorked:
         world.ends = {}
         with pytest.raises(ConnectFailed):
             world.dial(*self.HOSTS)
-        assert not addresses._good
+        assert not addresses.remembered
 
     def test_it_is_forgotten_when_what_answers_there_is_unwell(self) -> None:
         world = World({"192.0.2.3": OK})
@@ -302,7 +302,7 @@ class TestTheOneThatWorked:
         world = World(dict.fromkeys(self.HOSTS, OK), unready=dict.fromkeys(self.HOSTS, (0, ConnectionError("no"))))
         with pytest.raises(ConnectFailed):
             world.dial(*self.HOSTS)
-        assert not addresses._good
+        assert not addresses.remembered
 
     def test_the_systems_order_is_tried_again_after_a_while_however_often_it_works(self) -> None:
         world = World({"192.0.2.3": OK})
@@ -326,4 +326,4 @@ class TestTheOneThatWorked:
         world = World(dict.fromkeys(self.HOSTS, OK))
         for number in range(2 * MAX_HOSTS):
             world.dial(*self.HOSTS, host=f"mx{number}.example.com")
-            assert len(addresses._good) <= MAX_HOSTS
+            assert len(addresses.remembered) <= MAX_HOSTS

@@ -95,5 +95,5 @@ def test_of_all_threads_one_tells() -> None:
 def test_what_is_remembered_is_bounded() -> None:
     """A mailer for each tenant may mean servers without end."""
     for number in range(3 * alarm.MOST):
-        alarm._log("smtpbackend.in_doubt", f"server{number}:25", 1.0, {})
-    assert len(alarm._last) <= alarm.MOST
+        alarm.log_at_times("smtpbackend.in_doubt", f"server{number}:25", 1.0, {})
+    assert len(alarm.last_logged) <= alarm.MOST

@@ -70,7 +70,7 @@ def test_that_no_turn_came_is_no_failure_of_the_server() -> None:
     """DESIGN 4.4, whatever was said before: TLS failed on the first connection, and the second waits for its turn."""
     world = Played({"a": [{}]})
     [server] = world.servers
-    connecting = world.dispatch()._connect(server, False, None, ())
+    connecting = world.dispatch().connect(server, False, None, ())
     assert isinstance(next(connecting), Lease)
     connection = world._lease(server, False)
     connection.session.may_go_on_in_clear = True

@@ -316,9 +316,9 @@ class TestAbandoned:
             transaction.mail = transaction.rcpt[0] = transaction.final = Reply(250)
             transaction.handed_over = True
             transaction.is_settled = place == 0
-            dispatch._begun[place + 1] = one
-            dispatch._flying.append((one, transaction))
-        dispatch._break_off()
+            dispatch.begun[place + 1] = one
+            dispatch.flying.append((one, transaction))
+        dispatch.break_off()
         told = [name for name in world.names() if name != "message_sending"]
         assert told == ["message_sent", "message_in_doubt"]
 

@@ -78,14 +78,14 @@ def test_attributes_are_those_of_django(configured: Configure) -> None:
 @pytest.mark.parametrize(("flag", "tls"), [("use_tls", "required"), ("use_ssl", "implicit"), (None, "opportunistic")])
 def test_flags_of_django_become_tls(flag: str | None, tls: str, configured: Configure) -> None:
     backend = configured(host="localhost", **({flag: True} if flag else {}))
-    (server,) = backend._mailer().configuration.servers
+    (server,) = backend.mailer().configuration.servers
     assert server.tls == tls
     assert (backend.use_tls, backend.use_ssl) == (flag == "use_tls", flag == "use_ssl")
 
 
 def test_neither_flag_is_opportunistic_off_loopback_too() -> None:
     """The whole migration is the name of the backend: a server without TLS goes on working."""
-    (server,) = EmailBackend(host="mail.example.com")._mailer().configuration.servers
+    (server,) = EmailBackend(host="mail.example.com").mailer().configuration.servers
     assert server.tls == "opportunistic"
 
 
@@ -570,9 +570,9 @@ def test_no_secret_leaks(aiosmtpd: Start, caplog: pytest.LogCaptureFixture) -> N
         repr(caught.value),
         str(invalid.value) + repr(invalid.value) + repr(invalid.value.__cause__),
         repr(backend),
-        repr(backend._mailer()),
-        repr(backend._mailer().configuration),
-        repr(conf._mailers),
+        repr(backend.mailer()),
+        repr(backend.mailer().configuration),
+        repr(conf.shared_mailers),
     ]
     assert not any(secret in text for text in shown)
 

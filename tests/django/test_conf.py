@@ -24,7 +24,7 @@ from tests.servers.aiosmtpd_server import AiosmtpdServer
 
 
 def servers_of(backend: EmailBackend) -> list[tuple[str, int, str]]:
-    return [(server.host, server.port, server.tls) for server in backend._mailer().configuration.servers]
+    return [(server.host, server.port, server.tls) for server in backend.mailer().configuration.servers]
 
 
 def test_smtpbackend_replaces_email_settings() -> None:
@@ -33,7 +33,7 @@ def test_smtpbackend_replaces_email_settings() -> None:
     with email_settings(**theirs, EMAIL_USE_SSL=True, EMAIL_TIMEOUT=3, SMTPBACKEND={"HOST": "new.example"}):
         backend = EmailBackend()
     assert (backend.host, backend.port, backend.username, backend.timeout) == ("new.example", 587, None, None)
-    (server,) = backend._mailer().configuration.servers
+    (server,) = backend.mailer().configuration.servers
     assert (server.tls, server.username) == ("required", None)
 
 
@@ -50,8 +50,8 @@ def test_smtpbackend_with_servers() -> None:
         backend = EmailBackend()
     assert servers_of(backend) == [("a.example", 465, "implicit"), ("b.example", 2525, "none")]
     assert (backend.host, backend.port) == ("a.example", 465)
-    assert backend._mailer().configuration.strategy == "round_robin"
-    assert backend._mailer().configuration.servers[0].password == "p@ss"
+    assert backend.mailer().configuration.strategy == "round_robin"
+    assert backend.mailer().configuration.servers[0].password == "p@ss"
 
 
 def test_servers_and_ports_in_tandem() -> None:
@@ -71,7 +71,7 @@ def test_smtpbackend_without_a_server_adds_to_email_settings() -> None:
     with email_settings(EMAIL_HOST="old.example", EMAIL_PORT=2525, SMTPBACKEND={"RECIPIENT_POLICY": "all"}):
         backend = EmailBackend()
     assert servers_of(backend) == [("old.example", 2525, "opportunistic")]
-    assert backend._mailer().configuration.rules.recipient_policy == "all"
+    assert backend.mailer().configuration.rules.recipient_policy == "all"
 
 
 @pytest.mark.parametrize(
@@ -89,14 +89,14 @@ def test_keyword_beats_smtpbackend(keywords: dict[str, Any], expected: tuple[str
     with override_settings(SMTPBACKEND=site):
         backend = EmailBackend(**keywords)
         assert servers_of(backend) == [expected]
-        named = backend._mailer().configuration.servers[0].username
+        named = backend.mailer().configuration.servers[0].username
         assert named == (None if "servers" in keywords else "u")
 
 
 def test_servers_as_keyword_are_not_given_the_credentials_of_email_settings() -> None:
     with email_settings(EMAIL_HOST_USER="user", EMAIL_HOST_PASSWORD="secret", EMAIL_HOST="a.example"):
         backend = EmailBackend(servers=["smtp://b.example"])
-    assert backend._mailer().configuration.servers[0].username is None
+    assert backend.mailer().configuration.servers[0].username is None
     assert backend.host == "b.example"
 
 
@@ -152,7 +152,7 @@ def test_a_key_for_dkim_is_read_at_construction(tmp_path: Path) -> None:
     key = ed25519.Ed25519PrivateKey.generate()
     with override_settings(SMTPBACKEND={"HOST": "mail.example.com", "DKIM": {**setting, "key": pem(key)}}):
         backend = EmailBackend()
-    (signer,) = backend._mailer().configuration.rules.dkim
+    (signer,) = backend.mailer().configuration.rules.dkim
     assert repr(signer) == "<Signer s._domainkey.example.org ed25519-sha256>"
 
 
@@ -166,7 +166,7 @@ def mailer(**options: Any) -> Any:
 
     with override_settings(MAILERS={"news": {"BACKEND": PATH, "OPTIONS": options}}):
         backend = mailers["news"]
-        backend._mailer()
+        backend.mailer()
         return backend
 
 
@@ -199,7 +199,7 @@ def test_options_never_read_other_settings() -> None:
     with override_settings(SMTPBACKEND={"HOST": "other.example", "RECIPIENT_POLICY": "all"}):
         backend = mailer(host="a.example")
     assert servers_of(backend)[0][0] == "a.example"
-    assert backend._mailer().configuration.rules.recipient_policy == "any"
+    assert backend.mailer().configuration.rules.recipient_policy == "any"
 
 
 @mailers_only
@@ -239,8 +239,8 @@ def test_using_and_two_mailers(aiosmtpd: Start) -> None:
     ):
         assert send_mail("S", "B", None, ["ann@example.org"], using="news") == 1
         assert mailers.default.send_messages([mail()]) == 1
-        assert mailers["news"]._mailer() is mailers["news"]._mailer()
-        assert mailers["news"]._mailer() is not mailers["default"]._mailer()
+        assert mailers["news"].mailer() is mailers["news"].mailer()
+        assert mailers["news"].mailer() is not mailers["default"].mailer()
     assert (len(one.arrived), len(two.arrived)) == (1, 1)
 
 
@@ -261,15 +261,15 @@ def test_same_configuration_same_mailer(server: AiosmtpdServer) -> None:
     for _ in range(5):
         EmailBackend(host=server.host, port=server.port).send_messages([mail()])
     assert server.connections == 1
-    assert len(conf._mailers) == 1
+    assert len(conf.shared_mailers) == 1
 
 
 @pytest.mark.parametrize("other", [{"password": "b"}, {"username": "v"}, {"timeout": 8}, {"max_connections": 2}])
 def test_every_difference_makes_another_mailer(other: dict[str, Any]) -> None:
     """A connection logged in for one is not used by another."""
     base = {"host": "localhost", "username": "u", "password": "a", "timeout": 7}
-    assert EmailBackend(**base)._mailer() is EmailBackend(**base)._mailer()
-    assert EmailBackend(**base)._mailer() is not EmailBackend(**{**base, **other})._mailer()
+    assert EmailBackend(**base).mailer() is EmailBackend(**base).mailer()
+    assert EmailBackend(**base).mailer() is not EmailBackend(**{**base, **other}).mailer()
 
 
 def test_override_settings_changes_the_mailer(aiosmtpd: Start) -> None:
@@ -277,10 +277,10 @@ def test_override_settings_changes_the_mailer(aiosmtpd: Start) -> None:
     with override_settings(SMTPBACKEND={"HOST": one.host, "PORT": one.port}):
         EmailBackend().send_messages([mail()])
         with override_settings(SMTPBACKEND={"HOST": two.host, "PORT": two.port}):
-            assert not conf._mailers
+            assert not conf.shared_mailers
             EmailBackend().send_messages([mail()])
         EmailBackend().send_messages([mail()])
-    assert not conf._mailers
+    assert not conf.shared_mailers
     assert (len(one.arrived), len(two.arrived)) == (2, 1)
 
 
@@ -296,20 +296,20 @@ def test_registry_is_bounded(server: AiosmtpdServer) -> None:
     first = EmailBackend(host=server.host, port=server.port)
     first.open()
     for number in range(conf.MAX_MAILERS):
-        EmailBackend(host="localhost", password=f"p{number}", username="u")._mailer()
-    assert len(conf._mailers) == conf.MAX_MAILERS
+        EmailBackend(host="localhost", password=f"p{number}", username="u").mailer()
+    assert len(conf.shared_mailers) == conf.MAX_MAILERS
     assert first.send_messages([mail()]) == 1
-    assert len(conf._mailers) == conf.MAX_MAILERS
+    assert len(conf.shared_mailers) == conf.MAX_MAILERS
 
 
 def test_a_mailer_that_had_to_go_sends_what_waits_and_closes_itself(server: AiosmtpdServer) -> None:
     """Whoever has it still goes on; nobody is told that it was not closed."""
-    mailer = EmailBackend(host=server.host, port=server.port)._mailer()
+    mailer = EmailBackend(host=server.host, port=server.port).mailer()
     stream = mailer.send_many(iter([mail().message(), mail().message()]))
     assert next(stream).ok
     for number in range(conf.MAX_MAILERS):
-        EmailBackend(host="localhost", password=f"p{number}", username="u")._mailer()
-    assert mailer not in conf._mailers.values()
+        EmailBackend(host="localhost", password=f"p{number}", username="u").mailer()
+    assert mailer not in conf.shared_mailers.values()
     assert [receipt.ok for receipt in stream] == [True]
     assert mailer.send(mail().message()).ok
     open_connections = weakref.ref(mailer._pool)
@@ -323,12 +323,12 @@ def test_a_backend_in_use_keeps_its_mailer_among_those(server: AiosmtpdServer) -
     busy = EmailBackend(host=server.host, port=server.port)
     for number in range(conf.MAX_MAILERS + 3):
         assert busy.send_messages([mail()]) == 1
-        EmailBackend(host="localhost", password=f"p{number}", username="u")._mailer()
-    assert busy._mailer() is EmailBackend(host=server.host, port=server.port)._mailer()
+        EmailBackend(host="localhost", password=f"p{number}", username="u").mailer()
+    assert busy.mailer() is EmailBackend(host=server.host, port=server.port).mailer()
     assert server.connections == 1
     conf.close_mailers()
     assert busy.send_messages([mail()]) == 1
-    assert busy._mailer() is EmailBackend(host=server.host, port=server.port)._mailer()
+    assert busy.mailer() is EmailBackend(host=server.host, port=server.port).mailer()
 
 
 def test_a_backend_under_a_debugger(server: AiosmtpdServer) -> None:
@@ -348,15 +348,15 @@ def test_a_backend_under_a_debugger(server: AiosmtpdServer) -> None:
 
 
 def test_keys_show_nothing() -> None:
-    key = conf._Key({"password": "secret", "servers": [{"host": "x", "password": "secret"}]})
+    key = conf.Key({"password": "secret", "servers": [{"host": "x", "password": "secret"}]})
     assert "secret" not in repr(key)
-    assert key == conf._Key({"servers": [{"password": "secret", "host": "x"}], "password": "secret"})
-    assert key != conf._Key({"password": "secret"})
+    assert key == conf.Key({"servers": [{"password": "secret", "host": "x"}], "password": "secret"})
+    assert key != conf.Key({"password": "secret"})
     assert key != "secret"
 
 
 def test_true_is_not_1_in_a_key() -> None:
-    assert conf._Key({"timeout": 1}) != conf._Key({"timeout": True})
+    assert conf.Key({"timeout": 1}) != conf.Key({"timeout": True})
 
 
 def test_functions_may_stand_in_a_configuration() -> None:
@@ -364,8 +364,8 @@ def test_functions_may_stand_in_a_configuration() -> None:
         return "secure"
 
     first = EmailBackend(host="localhost", on_tls_failure=decide)
-    assert first._mailer() is EmailBackend(host="localhost", on_tls_failure=decide)._mailer()
-    assert first._mailer() is not EmailBackend(host="localhost", on_tls_failure="secure")._mailer()
+    assert first.mailer() is EmailBackend(host="localhost", on_tls_failure=decide).mailer()
+    assert first.mailer() is not EmailBackend(host="localhost", on_tls_failure="secure").mailer()
 
 
 def test_a_token_of_the_site_goes_to_no_other_server() -> None:

@@ -64,7 +64,7 @@ def test_it_says_the_same(options: dict[str, Any]) -> None:
     octets = b"".join(content.chunks())
     assert octets.isascii()
     assert content.message_id == given.msgId
-    assert read(octets) == read(given._message().as_bytes())
+    assert read(octets) == read(given.as_bytes())
 
 
 class Mine(Message):

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any, Self
 
 from smtpbackend import AsyncMailer
+from smtpbackend.aio.mailer import pool_of
 from smtpbackend.aio.wire import Wire
 from smtpbackend.testing import ScriptedServer
 from tests.mailer.leftovers import Leftovers, taken
@@ -55,10 +56,10 @@ class Stepped:
 
     def _watch(self, frame: FrameType, event: str, value: Any) -> None:
         """Called at each call and return of a function, in this thread."""
-        if frame.f_code is not Wire._go_on.__code__:
+        if frame.f_code is not Wire.go_on.__code__:
             return
         if self._when is When.WOKEN:
-            counts = event == "call" and frame.f_back is not None and frame.f_back.f_code is Wire._wake.__code__
+            counts = event == "call" and frame.f_back is not None and frame.f_back.f_code is Wire.wake.__code__
         else:
             counts = event == "return" and value is False
         if counts:
@@ -123,7 +124,7 @@ class LoopLeftovers(Leftovers):
         await eventually(lambda: not others(), f"{where}: tasks are left", lambda: list(map(repr, others())))
         for _ in range(3):
             await asyncio.sleep(0)  # a transport closes in the turn after
-        pool = mailer._pool()
+        pool = pool_of(mailer)
         idle = self.check(pool, servers, where)
         registered = len(self._loop._selector.get_map()) - 1  # one is the loop's own
         assert registered == idle, f"{where}: {registered} sockets in the loop, {idle} idle connections"

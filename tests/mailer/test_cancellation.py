@@ -116,7 +116,7 @@ class TestASend:
         mailer = AsyncMailer("smtp://mx.example.com?tls=none")
 
         async def before() -> None:
-            addresses._good.clear()
+            addresses.remembered.clear()
 
         act = lambda subject: mailer.send(hello(subject=subject))  # noqa: E731
         points = await at_every_point(mailer, [_Named(server, "mx.example.com:25")], act, when, before=before)

@@ -237,10 +237,10 @@ class TestCancellation:
         wire = Wire(Server("x.example", tls="none"), ssl.create_default_context, ours)  # type: ignore[arg-type]
         await loop.create_connection(lambda: wire, sock=ours)
         theirs.send(b"there already")
-        await wire._wait(loop.time() - 0.001)
-        assert wire._received() == b"there already"
+        await wire.wait(loop.time() - 0.001)
+        assert wire.received() == b"there already"
         with pytest.raises(TimeoutError):
-            await wire._wait(loop.time() - 0.001)
+            await wire.wait(loop.time() - 0.001)
         wire.close()
         theirs.close()
         await asyncio.sleep(0)

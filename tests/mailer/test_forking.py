@@ -65,7 +65,7 @@ def test_a_fork_waits_for_who_is_inside() -> None:
     with inside() as leave:
         forking_thread = threading.Thread(target=lambda: done.append(f"forked {fork()}"))
         forking_thread.start()
-        assert wait_until(lambda: unforked._forking is not None, 20)
+        assert wait_until(lambda: unforked.forking is not None, 20)
         done.append("left")
         leave.set()
         forking_thread.join()
@@ -76,7 +76,7 @@ def test_who_comes_later_waits_for_the_fork() -> None:
     with inside() as leave:
         forking_thread = threading.Thread(target=fork)
         forking_thread.start()
-        assert wait_until(lambda: unforked._forking is not None, 20)
+        assert wait_until(lambda: unforked.forking is not None, 20)
         order: list[str] = []
 
         def enter() -> None:
@@ -95,7 +95,7 @@ def test_who_comes_later_waits_for_the_fork() -> None:
 def test_who_forks_inside_waits_for_the_others_only() -> None:
     with unforked:
         assert fork() == 0
-    assert not unforked._inside
+    assert not unforked.inside
 
 
 def test_the_child_leaves_what_it_was_forked_in() -> None:
@@ -106,7 +106,7 @@ def test_the_child_leaves_what_it_was_forked_in() -> None:
         return
     try:
         unforked.__exit__()
-        os._exit(1 if unforked._inside else 0)
+        os._exit(1 if unforked.inside else 0)
     finally:
         os._exit(2)
 
@@ -117,7 +117,7 @@ def test_what_is_collected_during_a_fork_may_be_closed() -> None:
 
     def close() -> None:
         with unforked:
-            entered.append(unforked._forking == threading.get_ident())
+            entered.append(unforked.forking == threading.get_ident())
 
     unforked.before_fork()
     try:
@@ -125,7 +125,7 @@ def test_what_is_collected_during_a_fork_may_be_closed() -> None:
     finally:
         unforked.after_fork()
     assert entered == [True]
-    assert not unforked._inside
+    assert not unforked.inside
 
 
 def test_two_forks_at_once() -> None:
@@ -134,7 +134,7 @@ def test_two_forks_at_once() -> None:
         threads = [threading.Thread(target=lambda: codes.append(fork())) for _ in range(5)]
         for thread in threads:
             thread.start()
-        assert wait_until(lambda: unforked._forking is not None, 20)
+        assert wait_until(lambda: unforked.forking is not None, 20)
         leave.set()
         for thread in threads:
             thread.join()
@@ -147,9 +147,9 @@ def test_nobody_makes_a_fork_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> N
     with inside():
         assert fork() == 0
         monkeypatch.setattr(forking, "PATIENCE", 20.0)
-        assert not unforked._inside
+        assert not unforked.inside
         assert fork() == 0
-    assert not unforked._inside
+    assert not unforked.inside
 
 
 @pytest.mark.parametrize("tls", ["required", "implicit"])
@@ -163,7 +163,7 @@ def test_openssl_is_not_cut_in_two(twin: Twin, scripted: Scripted, ca: Certifica
     def watch(frame: FrameType, event: str, what: Any) -> None:
         if event == "c_call" and type(getattr(what, "__self__", None)).__name__ == "_SSLSocket":
             name = what.__name__
-            seen[name] = seen.get(name, True) and threading.get_ident() in unforked._inside
+            seen[name] = seen.get(name, True) and threading.get_ident() in unforked.inside
 
     sys.setprofile(watch)
     try:

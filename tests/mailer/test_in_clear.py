@@ -22,7 +22,7 @@ NOTE = "sent in clear, for TLS was offered and failed: "
 @pytest.fixture(autouse=True)
 def nobody_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ports come again."""
-    monkeypatch.setattr(alarm, "_told", {})
+    monkeypatch.setattr(alarm, "told", {})
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[Any]:
@@ -97,7 +97,7 @@ def test_the_note_is_of_the_server_that_took_the_mail(twin: Twin, scripted: Scri
 def test_what_is_remembered_of_servers_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
     for port in range(2 * alarm.MOST):
         alarm.in_clear(f"mx.example.com:{port}", TLSFailed("no"))
-    assert len(alarm._told) <= alarm.MOST
+    assert len(alarm.told) <= alarm.MOST
     assert len(warnings(caplog)) == 2 * alarm.MOST
 
 

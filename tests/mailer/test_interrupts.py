@@ -378,7 +378,7 @@ class TestAtEveryCall:
             names["mx.example.com"] = found if well else found[:2]
             with Leftovers() as leftovers:
                 for at in itertools.count(1):
-                    addresses._good.clear()
+                    addresses.remembered.clear()
                     mailer = Mailer("smtp://mx.example.com?tls=none", timeout={"connect": 5 if well else 0.02})
                     stepping = _Stepping(at, ("/blocking/dial.py", "/blocking/wire.py"))
                     with suppress(KeyboardInterrupt, ConnectFailed), stepping:

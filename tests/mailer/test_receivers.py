@@ -39,7 +39,7 @@ class Sends:
         """Until all that is sent has ended, and what that led to."""
         while self.tasks:
             with contextlib.suppress(DeliveryError):
-                self.mailer._run(asyncio.wait_for(self.tasks.pop(), 20))
+                self.mailer.run(asyncio.wait_for(self.tasks.pop(), 20))
 
 
 @contextlib.contextmanager
@@ -136,7 +136,7 @@ def test_a_stream_on_several_connections_is_inside_of_the_receiver_that_sends_it
     with pytest.raises(DeliveryError):
         mailer.send(hello())
     for task in tasks:
-        mailer._run(asyncio.wait_for(task, 20))
+        mailer.run(asyncio.wait_for(task, 20))
     assert [event.name for event in heard] == ["message_sending", *NAMES]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from smtpbackend import AsyncMailer, Mailer, Message
+from smtpbackend.aio.mailer import pool_of
 from smtpbackend.errors import DeliveryError, TimedOut
 from smtpbackend.testing import Play, ScriptedServer
 from tests.mailer.conftest import Scripted
@@ -405,10 +406,10 @@ class TestInsideATask:
                 stream = mailer.send_many([hello(), hello()])
                 await anext(stream)
                 await stream.aclose()
-                in_use = await mailer._pool().lease(mailer.configuration.servers[0], False, None)
+                in_use = await pool_of(mailer).lease(mailer.configuration.servers[0], False, None)
                 with pytest.raises(TimedOut, match="waited for its turn"):
                     await mailer.send(hello())
-                await mailer._pool().release(in_use)
+                await pool_of(mailer).release(in_use)
 
         asyncio.run(run())
 

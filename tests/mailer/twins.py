@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from smtpbackend import AsyncMailer, Envelope, Mailer, Message, Receipt, Reply
+from smtpbackend.aio.mailer import pool_of
 from smtpbackend.errors import SMTPError
 from tests.servers.ports import wait_until
 
@@ -211,16 +212,16 @@ class _Stream:
 class _Asyncio(Driven):
     def __init__(self, mailer: AsyncMailer, run: Callable[[Any], Any]) -> None:
         self.raw = mailer
-        self._run = run
+        self.run = run
 
     def send(self, message: Any, envelope: Envelope | None = None, **options: Any) -> Receipt:
-        return self._run(self.raw.send(message, envelope, **options))
+        return self.run(self.raw.send(message, envelope, **options))
 
     def stream(self, messages: Iterable[Any], **options: Any) -> Any:
         async def start() -> Any:
             return self.raw.send_many(messages, **options)
 
-        return _Stream(self._run, self._run(start()))
+        return _Stream(self.run, self.run(start()))
 
     def deliver(self, items: Iterable[Any], **options: Any) -> Any:
         async def start() -> Any:
@@ -232,25 +233,25 @@ class _Asyncio(Driven):
         async def gather() -> Any:
             return await asyncio.gather(*(self.raw.send(*_pair(item)) for item in messages), return_exceptions=True)
 
-        return self._run(gather())
+        return self.run(gather())
 
     def begin(self, messages: list[Any]) -> Begun:
-        return _BegunTasks(self.raw, messages, self._run)
+        return _BegunTasks(self.raw, messages, self.run)
 
     def ask(self, method: str, *args: Any) -> Any:
-        return self._run(getattr(self.raw, method)(*args))
+        return self.run(getattr(self.raw, method)(*args))
 
     def on_pool(self, method: str, *args: Any) -> Any:
         async def call() -> Any:
-            return await getattr(self.raw._pool(), method)(*args)
+            return await getattr(pool_of(self.raw), method)(*args)
 
-        return self._run(call())
+        return self.run(call())
 
     def pool(self) -> Any:
         async def pool() -> Any:
-            return self.raw._pool()
+            return pool_of(self.raw)
 
-        return self._run(pool())
+        return self.run(pool())
 
 
 class BlockingTwin:
