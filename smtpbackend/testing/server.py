@@ -21,7 +21,7 @@ __all__ = ["ScriptedServer"]
 
 DRIP = 0.02
 """Seconds between two octets of `drip`."""
-PATIENCE = 5.0
+PATIENCE = 20.0
 """Seconds that a stop, a cut and `wait_for_end` wait at most."""
 
 
@@ -161,7 +161,7 @@ class ScriptedServer:
         self._wait_for_end(is_cut=True)
 
     def wait_for_end(self) -> None:
-        """Wait until every connection is closed, by the client or by a deed; TimeoutError after 5 s."""
+        """Wait until every connection is closed, by the client or by a deed; TimeoutError after 20 s."""
         self._wait_for_end(is_cut=False)
 
     def _wait_for_end(self, is_cut: bool) -> None:

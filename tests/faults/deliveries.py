@@ -37,7 +37,7 @@ from tests.faults.server import Ledger, Pair, Servers
 __all__ = ["Report", "measure", "prepare", "run"]
 
 Examination = Callable[[list[Receipt], Ledger, dict[str, int]], Iterable[str]]
-SETTLED = 10.0  # seconds for the servers to see that the client has closed: a bound, nobody waits for it
+SETTLED = 60.0  # seconds for the servers to see that the client has closed: a bound, nobody waits for it
 
 
 class Report(NamedTuple):
