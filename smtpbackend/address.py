@@ -1,8 +1,8 @@
-"""Mail addresses: the one place that knows what a mailbox looks like.
+"""Mail addresses: `Address`, and what callers may give as one address or as several.
 
 An `Address` is valid from birth: it has no control character, fits a command line, and its domain can be written on
-the wire. What people give as an address is read here, RFC 5322 address lists among it; domains are the matter of
-``domain.py``, and how an address is written into a header, display name included, that of ``header.py``.
+the wire. ``address_syntax.py`` has the grammar of a list, ``address_list.py`` lists with bad entries in them,
+``domain.py`` the domains, and ``header.py`` writes addresses into headers.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from smtpbackend.errors import Injection, InvalidInput
 
 if TYPE_CHECKING:
     Mailbox: TypeAlias = "str | tuple[str, str] | Address"
-    """One address as people give it: an `Address`, a str, or a pair of name and address."""
+    """One address as callers give it: an `Address`, a str, or a pair of name and address."""
     Addresses: TypeAlias = "Mailbox | Iterable[Mailbox]"
-    """Some of them: one, a comma-separated str, or an iterable."""
+    """One address, a comma-separated str, or an iterable of addresses."""
 
 __all__ = ["ATEXT", "DOT_STRING", "Address", "addresses_in_field", "is_pair", "parse_addresses", "reject_injection"]
 
-# The limits of local part and path (RFC 5321 4.5.3.1.1, 4.5.3.1.3) are for servers to judge: VERP and SRS go beyond
-# them. What is sent has to fit a command line (4.5.3.1.4).
+# Servers judge the limits of local part and path (RFC 5321 4.5.3.1.1, 4.5.3.1.3), which VERP and SRS exceed. An address
+# has to fit a command line (4.5.3.1.4).
 MAX_ADDR_SPEC = 512 - len("MAIL FROM:<>\r\n")  # octets
 
 ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]"  # RFC 5322 3.2.3
 DOT_STRING = rf"{ATEXT}+(?:\.{ATEXT}+)*"
 
 _plain = re.compile(rf"({DOT_STRING})@({DOMAIN})").fullmatch
-# RFC 6531 3.3 lets atext be any UTF-8 character beyond ASCII; so it is all but the specials (RFC 5322 3.2.3).
+# RFC 6531 3.3: atext has every UTF-8 character beyond ASCII, so it is all but the specials (RFC 5322 3.2.3).
 _ATEXT_UTF8 = r'[^\x00- "(),.:;<>@\[\\\]\x7f]'
 _dot_string = re.compile(rf"{_ATEXT_UTF8}+(?:\.{_ATEXT_UTF8}+)*").fullmatch
 _control = re.compile(r"[\x00-\x1f\x7f]").search  # C0 and DEL
@@ -42,7 +42,7 @@ _control = re.compile(r"[\x00-\x1f\x7f]").search  # C0 and DEL
 def _has_control(text: str) -> bool:
     if text.isascii():
         return _control(text) is not None
-    # C1 too; the line and paragraph separators, which str.splitlines honours; surrogates, which no octets stand for.
+    # C1, the line and paragraph separators of str.splitlines, and surrogates, which have no octets.
     return re.search("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", text) is not None
 
 
@@ -60,11 +60,11 @@ def _reject_control(text: str, field: str) -> None:
 
 @dataclass(frozen=True)
 class Address:
-    """A mailbox: ``local_part`` in its unquoted meaning, ``domain`` as given, and what people call it.
+    """A mailbox: ``local_part`` without quotes, ``domain`` as given, and ``display_name``.
 
     The domain is a name in ASCII or Unicode, an address literal in brackets (``[192.0.2.1]``, ``[IPv6:2001:db8::1]``),
-    or "" for a local mailbox. Tabs and their kind in the name become blanks. Raises `InvalidInput` for anything that
-    could not be sent.
+    or "" for a local mailbox. Control characters in the name become blanks. Raises `InvalidInput` for anything that
+    cannot be sent.
     """
 
     local_part: str
@@ -101,7 +101,7 @@ class Address:
 
     @property
     def ascii_domain(self) -> str:
-        """The domain as A-labels; what was ASCII already is as it was given."""
+        """The domain as A-labels; one in ASCII is as it was given."""
         return self.__dict__.get("_ascii_domain", self.domain)  # type: ignore[no-any-return]
 
     @property
@@ -111,7 +111,7 @@ class Address:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What two spellings of the same mailbox share: only domains are blind to case (RFC 5321 2.4)."""
+        """What two spellings of one mailbox share: case does not count in domains alone (RFC 5321 2.4)."""
         return self.local_part, self.ascii_domain.lower()
 
     def __str__(self) -> str:
@@ -172,7 +172,7 @@ def _validate(address: Address, field: str) -> None:
 
 
 def _without_controls(name: str, field: str) -> str:
-    """A display name as it can be written: C0 and DEL as blanks. What is beyond ASCII goes into encoded words."""
+    """A display name with blanks in the place of C0 and DEL. Others go into encoded words."""
     reject_injection(name, field)
     if re.search("[\ud800-\udfff]", name):
         raise InvalidInput(f"{field}: {name!r} has half a surrogate pair, which no octets stand for", field=field)
@@ -182,8 +182,8 @@ def _without_controls(name: str, field: str) -> str:
 def parse_addresses(value: Any, field: str = "address") -> list[Address]:
     """The addresses in ``value`` (`Addresses`), in order.
 
-    One str may be a list: separated by commas, groups (``friends: a@b, c@d;``) flattened. An element of an iterable is
-    one address and is never split: it may come out of a form. A tuple can be a pair, as `is_pair` says. Raises
+    A str may be a list, separated by commas; groups (``friends: a@b, c@d;``) are flattened. An element of an iterable
+    is one address and is never split, for it may come from a form. A tuple can be a pair, see `is_pair`. Raises
     `InvalidInput` naming ``field``.
     """
     if isinstance(value, str):
@@ -193,7 +193,7 @@ def parse_addresses(value: Any, field: str = "address") -> list[Address]:
     if type(value) is tuple:
         check_tuple(value, field)
     found: list[Address] = []
-    for one in value:  # of a list mostly, and mostly str
+    for one in value:
         if type(one) is str:
             addresses = _parse_list(one, field)
             found += addresses if len(addresses) == 1 else (_one_of(addresses, one, field),)
@@ -203,11 +203,11 @@ def parse_addresses(value: Any, field: str = "address") -> list[Address]:
 
 
 def is_pair(value: Any, field: str = "address") -> bool:
-    """Whether ``value``, given where several addresses may be, is one: a tuple of name and address.
+    """Whether ``value``, given as one or several addresses, is a tuple of name and address.
 
-    Of two str the first is a name unless it is an address itself (with an @ inside), and another one than the second:
-    two addresses never become one with a name, and no name becomes a mailbox. Two words without an @ may be either, and
-    so may what looks like a mistyped address; they raise `InvalidInput`. In a list, a pair is always name and address.
+    The first of two str is a name, unless it has an @ inside and differs from the second: two addresses never become
+    one with a name, and a name never becomes a mailbox. Raises `InvalidInput` for two words without an @, and for a
+    first one that looks like a mistyped address. In a list, a pair is always name and address.
     """
     if not isinstance(value, tuple) or len(value) != 2:
         return False
@@ -229,12 +229,12 @@ def is_pair(value: Any, field: str = "address") -> bool:
 
 
 def is_word(text: str) -> bool:
-    """Whether ``text`` may be a name, or half of one: no @ is in it, nor what looks like one."""
+    """Whether ``text`` may be a name, or half of one: it has no @, and no sign that looks like an @."""
     return bool(text.strip()) and not any(sign in text for sign in "@\uff20\ufe6b")
 
 
 def check_tuple(value: tuple[Any, ...], field: str) -> None:
-    """Raise `InvalidInput` for a tuple of words and addresses, which may be a name with addresses, or mailboxes."""
+    """Raise `InvalidInput` for a tuple of words and addresses: it may be a name with addresses, or only mailboxes."""
     if has_names(value):
         raise InvalidInput(
             f"{field}: {value!r} may be a name and addresses, or mailboxes of this host beside others: give a list, "
@@ -250,19 +250,19 @@ def has_names(value: tuple[Any, ...]) -> bool:
 
 
 def is_one(value: Any) -> bool:
-    """Whether it is a mailbox by itself, or nothing that has elements."""
+    """Whether a value is one mailbox, or nothing that can be iterated."""
     return (
         isinstance(value, (Address, bytes, bytearray, Mapping)) or not isinstance(value, Iterable) or is_header(value)
     )
 
 
 def is_header(value: Any) -> bool:
-    """Whether it is an ``email.header.Header``."""
+    """Whether a value is an ``email.header.Header``."""
     return hasattr(value, "encode") and hasattr(value, "append")
 
 
 def _address_of(value: Any, field: str) -> Address:
-    """The address that ``value`` is, where one is wanted."""
+    """The one address in ``value``."""
     if isinstance(value, Address):
         return value
     if isinstance(value, str):
@@ -294,7 +294,7 @@ def _one_of(found: Sequence[Address], given: Any, field: str) -> Address:
 
 
 def check_mixed(found: Sequence[Address], field: str, given: Any) -> None:
-    """Raise `InvalidInput` where a comma, not in quotes, seems to have cut a name in two: RFC 5322 3.2.5."""
+    """Raise `InvalidInput` where a comma without quotes seems to have cut a name in two (RFC 5322 3.2.5)."""
     if all(one.domain for one in found) or not any(one.domain for one in found):
         return
     word = next(str(one) for one in found if not one.domain)
@@ -342,7 +342,7 @@ def addresses_in_field(name: str, value: Any) -> list[Address]:
 def as_written(value: Any) -> str | None:
     """The text of a field that ``email.headerregistry`` could not read in full; None where it could.
 
-    It makes somebody else of what is badly written: of "bob smith@example.org" a mailbox of that name.
+    The package reads "bob smith@example.org" as another mailbox.
     """
     from email.errors import InvalidHeaderDefect
 
@@ -354,9 +354,9 @@ def as_written(value: Any) -> str | None:
 
 
 def _of_header(value: Any, field: str) -> list[Address]:
-    """The addresses of an ``email.header.Header``: as it would be written, where that shows any.
+    """The addresses of an ``email.header.Header`` as it would be written.
 
-    Many programs encode the whole of it, address included. Then they are in its text.
+    Many programs encode the whole value, address included: then they are read from its text.
     """
     from email.errors import MessageError
     from email.header import decode_header, make_header
@@ -371,7 +371,7 @@ def _of_header(value: Any, field: str) -> list[Address]:
 
 
 def unfold(name: str, value: str) -> str:
-    """A header's value on one line, raw UTF-8 decoded. Line ends that are no folding raise `InvalidInput`."""
+    """A header's value on one line, raw UTF-8 decoded. Raises `InvalidInput` for line ends that do not fold it."""
     if not value.isascii():
         try:  # octets of a parsed message are stored as surrogates
             value = value.encode("utf-8", "surrogateescape").decode("utf-8")

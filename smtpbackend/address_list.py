@@ -1,6 +1,6 @@
-"""Which entries of a list are addresses: one that is badly written does not cost the others (DESIGN 4.2).
+"""Address lists with bad entries in them: a badly written one does not cost the others (DESIGN 4.2).
 
-What an address is stands in ``address.py``; here it is asked entry by entry, where a list cannot be read as a whole.
+A list that cannot be parsed as a whole is parsed entry by entry.
 """
 
 from __future__ import annotations
@@ -25,17 +25,16 @@ from smtpbackend.errors import Injection, InvalidInput
 __all__ = ["Refused", "entries", "no_mailbox", "sift", "sift_field"]
 
 Refused = tuple[str, InvalidInput]
-"""What was given as an address and is none: its text as it was given, and why. The error's field names its place."""
+"""The text of a bad entry as it was given, and its error, whose field names its place."""
 
-# What decides where an entry ends: a quoted-pair, and the signs of RFC 5322 3.4 that a comma may stand between. Few
-# programs need it compiled.
+# Where an entry ends: a quoted-pair, and the signs of RFC 5322 3.4 that may enclose a comma. Compiled when needed.
 _SIGN = r'(?s:\\.|[",:;()<>\[\]])'
 
 
 def sift(value: Any, field: str) -> tuple[list[Address], list[Refused]]:
-    """The addresses in ``value``, which is as for `parse_addresses`, and apart from them what is none.
+    """The addresses in ``value``, which is as for `parse_addresses`, and the bad entries.
 
-    Raises `InvalidInput` only where a line end or NUL stands in one: that is no slip of the pen.
+    Raises `Injection` where an entry has a line end or NUL: that is no slip of the pen.
     """
     try:
         return parse_addresses(value, field), []
@@ -60,7 +59,7 @@ def sift_field(field: str, value: Any) -> tuple[list[Address], list[Refused]]:
 
 
 def entries(text: str, field: str) -> list[Address | str]:
-    """What stands in ``text``, a list with commas: addresses; and where some are none, all as they were given."""
+    """The entries of ``text``, a list with commas: addresses, or where one is bad all of them as they were given."""
     found, refused = sift(text, field)
     if not refused:
         return [*found]
@@ -69,7 +68,7 @@ def entries(text: str, field: str) -> list[Address | str]:
 
 
 def _entry_by_entry(value: Any, field: str, error: InvalidInput) -> tuple[list[Address], list[Refused]]:
-    """``error``: why it cannot be read as a whole."""
+    """``error`` is that of the whole list."""
     found: list[Address] = []
     refused: list[Refused] = []
     parts = _split(value)
@@ -86,7 +85,7 @@ def _entry_by_entry(value: Any, field: str, error: InvalidInput) -> tuple[list[A
 
 
 def _whole(parts: list[str]) -> Iterator[str]:
-    """Entries of a text, those that a comma may have cut in two as one: what has no @ may be the begin of a name."""
+    """Entries of a text. One without an @ is joined to the next: a comma may have cut a name in two."""
     begun = ""
     for part in parts:
         begun = f"{begun}, {part}" if begun else part
@@ -98,7 +97,7 @@ def _whole(parts: list[str]) -> Iterator[str]:
 
 
 def _one(entry: Any, field: str, in_list: bool) -> list[Address]:
-    """The address that an entry is. Of a text or a tuple it has a domain: a name, or half of one, is no mailbox."""
+    """The address in an entry. In a text or tuple it needs a domain: a name, or half of one, is no mailbox."""
     (found,) = parse_addresses([entry], field)
     if not in_list and not found.domain:
         raise no_mailbox(entry, field)
@@ -106,7 +105,7 @@ def _one(entry: Any, field: str, in_list: bool) -> list[Address]:
 
 
 def no_mailbox(word: Any, field: str) -> InvalidInput:
-    """Why a word beside addresses is none: it may be the name of somebody."""
+    """The error of a word beside addresses: it may be a name."""
     return InvalidInput(
         f"{field}: {word!r} has no domain, and others beside it have; mailboxes of this host are given as elements of "
         "a list",
@@ -115,7 +114,7 @@ def no_mailbox(word: Any, field: str) -> InvalidInput:
 
 
 def _split(value: Any) -> list[Any]:
-    """The entries of ``value``. A str with a group (``friends: a@b, c@d;``) is one, and so is one that does not end."""
+    """The entries of ``value``. A str is one entry where it has a group (``friends: a@b;``) or an open quote."""
     if not isinstance(value, str):
         try:
             return [value] if is_one(value) or is_pair(value) else list(value)
@@ -138,7 +137,7 @@ def _split(value: Any) -> list[Any]:
         elif sign == ",":
             parts.append(value[begin : match.start()])
             begin = match.end()
-    if closing or comments:  # who knows where it was meant to end
+    if closing or comments:  # its end is not known
         return [value]
     return [one for one in map(str.strip, (*parts, value[begin:])) if one]
 

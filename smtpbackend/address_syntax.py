@@ -17,7 +17,7 @@ _token = re.compile(
     r'(?P<atom>[^ \t()<>\[\]:;@\\,"]+)'
     r'|"(?P<quoted>(?:[^"\\]|\\.)*)"'
     r"|(?P<literal>\[[^\[\]\\]*\])"
-    r"|(?P<special>[<>@,;:])",
+    r"|(?P<special>[<>@,;:])"
 ).match
 _white = re.compile(r"[ \t]*").match
 _comment_run = re.compile(r"[^()\\]*").match
@@ -28,7 +28,7 @@ _Token = tuple[str, str, bool]
 
 
 def _tokens(text: str, field: str, comments: dict[int, list[str]]) -> Iterator[_Token]:
-    """The tokens of ``text``; into ``comments`` go those that stand before a token, by its number."""
+    """The tokens of ``text``. Puts into ``comments`` the comments before each token, by its number."""
     position, end, spaced, number = 0, len(text), False, 0
     while True:
         if (white := _white(text, position)) and white.end() > position:
@@ -134,9 +134,9 @@ class _Reader:
         return local_part, domain, display_name
 
     def _with_comments(self, display_name: str, begin: int) -> str:
-        """The name with the comments since ``begin``, the old place for names: as `email.utils.parseaddr` has it.
+        """The name with the comments since the token ``begin``: they are the old place for names.
 
-        That leaves out what stands behind the address in its brackets.
+        As in `email.utils.parseaddr`, one behind the address within the brackets is left out.
         """
         if not self._comments:
             return display_name

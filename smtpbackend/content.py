@@ -1,7 +1,7 @@
-"""The octets of one message, made of pieces in memory and of sources (``sources.py``).
+"""`Content`: the octets of one message that the session sends, made of pieces in memory and of sources.
 
-`Content` is what the session sends: lines end in CRLF, nothing is stuffed, and it can be read as often as needed. What
-is given as octets becomes `Content` here; what is authored, in ``mime.py``. Nothing large is ever held in memory.
+Lines end in CRLF, dots are not stuffed, and it can be read as often as needed. Nothing large is held in memory. `given`
+makes it of octets, files and iterables; ``mime.py`` of messages.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def base64_lines(octets: bytes) -> bytes:
 
 
 class _Scanned:
-    """Octets that come in chunks; what is known of them is found in one pass, when somebody asks."""
+    """Octets that come in chunks. Size, longest line and the like are found in one pass, when first needed."""
 
     def __init__(self) -> None:
         self._scanned: tuple[int, bool, int, bytes] | None = None
@@ -64,11 +64,8 @@ class _Scanned:
     def chunks(self) -> Iterator[bytes]:
         raise NotImplementedError
 
-    def measure(self) -> None:
-        """Read all of it, unless that has been done."""
-        self._scan()
-
-    def _scan(self) -> tuple[int, bool, int, bytes]:
+    def measure(self) -> tuple[int, bool, int, bytes]:
+        """Read all of it, unless that was done."""
         if self._scanned is None:
             size, is_8bit, longest, current, last = 0, False, 0, 0, b""
             for chunk in self.chunks():
@@ -76,7 +73,7 @@ class _Scanned:
                 is_8bit = is_8bit or not chunk.isascii()
                 first, *others = chunk.split(b"\n")
                 current += len(first)
-                for line in others:  # CR is counted here, and taken off below
+                for line in others:  # each with its CR, which is taken off below
                     longest, current = max(longest, current), len(line)
                 last = chunk[-1:]
             self._scanned = size, is_8bit, max(longest - 1, current), last
@@ -84,27 +81,27 @@ class _Scanned:
 
     @property
     def size(self) -> int:
-        return self._scan()[0]
+        return self.measure()[0]
 
     @property
     def is_8bit(self) -> bool:
-        return self._scan()[1]
+        return self.measure()[1]
 
     @property
     def longest_line(self) -> int:
-        return self._scan()[2]
+        return self.measure()[2]
 
     @property
     def last(self) -> bytes:
         """The last octet."""
-        return self._scan()[3]
+        return self.measure()[3]
 
     def close(self) -> None:
-        """Nothing to give up."""
+        """Nothing is open."""
 
 
 class Given(_Scanned):
-    """A source with CRLF line ends and without the fields that hide people."""
+    """A source with CRLF line ends, and without Bcc and its kind."""
 
     def __init__(self, source: Source) -> None:
         super().__init__()
@@ -114,7 +111,7 @@ class Given(_Scanned):
         return _ended(_without_hidden_fields(_ended(_with_crlf(self._source.blocks(CHUNK // 2)))))
 
     def head(self) -> bytes:
-        """The header section, or its first part if it is very large."""
+        """The header section; of a very large one the first part."""
         head = b""
         for chunk in self.chunks():
             head += chunk
@@ -210,7 +207,7 @@ def _without_hidden_fields(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _ends_head(line: bytes) -> bool:
-    """Whether a line stands no longer in the header section: it is empty, or nothing a field is made of."""
+    """Whether a line is not of the header section: it is empty, or neither a field nor its continuation."""
     return not (line[:1] in (b" ", b"\t") or _field_start(line) or line.startswith(b"From ")) or not line
 
 
@@ -220,8 +217,7 @@ Piece = bytes | Base64 | Given | Lines
 class Content:
     """The octets of one message: lines end in CRLF, dots are not stuffed. Can be read as often as needed.
 
-    ``size`` is in octets; ``is_8bit`` says that there are octets beyond ASCII; ``longest_line`` is in octets without
-    CRLF; ``needs_smtputf8`` says that the header section has UTF-8 (RFC 6531); ``message_id`` is that of the headers.
+    ``needs_smtputf8`` means that the header section has UTF-8 (RFC 6531); ``message_id`` is that of the headers.
     """
 
     def __init__(
@@ -272,7 +268,7 @@ class Content:
 
     @property
     def whole(self) -> bytes | None:
-        """All octets, where they lie in memory as one small piece."""
+        """All octets where they are one small piece in memory, else None."""
         piece = self._pieces[0]
         return piece if len(self._pieces) == 1 and isinstance(piece, bytes) and len(piece) <= CHUNK else None
 
@@ -314,16 +310,16 @@ class Content:
         )
 
     def close(self) -> None:
-        """Give up temporary files."""
+        """Close temporary files."""
         for piece in self._pieces:
             if not isinstance(piece, bytes):
                 piece.close()
 
 
 def given(source: bytes | os.PathLike[str] | IO[bytes] | Iterable[bytes]) -> Content:
-    """The content of octets, a path, a binary file or an iterable of bytes: as they are, but for line ends and Bcc.
+    """The content of octets, a path, a binary file or an iterable of bytes: unchanged but for line ends and Bcc.
 
-    What can be read only once is spooled to a temporary file. Raises `InvalidInput`.
+    A source that can be read only once is spooled to a temporary file. Raises `InvalidInput`.
     """
     if isinstance(source, str) or not (
         isinstance(source, (bytes, bytearray, memoryview, os.PathLike, Iterable)) or hasattr(source, "read")
@@ -337,12 +333,12 @@ def given(source: bytes | os.PathLike[str] | IO[bytes] | Iterable[bytes]) -> Con
         return _given_octets(source)
     piece = Given(source_of(source, "message", position_of(source, "message")))
     head = piece.head()
-    piece.measure()  # now, while what goes wrong is this message's own affair
+    piece.measure()  # now: an error of the source is that of this message alone
     return Content([piece], message_id=_find_message_id(head), needs_smtputf8=has_utf8(head))
 
 
 def _given_octets(octets: bytes) -> Content:
-    """Most of it as it is: looked at in few steps, since it is done for each message."""
+    """In few steps, since it is done for each message."""
     lines = octets.split(b"\r\n")
     longest: int | None = None
     if len(lines) > 1 and not lines[-1] and octets.count(b"\n") == octets.count(b"\r") == len(lines) - 1:
@@ -370,7 +366,7 @@ def _find_message_id(head: bytes) -> str | None:
 
 
 def has_utf8(head: bytes) -> bool:
-    """Whether the header section needs SMTPUTF8: it has UTF-8, and not octets of some other charset."""
+    """Whether the header section needs SMTPUTF8: it has UTF-8, and no octets of another charset."""
     if head.isascii():
         return False
     try:
@@ -381,9 +377,9 @@ def has_utf8(head: bytes) -> bool:
 
 
 def encode_octets(octets: bytes) -> tuple[str, str]:
-    """The shorter transfer encoding of some octets, quoted-printable or base64, and what it makes of them."""
+    """A transfer encoding and the encoded octets: the shorter of quoted-printable and base64."""
     plain = len(octets.translate(None, _TO_QUOTE))
-    if (len(octets) - plain) * 6 <= len(octets):  # two more octets for each, against a third more for all
+    if (len(octets) - plain) * 6 <= len(octets):  # each costs two octets more, base64 a third more of all
         return "quoted-printable", binascii.b2a_qp(octets, istext=True).decode("ascii")
     return "base64", base64_lines(octets).decode("ascii")
 

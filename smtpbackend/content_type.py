@@ -1,7 +1,7 @@
-"""What a part of a message of the ``email`` package says of itself: its media type, and what stands between its parts.
+"""The Content-Type of a part of an ``email.message.Message``: its media type, and the boundary between its parts.
 
-Whoever made the message chose these headers, and may have had them from somebody else. The package reads them in time
-that grows with the square of their length, so they are read here, or are bound to be short.
+An outsider may have chosen these headers. The package parses them in time that grows with the square of their length,
+so they are read here, or are bound to be short.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from smtpbackend.errors import InvalidInput
 
 __all__ = ["bounded", "media_type", "parsed", "raw", "with_boundary"]
 
-MAX_TYPE = 2000  # characters of a Content-Type that has to be taken apart; RFC 2231 3 cuts what is long in pieces of 78
+MAX_TYPE = 2000  # characters of a Content-Type that is parsed; RFC 2231 3 has pieces of 78
 _valid = re.compile(r"[A-Za-z0-9'()+_,./:=? -]{0,69}[A-Za-z0-9'()+_,./:=?-]").fullmatch  # RFC 2046 5.1.1
 _delimiters = re.compile(r"(?:^|(?<=[\r\n]))--([^\r\n]{1,80})").findall
 _content_type = re.compile(rb"^content-type:[^\r\n]*(?:\r?\n[ \t][^\r\n]*)*", re.IGNORECASE | re.MULTILINE).finditer
@@ -27,7 +27,7 @@ def raw(message: Any, name: str) -> Any:
 
 
 def media_type(message: Any) -> str:
-    """As ``get_content_type`` of the package gives it: in lower case, without parameters."""
+    """The same as ``get_content_type`` of the package: in lower case, without parameters."""
     value = raw(message, "content-type")
     if value is None:
         return str(message.get_default_type())
@@ -36,7 +36,7 @@ def media_type(message: Any) -> str:
 
 
 def bounded(message: Any) -> None:
-    """Raise `InvalidInput` where the Content-Type is so long that the package would need long to take it apart."""
+    """Raise `InvalidInput` where the package would take too long to parse the Content-Type."""
     if len(str(raw(message, "content-type") or "")) > MAX_TYPE:
         raise InvalidInput(
             f"Content-Type: it has more than {MAX_TYPE:,} characters, which no multipart needs", field="Content-Type"
@@ -44,7 +44,7 @@ def bounded(message: Any) -> None:
 
 
 def parsed(octets: bytes, field: str) -> Any:
-    """The message in these octets, as the package reads it. Raises `InvalidInput` naming ``field``."""
+    """The message in these octets, parsed by the package. Raises `InvalidInput` naming ``field``."""
     import email
 
     if any(match.end() - match.start() > MAX_TYPE for match in _content_type(octets)):
@@ -53,11 +53,11 @@ def parsed(octets: bytes, field: str) -> Any:
 
 
 def with_boundary(message: Any, new: str, taken: Callable[[], set[str]], is_signed: Callable[[], bool]) -> Any:
-    """A multipart whose boundary can stand between its parts: itself, or a copy that has the ``new`` one.
+    """A multipart with a boundary that can separate its parts: itself, or a copy that has the ``new`` boundary.
 
-    One that RFC 2046 5.1.1 does not allow could end a line, and begin the commands of another mail; one that is
-    ``taken``, by a line of the content, would cut a part in two. Raises `InvalidInput` for these where the whole
-    message ``is_signed``. Both are asked only where it matters.
+    A boundary that RFC 2046 5.1.1 does not allow could end a line, and begin the commands of another mail. One that is
+    ``taken`` by a line of the content would cut a part in two. Raises `InvalidInput` for both where the whole message
+    ``is_signed``. The two functions are called only where they matter.
     """
     bounded(message)
     boundary = message.get_boundary()
@@ -76,7 +76,7 @@ def with_boundary(message: Any, new: str, taken: Callable[[], set[str]], is_sign
 
 
 def delimiters(message: Any) -> set[str]:
-    """What stands behind "--" in lines of text in a message: no boundary may be among them."""
+    """What follows "--" at the start of a line in the texts of a message: no boundary may be among these."""
     found = set()
     for text in _texts(message):
         for line in _delimiters(text):

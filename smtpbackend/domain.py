@@ -1,7 +1,4 @@
-"""Domains: what can stand behind the @, and its form on the wire.
-
-One function for envelopes and headers: both name the same host.
-"""
+"""Domains: what may follow the @, and its form on the wire, which envelopes and headers share."""
 
 from __future__ import annotations
 
@@ -11,8 +8,8 @@ from smtpbackend.errors import InvalidInput
 
 __all__ = ["DOMAIN", "MAX_DOMAIN", "ascii_domain"]
 
-MAX_DOMAIN = 255  # octets, RFC 5321 4.5.3.1.2; the name server knows no longer one
-# RFC 5321 4.1.2 sub-domain; the underscore is not in it, but hosts that have one do get mail.
+MAX_DOMAIN = 255  # octets, RFC 5321 4.5.3.1.2; the DNS has no longer names
+# RFC 5321 4.1.2 sub-domain, and the underscore, which it has not: hosts that have one do get mail.
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 DOMAIN = rf"{_LABEL}(?:\.{_LABEL})*"
 # RFC 5321 4.1.3 General-address-literal: a standardised tag and dcontent.
@@ -24,21 +21,21 @@ def ascii_domain(domain: str, field: str) -> str:
     if domain.startswith("["):
         return _check_literal(domain, field)
     encoded = domain if domain.isascii() else _a_labels(domain, field)
-    # What was mapped may have become anything: "℀" becomes "a/c".
+    # Mapping may yield anything: "℀" becomes "a/c".
     if re.fullmatch(DOMAIN, encoded) is None or len(encoded) > MAX_DOMAIN:
         raise InvalidInput(f"{field}: {domain[:MAX_DOMAIN]!r} is not a domain name", field=field)
     return encoded
 
 
 def _a_labels(domain: str, field: str) -> str:
-    """By IDNA 2008; a label that this has not, such as one with an emoji, by IDNA 2003, as the world knows it.
+    """By IDNA 2008, and by IDNA 2003 for a label that 2008 does not allow, such as one with an emoji.
 
-    2003 alone makes of "ß" an "ss", which is somebody else's domain.
+    2003 alone turns "ß" into "ss", which is another domain.
     """
     import idna  # costs as much as smtplib, and most domains are ASCII
 
     try:
-        if len(domain) > MAX_DOMAIN:  # both take more than linear time
+        if len(domain) > MAX_DOMAIN:  # both standards take more than linear time
             raise ValueError(f"over {MAX_DOMAIN} characters")
         try:
             # UTS 46 maps case and width; labels that are ASCII, encoded ones included, are left alone.
@@ -67,7 +64,7 @@ def _check_literal(domain: str, field: str) -> str:
         if not domain.endswith("]"):
             raise ValueError
         if content[:5].lower() == "ipv6:":
-            if "%" in content:  # a zone is known to one host only
+            if "%" in content:  # a zone has a meaning on one host only
                 raise ValueError
             ipaddress.IPv6Address(content[5:])
         elif re.fullmatch(_GENERAL_LITERAL, domain) is None:

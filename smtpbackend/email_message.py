@@ -1,7 +1,7 @@
-"""Messages of the ``email`` package as octets: as they are, without a change to the caller's object.
+"""From an ``email.message.Message`` to octets, without a change to the caller's object.
 
-Headers that are missing are added and those that hide people left out; everything else keeps its octets, line ends
-aside. Only ``Content.as_7bit`` makes a copy that is encoded anew.
+Missing headers are added, and Bcc and its kind are left out. All else keeps its octets but for line ends. Only
+``Content.as_7bit`` makes a copy that is encoded anew.
 """
 
 from __future__ import annotations
@@ -13,17 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from smtpbackend.address import Address, addresses_in_field, parse_addresses
 from smtpbackend.address_list import sift_field
-from smtpbackend.content import (
-    CHUNK,
-    MAX_LINE,
-    Content,
-    Lines,
-    Piece,
-    base64_lines,
-    crlf,
-    encode_octets,
-    has_utf8,
-)
+from smtpbackend.content import CHUNK, MAX_LINE, Content, Lines, Piece, base64_lines, crlf, encode_octets, has_utf8
 from smtpbackend.content_type import delimiters, media_type, raw, with_boundary
 from smtpbackend.errors import InvalidInput
 from smtpbackend.header import LINE, address_field, any_field, date_of, in_time, is_costly, short_ascii, text_field
@@ -47,8 +37,8 @@ def flatten(message: email.message.Message, date: datetime, token: str) -> Conte
 class Flattener:
     """Writes a message of the ``email`` package as ``email.generator.BytesGenerator`` does, but changes nothing in it.
 
-    The generator refolds headers, marks lines that begin with "From ", writes an empty line behind a nested multipart,
-    and sets boundaries in the message it was given: each of them breaks a signature, or somebody else's object.
+    The generator folds headers anew, marks lines that begin with "From ", writes an empty line after a nested
+    multipart, and sets boundaries in the caller's message. Each of these would break a signature, or that message.
     """
 
     def __init__(self, token: str, prefix: str = "") -> None:
@@ -61,7 +51,7 @@ class Flattener:
         self._policy: Any = None
 
     def finish(self) -> list[Piece]:
-        """What was written, the last line ended; small pieces are joined."""
+        """All that was written, with small pieces joined and the last line ended."""
         pieces: list[Piece] = []
         small: list[bytes] = []
         for piece in self._out:
@@ -77,7 +67,7 @@ class Flattener:
         return pieces
 
     def head(self, message: email.message.Message, date: datetime) -> tuple[bytes, str | None]:
-        """Write the header section of the whole message, what is missing added: its octets, and the Message-ID."""
+        """Write the header section, missing fields added, and return its octets and the Message-ID."""
         self._root = message
         self._root = message = self._with_boundary(message)
         self._policy = _folding_policy(message)
@@ -106,18 +96,18 @@ class Flattener:
         return head, message_id
 
     def body(self) -> None:
-        """Write the body of the message whose head was written."""
+        """Write the body behind `head`."""
         self._body(self._root, is_root=True)
 
     def message(self, message: email.message.Message, is_root: bool = False) -> None:
-        """Write a message or a part as it is."""
+        """Write a message or a part unchanged."""
         self._root = self._root or message
         message = self._with_boundary(message)
         if self._policy is None:
             self._policy = _folding_policy(message)
         for name, value in message.raw_items():
             self.field(name, value)
-        # Where the parser found no empty line between headers and body there was none.
+        # Where the parser found no empty line between headers and body, none is written.
         if not _has_defect(message, "MissingHeaderBodySeparatorDefect"):
             self._out.append(b"\r\n")
         self._body(message, is_root)
@@ -141,7 +131,7 @@ class Flattener:
         return self._is_signed
 
     def field(self, name: str, value: Any, may_fold: bool = False) -> None:
-        """Write one field; only one that has no legal line is folded anew, if it may be."""
+        """Write one field. It is folded anew only where a line of it is too long, and ``may_fold`` allows it."""
         check_name(name)
         if (
             isinstance(value, str)
@@ -166,7 +156,7 @@ class Flattener:
             readable, refused = sift_field(name, value)
             if not refused:
                 raise
-            return address_field(name, readable).encode() if readable else b""  # the receipt tells of the others
+            return address_field(name, readable).encode() if readable else b""  # the receipt has the others
 
     def _written(self, name: str, value: Any) -> bytes:
         is_structured = hasattr(value, "addresses") or hasattr(value, "params")
@@ -175,18 +165,18 @@ class Flattener:
         if hasattr(value, "fold"):  # email.headerregistry
             addresses = getattr(value, "addresses", ())
             if any(not address.addr_spec.isascii() for address in addresses):
-                # The stdlib would write encoded words where none may stand (RFC 2047 5).
+                # The package would write encoded words where RFC 2047 5 forbids them.
                 return address_field(name, parse_addresses(addresses, name)).encode()
             from email.errors import MessageError
 
             try:
                 text = value.fold(policy=self._policy)
-            except (MessageError, IndexError, AttributeError, ValueError, TypeError):  # the folder has known defects
+            except (MessageError, IndexError, AttributeError, ValueError, TypeError):  # known defects of the package
                 text = any_field(name, str(value))
         elif isinstance(value, str):
             if not value.isascii() and not _has_surrogate(value):
                 return _encoded_field(name, value).encode()
-            # The parser takes one space off, unless the line ended there.
+            # The parser removes one space, unless the line ends there.
             text = f"{name}:{value}\r\n" if value.startswith(("\r", "\n")) else f"{name}: {value}\r\n"
         else:  # email.header.Header
             from email.errors import MessageError
@@ -219,7 +209,7 @@ class Flattener:
             self.message(payload[0], is_root)
         else:
             if main == "multipart" and not is_root and _has_defect(message, "StartBoundaryNotFoundDefect"):
-                payload = re.sub(r"\r?\n\Z", "", payload)  # the parser left it the line end of the next delimiter
+                payload = re.sub(r"\r?\n\Z", "", payload)  # it is that of the next delimiter
             self._out.append(_payload_piece(payload))
 
     def _multipart(self, message: email.message.Message, parts: list[Any], is_root: bool) -> None:
@@ -234,7 +224,7 @@ class Flattener:
                 out.append(b"\r\n" + delimiter + b"\r\n")
             self.message(part)
         out.append(b"\r\n" + delimiter + b"--")
-        # The parser says None where nothing followed, not even a line end; that of the root is added in any case.
+        # None: not even a line end followed. The root gets one in any case.
         if message.epilogue is not None:
             out.append(b"\r\n" + _payload_octets(message.epilogue))
         elif is_root:
@@ -282,18 +272,18 @@ def _addresses_in(name: str, value: Any) -> list[Address]:
     try:
         return addresses_in_field(name, value)
     except InvalidInput:
-        return []  # it is sent as it is; only what we would add of our own is left out
+        return []  # it is sent as it is, and no field is derived from it
 
 
 def _readable(name: str, value: Any, text: str) -> str:
-    """The field ``text``, or one that says the same where whole addresses are encoded, which nobody reads as such."""
+    """The field ``text``, or one without encoded words where ``text`` has whole addresses in them."""
     found = _addresses_in(name, value)
     written = {one.key for one in _addresses_in(name, text.partition(": ")[2].removesuffix(_CRLF))}
     return text if not found or {one.key for one in found} == written else address_field(name, found)
 
 
 def _payload_piece(payload: Any) -> Piece:
-    """A payload with CRLF line ends: a large one is not copied, but converted while it is sent."""
+    """A payload with CRLF line ends; a large one is converted while it is sent."""
     if isinstance(payload, str) and len(payload) > CHUNK:
         try:
             return Lines(payload)
@@ -349,7 +339,7 @@ def seven_bit_copy(message: email.message.Message) -> email.message.Message:
         octets = _payload_octets(payload)
         if not octets.isascii() or max(map(len, octets.split(b"\r\n"))) > MAX_LINE or b"\0" in octets:
             if len(str(raw(message, "content-transfer-encoding") or "")) > LINE:
-                _replace_encoding(twin, "binary")  # what it says is no encoding
+                _replace_encoding(twin, "binary")  # it is no encoding
             decoded: Any = twin.get_payload(decode=True)
             if media_type(message).startswith("text/"):
                 encoding, twin._payload = encode_octets(crlf(decoded))

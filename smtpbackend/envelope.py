@@ -1,7 +1,6 @@
-"""The envelope: who a message is from and for, as the server is told, and the SMTP parameters that go with it.
+"""The envelope of a message: reverse-path, forward-paths and SMTP parameters; and the one that its headers ask for.
 
-Values only, valid from birth: if an `Envelope` exists, it can be sent. What its parameters look like in a command is
-the matter of ``protocol/command.py``.
+Values are valid from birth: if an `Envelope` exists, it can be sent. ``protocol/command.py`` writes its parameters.
 """
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ class Recipient:
         return cls(**{**given, "address": Address.from_json(given["address"])})
 
     def __hash__(self) -> int:
-        # equal recipients have equal ones; of both parts, for a list of info@ everywhere must not share one
+        # of both parts: all recipients of a list may be info@
         return hash((self.address.local_part, self.address.domain))
 
 
@@ -119,11 +118,11 @@ class Envelope:
     hold_until: datetime | None
     extra: Mapping[str, str | None] = field(hash=False)
     is_plain: bool = field(init=False, compare=False, repr=False)
-    """Whether it asks for nothing but the way from sender to recipients."""
+    """Whether it has no SMTP parameters."""
     wants_dsn: bool = field(init=False, compare=False, repr=False)
-    """Whether it asks for anything of delivery status notifications (RFC 3461)."""
+    """Whether it has parameters of delivery status notifications (RFC 3461)."""
     needs_smtputf8: bool = field(init=False, compare=False, repr=False)
-    """Whether an address can only go to a server with SMTPUTF8 (RFC 6531 3.2)."""
+    """Whether an address needs a server with SMTPUTF8 (RFC 6531 3.2)."""
 
     def __init__(
         self,
@@ -159,7 +158,7 @@ class Envelope:
         put["needs_smtputf8"] = utf8
 
     def __repr__(self) -> str:
-        """Of many recipients the first few."""
+        """Many recipients are cut."""
         return (
             f"Envelope(sender={self.sender!r}, recipients={few(self.recipients)}, dsn_return={self.dsn_return!r}, "
             f"envid={self.envid!r}, require_tls={self.require_tls!r}, hold_for={self.hold_for!r}, "
@@ -197,7 +196,7 @@ class Envelope:
         """The envelope that the headers of ``message`` ask for.
 
         Originator: From; where that has several mailboxes, Sender or the first of them (RFC 5322 3.6.2). Recipients:
-        To, Cc, Bcc and Dcc. If there are Resent- fields, the first block of them counts alone (RFC 5322 3.6.6). Raises
+        To, Cc, Bcc and Dcc. If there are Resent- fields, only the first block of them counts (RFC 5322 3.6.6). Raises
         `InvalidInput`.
         """
         routing = Routing(message)
@@ -208,7 +207,7 @@ class Envelope:
 
 
 class Routing:
-    """Who the headers of a message are from and for; see `Envelope.from_headers` for what counts."""
+    """Originator and recipients in the headers of a message, see `Envelope.from_headers`."""
 
     def __init__(self, message: Any) -> None:
         fields = _address_fields(message)
@@ -232,7 +231,7 @@ class Routing:
         return [one for ours, value in found for one in addresses_in_field(ours, value)]
 
     def recipients(self) -> tuple[list[Address], list[Refused]]:
-        """The recipients, and apart from them what is no address. Raises `InvalidInput` for an injection alone."""
+        """The recipients, and the bad entries. Raises `Injection`."""
         found: list[Address] = []
         refused: list[Refused] = []
         for wanted in ("to", "cc", "bcc", "dcc"):
@@ -274,7 +273,7 @@ def _iterate(given: Any) -> Iterable[Any]:
     if type(given) is list:
         return given
     if isinstance(given, (bytes, bytearray)) or not isinstance(given, Iterable):
-        # email.headerregistry.Address is one address; all else is refused where addresses are parsed.
+        # an email.headerregistry.Address, or what `parse_addresses` refuses
         return (given,)
     return given
 

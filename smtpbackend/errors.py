@@ -61,11 +61,11 @@ __all__ = [
 
 
 MAX_NAMED = 5  # recipients that a text names
-MAX_TEXT = 4096  # characters of an error's text: what a server said and what was given may be far longer
+MAX_TEXT = 4096  # characters of an error's text: replies and input may be far longer
 
 
 def shortened(text: str, limit: int) -> str:
-    """``text`` with at most so many characters: of a longer one the beginning and a little of the end."""
+    """``text`` with at most ``limit`` characters: a longer one is cut behind its middle."""
     if len(text) <= limit:
         return text
     end = limit // 4
@@ -73,7 +73,7 @@ def shortened(text: str, limit: int) -> str:
 
 
 def few(values: Sequence[object]) -> str:
-    """The repr of a tuple; of a long one the first few, and how many more there are."""
+    """The repr of a tuple; a long one is cut, and the rest is counted."""
     if len(values) <= MAX_NAMED:
         return repr(tuple(values))
     return f"({', '.join(map(repr, values[:MAX_NAMED]))}, ... {len(values) - MAX_NAMED:,} more)"
@@ -88,22 +88,16 @@ def _rebuild(cls: type[SMTPError], args: tuple[Any, ...]) -> SMTPError:
 class SMTPError(Exception):
     """The root of all errors of smtpbackend.
 
-    ``server`` names the server ("smtp.example.com:587") where there is one, ``reply`` is what it said, and
-    ``receipt`` tells what became of each recipient when a delivery raised. The text has at most 4,096 characters,
-    whatever was given or said: of a longer one the beginning and the end.
+    ``server`` names the server ("smtp.example.com:587") where there is one, ``reply`` is its reply, and ``receipt``
+    has the outcome of each recipient when a delivery raised. A text over 4,096 characters is cut in its middle.
     """
 
     _transient = False
 
     def __init__(
-        self,
-        message: str,
-        *,
-        server: str | None = None,
-        reply: Reply | None = None,
-        receipt: Receipt | None = None,
+        self, message: str, *, server: str | None = None, reply: Reply | None = None, receipt: Receipt | None = None
     ) -> None:
-        # One positional argument, always: with two, OSError would make errno and strerror of them.
+        # Always one positional argument: OSError would take two for errno and strerror.
         Exception.__init__(self, shortened(message, MAX_TEXT))
         self.server = server
         self.reply = reply
@@ -118,13 +112,13 @@ class SMTPError(Exception):
         return str(self.args[0]) if self.args else ""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The __init__s of smtplib do not cooperate, so pickle and copy go around them. The state comes afterwards: the
-        # receipt in it has this error.
+        # The __init__s of smtplib do not cooperate, so pickle and copy avoid them. The state is set afterwards, for its
+        # receipt has this error.
         return _rebuild, (type(self), self.args), self.__dict__.copy()
 
 
 class InvalidInput(SMTPError, ValueError):
-    """What the caller gave cannot be sent, and nobody was handed it. ``field`` names it."""
+    """Input that cannot be sent, and was given to no server. ``field`` names it."""
 
     def __init__(self, message: str, *, field: str = "", **context: Any) -> None:
         super().__init__(message, **context)
@@ -156,33 +150,40 @@ class CancelSend(SMTPError):
 
 
 class DeliveryError(SMTPError, smtplib.SMTPException):
-    """A conversation with a server did not go as it should."""
+    """A conversation with a server failed."""
 
     _transient = True
 
 
-class ConnectFailed(DeliveryError, ConnectionError, smtplib.SMTPConnectError):
-    """No connection to the server could be opened, or it did not welcome us."""
+class _Replied(DeliveryError):
+    """``smtp_code`` and ``smtp_error`` are as in smtplib; the code is -1 where there was no reply."""
+
+    smtp_code: int
+    smtp_error: Any
 
     def __init__(self, message: str, *, reply: Reply | None = None, **context: Any) -> None:
         super().__init__(message, reply=reply, **context)
-        self.smtp_code, self.smtp_error = _as_smtplib(reply)
+        self.smtp_code, self.smtp_error = (-1, b"") if reply is None else reply.as_smtplib
+
+
+class ConnectFailed(_Replied, ConnectionError, smtplib.SMTPConnectError):
+    """No connection to the server could be opened, or it did not welcome us."""
 
     @property
     def is_transient(self) -> bool:
-        """True: a greeting of 554 refuses this client now, not this message for ever."""
+        """True: a greeting of 554 refuses this client now, and no message for good."""
         return True
 
 
 class ConnectionLost(DeliveryError, ConnectionError, smtplib.SMTPServerDisconnected):
     """The connection broke, or the server closed it, before the conversation was over.
 
-    ``reply`` is the last word before that, where it is the reason: 421, or what was refused to open the connection.
+    ``reply`` is the last reply before the end where it is the reason: 421, or a refusal while it was opened.
     """
 
     @property
     def is_transient(self) -> bool:
-        """True: no word was said about the message."""
+        """True: there was no reply about the message."""
         return True
 
 
@@ -194,12 +195,8 @@ class MailerClosed(DeliveryError):
     """The mailer was closed while this message waited for a connection: it was not sent."""
 
 
-class HelloRefused(DeliveryError, smtplib.SMTPHeloError):
+class HelloRefused(_Replied, smtplib.SMTPHeloError):
     """The server refused EHLO and HELO."""
-
-    def __init__(self, message: str, *, reply: Reply | None = None, **context: Any) -> None:
-        super().__init__(message, reply=reply, **context)
-        self.smtp_code, self.smtp_error = _as_smtplib(reply)
 
 
 class TLSFailed(DeliveryError):
@@ -207,28 +204,25 @@ class TLSFailed(DeliveryError):
 
     @property
     def is_transient(self) -> bool:
-        """True: no word was said about the message; another server, or a mended certificate, may take it."""
+        """True: there was no reply about the message; another server, or a new certificate, may help."""
         return True
 
 
-class AuthenticationFailed(DeliveryError, smtplib.SMTPAuthenticationError):
+class AuthenticationFailed(_Replied, smtplib.SMTPAuthenticationError):
     """The server refused the login, or offers no mechanism that may be used.
 
-    ``details`` is what it said of a token, decoded (RFC 7628 3.2.2: status, scope, openid-configuration); else empty.
+    ``details`` is its decoded answer to a token (RFC 7628 3.2.2: status, scope, openid-configuration), else empty.
     """
 
     _transient = False
 
-    def __init__(
-        self, message: str, *, reply: Reply | None = None, details: Mapping[str, Any] | None = None, **context: Any
-    ) -> None:
-        super().__init__(message, reply=reply, **context)
+    def __init__(self, message: str, *, details: Mapping[str, Any] | None = None, **context: Any) -> None:
+        super().__init__(message, **context)
         self.details = dict(details or {})
-        self.smtp_code, self.smtp_error = _as_smtplib(reply)
 
 
 class ProtocolViolation(DeliveryError):
-    """The server said something that is not SMTP, or spoke when it was not asked."""
+    """The server sent what is not SMTP, or a reply that belongs to no command."""
 
 
 class NotSupported(DeliveryError, smtplib.SMTPNotSupportedError):
@@ -237,31 +231,26 @@ class NotSupported(DeliveryError, smtplib.SMTPNotSupportedError):
     _transient = False
 
 
-class CommandRefused(DeliveryError, smtplib.SMTPResponseException):
+class CommandRefused(_Replied, smtplib.SMTPResponseException):
     """The server refused a command that carries no mail: VRFY, EXPN, HELP, NOOP or RSET."""
 
     _transient = False
 
-    def __init__(self, message: str, *, reply: Reply | None = None, **context: Any) -> None:
-        super().__init__(message, reply=reply, **context)
-        self.smtp_code, self.smtp_error = _as_smtplib(reply)
 
-
-class SenderRefused(DeliveryError, smtplib.SMTPSenderRefused):
+class SenderRefused(_Replied, smtplib.SMTPSenderRefused):
     """The server refused the originator (MAIL)."""
 
     _transient = False
 
-    def __init__(self, message: str, *, sender: str = "", reply: Reply | None = None, **context: Any) -> None:
-        super().__init__(message, reply=reply, **context)
-        self.smtp_code, self.smtp_error = _as_smtplib(reply)
+    def __init__(self, message: str, *, sender: str = "", **context: Any) -> None:
+        super().__init__(message, **context)
         self.sender = sender
 
 
 class RecipientsRefused(DeliveryError, smtplib.SMTPRecipientsRefused):
     """No recipient was accepted. ``recipients`` maps each address to ``(code, text)``, as in smtplib.
 
-    A text has at most 512 octets; the outcomes of the ``receipt`` have all that was said.
+    A text has at most 512 octets; the outcomes of the ``receipt`` have all of it.
     """
 
     _transient = False
@@ -279,29 +268,19 @@ class RecipientsRefused(DeliveryError, smtplib.SMTPRecipientsRefused):
         self._transient = transient
 
 
-class ContentRefused(DeliveryError, smtplib.SMTPDataError):
+class ContentRefused(_Replied, smtplib.SMTPDataError):
     """The server accepted recipients, but not the content."""
 
     _transient = False
-
-    def __init__(self, message: str, *, reply: Reply | None = None, **context: Any) -> None:
-        super().__init__(message, reply=reply, **context)
-        self.smtp_code, self.smtp_error = _as_smtplib(reply)
 
 
 class InDoubt(DeliveryError):
     """The connection ended after the message was handed over and before the server answered.
 
-    It may or may not have been delivered. Not transient and no ``ConnectionError``: nobody's automatic retry
-    may send it twice.
+    It may have been delivered. Not transient and no ``ConnectionError``, so that no automatic retry sends it twice.
     """
 
     @property
     def is_transient(self) -> bool:
-        """False: to send it again may be to send it twice."""
+        """False: it may be delivered twice if it is sent again."""
         return False
-
-
-def _as_smtplib(reply: Reply | None) -> tuple[int, bytes]:
-    """``smtp_code`` and ``smtp_error`` as smtplib has them; -1 where the server said nothing."""
-    return (-1, b"") if reply is None else reply.as_smtplib

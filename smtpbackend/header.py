@@ -1,7 +1,6 @@
 """How one header field is written: folded, encoded, and free of control characters.
 
-A field that is short ASCII is written as it is (the common case, and the fast one). All functions return whole fields,
-line end included.
+A field that is short ASCII, the common case, is written as it is. All functions return whole fields, line end included.
 """
 
 from __future__ import annotations
@@ -20,15 +19,14 @@ __all__ = ["address_field", "any_field", "date_of", "filename_parameter", "fold"
 
 _AROUND = len("=?utf-8?b??=")
 LINE = 78  # octets a line should have at most, RFC 5322 2.1.1
-_LONGEST_WORD = (
-    700  # octets of a word that goes out as it is; some readers put spaces between the words of an encoded one
-)
+# Octets of a word that is not encoded: some readers put spaces between encoded words
+_LONGEST_WORD = 700
 
-MAX_FOLDED = 500  # characters of a field that the email package may fold, where it is not known to do so in short time
-MAX_PLAIN = 2_000  # and of any but a list of plain mailboxes
+MAX_FOLDED = 500  # characters of a field that the email package may fold, even if that takes it long
+MAX_PLAIN = 2_000  # characters of any field that it may fold, but for a list of plain mailboxes
 
-# The mailboxes that everybody writes and reads alike: an addr-spec alone, or behind atoms. What is between the @ and
-# the end is letters, digits and hyphens (RFC 1123 2.1).
+# Mailboxes that every program writes and reads alike: an addr-spec alone, or after atoms. Its host has letters, digits
+# and hyphens (RFC 1123 2.1).
 _HOST = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
 ADDR_SPEC = rf"{DOT_STRING}@{_HOST}(?:\.{_HOST})*"
 MAILBOX = rf"(?:{ADDR_SPEC}|{ATEXT}+(?: {ATEXT}+)* <{ADDR_SPEC}>)"
@@ -67,8 +65,8 @@ def fold(name: str, value: str) -> str:
 def _encoded_words(text: str, first: int = 64) -> str:
     """``text`` as encoded words of at most 64 characters, the first shorter (RFC 2047).
 
-    Not by the header classes of ``email.policy``: they lose white space between encoded words. Nor by its ``Charset``,
-    which writes the same but encodes each word anew with each of its characters.
+    The header classes of ``email.policy`` lose white space between encoded words. ``Charset`` writes the same as this,
+    but encodes a word again for each of its characters.
     """
     from email import base64mime, quoprimime
 
@@ -108,7 +106,7 @@ def _mailbox(address: Address) -> str:
 
 
 def address_field(name: str, addresses: list[Address]) -> str:
-    """An address list, folded behind commas; local parts beyond ASCII stay UTF-8 (RFC 6532 3.2)."""
+    """An address list, folded after commas; local parts beyond ASCII stay UTF-8 (RFC 6532 3.2)."""
     mailboxes = [_mailbox(address) for address in addresses]
     line = f"{name}: {', '.join(mailboxes)}"
     if len(line) <= LINE:
@@ -127,7 +125,7 @@ def address_field(name: str, addresses: list[Address]) -> str:
 
 
 def any_field(name: str, value: str) -> str:
-    """One field of any kind: an address list where its name says so, else text."""
+    """One field: an address list or a text, by its name."""
     lower = check_name(name).lower()
     if short_ascii(value) is not None and len(name) + len(value) <= LINE - 2:
         return f"{name}: {value}\r\n"
@@ -139,8 +137,8 @@ def any_field(name: str, value: str) -> str:
 def is_costly(value: str, is_structured: bool = True) -> bool:
     """Whether the ``email`` package may take long to fold a field with this value.
 
-    For a thousand characters beyond ASCII it takes a second; for quotes, comments and encoded words time that grows
-    with the square of their number.
+    It takes a second for a thousand characters beyond ASCII. For quotes, comments and encoded words its time grows with
+    the square of their number.
     """
     if len(value) <= MAX_FOLDED:
         return False
@@ -149,7 +147,7 @@ def is_costly(value: str, is_structured: bool = True) -> bool:
 
 
 def in_time(name: str, value: str) -> str:
-    """A field that the ``email`` package would take too long to fold: as text where it is no address list either."""
+    """A field that the ``email`` package would take too long to fold; a bad address list is written as text."""
     try:
         return any_field(name, value)
     except InvalidInput:
@@ -161,7 +159,7 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 
 def date_of(moment: datetime) -> str:
-    """RFC 5322 3.3. A moment without a zone is UTC of unknown origin, "-0000"."""
+    """RFC 5322 3.3. A moment without a zone is UTC, and gets "-0000"."""
     if not isinstance(moment, datetime):
         raise InvalidInput(f"date: {moment!r} is not a datetime", field="date")
     return _date(moment.replace(microsecond=0, tzinfo=None), moment.utcoffset())
@@ -179,7 +177,7 @@ def _date(moment: datetime, offset: timedelta | None) -> str:
 
 
 def filename_parameter(filename: str | None) -> str:
-    """The filename parameter: quoted where it is short and simple, else RFC 2231."""
+    """The filename parameter: quoted if it is short and simple, else as in RFC 2231."""
     if filename is None:
         return ""
     if _simple_parameter(filename) is not None and "=?" not in filename:
@@ -196,5 +194,5 @@ def filename_parameter(filename: str | None) -> str:
     sections.append(section)
     if len(sections) == 1:
         return f";\r\n filename*=utf-8''{section}"
-    sections[0] = f"utf-8''{sections[0]}"  # the charset stands in the first section alone, RFC 2231 4.1
+    sections[0] = f"utf-8''{sections[0]}"  # only the first section has the charset, RFC 2231 4.1
     return "".join(f";\r\n filename*{number}*={section}" for number, section in enumerate(sections))

@@ -1,8 +1,8 @@
-"""What keeps a secret from being shown: a value that hides itself, a mask for what others say, errors without locals.
+"""How secrets are kept out of errors, logs and debug pages: `Secret`, `Mask`, and errors without local variables.
 
-Debug pages, mails to admins and error trackers print every local variable of every frame of a traceback, by its repr.
-So a secret is a `Secret` from the moment it is read, what is made of it on its way to a server is cleared from the
-frames of an error that comes of it, and what a server says is told with the secrets in it masked.
+Debug pages, mails to admins and error trackers print the repr of every local variable in a traceback. So a secret is a
+`Secret` from when it is read, values made of it are cleared from the frames of an error, and secrets in the text of a
+server are masked.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def keep_here(what: str) -> NoReturn:
 
 
 def bares_password(value: Any) -> bool:
-    """Whether a setting, or what is in it, is a URL with a password that shows itself: no `Secret`."""
+    """Whether a setting has in it a URL with a password that is no `Secret`."""
     if isinstance(value, Mapping):
         return any(map(bares_password, value.values()))
     if isinstance(value, (list, tuple)):
@@ -64,7 +64,7 @@ def bares_password(value: Any) -> bool:
     if re.search(r"[?&](?:password|token|client_key_password)=", value) is not None:
         return True
     at, start = value.rfind("@"), value.find("://")
-    while start >= 0:  # behind the user's name and its colon, whatever is not quoted in the password
+    while start >= 0:  # the password follows the first colon, and may have unquoted characters
         colon = value.find(":", start + 3, _end_of_authority(value, start + 3))
         if 0 <= colon < at:
             return True
@@ -77,19 +77,19 @@ def _end_of_authority(url: str, start: int) -> int:
     return min(ends, default=len(url))
 
 
-# What others repeat ----------------------------------------------------------------------------------------------
+# Secrets in the texts of servers ---------------------------------------------------------------------------------
 
-PIECE = 8  # characters of a secret that are shown by nobody, from which on its parts are looked for
+PIECE = 8  # characters: a part of a secret that is as long is masked
 STRIDE = 3  # every third place of a text is looked at: a part of PIECE + STRIDE - 1 characters is always found
-LONG = 2000  # characters of a text for which an index of the secrets pays: it takes milliseconds for a long token
-SHORTEST = 4  # characters: a shorter "secret" hides nothing, and would be found in every other word
+LONG = 2000  # characters of a text that is worth an index of the secrets, which may take milliseconds to make
+SHORTEST = 4  # characters: a shorter "secret" would be found in every other word
 MOST_KNOWN = 256  # texts whose masked form is remembered: most replies of a server are the same few
 
 
 class Mask:
-    """Takes secrets out of texts that others wrote: the secret itself, quoted for a URL, in base64, and parts of it.
+    """Masks secrets in a text: as they are, quoted for a URL, in base64, and parts from ten characters on.
 
-    Parts are found from ten characters on. The case of letters does not count: a server may change it.
+    The case of letters does not count: a server may change it.
     """
 
     def __init__(self, *secrets: str) -> None:
@@ -104,7 +104,7 @@ class Mask:
         self.add_as_written(*{form for secret in secrets if len(secret) >= SHORTEST for form in _forms(secret)})
 
     def add_as_written(self, *texts: str) -> None:
-        """Hide these texts: what was made of a secret."""
+        """Hide these texts, which were made of a secret."""
         self._known.clear()
         self._pieces = None
         forms = [_small(text) for text in texts if len(text) >= SHORTEST]
@@ -137,7 +137,7 @@ class Mask:
         return "".join([*shown, text[end:]])
 
     def _looked_up(self, length: int) -> str | set[str]:
-        """What pieces of a text of this length are looked up in: for a long one a set of all there are, made once."""
+        """Where pieces of a text of this length are looked up: for a long text in a set of all pieces, made once."""
         if length < LONG:
             return self._written
         if self._pieces is None:
@@ -156,12 +156,12 @@ class Mask:
 
 
 def _small(text: str) -> str:
-    """In small letters, each in its place: of some the small one is two, or depends on where it stands."""
+    """In lower case, and as long as before: some lower-case letters are two characters, or depend on their place."""
     return text.lower() if text.isascii() else "".join([c.lower() if len(c.lower()) == 1 else c for c in text])
 
 
 def _forms(secret: str) -> Iterator[str]:
-    """How a secret may be written where somebody repeats it."""
+    """How a server may write a secret that it repeats."""
     from urllib.parse import quote, quote_plus
 
     yield secret
@@ -169,9 +169,9 @@ def _forms(secret: str) -> Iterator[str]:
     yield quote(secret, safe="", errors="replace")
     yield quote_plus(secret, errors="replace")
     octets = secret.encode("utf-8", "replace")
-    for before in range(3):  # in base64 it looks in three ways, by what stands ahead of it
+    for before in range(3):  # there are three forms in base64, depending on the number of octets before it
         encoded = binascii.b2a_base64(b"\0" * before + octets, newline=False).decode("ascii")
-        # the first and the last character may be made of what stands beside it, too
+        # the first and the last character may depend on the octets beside it
         yield encoded[(0, 2, 3)[before] :].rstrip("=")[: None if (before + len(octets)) % 3 == 0 else -1]
 
 
@@ -179,10 +179,10 @@ def _forms(secret: str) -> Iterator[str]:
 
 
 def forget_locals(error: BaseException) -> None:
-    """Clear the local variables of the frames that an error came through, and those behind it; their lines stay.
+    """Clear the local variables of the frames in the traceback of an error and of its causes; line numbers stay.
 
-    For whoever called what has raised: frames that still run are passed over, and so is an error that one of the
-    callers is handling. No generator among the frames may be suspended: before Python 3.13 it would be closed.
+    Frames that still run are left alone, and so is an error that a caller is handling. No generator among the frames
+    may be suspended: before Python 3.13 it would be closed.
     """
     running = set()
     frame = sys._getframe(1)
@@ -210,7 +210,7 @@ def forget_locals(error: BaseException) -> None:
 
 
 def discreet(function: Callable[P, T]) -> Callable[P, T]:
-    """Have a function that is given secrets leave none in its traceback: neither its locals nor its arguments."""
+    """Decorates a function that is given secrets: an error has neither its arguments nor its local variables."""
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:

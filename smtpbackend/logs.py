@@ -1,6 +1,6 @@
-"""What is logged: the name of an event and its fields, in the message for people and in ``extra`` for programs.
+"""How an event is logged: its name and fields, in the message for people and in ``extra`` for programs.
 
-A handler may raise, as one that sends mail: no delivery is harmed by what is told of it.
+A handler may raise, such as one that sends mail: that harms no delivery.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""What an author writes: `Message` and `Attachment`.
+"""`Message` and `Attachment`, as an author writes them; ``mime.py`` makes octets of them.
 
-Values that people fill in; how they become octets is the matter of ``mime.py``. What is given when they are made is
-checked at once, what is changed later when the message is rendered.
+Arguments are checked at once, changes made later when the message is rendered.
 """
 
 from __future__ import annotations
@@ -35,12 +34,12 @@ ADDRESS_FIELDS = frozenset(
     )
 )
 RECIPIENT_FIELDS = frozenset(("to", "cc", "bcc", "dcc", "resent-to", "resent-cc", "resent-bcc", "resent-dcc"))
-# Fields that name people who shall not be seen: in no rendered message.
+# Fields with hidden recipients: in no rendered message.
 HIDDEN_FIELDS = frozenset(("bcc", "dcc", "resent-bcc", "resent-dcc"))
 
 _ROUTING = ("from", "sender", "to", "cc", "bcc", "dcc")
 _WRITTEN_BY_MIME = frozenset(("content-type", "content-transfer-encoding", "content-disposition", "mime-version"))
-# RFC 5322 3.6: these at most once. To, Cc and Reply-To are joined where they come twice.
+# RFC 5322 3.6: fields that a message has once. To, Cc and Reply-To are joined where they come twice.
 _AT_MOST_ONCE = frozenset(("from", "sender", "subject", "date", "message-id", "in-reply-to", "references"))
 
 _header_name = re.compile(r"[!-9;-~]+").fullmatch  # ftext, RFC 5322 3.6.8
@@ -63,7 +62,7 @@ def check_text(value: Any, field: str) -> str:
 
 
 def check_encodable(value: str, field: str) -> None:
-    """Raise `InvalidInput` where ``value`` has half a surrogate pair, which no octets stand for."""
+    """Raise `InvalidInput` where ``value`` has half a surrogate pair, which has no octets."""
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -71,7 +70,7 @@ def check_encodable(value: str, field: str) -> None:
 
 
 def check_name(name: Any) -> str:
-    """``name`` if a header can have it (RFC 5322 3.6.8)."""
+    """``name`` if it can name a header (RFC 5322 3.6.8)."""
     if not isinstance(name, str) or _header_name(name) is None or len(name) > 200:
         raise InvalidInput(f"headers: {name!r} is not the name of a header", field="headers")
     return name
@@ -89,11 +88,11 @@ class Attachment:
     """A file that goes with a message.
 
     ``content`` is bytes, a str (sent as text), a path, a binary file, or an ``email.message.Message`` (forwarded as
-    message/rfc822). A path is read when the message is sent, and a file from where it stands now; both can be sent
-    again, and by many threads, but must not change before they are. What can be read only once is kept by the first
-    Attachment that reads it, for all messages that have this Attachment. ``filename`` defaults to the name of the file,
-    ``content_type`` to what the filename's ending says. With a ``content_id`` it belongs to the HTML text, which shows
-    it as ``cid:...``; ``inline`` says that it is shown and not offered for download (default: when it has a
+    message/rfc822). A path is read when the message is sent, and a file from its present position; both can be sent
+    again, by many threads, but must not change before. A source that can be read only once is kept by the first
+    Attachment that reads it, for all messages with this Attachment. ``filename`` defaults to the name of the file,
+    ``content_type`` to that of the filename's extension. With a ``content_id`` it belongs to the HTML text, which shows
+    it as ``cid:...``; ``inline`` means that it is shown and not offered for download (default: when it has a
     ``content_id``). Raises `InvalidInput`.
     """
 
@@ -112,7 +111,7 @@ class Attachment:
         self.inline = content_id is not None if inline is None else inline
         self.content_type = _type_of(content, self.filename) if content_type is None else content_type
         self._stands: tuple[Any, int | None] = (content, _start_of(content))
-        self._kept: Source | None = None  # of what could be read only once
+        self._kept: Source | None = None  # a copy of a source that can be read only once
         self.check()
 
     def check(self) -> None:
@@ -126,7 +125,7 @@ class Attachment:
             raise InvalidInput(f"content_id: {self.content_id!r} is not a content identifier", field="content_id")
 
     def source(self) -> Source:
-        """Its octets, for one message. What can be read only once is kept, for those that come later."""
+        """Its octets for one message. A source that can be read only once is kept for later messages."""
         from smtpbackend.sources import Spool, alone_with, source_of
 
         content, start = self._stands
@@ -169,7 +168,7 @@ def _type_of(content: Any, filename: str | None) -> str:
 
 
 def _start_of(content: Any) -> int | None:
-    """Where a file stands that can be read again; None for everything else."""
+    """The position of a file that can be read again; None for everything else."""
     if isinstance(content, (str, bytes, bytearray, memoryview, os.PathLike)) or hasattr(content, "get_content_type"):
         return None
     if not hasattr(content, "read"):
@@ -287,7 +286,7 @@ class Message:
         return bool(getattr(self, {"from": "from_", "message-id": "message_id"}.get(name, name)))
 
     def authors(self) -> list[Address]:
-        """The addresses of ``from_``. There a tuple of two str is a pair, whatever they are."""
+        """The addresses of ``from_``, where a tuple of two str is always a pair."""
         given: Any = self.from_
         if isinstance(given, str):
             return parse_addresses(given, "from_")
@@ -299,7 +298,7 @@ class Message:
         return found
 
     def address_fields(self) -> Iterator[tuple[str, str, Any]]:
-        """The fields that say who a message is from and for, in order: header, our name of it, and what was given."""
+        """The fields of originator and recipients, in order: header, our name of it, and its value as given."""
         if self.from_:
             yield "From", "from_", [self.from_] if _is_author(self.from_) else self.from_
         if self.sender:
@@ -326,7 +325,7 @@ def _is_author(given: Any) -> bool:
 def _listed(given: Any, field: str) -> list[Mailbox]:
     if type(given) is list or given == ():
         return list(given)
-    if isinstance(given, str):  # an element of a list is never split, so what is one is read as such here
+    if isinstance(given, str):  # split now, for an element of a list is never split
         is_one = given.strip() and "," not in given and ":" not in given
         return [given] if is_one else [*entries(given, field)]
     if isinstance(given, Iterable) and not isinstance(given, (bytes, bytearray)) and not is_pair(given, field):

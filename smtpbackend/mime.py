@@ -1,8 +1,8 @@
 """From a `Message` or an ``email.message.Message`` to `Content`: the exact octets for the wire, in one pass.
 
-What is authored here is 7-bit, in lines under 998 octets. What is given (octets, files, messages of the ``email``
-package) keeps its octets but for line ends and the fields that hide people (Bcc, Dcc, Resent-Bcc). Dot-stuffing is the
-matter of the session. Time and chance come from outside, as ``date`` and ``token``.
+A `Message` is written as 7-bit, in lines under 998 octets. Given octets, files and messages of the ``email`` package
+are unchanged but for line ends, Bcc and its kind. Dots are stuffed by the session. Time and chance come from outside,
+as ``date`` and ``token``.
 """
 
 from __future__ import annotations
@@ -14,17 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from smtpbackend.address import Address, parse_addresses
 from smtpbackend.address_list import sift
-from smtpbackend.content import (
-    BLOCK,
-    CHUNK,
-    MAX_LINE,
-    Base64,
-    Content,
-    Piece,
-    base64_lines,
-    encode_octets,
-    given,
-)
+from smtpbackend.content import BLOCK, CHUNK, MAX_LINE, Base64, Content, Piece, base64_lines, encode_octets, given
 from smtpbackend.content_type import parsed
 from smtpbackend.email_message import Flattener, flatten, is_signed, seven_bit_copy
 from smtpbackend.errors import InvalidInput
@@ -60,7 +50,7 @@ def render(message: Message | email.message.Message, *, date: datetime, token: s
     """The content of ``message``, Date, Message-ID and MIME-Version added where they are missing.
 
     ``date`` is the present, ``token`` a string that is unique in the world: the Message-ID is ``<token@domain of
-    From>``. The message is not changed. Raises `InvalidInput` naming what cannot be sent.
+    From>``. The message is not changed. Raises `InvalidInput` with the field that cannot be sent.
     """
     if not isinstance(message, Message):
         if not hasattr(message, "raw_items"):
@@ -88,7 +78,7 @@ def text_content(
     message_id: str,
     token: str,
 ) -> Content:
-    """What `render` makes of a `Message` of these, without one: for an adapter, which has its addresses parsed.
+    """The same as `render` of a `Message` with these arguments, for an adapter that has parsed addresses.
 
     ``token`` is as in `render`; boundaries are made of it. Raises `InvalidInput`.
     """
@@ -108,7 +98,7 @@ def _content(head: str, structure: _Leaf | _Multipart, token: str, message_id: s
 
 
 def _head(message: Message, date: datetime, token: str) -> tuple[str, str]:
-    """The fields of the whole message but for those of MIME; and the message identifier."""
+    """The fields of the whole message but for those of MIME, and the message identifier."""
     given = {name.lower() for name, _ in message.headers}
     named = authors = message.authors() if message.from_ else []
     if not authors and "from" in given:
@@ -152,7 +142,7 @@ def _fields(
     cc: list[Address],
     reply_to: list[Address],
 ) -> list[str]:
-    """The fields that say what it is about, who wrote it and to whom: those that have something in them."""
+    """Subject, originator and recipient fields, those that are not empty."""
     out = [text_field("Subject", subject, "subject")] if subject else []
     if authors:
         out.append(address_field("From", authors))
@@ -172,7 +162,7 @@ def _no_author() -> InvalidInput:
 
 
 def _joined(message: Message, name: str, attribute: str) -> list[Address]:
-    """The addresses of a field that stands once (RFC 5322 3.6), those given as headers included."""
+    """The addresses of a field that a message has once (RFC 5322 3.6), with those given as headers."""
     addresses = sift(getattr(message, attribute), attribute)[0]
     for other, value in message.headers:
         if other.lower() == name.lower():
@@ -209,7 +199,7 @@ def _text(text: str, html: str | None) -> _Leaf | _Multipart:
 
 
 def _structure(message: Message) -> _Leaf | _Multipart:
-    """The tree that ``email.message.EmailMessage`` makes of the same content."""
+    """The same tree as that of an ``email.message.EmailMessage``."""
     if message.text is not None and not (message.attachments or message.alternatives):
         return _text(message.text, message.html)
     related = [one for one in message.attachments if one.content_id is not None and message.html is not None]
@@ -258,7 +248,7 @@ class _Writer:
         self._pieces.append(piece)
 
     def boundary(self) -> str:
-        # "=_" stands neither in base64 nor in quoted-printable (RFC 2045 6.7).
+        # "=_" is in neither base64 nor quoted-printable (RFC 2045 6.7).
         self.boundaries += 1
         return f"=_{self.boundaries}.{self.token}"
 
@@ -269,13 +259,13 @@ class _Writer:
 
 
 class _Multipart:
-    """Parts in a multipart; fields stand where EmailMessage puts them when it is built by its ``add_`` methods."""
+    """Parts in a multipart, with fields in the order of an EmailMessage that is built by its ``add_`` methods."""
 
     def __init__(self, subtype: str, parts: list[_Leaf | _Multipart], has_body: bool = True) -> None:
         self.subtype, self.parts = subtype, parts
         self.added = True
         if has_body:
-            parts[0].added = False  # it was there before, and moved in without MIME-Version
+            parts[0].added = False  # EmailMessage moves its body in without MIME-Version
 
     def write_to(self, writer: _Writer) -> None:
         boundary = writer.boundary()
@@ -340,7 +330,7 @@ class _Leaf:
         writer.write(out + ("MIME-Version: 1.0\r\n\r\n" if self.added else "\r\n"))
 
     def _forwarded(self, writer: _Writer, message: email.message.Message) -> None:
-        """RFC 2046 5.2.1: message/rfc822 itself is never encoded, so what is in it must be."""
+        """RFC 2046 5.2.1: message/rfc822 itself is never encoded, so its content must be."""
         flat = Flattener(writer.token, f"{writer.boundaries}.")
         if not is_signed(message):
             message = seven_bit_copy(message)
@@ -354,7 +344,7 @@ class _Leaf:
 
 
 def _media_type(given: str, is_text: bool, field: str) -> tuple[str, str]:
-    """A media type and its parameters as they are written; the charset of text is ours."""
+    """A media type and its parameters; the charset of a text is left out."""
     match = _media(given)
     if match is None:
         raise InvalidInput(f"{field}: {given!r} is not a media type", field=field)
@@ -363,7 +353,7 @@ def _media_type(given: str, is_text: bool, field: str) -> tuple[str, str]:
 
 
 def _encode_text(text: str, field: str, token: str) -> tuple[str, str]:
-    """A transfer encoding and the encoded text: as it is if it can be, else the shorter of two encodings."""
+    """A transfer encoding and the encoded text: 7bit where that is possible, else the shorter of two encodings."""
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     if not text.endswith("\n"):
@@ -371,8 +361,8 @@ def _encode_text(text: str, field: str, token: str) -> tuple[str, str]:
     if (
         text.isascii()
         and (len(text) < MAX_LINE or max(map(len, text.split("\n"))) < MAX_LINE)
-        and not text.encode().translate(None, _TEXT)  # what is left would be control characters
-        and (token not in text)  # else it might hold a boundary
+        and not text.encode().translate(None, _TEXT)  # no control characters
+        and (token not in text)  # no boundary
     ):
         return "7bit", text.replace("\n", "\r\n")
     try:

@@ -1,14 +1,14 @@
-"""How whoever listens is called, so that nobody harms a delivery or another: Listeners, and receivers of signals.
+"""How Listeners and receivers of signals are called, so that none can harm a delivery or another receiver.
 
-- A receiver is not called again from inside of itself: for what it sends, or what the handler of its log sends. Inside
-  is whatever runs in its context (``contextvars``): its thread, its task, and what it starts that takes the context
-  along, as tasks and `asyncio.to_thread` do, for as long as that runs. Other threads know nothing of it.
-- Receivers are called inside of receivers only so deep, for as many as log an error by mail would call each other in
-  every order. What may cancel a message is asked at any depth.
-- What a receiver raises is logged, once for each receiver and class of error; that it was not called, once as well.
-  It is the place in the code that counts, be it connected anew for each request.
+- A receiver is not called from inside of itself, for mail that it sends or that the handler of its log sends. Inside
+  means in its context (``contextvars``): its thread, its task, and what it starts with a copy of that context, such as
+  tasks and `asyncio.to_thread`. Other threads are outside.
+- Receivers inside of receivers are called to a depth of `DEEPEST`: else those that log errors by mail would call each
+  other in every order. Receivers that may cancel a message are called at any depth.
+- An error of a receiver is logged once for each receiver and class of error, and so is a call that was left out. The
+  receiver is known by its place in the code: it may be connected anew for each request.
 
-All is logged by logger ``smtpbackend.receivers``: an error at ERROR, a call left out at WARNING.
+Logger ``smtpbackend.receivers`` logs an error at ERROR and a call left out at WARNING.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from smtpbackend.logs import log
 __all__ = ["Call", "begin", "call"]
 
 LOGGER = "smtpbackend.receivers"
-DEEPEST = 2  # receivers inside of each other: the mail that one sends is told to the others
-MOST = 1000  # places and kinds of errors that are remembered: a site has some, but a class may be made for each error
+DEEPEST = 2  # receivers inside of each other: others hear of the mail that one sends
+MOST = 1000  # receivers and classes of errors that are remembered: a class may be made for each error
 CANCELS = "message_sending"  # the event whose receivers may raise `CancelSend`
 
 _inside: ContextVar[tuple[Any, ...]] = ContextVar("smtpbackend_receivers", default=())
@@ -35,20 +35,20 @@ logged: dict[tuple[str, str], object] = {}
 
 
 def call(receiver: Callable[..., Any], event: str, /, *args: Any, **fields: Any) -> None:
-    """Call a receiver of ``event``, unless this is inside of it. Only `CancelSend` before a message passes."""
+    """Call a receiver of ``event``, unless this is inside of it. Raises `CancelSend` before a message, and no other."""
     if (begun := begin(receiver, event)) is None:
         return
     with begun:
         result = receiver(*args, **fields)
         if type(result) is CoroutineType:
             result.close()
-            raise TypeError("it is a coroutine function, and nobody awaits it here")
+            raise TypeError("it is a coroutine function, which cannot be awaited here")
 
 
 def begin(receiver: Callable[..., Any], event: str) -> Call | None:
-    """The context manager in which a receiver is to be called; None: it is not to be called.
+    """The context manager in which to call a receiver, or None where it must not be called.
 
-    One whose class has a true ``is_reentrant`` is called always: it tells others, each of which is called by this.
+    One whose class has a true ``is_reentrant`` is always called: it calls others, each of them by this function.
     """
     inside = _inside.get()
     if getattr(type(receiver), "is_reentrant", False):
@@ -64,9 +64,9 @@ def begin(receiver: Callable[..., Any], event: str) -> Call | None:
 
 
 class Call:
-    """One call of a receiver: ``with`` it, what the receiver raises is logged, inside of it still, and goes no further.
+    """One call of a receiver, a context manager: an error is logged, still inside of the receiver, and suppressed.
 
-    `CancelSend` before a message does, and what is no Exception.
+    Not suppressed are `CancelSend` before a message, and a BaseException that is no Exception.
     """
 
     __slots__ = ("_event", "_inside", "_outside", "_receiver")
@@ -98,7 +98,7 @@ class Call:
 def _log_once(
     level: int, name: str, receiver: Callable[..., Any], event: str, why: str, error: Exception | None = None
 ) -> None:
-    """Whoever comes first logs, of all threads; and has noted it by then, for the handler may send mail."""
+    """The first of all threads logs. It is noted before, for the handler may send mail."""
     place = _place(receiver)
     if len(logged) >= MOST:
         logged.clear()
@@ -108,20 +108,20 @@ def _log_once(
 
 
 def _function(receiver: Any) -> Any:
-    """What a receiver is beneath its wrappers, which may be made anew for each call, as Sentry does."""
+    """The function inside of wrappers, which may be made anew for each call, as Sentry does."""
     while type(receiver) is FunctionType and (inner := receiver.__dict__.get("__wrapped__", receiver)) is not receiver:
         receiver = inner
     return receiver
 
 
 def _identity(receiver: Any) -> tuple[int, int]:
-    """The same for the same receiver, while it lives: a method is another object each time it is looked up."""
+    """Equal for one receiver as long as it lives: a method is another object each time it is looked up."""
     receiver = _function(receiver)
     return (id(receiver.__self__), id(receiver.__func__)) if type(receiver) is MethodType else (id(receiver), 0)
 
 
 def _place(receiver: Any) -> str:
-    """Where a receiver stands in the code. What it holds may be secret, and is not shown."""
+    """The place of a receiver in the code. Its values may be secret, and are not shown."""
     receiver = _function(receiver)
     if issubclass(type(receiver), partial):
         return _place(receiver.func)

@@ -1,10 +1,9 @@
-"""Where octets come from: memory, files, and what can be read only once.
+"""Where octets come from: memory, files, and streams that can be read only once.
 
-A source is taken once. From then on every reader is given the same octets, whatever other threads, connections and
-processes do meanwhile: nothing here reads by the position of a file that others have too, and the caller's file stays
-where it stood. Where that cannot be kept, because the file has changed or was closed, reading raises `InvalidInput`: it
-never gives fewer octets, nor others where the change can be seen (`_State`). The only locks of this floor are here,
-since files of callers are shared by threads whether we like it or not.
+A source is taken once. From then on every reader gets the same octets, whatever other threads and processes do: a file
+is not read by its position, which it keeps. Where the file was changed or closed, reading raises `InvalidInput`. It
+never yields fewer octets, nor others where a change can be seen (`_State`). Threads share the files of callers, so the
+only locks of this floor are here.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ from smtpbackend.errors import InvalidInput
 
 __all__ = ["IN_MEMORY", "Source", "Spool", "alone_with", "position_of", "source_of", "spooled"]
 
-IN_MEMORY = 1024 * 1024  # octets of what is copied that are kept in memory, and not in a temporary file
+IN_MEMORY = 1024 * 1024  # octets of a copy that are kept in memory, and not in a temporary file
 _BLOCK = 64 * 1024  # octets that are copied at a time
 
 
 class Source:
-    """``size`` octets, as often as they are wanted."""
+    """``size`` octets, which can be read as often as needed."""
 
     size: int
 
@@ -37,7 +36,7 @@ class Source:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Give up what is ours of it; files of the caller stay open."""
+        """Close temporary files; files of the caller stay open."""
 
 
 class _Octets(Source):
@@ -53,7 +52,7 @@ class _Octets(Source):
 
 
 class Spool(Source):
-    """A copy that is ours: in memory, or where it is large in a temporary file, for as long as somebody has it."""
+    """A copy in memory, or a large one in a temporary file that lives as long as this object."""
 
     def __init__(self, blocks: Iterable[Any], field: str) -> None:
         self.size = 0
@@ -73,7 +72,7 @@ class Spool(Source):
             if self._file is not None:
                 self._file.flush()
         except BaseException:
-            self.close()  # else it lives as long as the error
+            self.close()  # else the file lives as long as the error
             raise
         self._octets = memory.getvalue() if self._file is None else b""
 
@@ -85,7 +84,7 @@ class Spool(Source):
                 yield _read_at(self._file.fileno(), min(size, self.size - place), place)
 
     def close(self) -> None:
-        """Give up the temporary file."""
+        """Close the temporary file."""
         if self._file is not None:
             self._file.close()
 
@@ -94,7 +93,7 @@ class Spool(Source):
 
 
 class _Lent(Source):
-    """A source that somebody else closes."""
+    """A source that its owner closes."""
 
     def __init__(self, source: Source) -> None:
         self.size, self.blocks = source.size, source.blocks  # type: ignore[method-assign]
@@ -103,8 +102,8 @@ class _Lent(Source):
 class _State(NamedTuple):
     """Which file it is, how long, and when it was written last.
 
-    A change of its octets changes one of these, but for one of the same length within a tick of the file system's clock
-    (milliseconds), or whose time is put back. When anything of it was changed is not looked at: to unlink it counts.
+    A change of its octets changes one of these. Not seen is a change of the same length within a tick of the file
+    system's clock (milliseconds), or whose time is put back. The ctime is not compared: it changes with an unlink.
     """
 
     device: int
@@ -142,10 +141,10 @@ class _File(Source):
             wanted = max(min(size, end - place), 0)
             with _reading(self._given, self._field):
                 block = _read_at(file.fileno(), wanted, place)
-                # looked at behind each block: had the file been closed, its number might have been another's by then
+                # after each block: if the file was closed meanwhile, its descriptor may be that of another file
                 state = _state_of(file)
             if state != self._was or len(block) < wanted:
-                # what was announced (SIZE, BDAT) cannot be kept, or would be of two versions of the file
+                # SIZE or BDAT has declared the old size, and the octets would be of two versions of the file
                 what = "became shorter" if len(block) < wanted or state.size < self._was.size else "was changed"
                 raise InvalidInput(
                     f"{self._field}: {_name(self._given)} {what} while it was sent; give its octets, or a copy of it",
@@ -158,7 +157,7 @@ class _File(Source):
 
 
 def _read_at(descriptor: int, size: int, place: int) -> bytes:
-    """``size`` octets from ``place`` on, unless the file ends; its position stays where it is."""
+    """``size`` octets from ``place`` on, unless the file ends. Its position does not move."""
     block = os.pread(descriptor, size, place)
     while len(block) < size and (more := os.pread(descriptor, size - len(block), place + len(block))):
         block += more
@@ -169,11 +168,11 @@ def _read_at(descriptor: int, size: int, place: int) -> bytes:
 
 
 def position_of(content: Any, field: str) -> int | None:
-    """Where a file stands that can be read again; None for what can be read only once, and what is no file."""
+    """The position of a file that can be read again; None for a stream that can be read only once, and for no file."""
     if not hasattr(content, "seekable"):
         return None
     try:
-        with alone_with(content):  # who copies it moves it, and back
+        with alone_with(content):  # a copy in another thread moves it, and back
             return int(content.tell()) if content.seekable() else None
     except (AttributeError, OSError):
         return None
@@ -182,10 +181,10 @@ def position_of(content: Any, field: str) -> int | None:
 
 
 def source_of(content: Any, field: str, start: int | None = None) -> Source:
-    """What somebody gave, as it is now: octets, a path, a file, an iterable of octets. Raises `InvalidInput`.
+    """The source of octets, a path, a file or an iterable of octets, as it is now. Raises `InvalidInput`.
 
-    A file is read from ``start`` on, which `position_of` told when it was given. A regular file stays where it is, and
-    is read when it is wanted; what else has a position is copied; what can be read only once is read now, once.
+    A file is read from ``start`` on, which is from `position_of`. A regular file is read when its octets are needed;
+    another file with a position is copied now; a stream that can be read only once is read now.
     """
     if isinstance(content, Source):
         return _Lent(content)
@@ -208,9 +207,9 @@ def source_of(content: Any, field: str, start: int | None = None) -> Source:
 
 
 def _plain(file: Any) -> Any:
-    """The file of the ``io`` module that ``file`` is, where it has a regular file's octets; else None.
+    """``file`` as a file of the ``io`` module that reads a regular file; None where it is none.
 
-    Others may have a descriptor too, but not of what they give: that of GzipFile is of what is compressed.
+    Another class may have a descriptor of other octets: that of GzipFile is of the compressed file.
     """
     if type(file) is getattr(sys.modules.get("tempfile"), "_TemporaryFileWrapper", None):
         file = file.file
@@ -227,7 +226,7 @@ def _at_path(path: os.PathLike[str], field: str) -> Source:
             if not kind.st_size and (octets := file.read()):  # files of /proc have no size
                 return _Octets(octets)
             return _File(path, file, field)
-        with _once((kind.st_dev, kind.st_ino), path, field):  # two readers would have a part each
+        with _once((kind.st_dev, kind.st_ino), path, field):  # each of two readers would get a part
             spool = Spool(_blocks_of(file, field), field)
         if stat.S_ISFIFO(kind.st_mode) and not spool.size:
             raise _empty(path, field)
@@ -235,7 +234,7 @@ def _at_path(path: os.PathLike[str], field: str) -> Source:
 
 
 def _copied(file: Any, field: str, start: int) -> Spool:
-    """From ``start`` to the end, and back to where it stood; raises where somebody else moves it meanwhile."""
+    """A copy from ``start`` to the end. The position is restored. Raises where another reader moves it meanwhile."""
 
     def blocks() -> Iterator[bytes]:
         place = start
@@ -244,7 +243,7 @@ def _copied(file: Any, field: str, start: int) -> Spool:
             block = _read_full(file, _BLOCK, field)
             place += len(block)
             if file.tell() != place:
-                why = f"{field}: {_name(file)} is read by somebody else at this time; give its octets, or another file"
+                why = f"{field}: {_name(file)} is being read elsewhere; give its octets, or another file"
                 raise InvalidInput(why, field=field)
             if not block:
                 return
@@ -259,7 +258,7 @@ def _copied(file: Any, field: str, start: int) -> Spool:
 
 @contextmanager
 def _reading(content: Any, field: str) -> Iterator[None]:
-    """What goes wrong with a file is told as `InvalidInput`."""
+    """Errors of a file are raised as `InvalidInput`."""
     try:
         yield
     except InvalidInput:
@@ -268,13 +267,13 @@ def _reading(content: Any, field: str) -> Iterator[None]:
         raise _unreadable(content, field, error) from error
 
 
-# What can be read only once
+# Streams that can be read only once
 
 
 def spooled(content: Any, field: str) -> Spool:
-    """A copy of what can be read only once, such as a pipe or a generator; or of a list of octets.
+    """A copy of a stream that can be read only once, such as a pipe or a generator; or of a list of octets.
 
-    Raises `InvalidInput` where somebody has begun to read it here before: what is left of it is not it.
+    Raises `InvalidInput` where it was read here before, if only in part.
     """
     if hasattr(content, "read"):
         with _reading(content, field), _once(content, content, field):
@@ -294,7 +293,7 @@ def _blocks_of(file: Any, field: str) -> Iterator[bytes]:
 
 
 def _read_full(file: Any, size: int, field: str) -> bytes:
-    """``size`` octets unless the file ends: raw files may give less than was asked for."""
+    """``size`` octets unless the file ends: a raw file may return fewer."""
     found: Any = "" if isinstance(file, io.TextIOBase) else file.read(size)
     if not isinstance(found, bytes):
         raise InvalidInput(f"{field}: a file gave {type(found).__name__} and not bytes; open it as binary", field=field)
@@ -308,14 +307,14 @@ def _read_full(file: Any, size: int, field: str) -> bytes:
 
 
 class _OfObjects:
-    """What is known of things of our callers, by their identity, for as long as each lives."""
+    """Values for objects of our callers, by identity, as long as each lives."""
 
     def __init__(self) -> None:
         self.known: dict[int, tuple[weakref.ref[Any], Any]] = {}
         self.forget_all = self.known.clear
 
     def setdefault(self, thing: Any, value: Any) -> Any:
-        """What is known of it: ``value``, if nothing was. Raises TypeError for what has no weak references."""
+        """The value of ``thing``, set to ``value`` if it has none. Raises TypeError where it has no weak references."""
         key, known = id(thing), self.known
         found = known.get(key)
         if found is None:
@@ -326,15 +325,15 @@ class _OfObjects:
 
 locks, readers = _OfObjects(), _OfObjects()
 at_present: dict[Any, object] = {}
-"""What is read now, of things that nothing can be known of later."""
+"""Streams that are being read, of those without weak references."""
 
-# of threads that are no more in a child
+# a child has not the threads of its parent
 os.register_at_fork(after_in_child=locks.forget_all)
 os.register_at_fork(after_in_child=at_present.clear)
 
 
 def alone_with(thing: Any) -> AbstractContextManager[Any]:
-    """The lock of a thing: one thread at a time takes octets from it, the others wait."""
+    """The lock of a file or stream: one thread at a time reads it."""
     try:
         lock: AbstractContextManager[Any] = locks.setdefault(thing, threading.RLock())
     except TypeError:
@@ -344,7 +343,7 @@ def alone_with(thing: Any) -> AbstractContextManager[Any]:
 
 @contextmanager
 def _once(key: Any, content: Any, field: str) -> Iterator[None]:
-    """Read ``content``, for which ``key`` stands: who comes later, or meanwhile, is refused."""
+    """Read ``content``, known by ``key``. A later or simultaneous reader is refused."""
     mine = object()
     try:
         is_first = readers.setdefault(key, mine) is mine

@@ -13,15 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from smtpbackend.content import (
-    BLOCK,
-    MAX_LINE,
-    Base64,
-    Content,
-    Piece,
-    base64_lines,
-    crlf,
-)
+from smtpbackend.content import BLOCK, MAX_LINE, Base64, Content, Piece, base64_lines, crlf
 from smtpbackend.header import (
     ADDR_SPEC,
     LINE,
@@ -315,7 +307,7 @@ def _legacy_text(text: str) -> tuple[str, bytes]:
     octets = text.encode()
     if len(octets) > MAX_LINE and max(map(len, octets.splitlines())) > MAX_LINE:
         if all(len(line.encode()) <= MAX_LINE for line in text.splitlines()):
-            raise NotSimple  # it has line ends that are none in mail
+            raise NotSimple  # it has line ends of Python that mail has not
         from email.quoprimime import body_encode
 
         return "quoted-printable", crlf(body_encode(octets.decode("latin-1")).encode("ascii"))
@@ -375,7 +367,7 @@ class _Joined:
 
 
 def _seven_bit(pieces: list[Piece], message_id: str | None) -> Content:
-    """The same message, what is not 7-bit encoded anew."""
+    """The same message as 7-bit, with other parts encoded anew."""
     from smtpbackend.content_type import parsed
     from smtpbackend.email_message import Flattener, seven_bit_copy
 

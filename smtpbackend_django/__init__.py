@@ -1,6 +1,6 @@
 """smtpbackend for Django: ``EMAIL_BACKEND = "smtpbackend_django.EmailBackend"``.
 
-What is about mail stands in ``smtpbackend``; here Django's settings, messages and signals are translated.
+It translates Django's settings, messages and signals; all else is in ``smtpbackend``.
 """
 
 from __future__ import annotations

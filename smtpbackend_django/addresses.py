@@ -1,7 +1,7 @@
-"""The addresses of a message as Django takes them, so that what it writes into headers is what the envelope says.
+"""The addresses of a message in a form that Django writes into headers as the envelope has them.
 
-Django knows no pairs, and names hosts by IDNA 2003, which makes of "faß.de" the host of somebody else. A message that
-has either is copied, with addresses in which nothing is left to misunderstand.
+Django knows no pairs, and encodes hosts by IDNA 2003, where "faß.de" is another host. A message that has either is
+copied, with addresses that Django reads alike.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def with_our_addresses(message: Any) -> Any:
 def _as_django_takes(given: Any, field: str) -> Any:
     if isinstance(given, (tuple, list)):
         given = mailbox(given, field)
-    elif isinstance(given, (Promise, Header)):  # Django takes their text, and each is equal to it
+    elif isinstance(given, (Promise, Header)):  # each is equal to its text, which Django uses
         given = str(given)
     return with_our_hosts(given) if isinstance(given, str) else given
 
@@ -62,7 +62,7 @@ def mailbox(pair: Any, field: str) -> str:
 
 
 def with_our_hosts(text: str) -> str:
-    """``text`` with the A-labels of each domain of which Django would make others, or none, by IDNA 2003."""
+    """``text`` with the A-labels of each domain that Django, by IDNA 2003, would encode otherwise or refuse."""
     return text if text.isascii() else _host.sub(_our_host, text)
 
 
@@ -72,7 +72,7 @@ def _our_host(match: re.Match[str]) -> str:
         ours = ascii_domain(domain, "")
         djangos = domain.encode("idna").decode("ascii")
     except InvalidInput:
-        return match[0]  # Django has a word for it
+        return match[0]  # Django refuses it
     except UnicodeError:
         djangos = ""
     return match[0] if ours == djangos else f"@{ours}"

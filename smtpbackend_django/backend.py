@@ -1,4 +1,4 @@
-"""The backend. Django's own reads EMAIL_* and OPTIONS for it; this one opens, sends and closes, by a shared Mailer."""
+"""The backend: Django's own reads EMAIL_* and OPTIONS, and a shared Mailer opens, sends and closes."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class EmailBackend(smtp.EmailBackend):
         alias: str | None = None,
         **kwargs: Any,
     ) -> None:
-        given = dict(locals())  # all but a few are None, and a request may be waiting
+        given = dict(locals())  # quickly, for a request may be waiting
         options = dict(itertools.compress(given.items(), map(_is_given, given.values())))
         del options["self"], options["kwargs"]
         options.pop("alias", None)
@@ -111,7 +111,7 @@ class EmailBackend(smtp.EmailBackend):
         self.alias = alias
         if alias is not None:
             self._check_names(kwargs)
-        # A server that is not named in EMAIL_* or Django's OPTIONS has the defaults of the core, not Django's
+        # A server that is named neither in EMAIL_* nor in Django's OPTIONS has the defaults of the core
         is_ours = "servers" in options or (site is not None and "host" in options and "host" in site)
         self._begin(options, is_ours, kwargs)
         first = self._check().servers[0]
@@ -126,7 +126,7 @@ class EmailBackend(smtp.EmailBackend):
             raise self._wrong(f"Unknown options {', '.join(map(repr, unknown))}{hint(unknown, OPTIONS)}.")
 
     def _begin(self, options: dict[str, Any], is_ours: bool, kwargs: dict[str, Any]) -> None:
-        """Have Django read its part. ``is_ours``: no EMAIL_* and no default of Django's has a say."""
+        """Have Django read its options. ``is_ours``: neither EMAIL_* nor Django's defaults are used."""
         if "servers" in options and "host" in options:
             raise self._wrong("both 'servers' and 'host' are set; give one of them")
         tls = options.pop("tls", None)
@@ -153,7 +153,7 @@ class EmailBackend(smtp.EmailBackend):
             setattr(self, name, value)
 
     def _check(self) -> Configuration:
-        """Say what cannot work now, and not at the first mail; files are opened when they are needed, as by Django."""
+        """Raise for wrong settings now, and not at the first mail. Files are opened when needed, as in Django."""
         settings = self._settings()
         self._key = key_of(settings)
         if self._key is not None and (known := known_mailer(self._key)) is not None:
@@ -213,7 +213,7 @@ class EmailBackend(smtp.EmailBackend):
         except InvalidInput as error:
             raise self._wrong(str(error)) from error
 
-    @property  # and no setter: what was set would not be used
+    @property  # without a setter: its value would not be used
     def ssl_context(self) -> SSLContext:
         """What TLS with the first server uses. With a client certificate too it trusts the system's authorities."""
         return client_context(self.mailer().configuration.servers[0])
@@ -237,7 +237,7 @@ class EmailBackend(smtp.EmailBackend):
             return True
 
     def close(self) -> None:
-        """Let go of the connection; the Mailer keeps it for whoever sends next."""
+        """Let go of the connection; the Mailer keeps it for the next message."""
         self.connection = None
 
     def send_messages(self, email_messages: Iterable[Any]) -> int:

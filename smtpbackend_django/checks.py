@@ -29,11 +29,11 @@ def register_checks() -> None:
 
 
 def check_settings(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
-    """What the settings cannot mean.
+    """Settings that cannot work, or hardly are what was meant.
 
-    E001: a setting is unknown or cannot work. W002: ``SMTPBACKEND`` is set, and nobody reads it. W003: a port that
-    begins in clear is spoken to by TLS, or one of implicit TLS in clear. W004: a URL has a password in it, which
-    Django's error pages and mails show. W005: a password without a username.
+    E001: a setting is unknown or cannot work. W002: ``SMTPBACKEND`` is set and not read. W003: the port does not fit
+    the kind of TLS. W004: a URL has a password in it, which Django's error pages and mails show. W005: a password
+    without a username.
     """
     found: list[CheckMessage] = []
     for name, backend in _backends():
@@ -41,10 +41,10 @@ def check_settings(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
             hint = "The settings are listed in docs/reference/settings.md."
             found.append(Error(str(backend), id="smtpbackend.E001", hint=hint))
             continue
-        if backend.password and not backend.username and not backend._is_ours:  # ours are told so by an error
+        if backend.password and not backend.username and not backend._is_ours:  # else it is an error
             found.append(
                 Warning(
-                    f"{name} has a password and no username: nobody logs in.",
+                    f"{name} has a password and no username: there is no login.",
                     id="smtpbackend.W005",
                     hint="Set EMAIL_HOST_USER (username) too, or leave EMAIL_HOST_PASSWORD (password) out.",
                 )
@@ -75,7 +75,7 @@ def check_settings(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
 
 
 def _options() -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The settings as they stand, and what they are called."""
+    """The name and the options of each mailer of ours, as they are written in the settings."""
     mailers = _mailers()
     if mailers is None:
         if isinstance(given := getattr(settings, "SMTPBACKEND", None), Mapping):
@@ -93,7 +93,7 @@ def _remedy(server: Server) -> str:
 
 
 def check_credentials(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
-    """W001: a login on another host, and nothing that makes sure of TLS."""
+    """W001: a login on another host that does not require TLS."""
     return [
         Warning(
             f"{name} logs in to {server.name} and does not require TLS: mail fails there whenever TLS does"
@@ -114,7 +114,7 @@ def _mailers() -> Any:
 
 
 def _backends() -> Iterator[tuple[str, EmailBackend | Exception]]:
-    """What the settings call each mailer of ours, and the backend or why there is none."""
+    """The name of each mailer of ours in the settings, and its backend or error."""
     mailers = _mailers()
     if mailers is None:
         with warnings.catch_warnings():

@@ -1,6 +1,6 @@
-"""The settings: the dict ``SMTPBACKEND``, Django's own names beside ours, and the Mailers that backends share.
+"""The dict ``SMTPBACKEND`` with Django's names of options and ours, and the Mailers that backends share.
 
-What the settings of a mailer mean stands in ``smtpbackend.delivery.settings`` alone.
+``smtpbackend.delivery.settings`` has the meaning of a mailer's settings.
 """
 
 from __future__ import annotations
@@ -32,21 +32,13 @@ __all__ = [
 ]
 
 DJANGO_OPTIONS = (
-    "host",
-    "port",
-    "username",
-    "password",
-    "use_tls",
-    "use_ssl",
-    "timeout",
-    "ssl_keyfile",
-    "ssl_certfile",
-    "fail_silently",
+    *("host", "port", "username", "password", "use_tls", "use_ssl"),
+    *("timeout", "ssl_keyfile", "ssl_certfile", "fail_silently"),
 )
 OPTIONS = frozenset({*DJANGO_OPTIONS, "servers", "ports", *SERVER_KEYS, *MAILER_KEYS})
 _TLS = {"tls", "use_tls", "use_ssl"}
 
-MAX_MAILERS = 32  # configurations in use at once; more, such as a password for each customer, take turns
+MAX_MAILERS = 32  # configurations that are kept; there may be more, such as a password for each customer
 
 
 class SettingsError(InvalidSetting, ImproperlyConfigured):
@@ -72,7 +64,7 @@ def overridden(site: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     replaced: set[str] = set()
     if not given.keys().isdisjoint(_TLS):
         replaced |= _TLS
-    if "servers" in given:  # whose credentials are their own
+    if "servers" in given:  # with their own credentials
         replaced |= {"host", "port", "ports", "username", "password", "token"}
     elif "host" in given:
         replaced |= {"servers", "ports"}
@@ -82,7 +74,7 @@ def overridden(site: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
 
 
 def hint(given: Iterable[Any], known: Iterable[str]) -> str:
-    """What may have been meant, to be put behind the words that a name is unknown."""
+    """The end of an error about unknown names: the names that may have been meant."""
     by_lower_case = {name.lower(): name for name in known}
     names = [repr(by_lower_case[name]) for one in given if (name := nearest(str(one), by_lower_case))]
     return f"; did you mean {', '.join(names)}?" if names else ""
@@ -92,7 +84,7 @@ def hint(given: Iterable[Any], known: Iterable[str]) -> str:
 
 
 class Key:
-    """A configuration as a key. It compares by what is in it and shows nothing of it: passwords are."""
+    """A configuration as a key of a dict. Its repr shows nothing, for it has passwords."""
 
     __slots__ = ("_frozen", "_hash")
 
@@ -116,7 +108,7 @@ _FLAT = frozenset((str, int, bool, float))
 
 
 def _freeze(value: Any) -> Any:
-    """What is equal exactly where ``value`` is, and can be hashed; True is not 1 here."""
+    """A hashable form of ``value``, with its types: True is not 1 here."""
     if isinstance(value, Mapping):
         return frozenset((key, _freeze(item)) for key, item in value.items())
     if isinstance(value, (list, tuple)):
@@ -138,20 +130,20 @@ def shared_mailer(settings: Mapping[str, Any]) -> Mailer:
             mailer = shared_mailers[key] = SharedMailer.from_settings(settings)
         shared_mailers.move_to_end(key)
         surplus = shared_mailers.popitem(last=False)[1] if len(shared_mailers) > MAX_MAILERS else None
-    del surplus  # not under the lock: it closes itself, once nobody sends by it any more
+    del surplus  # not under the lock: it closes itself when it is not used any more
     return mailer
 
 
 def key_of(settings: Mapping[str, Any]) -> Key | None:
-    """What a Mailer of these settings is found by; None where one has a value that no setting has."""
+    """The key of a Mailer with these settings; None where a value cannot be one of a setting."""
     try:
         return Key(settings)
-    except TypeError:  # who checks it says which
+    except TypeError:  # `configure` names the setting
         return None
 
 
 def known_mailer(key: Key) -> Mailer | None:
-    """The Mailer with these settings, where there is one: they need not be checked again."""
+    """The Mailer with these settings, which were checked then, or None."""
     with _lock:
         mailer = shared_mailers.get(key)
         if mailer is not None:
@@ -173,7 +165,7 @@ def _setting_changed(*, setting: str, **_: Any) -> None:
         close_mailers()
 
 
-# The keys hold the settings, so that none can be wrong; this frees what a test leaves behind.
+# Keys hold the settings, so a Mailer is never wrong; this closes those that a test leaves behind.
 setting_changed.connect(_setting_changed, dispatch_uid="smtpbackend_django")
 
 
@@ -182,5 +174,4 @@ def _renew_lock() -> None:
     _lock = threading.Lock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
+os.register_at_fork(after_in_child=_renew_lock)

@@ -1,4 +1,4 @@
-"""A message of Django as the core takes it: an envelope, and the content that Django's own backend would send."""
+"""From a message of Django to its envelope, and to the content that Django's own backend would send."""
 
 from __future__ import annotations
 
@@ -47,32 +47,26 @@ IS_MODERN = django.VERSION >= (6, 0)  # message() makes an email.message.EmailMe
 def envelope_of(
     message: Any, prep_address: Callable[..., str] | None, bounce_address: Address | None = None
 ) -> Envelope:
-    """Who a message is from and for: ``from_email`` and ``recipients()``, not its headers. Raises ValueError.
+    """The envelope from ``from_email`` and ``recipients()``, not from headers. Raises ValueError.
 
-    A ``bounce_address`` takes the place of the sender.
-
-    What is an address says Django: ``prep_address`` of the backend, or before 6.0 ``sanitize_address``. What Django
-    would make invalid is ours to write: domains by IDNA 2008, where 2003 names another host or none, and local parts
-    that need SMTPUTF8.
+    A ``bounce_address`` takes the place of the sender. Django decides what is an address: by ``prep_address`` of the
+    backend, before 6.0 by ``sanitize_address``. The core encodes domains, by IDNA 2008, and local parts that need
+    SMTPUTF8, which Django would spoil.
     """
-
     is_djangos = prepares_as_django(prep_address)
 
     def address(given: Any, field: str) -> Address:
         if isinstance(given, (tuple, list)):
             given = mailbox(given, field)
         if is_djangos and type(given) is str and (plain := plain_addr_spec(given)) is not None:
-            return Address.parse(plain, field)  # Django would neither change nor refuse it
+            return Address.parse(plain, field)  # Django would not change it
         if type(given) is str and len(given) > MAX_FOLDED:
             return Address.parse(given, field)  # the email package would take too long over it
         try:
             if prep_address is not None:
                 return Address.parse(prep_address(given, force_ascii=False), field)
             return _sanitized(given, message.encoding or settings.DEFAULT_CHARSET, field)
-        except (
-            IndexError,
-            TypeError,
-        ):  # of the email package, for "to@" on some patch releases of Python, and for "<>"
+        except (IndexError, TypeError):  # of the email package, for "<>", and for "to@" on some releases of Python
             raise InvalidInput(f"{field}: {force_str(given)!r} is not an address", field=field) from None
 
     sender = address(message.from_email, "from_email")
@@ -80,11 +74,9 @@ def envelope_of(
 
 
 def _sanitized(given: Any, charset: str, field: str) -> Address:
-    from django.core.mail.message import sanitize_address
-
     text = force_str(given)
     if text.isascii():
-        sanitize_address(given, charset)
+        mail.sanitize_address(given, charset)
     return Address.parse(text, field)
 
 
@@ -122,7 +114,7 @@ _subtype_is_plain = re.compile(r"[a-z]{1,20}").fullmatch
 
 
 def _spell(name: str, value: str) -> str:
-    """Before 6.0 Django itself makes encoded words, and the charset is UTF-8 in all that is simple."""
+    """Before 6.0 Django itself makes encoded words. A simple message has charset UTF-8."""
     if name.lower() in ADDRESS_FIELDS and with_our_hosts(value) != value:
         raise NotSimple
     return str(mail.forbid_multi_line_headers(name, value, "utf-8")[1])
@@ -189,7 +181,7 @@ def _str(value: Any) -> str:
 def _joined(values: Any) -> str:
     try:
         return ", ".join(values)
-    except TypeError:  # lazy strings, or what is none
+    except TypeError:  # lazy strings, or no strings
         return ", ".join([_str(value) for value in values])
 
 
@@ -201,7 +193,7 @@ def _date() -> str:
 
 
 def _number() -> int:
-    """What a boundary is made of, as the email package has it: of 19 digits."""
+    """19 digits for a boundary, as the email package has them."""
     return int.from_bytes(os.urandom(8), "big") % 10**19
 
 
@@ -255,9 +247,9 @@ def _djangos_content(message: Any, envelope: Envelope) -> bytes | email.message.
 
 
 def _alone_with_parts(message: Any) -> ExitStack:
-    """For as long as it is rendered, no other thread writes a boundary into an attached part that has none yet.
+    """While the message is rendered, no other thread may write a boundary into an attached part without one.
 
-    The ``email`` package does so when it writes one, behind the body and ahead of the header that names it.
+    The ``email`` package writes it into the part after the body, and before the header that names it.
     """
     alone = ExitStack()
     parts = [one for one in getattr(message, "attachments", None) or () if isinstance(one, email.message.Message)]
@@ -272,7 +264,7 @@ _unsafe_value = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|\n(?![ \t
 
 
 def _check_headers(part: email.message.Message) -> None:
-    """Raise ValueError for what could begin another header; Django looks at few of them. Forwarded mail is as it is."""
+    """Raise ValueError for a value that could begin another header: Django checks few. Not in forwarded mail."""
     for name, value in part.raw_items():
         check_name(name)
         if _unsafe_value(str(value)):
@@ -283,32 +275,28 @@ def _check_headers(part: email.message.Message) -> None:
 
 
 def _is_portable(octets: bytes) -> bool:
-    """Whether every server takes it: 7-bit, in lines of legal length."""
+    """Whether every server accepts it: 7-bit, in lines of legal length."""
     return octets.isascii() and max(map(len, octets.split(b"\n"))) <= MAX_LINE + 1
 
 
 def _may_be_encoded_anew(rendered: Any) -> bool:
-    """Whether the core makes the same octets of it, and may make 7-bit ones for a server without 8BITMIME."""
-    if type(rendered).as_bytes not in _stock() or is_signed(rendered):
-        return False  # not a line of it may be written otherwise
+    """Whether the core writes the same octets, and may write 7-bit ones for a server without 8BITMIME."""
+    if not any(type(rendered).as_bytes is kind.as_bytes for kind in _RENDERERS) or is_signed(rendered):
+        return False
     complete = all(name in rendered for name in ("Date", "Message-ID", "MIME-Version"))
     return complete and ("Sender" in rendered or "," not in str(rendered["From"]))
 
 
-def _stock() -> tuple[Any, ...]:
-    known: tuple[Any, ...] = (email.message.Message.as_bytes, email.message.MIMEPart.as_bytes)
-    if not IS_MODERN:
-        from django.core.mail.message import MIMEMixin
-
-        known += (MIMEMixin.as_bytes,)
-    return known
+_RENDERERS: tuple[Any, ...] = (email.message.Message, email.message.MIMEPart)
+if not IS_MODERN:
+    _RENDERERS += (mail.MIMEMixin,)
 
 
 def _write_utf8_addresses(rendered: Any, message: Any) -> None:
-    """Addresses with UTF-8 local parts as they are (RFC 6532), where Django 5.2 makes encoded words of them."""
+    """Write addresses with UTF-8 local parts unencoded (RFC 6532): Django 5.2 makes encoded words of them."""
     written = {"From": [message.from_email], "To": message.to, "Cc": message.cc, "Reply-To": message.reply_to}
     for name, values in written.items():
         if "?=@" in str(rendered.get(name, "")):
             value = force_str(message.extra_headers.get(name, ", ".join(map(str, values))))
-            # surrogates are how an email.message.Message holds octets; message() found no line end in it
+            # an email.message.Message holds octets as surrogates; message() has checked for line ends
             rendered.replace_header(name, value.encode().decode("ascii", "surrogateescape"))

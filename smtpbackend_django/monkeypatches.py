@@ -1,7 +1,7 @@
-"""Whether a function of Django was replaced: only where none was may the core do its work.
+"""Whether a function of Django was replaced: else the core may do its work.
 
-What is there when this module is imported is remembered, and trusted only if it came from the files of Django and of
-the ``email`` package. Whether a message overrides its own rendering is the matter of ``message.py``.
+The functions are remembered when this module is imported, and trusted only if they come from the files of Django and of
+the ``email`` package. ``message.py`` finds out whether a message overrides its own rendering.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ _looks = tuple(zip(*_places(), strict=True))
 
 
 def _found() -> list[Any]:
-    """What each name stands for now; and the registries that a site may add to, such as that of header classes."""
+    """The functions that are there now, and the registries that a site may add to, such as that of header classes."""
     policy: Any = email.policy.SMTP
     places, looks = _looks
     found = [*map(call, looks, places)]

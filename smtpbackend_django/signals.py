@@ -10,9 +10,9 @@ signal                   keyword arguments                                   whe
 ``message_sent``         ``message, envelope, receipt, alias``               at least one recipient was accepted
 ``recipient_rejected``   ``message, envelope, outcome, alias``               one recipient was refused for good
 ``recipient_deferred``   ``message, envelope, outcome, alias``               one recipient was not handed over
-``message_failed``       ``message, envelope, receipt, error, alias``        nobody was accepted, nobody is in doubt
+``message_failed``       ``message, envelope, receipt, error, alias``        no recipient was accepted or is in doubt
 ``message_in_doubt``     ``message, envelope, receipt, error, alias``        handed over, and the answer did not come
-``server_failed``        ``server, phase, error, next, alias``               a server could not be used; who is next
+``server_failed``        ``server, phase, error, next, alias``               a server failed; ``next`` is tried
 =======================  ==================================================  ===========================================
 
 ``message`` is Django's EmailMessage. `CancelSend` from ``message_sending`` keeps the message from being sent: it is not

@@ -5,7 +5,7 @@
     receipt = mail.send(Message("Reset", recipients=["ann@example.org"], body="..."))
     receipt.accepted, receipt.rejected  # what became of each recipient
 
-Every name of the module ``flask_mail`` is here; what is about mail stands in ``smtpbackend``.
+It has every name of the module ``flask_mail``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""From ``app.config`` to the settings of one app: the only place that knows names of configuration keys.
+"""From ``app.config`` to the settings of one app.
 
-``SMTPBACKEND_*`` are the keys of ``docs/reference/settings.md`` in upper case, and four of Flask's own. What they leave
-open is read from Flask-Mail's ``MAIL_*``; once ``SMTPBACKEND_SERVERS`` or ``SMTPBACKEND_HOST`` names the server, the
-``MAIL_*`` that describe another one (host, port, TLS, credentials) are not looked at.
+``SMTPBACKEND_*`` are the keys of ``docs/reference/settings.md`` in upper case, and four of Flask's own. Others are read
+from Flask-Mail's ``MAIL_*``; but where ``SMTPBACKEND_SERVERS`` or ``SMTPBACKEND_HOST`` names the server, the ``MAIL_*``
+of a server (host, port, TLS, credentials) are not read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _OWN = ("default_sender", "suppress_send", "ascii_attachments", "debug")
 
 
 class Config(NamedTuple):
-    """The settings of one app. ``mailer`` has neutral keys; ``suppress`` None means: while the app is testing."""
+    """The settings of one app. ``mailer`` has the core's; ``suppress`` None means: while the app is testing."""
 
     mailer: dict[str, Any]
     server: str
@@ -46,7 +46,7 @@ class Config(NamedTuple):
 
 @discreet
 def read_config(config: Mapping[str, Any], app_debug: bool | int = False) -> Config:
-    """Read and check what ``app.config`` says about mail. Raises `InvalidSetting`; nothing is connected.
+    """Read and check the settings in ``app.config``. Raises `InvalidSetting`; nothing is connected.
 
     Warns of a port that does not fit the kind of TLS, and of a password without a username.
     """
@@ -93,7 +93,7 @@ def _remedy(server: Server) -> str:
 
 
 def _ours(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What stands under ``SMTPBACKEND_``, in neutral names; a value of None is one that is not set."""
+    """The settings under ``SMTPBACKEND_`` in the core's names; one with None is not set."""
     known = {"servers", "ports", *SERVER_KEYS, *MAILER_KEYS, *_OWN}
     found: dict[str, Any] = {}
     for key, value in config.items():
@@ -111,7 +111,7 @@ def _ours(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _from_flask_mail(config: Mapping[str, Any], has_server: bool) -> dict[str, Any]:
-    """What ``MAIL_*`` say, in neutral names and with Flask-Mail's defaults."""
+    """The settings of ``MAIL_*`` in the core's names, with Flask-Mail's defaults."""
     found = {"max_messages": config.get("MAIL_MAX_EMAILS") or None, "timeout": config.get("MAIL_TIMEOUT")}
     if not has_server:
         use_tls = _flag("MAIL_USE_TLS", config.get("MAIL_USE_TLS"))
@@ -126,7 +126,7 @@ def _from_flask_mail(config: Mapping[str, Any], has_server: bool) -> dict[str, A
         found["port"] = config.get("MAIL_PORT") or (465 if use_ssl else 25)
         found["tls"] = "implicit" if use_ssl else "required" if use_tls else "opportunistic"
         if config.get("MAIL_PASSWORD") and not config.get("MAIL_USERNAME"):
-            why = "MAIL_PASSWORD is set, MAIL_USERNAME is not: nobody logs in; set both, or neither"
+            why = "MAIL_PASSWORD is set, MAIL_USERNAME is not: there is no login; set both, or neither"
             warnings.warn(why, RuntimeWarning, stacklevel=4)
         secret = config.get("MAIL_PASSWORD") or config.get(f"{PREFIX}TOKEN")
         if config.get("MAIL_USERNAME") and secret:  # Flask-Mail logs in with both only
@@ -139,7 +139,7 @@ def _either(ours: Any, theirs: Any) -> Any:
 
 
 def _flag(name: str, value: Any) -> bool:
-    """A flag, also as a variable of the environment spells it."""
+    """A flag, also as a string from the environment."""
     if isinstance(value, str):
         if value.strip().lower() not in _TRUE | _FALSE:
             raise InvalidSetting(f"{name} must be true or false, not {value!r}", field=name)
@@ -152,7 +152,7 @@ def _level(value: Any) -> int:
 
 
 def _sender(value: Any) -> Any:
-    """A str, or a pair of name and address; what ``from_prefixed_env`` makes of a JSON list included."""
+    """A str, or a pair of name and address, which ``from_prefixed_env`` reads as a list."""
     if isinstance(value, list) and len(value) == 2:
         return tuple(value)
     if value is not None and not isinstance(value, str) and not (isinstance(value, tuple) and len(value) == 2):

@@ -46,7 +46,7 @@ class IncompleteMessage(InvalidInput, AssertionError):
 
 
 class Attachment:
-    """A file that goes with a `Message`. ``content_type`` defaults to what the filename's ending says.
+    """A file that goes with a `Message`. ``content_type`` defaults to that of the filename's extension.
 
     ``disposition`` is "attachment" (default) or "inline"; ``headers`` are further headers of the part.
     """
@@ -105,7 +105,7 @@ class Message:
             if isinstance(given, str):
                 raise InvalidInput(f"{field}: a list of addresses is wanted, not {given!r}", field=field)
         sender = sender or _app_option("default_sender", None)
-        # lists of its own: what is added to one message goes with no other
+        # copies: a recipient added to one message must not get into another
         self.recipients: list[Any] = _listed(recipients, "recipients")
         self.subject = subject
         self.sender = joined(sender, "sender") if isinstance(sender, tuple) else sender
@@ -139,12 +139,12 @@ class Message:
 
     @property
     def send_to(self) -> KeysView[Mailbox]:
-        """Everybody who gets the message: a set, in the order of recipients, cc and bcc."""
-        everybody = [*self.recipients, *self.cc, *self.bcc]
+        """All recipients of the message: a set, in the order of recipients, cc and bcc."""
+        recipients = [*self.recipients, *self.cc, *self.bcc]
         try:
-            return dict.fromkeys(everybody).keys()
+            return dict.fromkeys(recipients).keys()
         except TypeError:  # headers, and pairs that are lists
-            return dict.fromkeys(map(_hashable, everybody)).keys()
+            return dict.fromkeys(map(_hashable, recipients)).keys()
 
     @property
     def html(self) -> str | None:
@@ -174,7 +174,7 @@ class Message:
         self.attachments.append(Attachment(filename, content_type, data, disposition, headers))
 
     def has_bad_headers(self) -> bool:
-        """Whether there is a `BadHeaderError` to be raised; a folded subject is none."""
+        """Whether a header is bad; a folded subject is not."""
         return bad_header(self) is not None
 
     def is_bad_headers(self) -> bool:
@@ -236,14 +236,14 @@ def bad_header(message: Any) -> str | None:
         headers = attachment.headers or {}
         for name, value in headers.items() if isinstance(headers, Mapping) else headers:
             checked += [("headers", name), (name, value)]
-    try:  # the most of them are clean str, and joined they take one look
+    try:  # mostly all are clean str, and one search finds that
         if _control("".join([value for _, value in checked if value is not None])) is None:
             checked = []
     except TypeError:
         pass
     for field, value in checked:
         for text in value if isinstance(value, (tuple, list)) else (value,):
-            # The core writes the tabs of a name, and their kind, as blanks
+            # The core writes control characters in a name as blanks
             unsafe = _injection if field in _WITH_ADDRESSES else _control
             if text is not None and not isinstance(text, Address) and unsafe(force_text(text)):
                 return field

@@ -125,7 +125,7 @@ def _address_list(field: str, mailboxes: Iterable[Mailbox], encoding: str) -> st
             others[-1:] = [name, f" <{addr_spec}"]
         written += "\n".join([first, *others])
         line = len(others[-1]) if others else line + len(first)
-    # UTF-8 in an address is no business of the email package's: who flattens the message folds the field.
+    # Fields with UTF-8 in an address are folded when the message is written.
     return written if written.isascii() else written.replace("\n", "")
 
 

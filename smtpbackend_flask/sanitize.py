@@ -13,13 +13,7 @@ if TYPE_CHECKING:
     Mailbox = str | tuple[str, str] | Address
     """An address, with a display name or without, or a pair of name and address."""
 
-__all__ = [
-    "FlaskMailUnicodeDecodeError",
-    "force_text",
-    "sanitize_address",
-    "sanitize_addresses",
-    "sanitize_subject",
-]
+__all__ = ["FlaskMailUnicodeDecodeError", "force_text", "sanitize_address", "sanitize_addresses", "sanitize_subject"]
 
 _line_end = re.compile(r"\r\n|\r|\n")
 _specials = re.compile(r'[][\\()<>@,:;"]').search  # RFC 5322 3.2.3, the dot aside (4.1)
@@ -69,7 +63,7 @@ def sanitize_addresses(addresses: Iterable[Mailbox], encoding: str = "utf-8") ->
 
 
 def parts_of(mailbox: Any) -> tuple[str, str]:
-    """Display name and addr-spec; what cannot be sent is told where the envelope is made."""
+    """Display name and addr-spec, also of a bad address, which is refused where the envelope is made."""
     name = ""
     if isinstance(mailbox, (tuple, list)) and len(mailbox) == 2:
         name, mailbox = _line_end.sub("", force_text(mailbox[0] or "")), mailbox[1]
@@ -86,7 +80,7 @@ def parts_of(mailbox: Any) -> tuple[str, str]:
 
 
 def _angle_address(text: str) -> tuple[str, str] | None:
-    """Name and address of ``name <address>``, whatever they are; None where there is no such thing."""
+    """Name and address of ``name <address>`` without a check, or None."""
     name, bracket, rest = text.partition("<")
     addr_spec = rest.strip().rstrip(">")
     if not bracket or ">" in name or "<" in addr_spec or ">" in addr_spec:

@@ -42,8 +42,7 @@ try:
     from flask_mail import email_dispatched
 except ImportError:
     email_dispatched = signals.signal(
-        "email-dispatched",
-        "At least one recipient was accepted, or sending is suppressed: message.",
+        "email-dispatched", "At least one recipient was accepted, or sending is suppressed: message."
     )
 else:
     signals["email-dispatched"] = email_dispatched

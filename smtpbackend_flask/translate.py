@@ -1,4 +1,4 @@
-"""What becomes of a message that a Flask app sends: content and `Envelope`."""
+"""From a message that a Flask app sends to its content and `Envelope`."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def _simple(
 ) -> Content | smtpbackend.Message | None:
     """What the core writes of it in one pass; None for what only the ``email`` package writes.
 
-    What cannot be written is left to the core, which says why when it is sent, and of whom.
+    One that cannot be written becomes a message of the core, which fails for each recipient when it is sent.
     """
     text, html, subject = message.body, message.html, message.subject
     if (
@@ -192,18 +192,18 @@ _FIELDS = ("recipients", "cc", "bcc")
 _Named = dict[str, list[Address]]
 """Recipients by field."""
 _Refused = dict[tuple[str, int], Outcome]
-"""Those who are no recipients, by field and place."""
+"""The outcomes of bad entries, by field and place."""
 
 
 def _authors(message: Any) -> list[Address]:
     authors = parse_addresses(_plain(message.sender, "sender"), "sender")
     if not authors:
-        raise IncompleteMessage(f"sender: {message.sender!r} is nobody", field="sender")
+        raise IncompleteMessage(f"sender: {message.sender!r} is no address", field="sender")
     return authors
 
 
 def _sifted(message: Any) -> tuple[_Named, _Refused]:
-    """Who gets the message, and who is no recipient: one that is badly written does not cost the others."""
+    """The recipients, and the bad entries: a badly written one does not cost the others."""
     named: _Named = {}
     refused: _Refused = {}
     for field in _FIELDS:
@@ -227,8 +227,8 @@ def _sifted(message: Any) -> tuple[_Named, _Refused]:
 
 
 def _without(message: Any, refused: _Refused) -> Any:
-    """A copy that names those alone to whom it goes."""
-    _ = message.msgId  # made at the first look, and the same for both
+    """A copy without the bad entries."""
+    _ = message.msgId  # made now, so that both have the same
     message = copy.copy(message)
     for field in _FIELDS:
         mailboxes = enumerate(getattr(message, field, None) or ())
@@ -314,7 +314,7 @@ def _rcpt_options(given: Iterable[str]) -> dict[str, Any]:
 
 
 def _from_xtext(value: str) -> str:
-    """RFC 3461 4: what is given is as it would stand in the command."""
+    """Decode xtext (RFC 3461 4)."""
     return re.sub(r"\+([0-9A-F]{2})", lambda match: chr(int(match[1], 16)), value)
 
 
@@ -322,4 +322,4 @@ def _moment(value: str) -> Any:
     try:
         return datetime.fromisoformat(value)
     except ValueError:
-        return value  # refused by Envelope, which says what is wanted
+        return value  # Envelope refuses it

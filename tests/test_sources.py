@@ -104,7 +104,7 @@ class Moved(io.BytesIO):
 
 
 def test_a_file_that_somebody_moves_while_it_is_copied_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="read by somebody else"):
+    with pytest.raises(InvalidInput, match="being read elsewhere"):
         taken(Moved(OCTETS))
 
 

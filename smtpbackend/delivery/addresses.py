@@ -1,8 +1,7 @@
-"""Which addresses of a host are tried, in which order and when: overlapping, as RFC 8305 has it.
+"""Which addresses of a host are tried, in which order and when: overlapping, as in RFC 8305.
 
 Decisions only: `reach` yields what the two ``dial.py`` perform. Each address has ``timeout["connect"]`` from when it is
-tried, as every client gives it that much; and since the next one does not wait for the end of that, ``n`` silent ones
-cost little more than one: ``connect`` and ``n - 1`` times `DELAY`.
+tried. The next one does not wait that long, so ``n`` silent addresses take ``connect`` and ``n - 1`` times `DELAY`.
 """
 
 from __future__ import annotations
@@ -17,30 +16,30 @@ from smtpbackend.protocol.timeouts import earliest, time_is_up
 __all__ = ["Begin", "Use", "Wait", "forget", "reach"]
 
 DELAY = 0.25  # seconds: the Connection Attempt Delay that RFC 8305 5 recommends
-LASTING = 600.0  # seconds that an address is preferred for: RFC 6555 4.1 forgets what it learnt after ten minutes
-MAX_HOSTS = 256  # whose good address is remembered: far more than a site has servers
+LASTING = 600.0  # seconds that an address is preferred: ten minutes, RFC 6555 4.1
+MAX_HOSTS = 256  # hosts with a good address that is remembered: far more than a site has servers
 
 Info = tuple[Any, ...]
-"""What ``getaddrinfo`` says of an address: family, kind, protocol, canonical name, address."""
+"""An address as ``getaddrinfo`` gives it: family, kind, protocol, canonical name, address."""
 
 
 class Begin(NamedTuple):
-    """Begin to connect to this address; answered with the error that this ended in at once, or None."""
+    """Begin to connect to this address; answered with the error of an attempt that failed at once, or None."""
 
     info: Info
 
 
 class Wait(NamedTuple):
-    """Wait until one of those that were begun is connected or has failed, at most until then.
+    """Wait until one of the attempts is connected or has failed, at most until then.
 
-    Answered with those: None, or the error, for each.
+    Answered with those that are, each with None or its error.
     """
 
     until: float
 
 
 class Use(NamedTuple):
-    """This one is connected: make it ready, and all is done. Where that fails, by ``until`` too, answer its error."""
+    """Make this connected address ready, which ends the search; answered with the error where that fails."""
 
     info: Info
     until: float
@@ -67,7 +66,7 @@ def reach(
             info = waiting.pop(0)
             if info not in causes:
                 over = earliest(now + patience, deadline)
-            next_at = now + min(DELAY, patience)  # who gives an address less than that goes on sooner
+            next_at = now + min(DELAY, patience)
             under_way.append(info)
             error = yield Begin(info)
             causes[info] = error or TimeoutError("no answer in time")
@@ -87,7 +86,7 @@ def reach(
                 error = yield Use(info, earliest(clock() + patience, deadline))
             under_way.remove(info)
             causes[info] = error
-            next_at = clock()  # what failed is not waited for
+            next_at = clock()  # a failure needs no delay
     forget(server)
     causes.update((info, TimeoutError("not tried in time")) for info in waiting if info not in causes)
     reasons = [(shown(info[4]), error) for info, error in causes.items()]
@@ -95,7 +94,7 @@ def reach(
 
 
 def _in_order(server: Server, found: Sequence[Info], now: float) -> list[Info]:
-    """As the system sorted them (RFC 6724), but families take turns (RFC 8305 4) and the one that worked is first."""
+    """In the order of the system (RFC 6724), but families in turn (RFC 8305 4) and the one that worked first."""
     first = [info for info in found if info[0] == found[0][0]]
     second = [info for info in found if info[0] != found[0][0]]
     pairs = chain.from_iterable(zip_longest(first, second))
@@ -109,7 +108,7 @@ def _in_order(server: Server, found: Sequence[Info], now: float) -> list[Info]:
 
 
 def _remember(server: Server, found: Sequence[Info], info: Info, now: float) -> None:
-    """Have it tried first for a while. That is not prolonged, so that the system's own order is tried again."""
+    """Try it first for a while. That is not prolonged, so that the system's order is tried again."""
     if len(found) < 2:
         return
     good, until = remembered.get(server.next_hop, (None, 0.0))
@@ -121,6 +120,6 @@ def _remember(server: Server, found: Sequence[Info], info: Info, now: float) -> 
 
 
 def forget(server: Server) -> None:
-    """Try no address of this server first: the one that worked does not any more, or what answers there is unwell."""
+    """Forget the good address of this server: it does not connect any more, or its server failed."""
     if remembered:
         remembered.pop(server.next_hop, None)

@@ -1,4 +1,4 @@
-"""A certificate (RFC 5280 4.1) from its DER, as far as pins and errors need it; nothing here decides about trust."""
+"""A certificate (RFC 5280 4.1) read from its DER, as far as pins and errors need it. No decision about trust."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Certificate(NamedTuple):
 
 
 def fingerprints(der: bytes) -> tuple[str, str]:
-    """SHA-256 in hex of a certificate and of its public key. Raises ValueError for what is no certificate."""
+    """SHA-256 in hex of a certificate and of its public key. Raises ValueError as `read_certificate`."""
     return hashlib.sha256(der).hexdigest(), hashlib.sha256(read_certificate(der).public_key).hexdigest()
 
 
 def read_certificate(der: bytes) -> Certificate:
-    """The certificate. Raises ValueError for what is none."""
+    """The certificate in ``der``. Raises ValueError where there is none."""
     _, inside, _, end = _element(der, 0, SEQUENCE)
     if end != len(der):
         raise ValueError("octets behind the certificate")
@@ -83,7 +83,7 @@ def _name(der: bytes, at: int) -> str:
         (_, oid), (tag, value), *_ = _children(der, inside)
         if oid in _SHOWN:
             text = value.decode("utf-16-be" if tag == _UTF_16 else "utf-8", "replace")
-            # whoever made the certificate chose these characters, and they go into errors and logs
+            # an outsider may have chosen these characters, and they go into errors and logs
             found[_SHOWN[oid]] = "".join(c if c.isprintable() else "?" for c in text)[:200]
         begin = following
     return ", ".join(f"{kind}={found[kind]}" for kind in _SHOWN.values() if kind in found) or "(no name)"

@@ -1,4 +1,4 @@
-"""From neutral settings to what a mailer works with. Both mailers and every adapter come through here."""
+"""From settings to the `Configuration` of a mailer, for both mailers and every adapter."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class PoolLimits(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """What a mailer does with every message: the settings of these names."""
+    """The settings about every message."""
 
     recipient_policy: str = "any"
     dkim: tuple[Any, ...] = ()
@@ -50,7 +50,7 @@ class Configuration(NamedTuple):
 
 @discreet
 def configure(settings: Mapping[str, Any]) -> Configuration:
-    """Read the keys of DESIGN section 7; None stands for a key that is not set. Raises `InvalidSetting`."""
+    """Read and check settings; None is the same as a key that is not set. Raises `InvalidSetting`."""
     check_keys(settings, {"servers", "ports", *SERVER_KEYS, *MAILER_KEYS})
     given = {key: value for key, value in settings.items() if value is not None}
     value = {name: read(setting, given.get(name)) for name, setting in MAILER_KEYS.items()}
@@ -77,7 +77,7 @@ def configure(settings: Mapping[str, Any]) -> Configuration:
 
 
 def _servers(given: Mapping[str, Any]) -> tuple[Server, ...]:
-    """The servers with their ports, walked in tandem: missing ports take the default, surplus ones are ignored."""
+    """The servers, each with the port at its place: a missing one is the default, and more ports are ignored."""
     defaults = {key: given[key] for key in SERVER_KEYS if key in given}
     servers = given.get("servers", [{}])
     if "servers" in given and "host" in given:

@@ -1,8 +1,8 @@
-"""Where an OAuth 2.0 access token comes from: the ready providers, how long one is kept, when a fresh one helps.
+"""OAuth 2.0 access tokens: providers, how long a token is kept, and when a fresh one helps.
 
-The mailers perform the effect `Token` of a dispatch with what is here; the lock, the clock and the thread are theirs.
-A ``token`` setting may also be any callable that returns a token (for an AsyncMailer also a coroutine function): it is
-called for each login.
+The mailers perform the effect `Token` of a dispatch with these; lock, clock and thread are theirs. The setting
+``token`` may also be any callable that returns a token (for an AsyncMailer also a coroutine function), which is called
+for each login.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ __all__ = [
     "wants_fresh",
 ]
 
-MARGIN = 60.0  # seconds before its end that a token is not used any more: a login, and clocks that differ
+MARGIN = 60.0  # seconds before its end that a token is not used any more, for a login and for clocks that differ
 PATIENCE = 15.0  # seconds for the token endpoint
 _PATH = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+", re.ASCII)
 
 
 class Grant(NamedTuple):
-    """What a token endpoint gave (RFC 6749 5.1). ``lifetime`` is in seconds, None where it did not say."""
+    """The answer of a token endpoint (RFC 6749 5.1). ``lifetime`` is in seconds, None where it gave none."""
 
     token: str
     lifetime: float | None = None
@@ -44,10 +44,10 @@ class Grant(NamedTuple):
 
 
 class Provider:
-    """Keeps a token until shortly before its end. A subclass says how to `fetch` one.
+    """Keeps a token until shortly before its end. A subclass implements `fetch`.
 
-    ``margin`` is in seconds. One provider may serve many threads, tasks and mailers, and a copy of it is itself; it is
-    not pickled.
+    ``margin`` is in seconds. One provider may serve many threads, tasks and mailers. A copy of it is itself, and it
+    cannot be pickled.
     """
 
     def __init__(self, margin: float = MARGIN) -> None:
@@ -56,18 +56,18 @@ class Provider:
         self._until = float("-inf")
 
     def current(self, now: float, refused: str | None = None) -> str | None:
-        """The token that is kept, or None when another must be fetched. ``refused`` is one that a server refused."""
+        """The token that is kept, or None if one must be fetched. ``refused`` is one that a server refused."""
         return self._token if self._token and self._token != refused and now < self._until else None
 
     def keep(self, grant: Grant, now: float) -> str:
-        """Keep what was fetched; a token without a lifetime is kept for this once."""
+        """Keep a fetched token and return it; without a lifetime it is used once."""
         lifetime = grant.lifetime or 0.0
-        # a token that lives for less than twice the margin is used for half its life
+        # a lifetime of less than twice the margin is used by half
         self._token, self._until = Secret(grant.token), now + max(lifetime - self.margin, lifetime / 2)
         return self._token
 
     def check_extra(self) -> None:
-        """Raise `MissingExtra` where a library that `fetch` needs is not installed; asked when a mailer is made."""
+        """Raise `MissingExtra` where a library for `fetch` is missing; called when a mailer is made."""
 
     def fetch(self, timeout: float = PATIENCE) -> Grant:
         """Ask for a token; blocks. Raises `AuthenticationFailed`."""
@@ -109,7 +109,7 @@ class _Endpoint(Provider):
         return f"<{type(self).__name__} {self.token_url} client_id={self.client_id!r}>"
 
     def check_extra(self) -> None:
-        """Authlib and requests are looked for, and not loaded before there is a token to fetch."""
+        """Look for Authlib and requests, and do not load them yet."""
         if not (_is_module("authlib") and _is_module("requests")):
             raise MissingExtra(f'{type(self).__name__} needs Authlib and requests: pip install "smtpbackend[oauth2]"')
 
@@ -117,7 +117,7 @@ class _Endpoint(Provider):
         raise NotImplementedError
 
     def _granted(self, said: Mapping[str, Any]) -> None:
-        """See what else came with the token."""
+        """Use what else came with the token."""
 
     @discreet
     def fetch(self, timeout: float = PATIENCE) -> Grant:
@@ -128,10 +128,7 @@ class _Endpoint(Provider):
         from authlib.integrations.requests_client import OAuth2Session
 
         client = OAuth2Session(
-            self.client_id,
-            self._client_secret,
-            scope=self.scope,
-            token_endpoint_auth_method=self._auth_method,
+            self.client_id, self._client_secret, scope=self.scope, token_endpoint_auth_method=self._auth_method
         )
         with client:
             said: Any = None
@@ -143,7 +140,7 @@ class _Endpoint(Provider):
             except OAuthError as error:  # RFC 6749 5.2
                 why = f"{error.error}: {error.description}" if error.description else str(error.error)
             except requests.RequestException as error:
-                # these hold the request, and with it the secrets: nothing of them but the kind is told
+                # it holds the request, and with it the secrets: only its class is shown
                 status = getattr(getattr(error, "response", None), "status_code", None)
                 why, transient = f"{type(error).__name__}{f' {status}' if status else ''}", True
             except ValueError as error:
@@ -248,7 +245,7 @@ def _microsoft(tenant: str) -> str:
     return f"https://login.microsoftonline.com/{tenant}/oauth2/v2.0/token"
 
 
-# Host as every client reads it: a name in ASCII, an IPv4 address of four numbers, or an IPv6 address; and a port
+# The host: a name in ASCII, an IPv4 address of four numbers, or an IPv6 address; and a port
 _TOKEN_URL = re.compile(
     r"(https?)://(?:((?:[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?\.)*[A-Za-z](?:[A-Za-z0-9_-]*[A-Za-z0-9])?\.?)"
     r"|([0-9]{1,3}(?:\.[0-9]{1,3}){3})|\[([0-9A-Fa-f:.]+)\])(?::[0-9]{1,5})?(?:[/?](?:(?![\\#])[!-~])*)?"
@@ -256,10 +253,10 @@ _TOKEN_URL = re.compile(
 
 
 def _checked_url(url: Any) -> str:
-    """``url`` if it is that of a token endpoint, and leads to the same host whoever reads it. Raises `InvalidSetting`.
+    """``url`` if it is that of a token endpoint, with a host that every client reads alike. Raises `InvalidSetting`.
 
-    A browser takes a backslash for a slash, drops tabs and line ends and reads full-width letters as plain ones
-    (WHATWG URL 4.4), and what stands ahead of an "@" is no host: none of these may be in it.
+    A browser reads a backslash as a slash, drops tabs and line ends, and reads full-width letters as plain ones
+    (WHATWG URL 4.4). These are refused, and so is an "@", since the host follows it.
     """
     match = _TOKEN_URL.fullmatch(url) if isinstance(url, str) else None
     if match is None or not _is_host(*match.groups()[1:]):
@@ -287,10 +284,10 @@ def _is_host(name: str | None, *addresses: str | None) -> bool:
 
 @discreet
 def resolve(value: Any) -> Any:
-    """What the setting ``token`` means: a callable or `Provider` as it is, a dotted path to one, or the token itself.
+    """The value of the setting ``token``: a callable or `Provider`, the dotted path of one, or a token.
 
-    A string is a path when it is made of names with dots between and the first is a module that can be found. Raises
-    `InvalidSetting`, which never repeats what may be a token.
+    A string is a path if it has names with dots between, and the first names a module. Raises `InvalidSetting`, which
+    never repeats what may be a token.
     """
     if isinstance(value, str) and _PATH.fullmatch(value) and len(value) <= 255 and _is_module(value.partition(".")[0]):
         value = _imported(value)
@@ -308,7 +305,7 @@ def resolve(value: Any) -> Any:
 
 
 def _imported(path: str) -> Any:
-    """What stands at a dotted path, which may be a token after all: an error repeats what is a module, and no more."""
+    """The object at a dotted path, which may be a token after all: an error repeats no more than a module's name."""
     import importlib
     import sys
 
@@ -339,24 +336,24 @@ def _is_module(name: str) -> bool:
         return False
 
 
-# For those who perform -------------------------------------------------------------------------------------------
+# For the mailers -------------------------------------------------------------------------------------------------
 
 
 def failed(message: str, transient: bool = False, server: str | None = None) -> AuthenticationFailed:
-    """The error of a token that could not be had."""
+    """The error where there is no token."""
     error = AuthenticationFailed(message, server=server)
     error._transient = transient
     return error
 
 
 def raised(error: Exception, server: str) -> AuthenticationFailed:
-    """The error of a callable that raised: its own words may hold secrets, and stay in the cause."""
+    """The error of a callable that raised. Its text may hold secrets, and stays in the cause."""
     return failed(f"the token for {server} cannot be had: its callable raised {type(error).__name__}", True, server)
 
 
 @discreet
 def checked(token: Any, server: str) -> str:
-    """What a callable returned, if it is a token. Raises `InvalidSetting`."""
+    """The token that a callable returned. Raises `InvalidSetting` where it is none."""
     if inspect.isawaitable(token):
         if inspect.iscoroutine(token):
             token.close()
@@ -371,8 +368,8 @@ def checked(token: Any, server: str) -> str:
 
 
 def wants_fresh(error: Exception) -> bool:
-    """Whether a refused login may pass with a fresh token: not where the server says that something else is wrong."""
+    """Whether a refused login may succeed with a fresh token: not where the server names another reason."""
     if not isinstance(error, AuthenticationFailed) or error.reply is None or not error.reply.is_permanent:
         return False
-    # RFC 7628 3.2.2; Google's XOAUTH2 has figures instead, others say nothing but 535
+    # RFC 7628 3.2.2; Google's XOAUTH2 has numbers instead, and other servers only reply 535
     return str(error.details.get("status", "invalid_token")) in ("invalid_token", "400", "401")

@@ -1,4 +1,4 @@
-"""Where the date and the chance in a message come from; everything that composes takes them as arguments."""
+"""The clock and the randomness for Date and Message-ID; what makes messages takes them as arguments."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""DKIM (RFC 6376): the field that is put in front of a content, over the very octets that leave.
+"""DKIM (RFC 6376): the signature of a content, a field in front of the octets that leave.
 
-The library (dkimpy) parses keys, makes the field and signs; the body is hashed here, in one pass over its chunks, so
+The library (dkimpy) parses keys, makes the field and signs. The body is hashed here in one pass over its chunks, so
 that a large content is never held in memory. Time is an argument.
 """
 
@@ -20,7 +20,7 @@ from smtpbackend.hiding import discreet, keep_here
 
 __all__ = ["Signer", "signed"]
 
-# RFC 6376 5.4.1, and what else would change what a reader sees
+# RFC 6376 5.4.1, and other fields that a reader sees
 HEADERS = (
     *("From", "Sender", "Reply-To", "Subject", "Date", "Message-ID", "To", "Cc", "In-Reply-To", "References"),
     *("MIME-Version", "Content-Type", "Content-Transfer-Encoding", "Content-ID", "Content-Description"),
@@ -68,7 +68,7 @@ class Signer:
 
         dkim = _library()
         present = [bytes(name).decode("ascii").lower() for name, _ in header_fields]
-        # each as often as it stands there; and From once more, so that none can be added (RFC 6376 8.15)
+        # each as often as it is present, and From once more, so that none can be added (RFC 6376 8.15)
         names = [name for name in self.headers for _ in range(present.count(name))] + ["from"]
         signing = dkim.DKIM(signature_algorithm=self.algorithm.encode())
         signing.headers = [list(pair) for pair in header_fields]
@@ -84,7 +84,7 @@ class Signer:
             (b"t", str(int(date.timestamp())).encode()),
             (b"h", b" : ".join(name.encode() for name in names)),
             (b"bh", base64.b64encode(body_hash)),
-            (b"b", b"0" * 60),  # as long as a line, so that it gets a line of its own
+            (b"b", b"0" * 60),  # as long as a line, which gives it a line of its own
         ]
         signed = tuple(name.encode() for name in names)
         field: bytes = signing.gen_header(tags, signed, policy, b"DKIM-Signature", self._key)
@@ -111,7 +111,7 @@ def signed(content: Content, signers: Sequence[Signer], date: datetime) -> Conte
         return _signed(content, signers, date)
     except SMTPError:
         raise
-    except Exception as error:  # dkimpy has its own words for malformed fields; a source may be unreadable
+    except Exception as error:  # of dkimpy for malformed fields, or of the source
         raise InvalidInput(f"the content cannot be signed: {type(error).__name__}: {error}", field="dkim") from error
 
 
@@ -138,7 +138,7 @@ def _halves(content: Content) -> tuple[bytes, Iterator[bytes]]:
         head += chunk
         if head.startswith(CRLF):
             return b"", chain((bytes(head[2:]),), chunks)
-        # the end may be cut in two by the chunks' border
+        # the empty line may be in two chunks
         end = head.find(CRLF + CRLF, max(len(head) - len(chunk) - 3, 0))
         if end >= 0:
             return bytes(head[: end + 2]), chain((bytes(head[end + 4 :]),), chunks)
@@ -146,9 +146,9 @@ def _halves(content: Content) -> tuple[bytes, Iterator[bytes]]:
 
 
 def relaxed_body(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """A body as RFC 6376 3.4.4 wants it: blanks made one, none at line ends, no empty lines at the end."""
-    kept = b""  # an end that what follows decides about: blanks, and the beginning of a line end
-    lines = 0  # line ends before that, which are left out if nothing follows
+    """A body in canonical form (RFC 6376 3.4.4): single blanks, none at line ends, no empty lines at the end."""
+    kept = b""  # blanks and part of a line end, which depend on the next chunk
+    lines = 0  # line ends before them, which are left out at the end of the body
     is_empty = True
     for chunk in chunks:
         data = _blanks.sub(b" ", kept + chunk).replace(b" " + CRLF, CRLF)
@@ -207,11 +207,11 @@ def _headers(value: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(["from", *names]))
 
 
-# The key. What is in it stands in no error.
+# The key, of which no error repeats anything.
 
 
 def _is_bare(key: str) -> bool:
-    """Whether this is a key without PEM around it, which must not be taken for a path and be shown in an error."""
+    """Whether this is a key without PEM around it, which an error would show if it were read as a path."""
     return bool(re.fullmatch(r"[A-Za-z0-9+/]{43}=|M[A-Za-z0-9+/]{60,}={0,2}", key.strip()))
 
 
@@ -226,7 +226,7 @@ def _private_key(key: Any) -> tuple[str, Any]:
     if isinstance(key, str) and ("-----BEGIN" in key or "\n" in key.strip() or _is_bare(key)):
         where, text = "dkim key", key
     else:
-        # what is not there may be a key in a form that is not known, but none of those has a dot in it
+        # a missing file may be a key in an unknown form, but no key has a dot in it
         is_path = not isinstance(key, str) or "." in key or os.path.exists(key)
         where = f"dkim key {os.fspath(key)!r}" if is_path else "dkim key"
         trouble: Exception | None = None

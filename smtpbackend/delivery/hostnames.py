@@ -19,7 +19,7 @@ def is_address(host: str) -> bool:
 def is_loopback(host: str) -> bool:
     """Whether a host name or address means this machine."""
     address = host.removeprefix("::ffff:")
-    is_ipv4 = address.replace(".", "").isdigit()  # and not a name such as 127.example.com
+    is_ipv4 = address.replace(".", "").isdigit()  # no name such as 127.example.com
     return host.lower() in ("localhost", "::1") or (is_ipv4 and address.startswith("127."))
 
 

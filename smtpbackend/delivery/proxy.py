@@ -1,6 +1,6 @@
-"""The way to a server through a proxy: what the ``proxy`` setting means, and how python-socks is made to talk to it.
+"""The way to a server through a proxy: the setting ``proxy``, and the socket that python-socks is given.
 
-The twins connect to the proxy as to any host, and hand the socket over until the proxy has said yes.
+The twins connect to the proxy as to any host, and lend its socket to python-socks until the proxy is connected.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_HEAD = 16384  # octets of a proxy's answer to CONNECT: servers of HTTP take 
 
 
 class Proxy(NamedTuple):
-    """A proxy's kind and place, and who we are to it."""
+    """Kind and address of a proxy, and the credentials for it."""
 
     scheme: str
     host: str
@@ -40,11 +40,11 @@ class Proxy(NamedTuple):
 
     @property
     def name(self) -> str:
-        """How errors call it, never with its credentials."""
+        """Its name in errors, without credentials."""
         return f"{self.scheme}://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     def arguments(self, forward: Any) -> dict[str, Any]:
-        """What a Proxy of python-socks is made of; ``forward`` connects to it."""
+        """Arguments for a Proxy of python-socks; ``forward`` connects to the proxy."""
         from python_socks import ProxyType
 
         kind, _, remote = _SCHEMES[self.scheme]
@@ -132,10 +132,10 @@ def _from_url(url: str) -> Proxy | None:
 
 
 class Tunnel:
-    """The connected socket to a proxy, as python-socks is given it.
+    """The connected socket to a proxy, for python-socks.
 
-    A mail server speaks first, and its greeting may come in one piece with the proxy's answer: nothing behind that
-    answer is read here. ``hurry`` is called before each wait of a blocking socket, to set the time that is left.
+    A mail server speaks first, and its greeting may follow the proxy's answer in one packet: nothing after that answer
+    is read. ``hurry`` is called before each wait of a blocking socket, to set the time that is left.
     """
 
     def __init__(self, sock: Any, scheme: str, hurry: Callable[[], object] | None = None) -> None:
@@ -154,7 +154,7 @@ class Tunnel:
         self._socket.sendall(data)
 
     def recv(self, size: int) -> bytes:
-        """Part of a socket; of HTTP it gives the whole head of the answer at once (RFC 9110 9.3.6)."""
+        """Part of a socket; for HTTP it returns the whole head of the answer (RFC 9110 9.3.6)."""
         while True:
             self._hurry()
             data: bytes = self._socket.recv(1 if self._is_http else size)
@@ -168,7 +168,7 @@ class Tunnel:
 
 
 def failed(proxy: Proxy, error: Exception) -> OSError:
-    """What a proxy's refusal is among the reasons why a server cannot be reached; without credentials it may echo."""
+    """The error of a proxy as one of a server that cannot be reached, with credentials in its text masked."""
     if isinstance(error, TimeoutError):
         return TimeoutError()
     words = Mask(*filter(None, (proxy.password, proxy.username)))(str(error) or type(error).__name__)

@@ -1,4 +1,4 @@
-"""Server: where mail is handed in, with everything that has to be known to talk to it. Valid from birth."""
+"""`Server`: one mail server with its settings, valid from birth; and how it is made of a URL or a mapping."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Server:
     xque: bool = False
     source_address: str | None = None
     proxy: Any = field(default=None, repr=False)
-    # Not settings: a URL says them by its scheme, and SRV records say the last
+    # Not settings: the first three come from the scheme of a URL, the last from SRV records
     protocol: str = "smtp"
     path: str | None = None
     srv: bool = False
@@ -70,16 +70,16 @@ class Server:
     _left_open: ClassVar[frozenset[str]] = frozenset()
 
     def __hash__(self) -> int:
-        # equal servers have equal ones, and a hash of all fields would be made several times a message
+        # needed several times a message, so not of all fields
         return hash((self.host, self.port, self.username))
 
     def __post_init__(self) -> None:
-        # what is filled in below may still come from a mailer's defaults, see `resolve`
+        # `resolve` may still fill these from a mailer's defaults
         object.__setattr__(self, "_left_open", frozenset(key for key in ("port", "tls") if getattr(self, key) is None))
         for name, setting in SERVER_KEYS.items():
             object.__setattr__(self, name, read(setting, getattr(self, name)))
         host = self.host[1:-1] if self.host.startswith("[") and self.host.endswith("]") else self.host
-        # what is no host may be a URL with a password, or a part of one: it is not repeated
+        # a bad host may be a URL with a password, or a part of one: it is not repeated
         if not host or any(c.isspace() or not c.isprintable() or c in "/@" for c in host):
             raise InvalidSetting(
                 "host is neither a name nor an address: it is empty, or has a blank, '/' or '@' in it; a URL "
@@ -99,11 +99,11 @@ class Server:
         if self.token is not None and not self.username:
             raise InvalidSetting(f"token is set for {host}, username is not", field="username")
         if self.password and not self.username:
-            raise InvalidSetting(f"password is set for {host}, username is not: nobody would log in", field="username")
+            raise InvalidSetting(f"password is set for {host}, username is not", field="username")
         if self.username and self.password is None and not secretless:
             raise InvalidSetting(f"username is set for {host}, password is not", field="password")
         for name in ("username", "password"):
-            # NUL separates the parts of PLAIN (RFC 4616 2); the value itself never stands in an error
+            # NUL separates the parts of PLAIN (RFC 4616 2); no error repeats the value
             if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in getattr(self, name) or ""):
                 raise InvalidSetting(f"{name} for {host} has a NUL or a lone surrogate", field=name)
         if self.username and self.username in (self.password, self.token):  # one API token as both, as at Postmark
@@ -151,7 +151,7 @@ class Server:
 
     @functools.cached_property
     def name(self) -> str:
-        """How errors and logs call it: host and port, or the path of its socket."""
+        """Its name in errors and logs: host and port, or the path of its socket."""
         if self.path is not None:
             return f"unix:{self.path}"
         if self.srv:
@@ -175,7 +175,7 @@ class Server:
         return Credentials(self.username or "", self.password or "", token, self.host, self.port)
 
 
-# A setting that cannot work is told by a traceback, with the passwords that were given beside it
+# The traceback of a wrong setting would show the passwords that were given with it
 Server.__init__ = discreet(Server.__init__)  # type: ignore[method-assign]
 
 
@@ -205,7 +205,7 @@ def from_url(url: str, defaults: Mapping[str, Any] | None = None) -> Server:
 
 
 def _read_url(url: str) -> dict[str, Any]:
-    """The fields of a Server that a URL says. Where a password is not quoted, all else may be a part of it."""
+    """The fields of a Server in a URL. An error repeats no part: each may belong to a password without quoting."""
     from urllib.parse import parse_qsl, unquote, urlsplit
 
     def wrong(what: str) -> InvalidSetting:
@@ -232,7 +232,7 @@ def _read_url(url: str) -> dict[str, Any]:
             for name, text in (("username", parts.username or None), ("password", parts.password))
             if text is not None
         }
-    except ValueError:  # which quotes what it cannot read: it must not be the context of ours
+    except ValueError:  # its text repeats the URL, so it must not be the context of the error below
         port = -1
     if port == -1:
         raise wrong(f"that cannot be read: check its port, brackets and query; {quote}")
@@ -257,9 +257,9 @@ def _read_url(url: str) -> dict[str, Any]:
 
 
 def resolve(given: Any, defaults: Mapping[str, Any], port: Any = None) -> Server:
-    """A Server from what a setting or `Mailer` was given: a URL, a host name, a mapping or a Server.
+    """A Server from a URL, a host name, a mapping or a Server.
 
-    ``defaults`` are keys for what it leaves open; ``port`` is the one listed beside it.
+    ``defaults`` are settings for keys that it leaves open; ``port`` is the one listed at its place.
     """
     if port is not None:
         defaults = {**defaults, "port": port}
@@ -281,9 +281,9 @@ _plain = {f.name: f.default for f in fields(Server)}
 def unreachable(
     server: Server, causes: Sequence[tuple[str, OSError]], late: TimeoutError | None = None
 ) -> ConnectFailed:
-    """The error of a server that no address of could be connected to; ``causes`` are (address, error).
+    """The error of a server without an address that connects; ``causes`` are (address, error).
 
-    ``late`` is what waiting for them ended in, or would have.
+    ``late`` is the time-out or deadline that ended the waiting, or would have.
     """
     what = "; ".join(f"{address}: {_reason(cause)}" if address else _reason(cause) for address, cause in causes)
     remedy = "check host and port, and that no firewall is in the way"
@@ -297,12 +297,12 @@ def unreachable(
 
 
 def shown(address: Any) -> str:
-    """An address of the socket module as text: of a unix socket it is its path."""
+    """An address of the socket module as text; for a unix socket its path."""
     return address if isinstance(address, str) else str(address[0])
 
 
 def port_doubt(server: Server) -> str:
-    """Why port and ``tls`` do not fit together, as far as one can tell from the number; mostly that is ""."""
+    """Why port and ``tls`` do not seem to fit together, or ""."""
     if server.path is not None or server.srv:
         return ""
     if server.port == 465 and server.tls != "implicit":  # RFC 8314 7.3
@@ -315,8 +315,8 @@ def port_doubt(server: Server) -> str:
 
 
 def _reason(error: OSError) -> str:
-    if isinstance(error, TimeoutError):  # the kernel's own is one, with other words
+    if isinstance(error, TimeoutError):  # with an errno it is the kernel's
         return "no answer in time" if error.errno else str(error) or "no answer in time"
-    if error.errno and error.errno > 0:  # those of a look-up are below
+    if error.errno and error.errno > 0:  # of a look-up it is negative
         return os.strerror(error.errno)
     return error.strerror or str(error) or type(error).__name__

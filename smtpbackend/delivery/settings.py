@@ -1,6 +1,6 @@
-"""The one vocabulary of settings, in one table. Adapters map their framework's names to these and stop.
+"""The table of settings, and how each value is read. Adapters only map their framework's names to these.
 
-A key belongs to a server, or to the whole mailer; a server's key given at the top is the default of every server.
+A key belongs to a server or to the whole mailer. A server's key given at the top is the default of every server.
 """
 
 from __future__ import annotations
@@ -163,11 +163,11 @@ def _timeouts(name: str, value: Any) -> Timeouts:
     if isinstance(value, Mapping):
         check_keys(value, Timeouts._fields, f"{name} key")
         given = {key: _number(f"{name}[{key!r}]", seconds) for key, seconds in value.items()}
-        # a greeting is a reply: who is less patient with all of them is so with the first
+        # a greeting is a reply: a shorter time-out for replies holds for it too
         given.setdefault("greeting", min(Timeouts().greeting, given.get("reply", Timeouts().reply)))
         return Timeouts()._replace(**given)
     seconds = _number(name, value)
-    # one number bounds every wait, and lets none of the shorter ones grow
+    # one number for every wait, but the first reply on a kept connection never gets more than its default
     return Timeouts(*(min(seconds, default) if field == "reused" else seconds for field, default in _DEFAULT_TIMEOUTS))
 
 
@@ -193,7 +193,7 @@ def _mailbox(name: str, value: Any) -> Any:
 
 
 class Setting(NamedTuple):
-    """One key: who it belongs to, how its value is read, and what it means."""
+    """One key: its owner ("server" or "mailer"), how its value is read, its default and its meaning."""
 
     name: str
     owner: str
@@ -348,8 +348,8 @@ SETTINGS: tuple[Setting, ...] = (
         "mailer",
         _one_of("any", "all"),
         "any",
-        "`any`: a refused recipient does not keep the others from getting the mail. `all`: nobody gets it unless "
-        "everybody is accepted.",
+        "`any`: a refused recipient does not keep the mail from the others. `all`: it is sent only where all are "
+        "accepted.",
     ),
     Setting(
         "bounce_address",
@@ -364,16 +364,16 @@ SETTINGS: tuple[Setting, ...] = (
         "mailer",
         _only_to,
         None,
-        "Addresses and domains (a list) that may get mail, in any case of their letters; all other recipients are "
-        "rejected here, and no server is told of them. For a staging site.",
+        "Addresses and domains (a list) that may get mail, without regard to case; all other recipients are rejected "
+        "here, before a server is asked. For a staging site.",
     ),
     Setting(
         "redirect_to",
         "mailer",
         _mailbox,
         None,
-        "One address that gets all mail instead of its recipients, who stand in a field `X-Original-To`, those of Bcc "
-        "too; receipts and signals speak of them. For a staging site.",
+        "One address that gets all mail instead of its recipients. A field `X-Original-To` has them, those of Bcc too; "
+        "and so have receipts and signals. For a staging site.",
     ),
     Setting(
         "suppress_send",
@@ -396,8 +396,8 @@ SETTINGS: tuple[Setting, ...] = (
         "mailer",
         _count,
         4,
-        "Open connections to one server. Who sends besides waits for a turn, for as long as turns advance; what is "
-        "sent from inside of a delivery gets one more.",
+        "Open connections to one server. Other messages wait for a turn, as long as turns advance; one that is sent "
+        "from inside of a delivery gets one connection more.",
     ),
     Setting(
         "max_idle",
@@ -424,5 +424,5 @@ MAILER_KEYS = {setting.name: setting for setting in SETTINGS if setting.owner ==
 
 
 def read(setting: Setting, value: Any) -> Any:
-    """The value as the setting wants it; None stands for the default."""
+    """The parsed value of a setting; None is the default."""
     return setting.default if value is None else setting.parse(setting.name, value)

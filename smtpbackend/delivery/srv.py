@@ -1,6 +1,6 @@
-"""Servers by the SRV records of a domain (RFC 6186, RFC 8314): what to ask, and what the answers mean.
+"""Servers by the SRV records of a domain (RFC 6186, RFC 8314): which records to look up, and what they mean.
 
-The twins do the asking. Chance, for the weights, comes from outside.
+The twins look them up. Chance, for the weights, comes from outside.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from smtpbackend.errors import ConnectFailed
 
 __all__ = ["Found", "Record", "look_up", "order"]
 
-MAX_RECORDS = 32  # of one service, those of the lowest priority: nobody has more, and each may be waited for
-# RFC 8314 3.3, 5.1: TLS from the first byte is preferred to STARTTLS, and nothing is said in clear
+MAX_RECORDS = 32  # of one service, those of the lowest priority: each may take the time of a connect
+# RFC 8314 3.3, 5.1: implicit TLS is preferred to STARTTLS, and cleartext is not used
 SERVICES = (("_submissions._tcp", "implicit"), ("_submission._tcp", "required"))
 
 
@@ -45,9 +45,9 @@ class Found(NamedTuple):
         ]
 
     def _identity(self, target: str) -> str | None:
-        """The name that the certificate must hold: the target's, where it lies in the domain, else the domain's.
+        """The name that the certificate must hold: the target's if that is in the domain, else the domain's.
 
-        Who forges the DNS could name a host of his own, and have a certificate for it (RFC 6186 6, RFC 6125 6.2.1).
+        An attacker who forges the DNS could name another host with a certificate (RFC 6186 6, RFC 6125 6.2.1).
         """
         domain = self.server.host
         return None if f".{target}".lower().endswith(f".{dns_name(domain)}") else domain
@@ -56,7 +56,7 @@ class Found(NamedTuple):
 def look_up(server: Server) -> Generator[str, Any, Found]:
     """Yields each name whose SRV records are wanted, and is sent dnspython's answer or thrown its error.
 
-    Raises `ConnectFailed` where nothing can be had of the domain.
+    Raises `ConnectFailed` where the domain has no server, or a look-up fails.
     """
     from dns.resolver import NXDOMAIN, NoAnswer
 
@@ -96,7 +96,7 @@ def look_up(server: Server) -> Generator[str, Any, Found]:
 def order(records: Iterable[Record], chance: Callable[[], float]) -> list[Record]:
     """By priority, the lowest first; among equals by chance, in proportion to their weights (RFC 2782)."""
     ordered: list[Record] = []
-    # those without weight stand first, so that they have their small chance
+    # records of weight 0 come first, which gives them their small chance
     left = sorted(records, key=lambda record: (record.priority, record.weight))[:MAX_RECORDS]
     while left:
         equals = [record for record in left if record.priority == left[0].priority]

@@ -1,7 +1,7 @@
-"""TLS as data becomes an ``ssl.SSLContext`` here; and the decision what a failure means.
+"""From the TLS settings of a server to its ``ssl.SSLContext``; and what a failure of TLS means.
 
-Every context verifies: the chain and the name, or that the server has a pinned certificate or key. A context also keeps
-the last TLS session of its one server, so that it cannot be used for another.
+Every context verifies the chain and the name, or that the server has a pinned certificate or key. It also keeps the
+last TLS session of its server, and so cannot be used for another server.
 """
 
 from __future__ import annotations
@@ -17,12 +17,7 @@ from smtpbackend.errors import InvalidSetting, SMTPError
 from smtpbackend.hiding import discreet
 from smtpbackend.outcome import Reply
 
-__all__ = [
-    "Context",
-    "check_files",
-    "client_context",
-    "on_failure",
-]
+__all__ = ["Context", "check_files", "client_context", "on_failure"]
 
 # X509_V_ERR_*, as in ssl.SSLCertVerificationError.verify_code
 _NAME_CODES = (62, 64)  # of host and address
@@ -33,25 +28,25 @@ STRICT = ssl.VERIFY_X509_STRICT if sys.version_info >= (3, 13) else 0  # as ssl.
 
 
 class Context(ssl.SSLContext):
-    """A context for one server. With ``pins`` it accepts who has one of these certificates or keys, and nobody else."""
+    """A context for one server. With ``pins`` it accepts only one of these certificates or keys."""
 
     pins: tuple[str, ...] = ()
 
     def take_session(self) -> ssl.SSLSession | None:
-        """The session that a new connection should resume: each is used once, as RFC 8446 C.4 wants it."""
-        # one step, so that of several threads one has it
+        """The session that a new connection should resume: each is used once (RFC 8446 C.4)."""
+        # one step, so that only one of several threads gets it
         session: ssl.SSLSession | None = self.__dict__.pop("session", None)
         return session
 
     def keep_session(self, tls: ssl.SSLSocket | ssl.SSLObject) -> None:
-        """Have the next connection resume this one. In TLS 1.3 a session comes behind the handshake: call it last."""
+        """Have the next connection resume this one. In TLS 1.3 a session follows the handshake: call it last."""
         session = tls.session
         if session is not None and (session.has_ticket or session.id):
             self.__dict__["session"] = session
 
 
 class _Checked:
-    """What each kind of TLS connection does beyond Python's: nobody gets past its handshake unverified."""
+    """A TLS connection that also checks pins in its handshake, and explains a failed verification."""
 
     def do_handshake(self, *block: bool) -> None:
         try:
@@ -82,10 +77,10 @@ def client_context(server: Server) -> Context:
     context.minimum_version = ssl.TLSVersion.TLSv1_3 if server.min_tls == "1.3" else ssl.TLSVersion.TLSv1_2
     if server.pinned_sha256:
         context.pins = server.pinned_sha256
-        context.check_hostname = False  # the pin says who it is; _check_pins sees to it
+        context.check_hostname = False  # _check_pins verifies the server
         context.verify_mode = ssl.CERT_NONE
-    elif server.tls != "none":  # under "none" nobody is verified against the roots, whose loading takes some 30 ms
-        # what ssl.create_default_context does, which makes no context of another class
+    elif server.tls != "none":  # which needs no roots, and they take some 30 ms to load
+        # the same as ssl.create_default_context, which makes no context of another class
         context.load_default_certs()
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         context.verify_flags |= STRICT if server.strict_x509 else 0
@@ -113,7 +108,7 @@ def _load_files(context: ssl.SSLContext, server: Server) -> None:
 
 
 def _load_client(context: ssl.SSLContext, server: Server) -> None:
-    """Find out which of the three settings is to blame: OpenSSL does not say."""
+    """Load the client's certificate and key. An error names the setting that is wrong, which OpenSSL does not tell."""
     assert server.client_cert is not None
     key = server.client_key or server.client_cert
     key_setting = "client_key" if server.client_key else "client_cert"
@@ -131,7 +126,7 @@ def _load_client(context: ssl.SSLContext, server: Server) -> None:
             raise _unusable(name, path, f"it holds no {what} in PEM{hint}")
     is_encrypted = b"ENCRYPTED" in content
     try:
-        # without a password of its own, OpenSSL would ask the terminal for the one of an encrypted key, and wait
+        # without a password OpenSSL would ask the terminal for that of an encrypted key, and wait
         context.load_cert_chain(server.client_cert, server.client_key, password=server.client_key_password or "")
     except (OSError, ValueError) as error:  # ValueError: a password of over 1024 octets
         if is_encrypted:
@@ -182,7 +177,7 @@ def _check_pins(tls: Any) -> None:
 
 
 def _explain(error: ssl.SSLCertVerificationError, tls: Any) -> None:
-    """Add to an error which certificate it is about, and what to set."""
+    """Add to an error the certificate that it is about, and the setting that helps."""
     from smtpbackend.delivery.certificate import fingerprints, read_certificate
 
     certificate = None
@@ -219,7 +214,7 @@ def _explain(error: ssl.SSLCertVerificationError, tls: Any) -> None:
 
 
 def presented(tls: Any) -> bytes | None:
-    """The server's certificate, even where it was not accepted; None where Python does not tell."""
+    """The server's certificate, even if it was not accepted; None where Python does not give it."""
     try:
         # public from Python 3.13 on
         chain = (tls if hasattr(tls, "get_unverified_chain") else tls._sslobj).get_unverified_chain()
