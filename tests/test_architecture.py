@@ -62,7 +62,7 @@ def floor(module: str) -> str:
         return "words"
     if room in ("protocol", "delivery", "signals"):
         return room
-    if room in ("blocking", "aio", "forking", "fetching"):
+    if room in ("blocking", "aio", "base_mailer", "forking", "fetching"):
         return "twins"
     if room in ABOVE:
         return "above"

@@ -3,38 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import operator
 import sys
 import warnings
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Generator,
-    Iterable,
-    Mapping,
-    Sequence,
-)
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
-from smtpbackend.delivery.configuration import configure
+from smtpbackend.base_mailer import BaseMailer, BaseStream
 from smtpbackend.delivery.parcel import Caller
 from smtpbackend.errors import SMTPError
-from smtpbackend.hiding import discreet, keep_here
+from smtpbackend.hiding import keep_here
 
-# What sends is loaded with the first Mailer: a program that only imports it does not pay for it (DESIGN 5.6).
 if TYPE_CHECKING:
-    from smtpbackend.address import Address
     from smtpbackend.aio.pool import Pool
-    from smtpbackend.delivery.dispatch import Dispatch
-    from smtpbackend.delivery.inside import Delivery
-    from smtpbackend.delivery.lifecycle import Lifecycle
     from smtpbackend.delivery.parcel import Parcel
-    from smtpbackend.delivery.route import Route
     from smtpbackend.delivery.server import Server
     from smtpbackend.delivery.statistics import Statistics
+    from smtpbackend.delivery.tls import Context
     from smtpbackend.envelope import Envelope
     from smtpbackend.events import Listener
     from smtpbackend.outcome import Receipt, Reply
@@ -44,7 +28,7 @@ __all__ = ["AsyncMailer", "AsyncStream", "pool_of"]
 T = TypeVar("T")
 
 
-class AsyncMailer:
+class AsyncMailer(BaseMailer):
     """Sends mail through one or several servers, on connections that it keeps for each event loop.
 
     The same arguments and methods as `smtpbackend.Mailer`, to be awaited. Safe for tasks, and for several event loops.
@@ -53,31 +37,21 @@ class AsyncMailer:
     ...     receipt = await mailer.send(Message(subject="Hi", from_="a@example.com", to="b@example.com", text="Hello"))
     """
 
-    @discreet
-    def __init__(self, *servers: Any, listeners: Sequence[Listener] = (), **settings: Any) -> None:
-        from smtpbackend.delivery.route import Route
-        from smtpbackend.delivery.tls import Context, client_context
-        from smtpbackend.events import check_listeners
+    _name = "AsyncMailer"
 
-        self._listeners = check_listeners(listeners)
-        if servers:
-            settings["servers"] = list(servers)
-        self.configuration = configure(settings)
-        config = self.configuration
-        self._route = Route(config.servers, config.strategy, config.rest)
-        self._contexts: dict[Server, Context] = {
-            # a wrong path is found now, not at the first mail
-            server: client_context(server)
-            for server in config.servers
-            if server.ca_file or server.client_cert
-        }
+    def _set_up(self, with_files: Sequence[Server]) -> None:
+        from smtpbackend.delivery.tls import client_context
+
+        self._contexts: dict[Server, Context] = {server: client_context(server) for server in with_files}
         self._pools: dict[asyncio.AbstractEventLoop, Pool] = {}
 
-    @classmethod
-    @discreet
-    def from_settings(cls, settings: Mapping[str, Any], listeners: Sequence[Listener] = ()) -> AsyncMailer:
-        """An AsyncMailer from the neutral keys, as an adapter has them. Raises `InvalidSetting`."""
-        return cls(listeners=listeners, **settings)
+    def _here(self) -> Pool:
+        return pool_of(self)
+
+    def _spread(self, *args: Any) -> AsyncIterator[Any]:
+        from smtpbackend.aio.spread import spread
+
+        return spread(*args)
 
     async def __aenter__(self) -> AsyncMailer:
         return self
@@ -96,9 +70,6 @@ class AsyncMailer:
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         keep_here("an AsyncMailer")
-
-    def __repr__(self) -> str:
-        return f"<AsyncMailer {', '.join(server.name for server in self.configuration.servers)}>"
 
     async def send(
         self, message: Any, envelope: Envelope | None = None, *, listeners: Sequence[Listener] = ()
@@ -121,7 +92,8 @@ class AsyncMailer:
 
         With ``connections`` as many tasks share the stream.
         """
-        return self._stream(Caller(_iterator(messages)), connections, listeners, pairs=False, in_order=True)
+        caller = Caller(_iterator(messages))
+        return AsyncStream(self._stream(caller, connections, listeners, pairs=False, in_order=True))
 
     def deliver(
         self,
@@ -140,35 +112,7 @@ class AsyncMailer:
         ``prepare`` is called in the task that iterates. It, ``holds`` and ``pace`` may be coroutine functions.
         """
         caller = Caller(_iterator(items), prepare, holds, pace)
-        return self._stream(caller, connections, listeners, suppress, pairs=True, in_order=in_order)
-
-    def _stream(
-        self,
-        caller: Caller,
-        connections: int,
-        listeners: Sequence[Listener],
-        suppress: bool | None = None,
-        *,
-        pairs: bool,
-        in_order: bool,
-    ) -> AsyncStream[Any]:
-        lifecycle = self._lifecycle(listeners, suppress)
-        if connections == 1:
-            dispatch = self._dispatch(lifecycle, caller, pairs=pairs, in_order=in_order)
-            return AsyncStream(pool_of(self).perform(dispatch.run(operator.length_hint(caller.source)), caller))
-        from smtpbackend.aio.spread import spread
-        from smtpbackend.delivery.spreading import Spread, check_connections
-
-        check_connections(connections, self.configuration)
-        down: dict[Server, SMTPError] = {}
-        most = connections * max(server.window for server in self.configuration.servers)
-        state = Spread(caller.source, connections, most, pairs, in_order)
-
-        def perform(share: Caller, within: Delivery) -> AsyncGenerator[Any, None]:
-            dispatch = self._dispatch(lifecycle, share, pairs=True, down=down)
-            return pool_of(self).perform(dispatch.run(operator.length_hint(share.source)), share, within)
-
-        return AsyncStream(spread(caller, state, lambda: pool_of(self), lifecycle, perform))
+        return AsyncStream(self._stream(caller, connections, listeners, suppress, pairs=True, in_order=in_order))
 
     async def verify(self, address: str) -> Reply:
         """Ask the first server that answers about a mailbox (VRFY): 250, 251, 252 or 550 (RFC 5321 3.5)."""
@@ -200,11 +144,6 @@ class AsyncMailer:
                 found.append((server.name, None))
         return found
 
-    @property
-    def bounce_address(self) -> Address | None:
-        """The setting of that name: the sender that an envelope made from a message has, or None."""
-        return self.configuration.rules.bounce_address
-
     def stats(self) -> Statistics:
         """How many connections are open and idle, and what was done with them, over all event loops."""
         from smtpbackend.delivery.statistics import Statistics
@@ -221,47 +160,6 @@ class AsyncMailer:
         reply: Reply = await self._perform(question)
         return reply
 
-    def _lifecycle(self, listeners: Sequence[Listener] = (), suppress: bool | None = None) -> Lifecycle:
-        from smtpbackend.delivery.date_and_id import stamp
-        from smtpbackend.delivery.lifecycle import Lifecycle
-        from smtpbackend.events import Telling, check_listeners
-        from smtpbackend.signals import SignalListener
-
-        if listeners != ():
-            listeners = check_listeners(listeners)
-        rules = self.configuration.rules
-        return Lifecycle(
-            rules,
-            tell=Telling((*listeners, *self._listeners, SignalListener(self))),
-            clock=asyncio.get_running_loop().time,
-            stamp=stamp,
-            deadline=self.configuration.deadline,
-            ended=pool_of(self).count,
-            suppress=rules.suppress_send if suppress is None else suppress,
-        )
-
-    def _dispatch(
-        self,
-        lifecycle: Lifecycle | None = None,
-        caller: Caller | None = None,
-        *,
-        pairs: bool = False,
-        in_order: bool = False,
-        route: Route | None = None,
-        down: dict[Server, SMTPError] | None = None,
-    ) -> Dispatch:
-        from smtpbackend.delivery.dispatch import Dispatch
-
-        return Dispatch(
-            route or self._route,
-            lifecycle or self._lifecycle(),
-            moved=pool_of(self).count_move,
-            down=down,
-            caller=caller,
-            pairs=pairs,
-            in_order=in_order,
-        )
-
     async def _perform(self, dispatch: Generator[Any, Any, None], caller: Caller | None = None) -> Any:
         """The one thing that a dispatch gives."""
         effects = pool_of(self).perform(dispatch, caller or Caller(iter(())))
@@ -276,34 +174,22 @@ def _iterator(items: Iterable[Any] | AsyncIterable[Any]) -> Any:
     return aiter(items) if isinstance(items, AsyncIterable) else iter(items)
 
 
-class AsyncStream(Generic[T]):
+class AsyncStream(BaseStream, Generic[T]):
     """What becomes of the messages of a `deliver` or `send_many`, while they are sent: an asynchronous iterator.
 
     Nothing is sent before it is iterated: one that never is warns (``RuntimeWarning``). `aclose` ends it: what is in
     flight is waited for, and nothing more begins.
     """
 
-    def __init__(self, given: AsyncGenerator[T, None]) -> None:
-        self._given = given
-        self._is_begun = False
-
     def __aiter__(self) -> AsyncIterator[T]:
-        self._is_begun = True
-        return self._given
+        return self._begin()  # type: ignore[no-any-return]
 
     async def __anext__(self) -> T:
-        self._is_begun = True
-        return await anext(self._given)
+        return await anext(self._begin())
 
     async def aclose(self) -> None:
         """Wait for what is in flight, and begin nothing more."""
-        self._is_begun = True
-        await self._given.aclose()
-
-    def __del__(self) -> None:
-        if not self._is_begun:
-            why = "a stream of messages was never iterated, so that nothing of it was sent: iterate over it"
-            warnings.warn(why, RuntimeWarning, stacklevel=2, source=self)
+        await self._begin().aclose()
 
 
 def pool_of(mailer: AsyncMailer) -> Pool:

@@ -56,6 +56,7 @@ class Pool:
     def __init__(self, limits: PoolLimits, contexts: dict[Server, Context]) -> None:
         self._shelves: dict[Server, Shelf[Wire]] = {}
         self._loop = asyncio.get_running_loop()
+        self.clock = self._loop.time
         self.limits = limits
         self._contexts = contexts
         self._found: dict[Server, tuple[Found, float]] = {}

@@ -68,7 +68,7 @@ def _notify(changed: asyncio.Event) -> None:
 async def spread(
     caller: Caller,
     state: Spread,
-    pool: Callable[[], object],
+    pool: object,
     lifecycle: Lifecycle,
     perform: Callable[[Caller, Delivery], AsyncGenerator[Any, None]],
 ) -> AsyncGenerator[Any, None]:
@@ -82,7 +82,7 @@ async def spread(
     failures: list[BaseException] = []
     running = state.streams
     shares = [_Share(caller.source, state, changed) for _ in range(state.streams)]
-    shared, taking = Delivery(pool()), Delivery(pool(), asyncio.current_task())
+    shared, taking = Delivery(pool), Delivery(pool, asyncio.current_task())
 
     async def work(share: _Share) -> None:
         nonlocal running
@@ -143,7 +143,7 @@ async def spread(
             yield given
             if not is_here(taking, task := asyncio.current_task()):  # another task goes on
                 taking.leave()
-                taking = enter(Delivery(pool(), task))
+                taking = enter(Delivery(pool, task))
     except GeneratorExit:
         failures.append(GeneratorExit())
         raise

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import operator
 import sys
-import time
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
-from smtpbackend.delivery.configuration import configure
+from smtpbackend.base_mailer import BaseMailer, BaseStream
 from smtpbackend.delivery.parcel import Caller
 from smtpbackend.errors import SMTPError
-from smtpbackend.hiding import discreet, keep_here
+from smtpbackend.hiding import keep_here
 
-# What sends is loaded with the first Mailer: a program that only imports it does not pay for it (DESIGN 5.6).
 if TYPE_CHECKING:
-    from smtpbackend.address import Address
-    from smtpbackend.delivery.dispatch import Dispatch
-    from smtpbackend.delivery.inside import Delivery
-    from smtpbackend.delivery.lifecycle import Lifecycle
+    from smtpbackend.blocking.pool import Pool
     from smtpbackend.delivery.parcel import Parcel
-    from smtpbackend.delivery.route import Route
     from smtpbackend.delivery.server import Server
     from smtpbackend.delivery.statistics import Statistics
     from smtpbackend.envelope import Envelope
@@ -33,7 +26,7 @@ __all__ = ["Mailer", "SharedMailer", "Stream"]
 T = TypeVar("T")
 
 
-class Mailer:
+class Mailer(BaseMailer):
     """Sends mail through one or several servers, on connections that it keeps.
 
     A server is a URL (``"smtps://smtp.example.com"``), a host name, a mapping of its settings or a
@@ -46,8 +39,7 @@ class Mailer:
     ...     receipt = mailer.send(Message(subject="Hi", from_="a@example.com", to="b@example.com", text="Hello"))
     """
 
-    @discreet
-    def __init__(self, *servers: Any, listeners: Sequence[Listener] = (), **settings: Any) -> None:
+    def _set_up(self, with_files: Sequence[Server]) -> None:
         # Whatever a first delivery needs is loaded now: who is forked while a thread loads it can never load it.
         import encodings.idna  # noqa: F401
 
@@ -56,25 +48,18 @@ class Mailer:
         import smtpbackend.delivery.lifecycle
         import smtpbackend.signals  # noqa: F401
         from smtpbackend.blocking.pool import Pool
-        from smtpbackend.delivery.route import Route
-        from smtpbackend.events import check_listeners
 
-        self._listeners = check_listeners(listeners)
-        if servers:
-            settings["servers"] = list(servers)
-        self.configuration = configure(settings)
-        config = self.configuration
-        self._route = Route(config.servers, config.strategy, config.rest)
-        self._pool = Pool(config.limits)
-        for server in config.servers:
-            if server.ca_file or server.client_cert:
-                self._pool.context(server)  # a wrong path is found now, not at the first mail
+        self._pool = Pool(self.configuration.limits)
+        for server in with_files:
+            self._pool.context(server)
 
-    @classmethod
-    @discreet
-    def from_settings(cls, settings: Mapping[str, Any], listeners: Sequence[Listener] = ()) -> Mailer:
-        """A Mailer from the neutral keys, as an adapter has them. Raises `InvalidSetting`."""
-        return cls(listeners=listeners, **settings)
+    def _here(self) -> Pool:
+        return self._pool
+
+    def _spread(self, *args: Any) -> Iterator[Any]:
+        from smtpbackend.blocking.spread import spread
+
+        return spread(*args)
 
     def __enter__(self) -> Mailer:
         return self
@@ -99,9 +84,6 @@ class Mailer:
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         keep_here("a Mailer")
 
-    def __repr__(self) -> str:
-        return f"<Mailer {', '.join(server.name for server in self.configuration.servers)}>"
-
     def send(self, message: Any, envelope: Envelope | None = None, *, listeners: Sequence[Listener] = ()) -> Receipt:
         """Send one message; returns when every recipient is settled.
 
@@ -125,7 +107,8 @@ class Mailer:
         the receipts of what was taken from it. With ``connections`` (up to ``max_connections``) as many threads share
         the stream: then Listeners, and the iterable, are called by them, and `message_sending` by yours.
         """
-        return self._stream(Caller(iter(messages)), connections, listeners, pairs=False, in_order=True)
+        given = self._stream(Caller(iter(messages)), connections, listeners, pairs=False, in_order=True)
+        return Stream(given)
 
     def deliver(
         self,
@@ -157,35 +140,7 @@ class Mailer:
         are left count as accepted.
         """
         caller = Caller(iter(items), prepare, holds, pace)
-        return self._stream(caller, connections, listeners, suppress, pairs=True, in_order=in_order)
-
-    def _stream(
-        self,
-        caller: Caller,
-        connections: int,
-        listeners: Sequence[Listener],
-        suppress: bool | None = None,
-        *,
-        pairs: bool,
-        in_order: bool,
-    ) -> Stream[Any]:
-        lifecycle = self._lifecycle(listeners, suppress)
-        if connections == 1:
-            dispatch = self._dispatch(lifecycle, caller, pairs=pairs, in_order=in_order)
-            return Stream(self._pool.perform(dispatch.run(operator.length_hint(caller.source)), caller))
-        from smtpbackend.blocking.spread import spread
-        from smtpbackend.delivery.spreading import Spread, check_connections
-
-        check_connections(connections, self.configuration)
-        down: dict[Server, SMTPError] = {}
-        most = connections * max(server.window for server in self.configuration.servers)
-        state = Spread(caller.source, connections, most, pairs, in_order)
-
-        def perform(share: Caller, within: Delivery) -> Iterator[Any]:
-            dispatch = self._dispatch(lifecycle, share, pairs=True, down=down)
-            return self._pool.perform(dispatch.run(operator.length_hint(share.source)), share, within)
-
-        return Stream(spread(caller, state, self._pool, lifecycle, perform))
+        return Stream(self._stream(caller, connections, listeners, suppress, pairs=True, in_order=in_order))
 
     def verify(self, address: str) -> Reply:
         """Ask the first server that answers about a mailbox (VRFY): 250, 251, 252 or 550 (RFC 5321 3.5)."""
@@ -217,11 +172,6 @@ class Mailer:
                 found.append((server.name, None))
         return found
 
-    @property
-    def bounce_address(self) -> Address | None:
-        """The setting of that name: the sender that an envelope made from a message has, or None."""
-        return self.configuration.rules.bounce_address
-
     def stats(self) -> Statistics:
         """How many connections are open and idle, and what was done with them."""
         return self._pool.statistics()
@@ -238,81 +188,28 @@ class Mailer:
         reply: Reply = self._perform(question)
         return reply
 
-    def _lifecycle(self, listeners: Sequence[Listener] = (), suppress: bool | None = None) -> Lifecycle:
-        from smtpbackend.delivery.date_and_id import stamp
-        from smtpbackend.delivery.lifecycle import Lifecycle
-        from smtpbackend.events import Telling, check_listeners
-        from smtpbackend.signals import SignalListener
-
-        if listeners != ():
-            listeners = check_listeners(listeners)
-        rules = self.configuration.rules
-        return Lifecycle(
-            rules,
-            tell=Telling((*listeners, *self._listeners, SignalListener(self))),
-            clock=time.monotonic,
-            stamp=stamp,
-            deadline=self.configuration.deadline,
-            ended=self._pool.count,
-            suppress=rules.suppress_send if suppress is None else suppress,
-        )
-
-    def _dispatch(
-        self,
-        lifecycle: Lifecycle | None = None,
-        caller: Caller | None = None,
-        *,
-        pairs: bool = False,
-        in_order: bool = False,
-        route: Route | None = None,
-        down: dict[Server, SMTPError] | None = None,
-    ) -> Dispatch:
-        from smtpbackend.delivery.dispatch import Dispatch
-
-        return Dispatch(
-            route or self._route,
-            lifecycle or self._lifecycle(),
-            moved=self._pool.count_move,
-            down=down,
-            caller=caller,
-            pairs=pairs,
-            in_order=in_order,
-        )
-
     def _perform(self, dispatch: Generator[Any, Any, None], caller: Caller | None = None) -> Any:
         """The one thing that a dispatch gives."""
         (given,) = self._pool.perform(dispatch, caller or Caller(iter(())))
         return given
 
 
-class Stream(Generic[T]):
+class Stream(BaseStream, Generic[T]):
     """What becomes of the messages of a `deliver` or `send_many`, while they are sent: an iterator.
 
     Nothing is sent before it is iterated: one that never is warns (``RuntimeWarning``). `close` ends it: what is in
     flight is waited for, and nothing more begins.
     """
 
-    def __init__(self, given: Iterator[T]) -> None:
-        self._given: Any = given
-        self._is_begun = False
-
     def __iter__(self) -> Iterator[T]:
-        self._is_begun = True
-        return self._given  # type: ignore[no-any-return]
+        return self._begin()  # type: ignore[no-any-return]
 
     def __next__(self) -> T:
-        self._is_begun = True
-        return next(self._given)  # type: ignore[no-any-return]
+        return next(self._begin())  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """Wait for what is in flight, and begin nothing more."""
-        self._is_begun = True
-        self._given.close()
-
-    def __del__(self) -> None:
-        if not self._is_begun:
-            why = "a stream of messages was never iterated, so that nothing of it was sent: iterate over it"
-            warnings.warn(why, RuntimeWarning, stacklevel=2, source=self)
+        self._begin().close()
 
 
 class SharedMailer(Mailer):

@@ -64,6 +64,8 @@ def _made(contexts: dict[Server, Context], making: threading.Lock, server: Serve
 class Pool:
     """Open connections by server. Safe for threads; a forked child starts with an empty one."""
 
+    clock = staticmethod(time.monotonic)
+
     def __init__(self, limits: PoolLimits) -> None:
         self.limits = limits
         self._contexts: dict[Server, Context] = {}

@@ -1,0 +1,160 @@
+"""What the two mailers have in common: settings, listeners, and the dispatches made of them. Nothing here waits."""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+from smtpbackend.delivery.configuration import configure
+from smtpbackend.hiding import discreet
+
+# What sends is loaded with the first Mailer: a program that only imports it does not pay for it (DESIGN 5.6).
+if TYPE_CHECKING:
+    from smtpbackend.address import Address
+    from smtpbackend.delivery.dispatch import Dispatch
+    from smtpbackend.delivery.inside import Delivery
+    from smtpbackend.delivery.lifecycle import Lifecycle
+    from smtpbackend.delivery.parcel import Caller
+    from smtpbackend.delivery.route import Route
+    from smtpbackend.delivery.server import Server
+    from smtpbackend.errors import SMTPError
+    from smtpbackend.events import Listener
+
+__all__ = ["BaseMailer", "BaseStream"]
+
+
+class BaseMailer:
+    """The base of `Mailer` and `AsyncMailer`, which add the methods that wait, and the pool."""
+
+    _name = "Mailer"
+
+    @discreet
+    def __init__(self, *servers: Any, listeners: Sequence[Listener] = (), **settings: Any) -> None:
+        from smtpbackend.delivery.route import Route
+        from smtpbackend.events import check_listeners
+
+        self._listeners = check_listeners(listeners)
+        if servers:
+            settings["servers"] = list(servers)
+        self.configuration = configure(settings)
+        self._route = Route(self.configuration.servers, self.configuration.strategy, self.configuration.rest)
+        # a wrong path is found now, not at the first mail
+        self._set_up([server for server in self.configuration.servers if server.ca_file or server.client_cert])
+
+    @classmethod
+    @discreet
+    def from_settings(cls, settings: Mapping[str, Any], listeners: Sequence[Listener] = ()) -> Self:
+        """A mailer from the neutral keys, as an adapter has them. Raises `InvalidSetting`."""
+        return cls(listeners=listeners, **settings)
+
+    def _set_up(self, with_files: Sequence[Server]) -> None:
+        """Make what pools are made of, with the TLS contexts of these servers. Raises `InvalidSetting`."""
+        raise NotImplementedError
+
+    def _here(self) -> Any:
+        """The pool of this thread, or of the running event loop."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"<{self._name} {', '.join(server.name for server in self.configuration.servers)}>"
+
+    @property
+    def bounce_address(self) -> Address | None:
+        """The setting of that name: the sender that an envelope made from a message has, or None."""
+        return self.configuration.rules.bounce_address
+
+    def _stream(
+        self,
+        caller: Caller,
+        connections: int,
+        listeners: Sequence[Listener],
+        suppress: bool | None = None,
+        *,
+        pairs: bool,
+        in_order: bool,
+    ) -> Any:
+        """The iterator of what becomes of all that a caller has."""
+        lifecycle = self._lifecycle(listeners, suppress)
+        pool = self._here()
+        if connections == 1:
+            dispatch = self._dispatch(lifecycle, caller, pairs=pairs, in_order=in_order)
+            return pool.perform(dispatch.run(operator.length_hint(caller.source)), caller)
+        from smtpbackend.delivery.spreading import Spread, check_connections
+
+        check_connections(connections, self.configuration)
+        down: dict[Server, SMTPError] = {}
+        most = connections * max(server.window for server in self.configuration.servers)
+        state = Spread(caller.source, connections, most, pairs, in_order)
+
+        def perform(share: Caller, within: Delivery) -> Any:
+            dispatch = self._dispatch(lifecycle, share, pairs=True, down=down)
+            return pool.perform(dispatch.run(operator.length_hint(share.source)), share, within)
+
+        return self._spread(caller, state, pool, lifecycle, perform)
+
+    def _spread(self, *args: Any) -> Any:
+        """What ``spread`` gives."""
+        raise NotImplementedError
+
+    def _lifecycle(self, listeners: Sequence[Listener] = (), suppress: bool | None = None) -> Lifecycle:
+        from smtpbackend.delivery.date_and_id import stamp
+        from smtpbackend.delivery.lifecycle import Lifecycle
+        from smtpbackend.events import Telling, check_listeners
+        from smtpbackend.signals import SignalListener
+
+        if listeners != ():
+            listeners = check_listeners(listeners)
+        rules, pool = self.configuration.rules, self._here()
+        return Lifecycle(
+            rules,
+            tell=Telling((*listeners, *self._listeners, SignalListener(self))),
+            clock=pool.clock,
+            stamp=stamp,
+            deadline=self.configuration.deadline,
+            ended=pool.count,
+            suppress=rules.suppress_send if suppress is None else suppress,
+        )
+
+    def _dispatch(
+        self,
+        lifecycle: Lifecycle | None = None,
+        caller: Caller | None = None,
+        *,
+        pairs: bool = False,
+        in_order: bool = False,
+        route: Route | None = None,
+        down: dict[Server, SMTPError] | None = None,
+    ) -> Dispatch:
+        from smtpbackend.delivery.dispatch import Dispatch
+
+        return Dispatch(
+            route or self._route,
+            lifecycle or self._lifecycle(),
+            moved=self._here().count_move,
+            down=down,
+            caller=caller,
+            pairs=pairs,
+            in_order=in_order,
+        )
+
+
+class BaseStream:
+    """What becomes of the messages of a `deliver` or `send_many`, while they are sent.
+
+    Nothing is sent before it is iterated: one that never is warns (``RuntimeWarning``).
+    """
+
+    def __init__(self, given: Any) -> None:
+        self._given = given
+        self._is_begun = False
+
+    def _begin(self) -> Any:
+        self._is_begun = True
+        return self._given
+
+    def __del__(self) -> None:
+        if not self._is_begun:
+            why = "a stream of messages was never iterated, so that nothing of it was sent: iterate over it"
+            warnings.warn(why, RuntimeWarning, stacklevel=2, source=self)
