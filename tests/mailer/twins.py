@@ -107,7 +107,7 @@ class _BegunThreads(Begun):
 class _BegunTasks(Begun):
     def __init__(self, mailer: AsyncMailer, messages: list[Any], run: Callable[[Any], Any]) -> None:
         self.results = []
-        self._run = run
+        self.run = run
 
         async def start() -> list[asyncio.Task[None]]:
             return [asyncio.create_task(self._send(mailer, message)) for message in messages]
@@ -129,14 +129,14 @@ class _BegunTasks(Begun):
                 await asyncio.sleep(0.005)
             return True
 
-        return self._run(until())
+        return self.run(until())
 
     def wait(self) -> bool:
         async def wait() -> bool:
             _, left = await asyncio.wait(self._tasks, timeout=PATIENCE)
             return not left
 
-        return self._run(wait())
+        return self.run(wait())
 
 
 def _pair(item: Any) -> tuple[Any, Envelope | None]:
@@ -190,7 +190,7 @@ class _Stream:
     """An async generator as an iterator."""
 
     def __init__(self, run: Callable[[Any], Any], generator: Any) -> None:
-        self._run = run
+        self.run = run
         self._generator = generator
 
     def __iter__(self) -> Iterator[Any]:
@@ -198,7 +198,7 @@ class _Stream:
 
     def __next__(self) -> Any:
         try:
-            return self._run(self._next())
+            return self.run(self._next())
         except StopAsyncIteration:
             raise StopIteration from None
 
@@ -206,7 +206,7 @@ class _Stream:
         return await anext(self._generator)
 
     def close(self) -> None:
-        self._run(self._generator.aclose())
+        self.run(self._generator.aclose())
 
 
 class _Asyncio(Driven):
@@ -227,7 +227,7 @@ class _Asyncio(Driven):
         async def start() -> Any:
             return self.raw.deliver(items, **options)
 
-        return _Stream(self._run, self._run(start()))
+        return _Stream(self.run, self.run(start()))
 
     def send_at_once(self, messages: list[Any]) -> list[Receipt | BaseException]:
         async def gather() -> Any:
