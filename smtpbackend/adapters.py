@@ -21,7 +21,7 @@ from smtpbackend.delivery.tls import check_files, client_context
 from smtpbackend.domain import ascii_domain
 from smtpbackend.email_message import is_signed
 from smtpbackend.errors import Injection
-from smtpbackend.events import signal_names, signals_of
+from smtpbackend.events import ENDINGS, signals_of
 from smtpbackend.header import LINE, MAX_FOLDED, date_of, filename_parameter, text_field
 from smtpbackend.hiding import bares_password, discreet
 from smtpbackend.message import ADDRESS_FIELDS, HIDDEN_FIELDS, check_name
@@ -34,6 +34,7 @@ from smtpbackend.stdlib_mime import LegacyWriter, ModernWriter, NotSimple, Part,
 
 __all__ = [
     "ADDRESS_FIELDS",
+    "ENDINGS",
     "HIDDEN_FIELDS",
     "LINE",
     "MAILER_KEYS",
@@ -77,7 +78,6 @@ __all__ = [
     "parsed_message",
     "plain_addr_spec",
     "port_doubt",
-    "signal_names",
     "signals_of",
     "text_content",
     "text_field",

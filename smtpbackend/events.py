@@ -16,6 +16,7 @@ from smtpbackend.outcome import Outcome, Receipt
 from smtpbackend.receivers import call
 
 __all__ = [
+    "ENDINGS",
     "Event",
     "Listener",
     "MessageEnded",
@@ -25,7 +26,6 @@ __all__ = [
     "ServerFailed",
     "Telling",
     "check_listeners",
-    "signal_names",
     "signals_of",
 ]
 
@@ -92,7 +92,7 @@ class ServerFailed:
     next: str | None = None
 
 
-ENDINGS = ("message_sent", "message_in_doubt", "message_failed")  # the signals that are made of a MessageEnded
+ENDINGS = ("message_sent", "message_in_doubt", "message_failed")  # the signals that tell a MessageEnded
 
 
 def signals_of(event: Any) -> list[tuple[str, dict[str, Any]]]:
@@ -114,11 +114,6 @@ def signals_of(event: Any) -> list[tuple[str, dict[str, Any]]]:
     elif not doubtful and receipt.error is not None and not isinstance(receipt.error, CancelSend):
         signals.append(("message_failed", {**told, "error": receipt.error}))
     return signals
-
-
-def signal_names(event_name: str) -> tuple[str, ...]:
-    """The signals that may tell an event of that name."""
-    return ENDINGS if event_name == MessageEnded.name else (event_name,)
 
 
 Listener = Callable[[Any], object]

@@ -13,7 +13,7 @@ from typing import Any
 
 from blinker import NamedSignal, Namespace
 
-from smtpbackend.events import signal_names, signals_of
+from smtpbackend.events import ENDINGS, signals_of
 from smtpbackend.receivers import call
 
 __all__ = [
@@ -65,9 +65,9 @@ class SignalListener:
 
     def wants(self, name: str) -> bool:
         """Whether a signal that tells an event of that name has receivers."""
-        for signal_name in signal_names(name):
-            signal = self.namespace.get(signal_name)
-            if signal is not None and signal.receivers:
+        signals = self.namespace
+        for one in ENDINGS if name == "message_ended" else (name,):
+            if one in signals and signals[one].receivers:
                 return True
         return False
 

@@ -30,7 +30,7 @@ from asgiref.sync import async_to_sync
 from django.dispatch import Signal
 
 from smtpbackend import CancelSend
-from smtpbackend.adapters import begin_receiver, call_receiver, signal_names, signals_of
+from smtpbackend.adapters import ENDINGS, begin_receiver, call_receiver, signals_of
 
 __all__ = [
     "SIGNALS",
@@ -78,7 +78,9 @@ class Signalling:
 
     def wants(self, name: str) -> bool:
         """Whether a signal that tells an event of that name has receivers."""
-        return any(one in SIGNALS and SIGNALS[one].receivers for one in signal_names(name))
+        return any(
+            one in SIGNALS and SIGNALS[one].receivers for one in (ENDINGS if name == "message_ended" else (name,))
+        )
 
     def __call__(self, event: Any) -> None:
         if self.wants(event.name):

@@ -16,11 +16,11 @@ PUBLIC = {
         ServerFailed Statistics Status TLSFailed TimedOut Timeouts
     """,
     "smtpbackend.adapters": """
-        ADDRESS_FIELDS Configuration Content HIDDEN_FIELDS Injection LINE LegacyWriter MAILER_KEYS MAX_FOLDED MAX_LINE
+        ADDRESS_FIELDS Configuration ENDINGS Content HIDDEN_FIELDS Injection LINE LegacyWriter MAILER_KEYS MAX_FOLDED MAX_LINE
         ModernWriter NotSimple Parcel Part SERVER_KEYS SharedMailer SignalListener alone_with ascii_domain
         bares_password begin_receiver call_receiver check_files check_name check_tuple client_context configure date_of
         discreet emit encode_octets filename_parameter has_names is_loopback is_pair is_signed is_word media_type
-        nearest no_mailbox parse_addresses parsed_message plain_addr_spec port_doubt signal_names signals_of
+        nearest no_mailbox parse_addresses parsed_message plain_addr_spec port_doubt signals_of
         text_content text_field
     """,
     "smtpbackend.oauth2": """

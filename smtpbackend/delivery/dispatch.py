@@ -133,11 +133,11 @@ class Dispatch(Connecting):
     def _pull(self, unsent: bool) -> Effects:
         """The next mail that wants delivery; those that cannot be sent are settled on the way."""
         while not self._drained:
-            begun = self.clock()
+            asked = self.clock()
             item = yield Pull(unsent, bool(self.begun))
             if item is LATER:
                 return LATER
-            self._is_slow = self.clock() - begun > SLOW
+            self._is_slow = self.clock() - asked > SLOW
             mail = item if type(item) is Mail else None  # begun already: it was taken from a stream that is shared
             if mail is None and item is not END:
                 mail = yield from self._begin(item)
