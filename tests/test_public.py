@@ -9,19 +9,20 @@ import pytest
 
 PUBLIC = {
     "smtpbackend": """
-        Address AsyncMailer Attachment AuthenticationFailed CancelSend CommandRefused ConnectFailed ConnectionLost
-        ContentRefused DeliveryError Envelope Event HelloRefused InDoubt InvalidInput InvalidSetting Listener Mailer
-        MailerClosed Message MessageEnded MessageSending MissingExtra NotSupported Outcome ProtocolViolation Receipt
-        Recipient RecipientDeferred RecipientRejected RecipientsRefused Reply SMTPError Secret SenderRefused Server
-        ServerFailed Statistics Status TLSFailed TimedOut Timeouts
+        Address AsyncMailer Attachment AuthenticationFailed CancelSend CommandRefused ConnectFailed
+        ConnectionLost ContentRefused DeliveryError Envelope Event HelloRefused InDoubt InvalidInput
+        InvalidSetting Listener Mailer MailerClosed Message MessageEnded MessageSending MissingExtra
+        NotSupported Outcome ProtocolViolation Receipt Recipient RecipientDeferred RecipientRejected
+        RecipientsRefused Reply SMTPError Secret SenderRefused Server ServerFailed Statistics Status TLSFailed
+        TimedOut Timeouts
     """,
     "smtpbackend.adapters": """
-        ADDRESS_FIELDS Configuration ENDINGS Content HIDDEN_FIELDS Injection LINE LegacyWriter MAILER_KEYS MAX_FOLDED MAX_LINE
-        ModernWriter NotSimple Parcel Part SERVER_KEYS SharedMailer SignalListener alone_with ascii_domain
-        bares_password begin_receiver call_receiver check_files check_name check_tuple client_context configure date_of
-        discreet emit encode_octets filename_parameter has_names is_loopback is_pair is_signed is_word media_type
-        nearest no_mailbox parse_addresses parsed_message plain_addr_spec port_doubt signals_of
-        text_content text_field
+        ADDRESS_FIELDS Configuration ENDINGS Content HIDDEN_FIELDS Injection LINE LegacyWriter MAILER_KEYS
+        MAX_FOLDED MAX_LINE ModernWriter NotSimple Parcel Part SERVER_KEYS SharedMailer SignalListener
+        alone_with ascii_domain bares_password begin_receiver call_receiver check_files check_name check_tuple
+        client_context configure date_of discreet emit encode_octets filename_parameter has_names is_loopback
+        is_pair is_signed is_word media_type nearest no_mailbox parse_addresses parsed_message plain_addr_spec
+        port_doubt signals_of text_content text_field
     """,
     "smtpbackend.oauth2": """
         ClientCredentials Grant Provider RefreshToken google microsoft365 microsoft365_app
@@ -30,12 +31,12 @@ PUBLIC = {
         Channel Credentials Exchange Long Mechanism Refused register unregister
     """,
     "smtpbackend.signals": """
-        SignalListener emit message_failed message_in_doubt message_sending message_sent namespace recipient_deferred
-        recipient_rejected server_failed
+        SignalListener emit message_failed message_in_doubt message_sending message_sent namespace
+        recipient_deferred recipient_rejected server_failed
     """,
     "smtpbackend.testing": """
-        Answer CUT DEAF Deed EXTENSIONS Fault HANG_UP Play RESET SILENCE ScriptedServer Speaker TLS Transaction delay
-        drip flood smtp_server when_heard
+        Answer CUT DEAF Deed EXTENSIONS Fault HANG_UP Play RESET SILENCE ScriptedServer Speaker TLS Transaction
+        delay drip flood smtp_server when_heard
     """,
 }
 
