@@ -11,8 +11,10 @@ SESSIONS ?=
 
 PYTEST   := $(BIN)/python -m pytest
 PARALLEL := -n $(WORKERS)
-# What `make quick` leaves out besides: whole conversations, programs and what has a target of its own
-SLOWER   := $(addprefix --ignore=tests/,faults fuzz guards interoperability lineage mailer processes regressions servers)
+# What `make quick` leaves out: whole conversations and programs, what takes seconds, and properties
+QUICK    := -m "not exhaustive and not slow and not servers and not hypothesis" $(addprefix --ignore=tests/,\
+	faults fuzz guards interoperability lineage mailer processes regressions servers \
+	test_delay.py test_docs.py test_imports.py test_testing.py)
 
 # To read the tests takes three times as long where Python may not keep what it compiled
 unexport PYTHONDONTWRITEBYTECODE
@@ -35,7 +37,7 @@ demo: $(STAMP) ## send mail from a Django site and a Flask app, and see what arr
 	$(BIN)/python docs/examples/demo.py
 
 quick: style types ## within a minute: ruff, mypy, and the tests that need neither a server nor patience
-	$(PYTEST) $(PARALLEL) -m "not exhaustive and not slow and not servers" $(SLOWER) $(ARGS)
+	$(PYTEST) $(PARALLEL) $(QUICK) $(ARGS)
 
 test: $(STAMP) ## the tests on this Python, with the coverage of smtpbackend/ (ARGS="-k name" to choose)
 	$(PYTEST) $(or $(ARGS),$(PARALLEL) -m "not exhaustive" --cov --cov-report=term-missing)

@@ -57,6 +57,7 @@ def send_by_all(mail: Mail, app: Any, message_of: Callable[[], Any]) -> list[Bas
     return failed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["each its own", "one for all"])
 @pytest.mark.parametrize("kind", ["Flask", "file", "BytesIO"])
 def test_every_copy_is_the_file(aiosmtpd: StartServer, make_app: MakeApp, path: Path, kind: str, way: str) -> None:
