@@ -67,25 +67,25 @@ class Connecting:
         self.clock = clock
         self.deadline = deadline
         self._down = {} if down is None else down
-        self._found: dict[Server, list[Server]] = {}  # by SRV records
+        self._known_targets: dict[Server, list[Server]] = {}  # by SRV records
         self._trouble: SMTPError | None = None  # the last time that there was no connection: why
         self._had_no_turn = False  # and whether only no turn came
         self._barren: dict[Server, int] = {}  # connections in a row that ended without a recipient settled
 
-    def _find(self, server: Server, deadline: float | None, others: Sequence[Server]) -> Effects:
+    def _targets(self, server: Server, deadline: float | None, others: Sequence[Server]) -> Effects:
         """The servers that SRV records name: the same for a whole run, those that rest last. None: see ``_down``."""
-        if server not in self._found:
+        if server not in self._known_targets:
             try:
                 found = yield Find(server, deadline)
             except SMTPError as error:
                 self._down[server] = error
                 if deadline is None or self.clock() < deadline:
-                    self._failed(server, "connect", error, others)
+                    self._server_failed(server, "connect", error, others)
                 return []
-            self.route.worked(server)
+            self.route.end_rest(server)
             now = self.clock()
-            self._found[server] = sorted(found, key=lambda target: self.route.is_resting(target, now))
-        return self._found[server]
+            self._known_targets[server] = sorted(found, key=lambda target: self.route.is_resting(target, now))
+        return self._known_targets[server]
 
     def connect(self, server: Server, fresh: bool, deadline: float | None, others: Sequence[Server]) -> Effects:
         """A connection that is ready for mail, or None: then the server is out of this run, see ``_down``.
@@ -109,7 +109,7 @@ class Connecting:
                         session.line.phase = "connect"
                     yield Talk(connection, open_session(connection, tls, login, attempt), None)
                     connection.heard = self.clock()
-                    self.route.worked(server)
+                    self.route.end_rest(server)
                     if session.without_tls is not None:
                         alarm.in_clear(server.name, session.without_tls)
                     return connection
@@ -147,7 +147,7 @@ class Connecting:
                 ours = crowded and connection.lender is not None
             self._had_no_turn = ours
             if not ours and (deadline is None or self.clock() < deadline):
-                self._failed(server, connection.session.line.phase if connection else "connect", error, others)
+                self._server_failed(server, connection.session.line.phase if connection else "connect", error, others)
             return None
 
     def _assess(self, connection: Connection[Any]) -> None:
@@ -169,7 +169,7 @@ class Connecting:
             return
         if not connection.has_failed:
             connection.has_failed = True
-            self._failed(connection.server, connection.session.line.phase, error, others)
+            self._server_failed(connection.server, connection.session.line.phase, error, others)
 
     def _login(self, server: Server, refused: str | None, deadline: float | None) -> Effects:
         """Name and secret for this server, with a token where it has a source of tokens; None: no login."""
@@ -179,9 +179,9 @@ class Connecting:
         token = server.token if isinstance(server.token, str) else (yield Token(server, refused, deadline))
         return login._replace(token=token)
 
-    def _failed(self, server: Server, phase: str, error: SMTPError, others: Sequence[Server]) -> None:
+    def _server_failed(self, server: Server, phase: str, error: SMTPError, others: Sequence[Server]) -> None:
         """Let a server rest, and tell what comes next."""
-        self.route.failed(server, self.clock())
+        self.route.begin_rest(server, self.clock())
         following = next((other.name for other in others if other not in self._down and other != server), None)
         event = ServerFailed(server.name, phase, error, following)
         alarm.server_failed(event, self.clock())
@@ -212,7 +212,7 @@ class Connecting:
         while servers:
             server = servers.pop(0)
             if server.srv:
-                servers[:0] = yield from self._find(server, deadline, servers)
+                servers[:0] = yield from self._targets(server, deadline, servers)
                 error = self._down.get(server, error)
                 continue
             for fresh in (False, True):
@@ -223,8 +223,8 @@ class Connecting:
                 connection.deadline = deadline
                 try:
                     ended = yield Talk(connection, question(connection.session), None)
-                except DeliveryError as failed:
-                    error = failed
+                except DeliveryError as raised:
+                    error = raised
                     yield Release(connection)
                     if not connection.reused:
                         break

@@ -50,7 +50,7 @@ from smtpbackend.protocol.transaction import Transaction
 
 __all__ = ["Dispatch"]
 
-AWAKE = 5.0  # seconds since a connection was heard, in which content may leave ahead of replies: DESIGN 5.1
+AWAKE = 5.0  # seconds since the server answered, in which content may leave ahead of replies: DESIGN 5.1
 LEAVING = 5.0  # seconds for the replies in flight when nobody takes receipts any more: DESIGN 4.11
 SLOW = 0.05  # seconds in which a source gives its next item, for others to be in flight while it is asked
 
@@ -176,14 +176,14 @@ class Dispatch(Connecting):
                 return mail.servers[0] if mail.servers else None
             if self._is_late(mail):
                 return None  # a look-up without time would say nothing against the server
-            found = yield from self._find(mail.servers[0], mail.deadline, mail.servers)
+            found = yield from self._targets(mail.servers[0], mail.deadline, mail.servers)
             mail.servers[:1] = found
             mail.offered += max(len(found) - 1, 0)
 
     def _next_server(self, mail: Mail) -> Effects:
         """This server has had its chance with this message."""
         del (mail.servers or [])[:1]
-        mail.turn = 0
+        mail.goes_behind = False
         mail.rejoin()
         yield from self._count_move(mail)
         self._waiting.put(mail)
@@ -209,7 +209,7 @@ class Dispatch(Connecting):
             return
         if not is_free:
             mail.renewed |= {connection.server}
-            mail.turn = 1
+            mail.goes_behind = True
         self._replay(mail)
 
     def _count_move(self, mail: Mail) -> Effects:
@@ -359,7 +359,7 @@ class Dispatch(Connecting):
         final = transaction.final if transaction.is_accepted else None
         if final is not None and not (mail.behind or mail.aside):
             connection.has_worked = True
-            self.route.worked(connection.server)
+            self.route.end_rest(connection.server)
             mail.accept(final, connection.server.name)
             self._note_end(mail)
         elif transaction.is_unread:
@@ -427,7 +427,7 @@ class Dispatch(Connecting):
         mail.record(transaction, judgement, server.name)
         had_worked = connection.has_worked  # then its end says nothing against the server
         if error is None:
-            self.route.worked(server)
+            self.route.end_rest(server)
         connection.has_worked = (
             had_worked
             or (error is None and not is_crowded)

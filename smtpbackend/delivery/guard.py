@@ -17,7 +17,7 @@ from smtpbackend.errors import InvalidInput, InvalidSetting
 from smtpbackend.header import text_field
 from smtpbackend.outcome import Outcome, Status
 
-__all__ = ["OnlyTo", "above", "address", "only_to", "redirected"]
+__all__ = ["OnlyTo", "address", "only_to", "redirected", "with_original_to"]
 
 
 class OnlyTo(NamedTuple):
@@ -87,8 +87,8 @@ def redirected(envelope: Envelope, to: Address) -> Envelope:
     return dataclasses.replace(envelope, recipients=(Recipient(Address(to.local_part, to.domain)),))
 
 
-def above(content: Content, envelope: Envelope) -> Content:
+def with_original_to(content: Content, envelope: Envelope) -> Content:
     """``content`` with a field in front that names those whom the envelope is for."""
     names = ", ".join(recipient.address.addr_spec for recipient in envelope.recipients)
     field = text_field("X-Original-To", names).encode()
-    return content.under(field, lambda other: above(other, envelope))
+    return content.under(field, lambda other: with_original_to(other, envelope))

@@ -90,7 +90,7 @@ class Lifecycle:
         receipt = mail.receipt()
         if receipt.in_doubt:
             alarm.in_doubt(receipt, self.clock())
-        if mail.settled is None or mail.refused:
+        if mail.accepted_at_once is None or mail.refused:
             for event in recipient_events(mail.message, mail.envelope, receipt, mail.parcel_notes):
                 self.tell(event)
         if self.tell.wants("message_ended"):

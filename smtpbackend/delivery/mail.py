@@ -9,7 +9,7 @@ from typing import Any
 
 from smtpbackend import mime
 from smtpbackend.address import Address
-from smtpbackend.delivery.guard import OnlyTo, above, redirected
+from smtpbackend.delivery.guard import OnlyTo, redirected, with_original_to
 from smtpbackend.delivery.judgement import Judgement
 from smtpbackend.delivery.receipts import failure, queue_id
 from smtpbackend.delivery.server import Server
@@ -38,7 +38,7 @@ class Mail:
         self.pending: tuple[Recipient, ...] = ()
         self.outcomes: dict[Recipient, Outcome] = {}
         self.attempts: dict[Recipient, int] = {}  # of those whose first one did not settle everybody
-        self.heard: dict[Recipient, tuple[Reply | None, str | None, SMTPError | None]] = {}
+        self.last_replies: dict[Recipient, tuple[Reply | None, str | None, SMTPError | None]] = {}
 
     # most messages never have another value
     envelope: Envelope | None = None
@@ -54,7 +54,7 @@ class Mail:
     offered = 0  # how many servers there are, and how many of them
     objections = 0  # cannot be given this message
     renewed: frozenset[Server] = frozenset()  # had their one fresh connection
-    turn = 0  # 1: behind those in flight, since a connection ended at a command of this one
+    goes_behind = False  # those in flight, since a connection ended at a command of this one
     fresh: Server | None = None  # which one it is to have a fresh connection to
     reply: Reply | None = None
     server: str | None = None
@@ -63,7 +63,7 @@ class Mail:
     parcel_notes: Any = None  # for the events
     has_nothing = False  # to send: its parcel is None
     may_begin_at: float | None = None  # as the caller's ``pace`` says
-    settled: tuple[Outcome, ...] | None = None
+    accepted_at_once: tuple[Outcome, ...] | None = None
     """What became of all recipients at once: a server took the message for all of them in one transaction."""
 
     def is_for(self, recipients: tuple[Recipient, ...]) -> None:
@@ -82,7 +82,7 @@ class Mail:
         """Send it to one address instead, under a field that names those whom it is for."""
         assert self.envelope is not None
         assert self.content is not None
-        self.content = above(self.content, self.envelope)
+        self.content = with_original_to(self.content, self.envelope)
         self.redirected = redirected(self.envelope, to)
         self.pending = self.redirected.recipients
 
@@ -108,14 +108,14 @@ class Mail:
             for recipient in self.pending:
                 self.settle(recipient, Status.ACCEPTED, reply, server, None)
         else:
-            self.settled = tuple(
+            self.accepted_at_once = tuple(
                 [Outcome(recipient, Status.ACCEPTED, reply, server, None, 1) for recipient in self.pending]
             )
         self.pending = ()
 
     def pretend(self) -> None:
         """Count it as accepted for all that are pending, where sending is suppressed."""
-        self.settled = tuple([Outcome(recipient, Status.ACCEPTED) for recipient in self.pending])
+        self.accepted_at_once = tuple([Outcome(recipient, Status.ACCEPTED) for recipient in self.pending])
         self.notes = ("sending is suppressed: nothing was sent",)
         self.pending = ()
 
@@ -130,7 +130,7 @@ class Mail:
     ) -> Transaction:
         """A transaction with those still pending. Raises `NotSupported` where a server cannot be given the message.
 
-        ``offered`` and ``secure`` are of the connection, ``is_awake``: whether the server was heard on it lately,
+        ``offered`` and ``secure`` are of the connection, ``is_awake``: whether the server answered on it lately,
         ``without_tls``: why it goes on in clear, where TLS was offered.
         """
         envelope, content = self.redirected or self.envelope, self.content
@@ -158,11 +158,11 @@ class Mail:
 
     def _split(self, limits: Limits) -> None:
         """Let those be pending who may go in one transaction, and the others stand behind them."""
-        line = self.behind or deque()
-        line.extendleft(reversed(self.pending))
+        queue = self.behind or deque()
+        queue.extendleft(reversed(self.pending))
         if limits.rcptdomainmax is not None and not self.is_by_domain:
-            line, self.is_by_domain = by_domain(line), True
-        self.behind, self.pending = line, take(line, limits, self.most)
+            queue, self.is_by_domain = by_domain(queue), True
+        self.behind, self.pending = queue, take(queue, limits, self.most)
 
     def record(self, transaction: Transaction, judgement: Judgement, server: str) -> None:
         """Write down what a transaction said of each recipient."""
@@ -172,7 +172,7 @@ class Mail:
             if status is Status.ACCEPTED:
                 self.reply, self.server = reply, server
         for recipient, reply, error in judgement.pending:
-            self.heard[recipient] = (reply, server, error)
+            self.last_replies[recipient] = (reply, server, error)
         if judgement.settled:
             self.pending = tuple([recipient for recipient in self.pending if recipient not in self.outcomes])
             if transaction.error is not None:
@@ -222,11 +222,11 @@ class Mail:
     def settle_all(self, status: Status, error: Exception, server: str | None = None) -> None:
         """Write down what became of all that are pending."""
         for recipient in self.pending:
-            reply, heard_from, last_error = self.heard.get(recipient, (None, None, None))
+            reply, replied_by, last_error = self.last_replies.get(recipient, (None, None, None))
             if reply is None:
-                self.settle(recipient, status, None, server or heard_from, error)
+                self.settle(recipient, status, None, server or replied_by, error)
             else:  # the last word is that server's
-                self.settle(recipient, status, reply, heard_from, last_error)
+                self.settle(recipient, status, reply, replied_by, last_error)
         self.pending = ()
 
     def give_up(self, last: SMTPError) -> None:
@@ -238,7 +238,7 @@ class Mail:
 
     def receipt(self) -> Receipt:
         """What became of it, when nobody is pending any more."""
-        outcomes, notes = self.settled, self.notes
+        outcomes, notes = self.accepted_at_once, self.notes
         if outcomes is None:
             told = self.redirected.recipients if self.redirected else self.recipients
             outcomes = tuple([self.outcomes[recipient] for recipient in told])
@@ -254,7 +254,7 @@ class Mail:
         receipt = Receipt(
             message_id, outcomes, self.reply, self.server, queue_id(self.reply), None, notes, self.envelope
         )
-        if self.settled is not None:
+        if self.accepted_at_once is not None:
             return receipt
         # without a recipient nothing was tried, and what kept the message from being made is the reason
         error = failure(receipt, self.error) if outcomes else self.error

@@ -22,7 +22,7 @@ class Route:
         self.rest = rest
         self._resting: dict[Server, float] = {}
         self.experience = Experience()
-        self._turn = 0
+        self._first = 0
 
     def order(self, now: float) -> list[Server]:
         """All servers, in the order to try them for one message. ``now`` is in seconds, of any monotonic clock.
@@ -31,9 +31,9 @@ class Route:
         """
         servers = list(self.servers)
         if self.strategy == "round_robin" and len(servers) > 1:
-            turn = self._turn % len(servers)
-            self._turn = turn + 1
-            servers = servers[turn:] + servers[:turn]
+            first = self._first % len(servers)
+            self._first = first + 1
+            servers = servers[first:] + servers[:first]
         if self._resting and len(servers) > 1:
             resting = {server for server in servers if self.is_resting(server, now)}
             servers.sort(key=resting.__contains__)  # stable
@@ -45,11 +45,11 @@ class Route:
         """Whether a server failed lately, or is on trial."""
         return self._resting.get(server, 0.0) > now
 
-    def failed(self, server: Server, now: float) -> None:
+    def begin_rest(self, server: Server, now: float) -> None:
         """Let a server rest."""
         self._resting[server] = now + self.rest
 
-    def worked(self, server: Server) -> None:
+    def end_rest(self, server: Server) -> None:
         """End a server's rest."""
         if self._resting:
             self._resting.pop(server, None)

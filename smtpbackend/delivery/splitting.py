@@ -1,6 +1,6 @@
 """Which recipients share a transaction, where a server limits that (RFC 9422, or 452 4.5.3).
 
-Splitting a long list takes as many steps as the list is long: whoever was taken off a line is not looked at again.
+Splitting a long list takes as many steps as the list is long: whoever was taken off the queue is not looked at again.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ def by_domain(recipients: Iterable[Recipient]) -> deque[Recipient]:
     return deque(recipient for together in domains.values() for recipient in together)
 
 
-def take(line: deque[Recipient], limits: Limits, most: int | None = None) -> tuple[Recipient, ...]:
-    """Take off the ``line`` those who go first; the others follow in transactions of their own.
+def take(queue: deque[Recipient], limits: Limits, most: int | None = None) -> tuple[Recipient, ...]:
+    """Take off the ``queue`` those who go first; the others follow in transactions of their own.
 
-    Under RCPTDOMAINMAX it is a line as `by_domain` makes it. ``most``: how many the server has shown to take.
+    Under RCPTDOMAINMAX it is a queue as `by_domain` makes it. ``most``: how many the server has shown to take.
     """
-    room = min(limits.rcptmax or len(line), most or len(line), len(line))
+    room = min(limits.rcptmax or len(queue), most or len(queue), len(queue))
     domains: set[str] = set()
     taken: list[Recipient] = []
     while len(taken) < room:
         if limits.rcptdomainmax is not None:
-            domains.add(line[0].address.key[1])
+            domains.add(queue[0].address.key[1])
             if len(domains) > limits.rcptdomainmax:
                 break
-        taken.append(line.popleft())
+        taken.append(queue.popleft())
     return tuple(taken)
 
 

@@ -13,14 +13,14 @@ class Waiting:
     """In the order of the stream; behind all others those at whose command a connection ended."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, int, Mail]] = []
+        self._heap: list[tuple[bool, int, Mail]] = []
 
     def __bool__(self) -> bool:
         return bool(self._heap)
 
     def put(self, mail: Mail) -> None:
         """Have it wait for its turn."""
-        heapq.heappush(self._heap, (mail.turn, mail.number, mail))
+        heapq.heappush(self._heap, (mail.goes_behind, mail.number, mail))
 
     def take(self) -> Mail:
         """Whose turn it is."""

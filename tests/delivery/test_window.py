@@ -219,7 +219,7 @@ class TestTrial:
         world = Played({"a": [{}], "b": [{}]})
         assert world.send(mail())[0].ok
         server = next(iter(world.servers))
-        world.route.failed(server, world.now)
+        world.route.begin_rest(server, world.now)
         world.now += 31
         assert [world.send(mail())[0].server for _ in range(4)] == [server.name] * 4
 
