@@ -13,6 +13,7 @@ from smtpbackend.delivery.asks import Give, Lease, Pull
 from smtpbackend.delivery.configuration import Rules
 from smtpbackend.delivery.date_and_id import stamp
 from smtpbackend.delivery.dispatch import Dispatch
+from smtpbackend.delivery.lifecycle import Lifecycle
 from smtpbackend.delivery.route import Route
 from smtpbackend.errors import (
     ConnectFailed,
@@ -105,9 +106,7 @@ def test_a_server_that_had_only_what_time_was_left_is_tried_for_the_next_message
     """The first server takes most of the deadline and fails; the second is not there in the second that is left."""
     now = 0.0
     first, second = Server("first.example.com"), Server("second.example.com")
-    dispatch = Dispatch(
-        Route([first, second]), rules=Rules(), tell=Telling(()), clock=lambda: now, stamp=stamp, deadline=10
-    ).run()
+    dispatch = Dispatch(Route([first, second]), Lifecycle(Rules(), Telling(()), lambda: now, stamp, deadline=10)).run()
     assert isinstance(next(dispatch), Pull)
     assert dispatch.send(hello()).server is first
     now = 9

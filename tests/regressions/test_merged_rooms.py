@@ -16,6 +16,7 @@ from smtpbackend.delivery.configuration import Rules
 from smtpbackend.delivery.credentials import Provider
 from smtpbackend.delivery.date_and_id import stamp
 from smtpbackend.delivery.dispatch import Dispatch
+from smtpbackend.delivery.lifecycle import Lifecycle
 from smtpbackend.delivery.proxy import Proxy
 from smtpbackend.delivery.route import Route
 from smtpbackend.delivery.server import from_url
@@ -97,19 +98,14 @@ def test_a_late_message_says_nothing_against_an_srv_domain() -> None:
     first, domain = Server("a.example.com"), from_url("smtp+srv://example.com")
     now = [0.0]
     dispatch = Dispatch(
-        Route([first, domain]),
-        rules=Rules(),
-        tell=Telling(()),
-        clock=lambda: now[0],
-        stamp=stamp,
-        deadline=5.0,
+        Route([first, domain]), Lifecycle(Rules(), Telling(()), lambda: now[0], stamp, deadline=5.0)
     ).run()
     assert isinstance(next(dispatch), Pull)
     assert isinstance(dispatch.send((b"Subject: 1\r\n\r\n", TO_ANN)), Lease)
     now[0] = 5.0
     given = dispatch.throw(ConnectFailed("no answer in time"))
     assert isinstance(given, Give)
-    assert given.receipt.deferred
+    assert given.value.deferred
     assert isinstance(next(dispatch), Pull)
     asked = dispatch.send((b"Subject: 2\r\n\r\n", TO_ANN))
     assert isinstance(asked, Find)
