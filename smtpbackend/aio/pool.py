@@ -8,7 +8,7 @@ import inspect
 import operator
 import socket
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
 from functools import partial
 from typing import Any
 
@@ -44,7 +44,7 @@ from smtpbackend.forking import unforked
 from smtpbackend.outcome import Receipt
 from smtpbackend.protocol.effects import LATER
 
-__all__ = ["Pool", "prepare"]
+__all__ = ["Pool", "ask"]
 
 
 class Pool:
@@ -135,7 +135,7 @@ class Pool:
                                 answer, failed = END, error
                     elif kind is Prepare:
                         try:
-                            answer = await prepare(caller, effect.item)
+                            answer = await ask(caller.parcel, effect.item)
                         except asyncio.CancelledError:
                             raise
                         except BaseException as error:
@@ -146,26 +146,13 @@ class Pool:
                         )
                         held.deadline = effect.deadline
                         delivery = enter(Delivery(self, asyncio.current_task()))
-                    elif kind is Find:
-                        answer = await self.find(*effect)
-                    elif kind is Token:
-                        answer = await token(*effect)
-                    elif kind is Pace:
-                        answer = await self.pace(*effect)
-                    elif kind is Holds:
-                        try:
-                            answer = await _answer(caller.is_held(effect.item))
-                        except Exception as error:
-                            answer = error
-                    elif kind is Reserve:
-                        answer = await _answer(caller.wait(*effect))
-                    elif kind is Sleep:
-                        await asyncio.sleep(max(effect.until - self._loop.time(), 0))
                     elif kind is Release:
                         if delivery is not None:
                             delivery.leave()
                         held = delivery = None
                         answer = await self.release(*effect)
+                    else:
+                        answer = await self._answer(effect, caller)
                 except SMTPError as error:
                     effect = dispatch.throw(error)
                 else:
@@ -181,6 +168,22 @@ class Pool:
                 await self.release(held)
         if failed is not None:
             raise failed
+
+    async def _answer(self, effect: Any, caller: Caller) -> Any:
+        """Perform what a dispatch asks for less often."""
+        kind = type(effect)
+        if kind is Find:
+            return await self.find(*effect)
+        if kind is Token:
+            return await token(*effect)
+        if kind is Pace:
+            return await self.pace(*effect)
+        if kind is Holds:
+            return await ask(caller.is_held, *effect)
+        if kind is Reserve:
+            return await ask(caller.wait, *effect)
+        assert kind is Sleep
+        return await asyncio.sleep(max(effect.until - self._loop.time(), 0))
 
     async def find(self, server: Server, deadline: float | None) -> list[Server]:
         """The servers that SRV records name, which are remembered for as long as they hold. Raises `ConnectFailed`."""
@@ -396,17 +399,13 @@ def _made(contexts: dict[Server, Context], server: Server) -> Context:
     return contexts[server]
 
 
-async def prepare(caller: Caller, item: Any) -> Any:
-    """What the caller's ``prepare`` makes of an item, or the Exception that it raised."""
+async def ask(function: Callable[..., Any], *args: Any) -> Any:
+    """What a function of the caller says, which may be a coroutine function, or the Exception that it raised."""
     try:
-        return await _answer(caller.parcel(item))
+        answer = function(*args)
+        return await answer if inspect.isawaitable(answer) else answer
     except Exception as error:
         return error
-
-
-async def _answer(answer: Any) -> Any:
-    """What a function of the caller says, which may be a coroutine function."""
-    return await answer if inspect.isawaitable(answer) else answer
 
 
 async def _closing(shelves: Mapping[Server, Shelf[Wire]]) -> AsyncGenerator[None, None]:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
-from smtpbackend.aio.pool import prepare
+from smtpbackend.aio.pool import ask
 from smtpbackend.delivery.asks import END
 from smtpbackend.delivery.dispatch import LEAVING
 from smtpbackend.delivery.inside import Delivery, enter, is_here
@@ -114,7 +114,7 @@ async def spread(
             if caller.prepare is None:
                 message, parcel = lifecycle.open(message)
             else:
-                parcel = await prepare(caller, message)
+                parcel = await ask(caller.parcel, message)
             mail = lifecycle.begin(state.taken, message, parcel)
         except asyncio.CancelledError:
             raise

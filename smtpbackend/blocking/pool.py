@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import Any
 
@@ -47,7 +47,7 @@ from smtpbackend.forking import at_end_of_child, unforked
 from smtpbackend.outcome import Receipt
 from smtpbackend.protocol.effects import LATER
 
-__all__ = ["Pool", "prepare"]
+__all__ = ["Pool", "ask"]
 
 
 def _made(contexts: dict[Server, Context], making: threading.Lock, server: Server) -> Context:
@@ -132,33 +132,20 @@ class Pool:
                                 answer, failed = END, error
                     elif kind is Prepare:
                         try:
-                            answer = prepare(caller, effect.item)
+                            answer = ask(caller.parcel, effect.item)
                         except BaseException as error:
                             answer, failed = END, error
                     elif kind is Lease:
                         answer = held = self.lease(effect.server, effect.fresh, effect.deadline, within, generation)
                         held.deadline = effect.deadline
                         delivery = enter(Delivery(self))
-                    elif kind is Find:
-                        answer = self.find(*effect)
-                    elif kind is Token:
-                        answer = token(*effect)
-                    elif kind is Pace:
-                        answer = self.pace(*effect)
-                    elif kind is Holds:
-                        try:
-                            answer = caller.is_held(effect.item)
-                        except Exception as error:
-                            answer = error
-                    elif kind is Reserve:
-                        answer = caller.wait(*effect)
-                    elif kind is Sleep:
-                        time.sleep(max(effect.until - time.monotonic(), 0))
                     elif kind is Release:
                         if delivery is not None:
                             delivery.leave()
                         held = delivery = None
                         answer = self.release(*effect)
+                    else:
+                        answer = self._answer(effect, caller)
                 except SMTPError as error:
                     effect = dispatch.throw(error)
                 else:
@@ -174,6 +161,22 @@ class Pool:
                 self.release(held)
         if failed is not None:
             raise failed
+
+    def _answer(self, effect: Any, caller: Caller) -> Any:
+        """Perform what a dispatch asks for less often."""
+        kind = type(effect)
+        if kind is Find:
+            return self.find(*effect)
+        if kind is Token:
+            return token(*effect)
+        if kind is Pace:
+            return self.pace(*effect)
+        if kind is Holds:
+            return ask(caller.is_held, *effect)
+        if kind is Reserve:
+            return ask(caller.wait, *effect)
+        assert kind is Sleep
+        return time.sleep(max(effect.until - time.monotonic(), 0))
 
     def find(self, server: Server, deadline: float | None) -> list[Server]:
         """The servers that SRV records name, which are remembered for as long as they hold. Raises `ConnectFailed`."""
@@ -402,10 +405,10 @@ class Pool:
                     self._call_all()
 
 
-def prepare(caller: Caller, item: Any) -> Any:
-    """What the caller's ``prepare`` makes of an item, or the Exception that it raised."""
+def ask(function: Callable[..., Any], *args: Any) -> Any:
+    """What a function of the caller says, or the Exception that it raised."""
     try:
-        return caller.parcel(item)
+        return function(*args)
     except Exception as error:
         return error
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextvars import copy_context
 from typing import Any
 
-from smtpbackend.blocking.pool import prepare
+from smtpbackend.blocking.pool import ask
 from smtpbackend.delivery.asks import END
 from smtpbackend.delivery.dispatch import LEAVING
 from smtpbackend.delivery.inside import Delivery, enter, is_here
@@ -108,7 +108,7 @@ def spread(
             if caller.prepare is None:
                 message, parcel = lifecycle.open(message)
             else:
-                parcel = prepare(caller, message)
+                parcel = ask(caller.parcel, message)
             mail = lifecycle.begin(state.taken, message, parcel)
         except BaseException as error:
             with changed:

@@ -52,6 +52,7 @@ __all__ = ["Dispatch"]
 
 AWAKE = 5.0  # seconds since the server answered, in which content may leave ahead of replies: DESIGN 5.1
 LEAVING = 5.0  # seconds for the replies in flight when nobody takes receipts any more: DESIGN 4.11
+NEVER = 1e9  # seconds
 SLOW = 0.05  # seconds in which a source gives its next item, for others to be in flight while it is asked
 
 
@@ -306,23 +307,26 @@ class Dispatch(Connecting):
                 return may_begin
         if self.caller.holds is not None:
             held = yield Holds(mail.message)
-            if held is not True and (isinstance(held, Exception) or not held):
-                why = (
-                    f"holds() raised {type(held).__name__}: {held}"
-                    if isinstance(held, Exception)
-                    else "holds() said so"
-                )
-                mail.rejoin()
-                mail.error = DeliveryError(f"the message is not to be sent by this delivery any more: {why}")
-                mail.settle_all(Status.DEFERRED, mail.error)
-                self._note_end(mail)
+            if isinstance(held, Exception) or not held:
+                self._let_go(mail, f"holds() answered {held!r}")
                 return False
         return True
+
+    def _let_go(self, mail: Mail, why: str) -> None:
+        """The caller does not want it sent by this delivery any more."""
+        mail.rejoin()
+        mail.error = DeliveryError(f"the message is not sent by this delivery any more: {why}")
+        mail.settle_all(Status.DEFERRED, mail.error)
+        self._note_end(mail)
 
     def _keep_callers_pace(self, mail: Mail, server: Server, unsent: bool) -> Effects:
         """Wait for as long as the caller's ``pace`` says. It is asked once for each time that a message begins."""
         if mail.may_begin_at is None:
-            mail.may_begin_at = self.clock() + (yield Reserve(server.name, 1))
+            seconds = yield Reserve(server.name, 1)
+            if not isinstance(seconds, int | float) or not 0 <= seconds < NEVER:
+                self._let_go(mail, f"pace() answered {seconds!r}, and not for how many seconds to wait")
+                return False
+            mail.may_begin_at = self.clock() + seconds
         if self.clock() < mail.may_begin_at:
             if self.flying or unsent:
                 return LATER

@@ -373,6 +373,24 @@ def test_pace_says_how_long_to_wait(scripted: Scripted) -> None:
     assert slept == ["u0", "u1", "u2"]
 
 
+@pytest.mark.parametrize("answer", [None, -1, float("nan"), "soon", LookupError("away")])
+def test_a_pace_that_is_none_defers_the_message(twin: Twin, scripted: Scripted, answer: Any) -> None:
+    """It ends no stream: the others have their own answers."""
+    server = scripted(Play())
+    answers = iter([0, answer, 0])
+
+    def pace(name: str, number: int) -> Any:
+        said = next(answers)
+        if isinstance(said, Exception):
+            raise said
+        return said
+
+    pairs = dict(twin(server.url).deliver(["u0", "u1", "u2"], prepare=parcel, pace=pace))
+    assert {item: receipt.ok for item, receipt in pairs.items()} == {"u0": True, "u1": False, "u2": True}
+    assert statuses(pairs["u1"]) == [Status.DEFERRED]
+    assert "pace()" in str(pairs["u1"].error)
+
+
 class TestNeverIterated:
     @pytest.mark.parametrize("method", ["deliver", "send_many"])
     def test_it_warns(self, method: str) -> None:
