@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from smtpbackend.errors import DeliveryError as DeliveryError
     from smtpbackend.errors import HelloRefused as HelloRefused
     from smtpbackend.errors import InDoubt as InDoubt
+    from smtpbackend.errors import Injection as Injection
     from smtpbackend.errors import InvalidInput as InvalidInput
     from smtpbackend.errors import InvalidSetting as InvalidSetting
     from smtpbackend.errors import MailerClosed as MailerClosed
@@ -80,6 +81,7 @@ _HOMES = {
         "DeliveryError",
         "HelloRefused",
         "InDoubt",
+        "Injection",
         "InvalidInput",
         "InvalidSetting",
         "MailerClosed",

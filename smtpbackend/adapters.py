@@ -20,7 +20,6 @@ from smtpbackend.delivery.settings import MAILER_KEYS, SERVER_KEYS
 from smtpbackend.delivery.tls import check_files, client_context
 from smtpbackend.domain import ascii_domain
 from smtpbackend.email_message import is_signed
-from smtpbackend.errors import Injection
 from smtpbackend.events import ENDINGS, signals_of
 from smtpbackend.header import LINE, MAX_FOLDED, date_of, filename_parameter, text_field
 from smtpbackend.hiding import bares_password, discreet
@@ -43,7 +42,6 @@ __all__ = [
     "SERVER_KEYS",
     "Configuration",
     "Content",
-    "Injection",
     "LegacyWriter",
     "ModernWriter",
     "NotSimple",

@@ -6,6 +6,7 @@ keep working.
 
     SMTPError
     ├── InvalidInput                 (ValueError)      bad address, header, parameter: nothing was sent
+    │   ├── Injection                                  CR, LF or NUL in an address or header
     │   └── InvalidSetting                             unknown key, impossible value
     ├── MissingExtra                 (ImportError)     an optional library is not installed
     ├── CancelSend                                     raised by a receiver of message_sending
@@ -46,6 +47,7 @@ __all__ = [
     "DeliveryError",
     "HelloRefused",
     "InDoubt",
+    "Injection",
     "InvalidInput",
     "InvalidSetting",
     "MailerClosed",

@@ -294,23 +294,26 @@ class Receipt:
 
 def error_to_json(error: BaseException) -> dict[str, Any]:
     """An error as a mapping that ``json.dumps`` takes: its class, its text, the server, the reply, the setting."""
+    if not isinstance(error, SMTPError):
+        return {"type": DeliveryError.__name__, "text": f"{type(error).__name__}: {error}"}
     told: dict[str, Any] = {"type": type(error).__name__, "text": str(error)}
-    if isinstance(error, SMTPError):
-        told |= {"server": error.server, "reply": error.reply and error.reply.to_json()}
-        told |= {"transient": error.is_transient, "field": getattr(error, "field", None)}
+    if isinstance(error, RecipientsRefused):
+        refused = error.recipients.items()
+        told["recipients"] = {address: [code, said.decode("utf-8", "replace")] for address, (code, said) in refused}
+    told |= {"server": error.server, "reply": error.reply and error.reply.to_json()}
+    told |= {"transient": error.is_transient, "field": getattr(error, "field", None)}
     return {name: value for name, value in told.items() if value is not None}
 
 
 def error_from_json(given: Mapping[str, Any]) -> SMTPError:
     """The error that `error_to_json` was given, without its receipt; one that is not ours becomes a `DeliveryError`."""
-    kind, text, reply = getattr(errors, given["type"], None), given["text"], given.get("reply")
-    if not (isinstance(kind, type) and issubclass(kind, SMTPError)):
-        kind, text = DeliveryError, f"{given['type']}: {text}"
+    kind, text, reply = getattr(errors, given["type"], DeliveryError), given["text"], given.get("reply")
     context: dict[str, Any] = {"server": given.get("server"), "reply": reply and Reply.from_json(reply)}
     if issubclass(kind, InvalidInput):
         context["field"] = given.get("field", "")
     if issubclass(kind, RecipientsRefused):
         context["transient"] = given.get("transient", False)
+        context["recipients"] = {one: (code, said.encode()) for one, (code, said) in given["recipients"].items()}
     return kind(text, **context)
 
 

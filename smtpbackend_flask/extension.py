@@ -163,9 +163,12 @@ class State(_Sending):
     def _deliver(self, messages: Iterable[Any], prepare: Callable[[Any], Parcel]) -> Iterator[Receipt]:
         app = self.app
         listeners = [SignalListener(app, signals)]
-        pairs: Any = self.mailer.deliver(
+        stream = self.mailer.deliver(
             messages, prepare=prepare, listeners=listeners, suppress=self.suppress, in_order=True
         )
+        return self._receipts(app, stream)
+
+    def _receipts(self, app: Flask, pairs: Any) -> Iterator[Receipt]:
         with closing(pairs):
             for message, receipt in pairs:
                 if receipt.accepted:

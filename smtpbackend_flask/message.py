@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from flask import current_app
 
-from smtpbackend import Address, InvalidInput
-from smtpbackend.adapters import Injection, check_tuple, is_pair
+from smtpbackend import Address, Injection, InvalidInput
+from smtpbackend.adapters import check_tuple, is_pair
 from smtpbackend_flask.mime import tree_of
 from smtpbackend_flask.sanitize import force_text, joined, parts_of
 

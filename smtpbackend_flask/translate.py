@@ -17,10 +17,9 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import smtpbackend
-from smtpbackend import Address, Envelope, InvalidInput, Outcome, Recipient, Status
+from smtpbackend import Address, Envelope, Injection, InvalidInput, Outcome, Recipient, Status
 from smtpbackend.adapters import (
     Content,
-    Injection,
     Parcel,
     alone_with,
     has_names,

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from smtpbackend import Address, Envelope, Outcome, Receipt, Recipient, RecipientsRefused, Reply, Status, errors
@@ -82,6 +82,7 @@ def plain(value: Any) -> Any:
     return value
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(envelopes)
 def test_an_envelope(envelope: Envelope) -> None:
     back = again(envelope)
@@ -96,11 +97,13 @@ def test_a_reply(reply: Reply) -> None:
     assert again(reply) == reply
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(outcomes)
 def test_an_outcome(outcome: Outcome) -> None:
     assert plain(again(outcome)) == plain(outcome)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # a busy machine draws them slowly
 @given(receipts)
 def test_a_receipt(receipt: Receipt) -> None:
     assert plain(again(receipt)) == plain(receipt)

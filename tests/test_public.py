@@ -10,14 +10,14 @@ import pytest
 PUBLIC = {
     "smtpbackend": """
         Address AsyncMailer Attachment AuthenticationFailed CancelSend CommandRefused ConnectFailed
-        ConnectionLost ContentRefused DeliveryError Envelope Event HelloRefused InDoubt InvalidInput
+        ConnectionLost ContentRefused DeliveryError Envelope Event HelloRefused InDoubt Injection InvalidInput
         InvalidSetting Listener Mailer MailerClosed Message MessageEnded MessageSending MissingExtra
         NotSupported Outcome ProtocolViolation Receipt Recipient RecipientDeferred RecipientRejected
         RecipientsRefused Reply SMTPError Secret SenderRefused Server ServerFailed Statistics Status TLSFailed
         TimedOut Timeouts
     """,
     "smtpbackend.adapters": """
-        ADDRESS_FIELDS Configuration ENDINGS Content HIDDEN_FIELDS Injection LINE LegacyWriter MAILER_KEYS
+        ADDRESS_FIELDS Configuration ENDINGS Content HIDDEN_FIELDS LINE LegacyWriter MAILER_KEYS
         MAX_FOLDED MAX_LINE ModernWriter NotSimple Parcel Part SERVER_KEYS SharedMailer SignalListener
         alone_with ascii_domain bares_password begin_receiver call_receiver check_files check_name check_tuple
         client_context configure date_of discreet emit encode_octets filename_parameter has_names is_loopback
@@ -51,6 +51,10 @@ def test_these_names_and_no_other(module: str) -> None:
 def test_every_error_is_public() -> None:
     from smtpbackend import errors
 
+    kinds = {
+        name for name, value in vars(errors).items() if inspect.isclass(value) and issubclass(value, errors.SMTPError)
+    }
+    assert {name for name in kinds if not name.startswith("_")} == set(errors.__all__)
     assert set(errors.__all__) <= set(PUBLIC["smtpbackend"].split())
 
 

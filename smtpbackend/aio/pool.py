@@ -183,6 +183,8 @@ class Pool:
         if kind is Reserve:
             return await ask(caller.wait, *effect)
         assert kind is Sleep
+        if caller.sleep is not None:
+            return GONE if await caller.sleep(effect.until) else None
         return await asyncio.sleep(max(effect.until - self._loop.time(), 0))
 
     async def find(self, server: Server, deadline: float | None) -> list[Server]:

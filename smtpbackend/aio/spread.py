@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
@@ -46,6 +47,14 @@ class _Share:
             finally:
                 self.only_asks = False
 
+    async def sleep(self, until: float) -> bool:
+        """Wait until then, or until nobody takes what becomes of the messages any more: then true."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
+                while not self._state.is_over:
+                    await self._changed.wait()
+        return self._state.is_over
+
 
 async def _take(source: Any, state: Spread, changed: asyncio.Event) -> None:
     """Ask the source for its next item."""
@@ -88,7 +97,7 @@ async def spread(
         nonlocal running
         enter(shared)
         try:
-            given = perform(caller._replace(source=share), shared)
+            given = perform(caller._replace(source=share, sleep=share.sleep), shared)
             try:
                 async for one in given:
                     state.known(one.number, one.value)
@@ -112,7 +121,8 @@ async def spread(
         message = state.item
         try:
             if caller.prepare is None:
-                message, parcel = lifecycle.open(message)
+                first, parcel = lifecycle.open(message)
+                message = message if state.pairs else first
             else:
                 parcel = await ask(caller.parcel, message)
             mail = lifecycle.begin(state.taken, message, parcel)

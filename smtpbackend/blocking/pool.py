@@ -176,6 +176,8 @@ class Pool:
         if kind is Reserve:
             return ask(caller.wait, *effect)
         assert kind is Sleep
+        if caller.sleep is not None:
+            return GONE if caller.sleep(effect.until) else None
         return time.sleep(max(effect.until - time.monotonic(), 0))
 
     def find(self, server: Server, deadline: float | None) -> list[Server]:

@@ -45,6 +45,13 @@ class _Share:
                 return END if step is Step.END else step
             _take(self._source, self._state, self._changed)
 
+    def sleep(self, until: float) -> bool:
+        """Wait until then, or until nobody takes what becomes of the messages any more: then true."""
+        with self._changed:
+            while not self._state.is_over and (left := until - time.monotonic()) > 0:
+                self._changed.wait(left)
+            return self._state.is_over
+
 
 def _take(source: Iterator[Any], state: Spread, changed: threading.Condition) -> None:
     """Ask the source for its next item."""
@@ -82,7 +89,8 @@ def spread(
         nonlocal running
         enter(shared)
         try:
-            given: Any = perform(caller._replace(source=_Share(caller.source, state, changed)), shared)
+            share = _Share(caller.source, state, changed)
+            given: Any = perform(caller._replace(source=share, sleep=share.sleep), shared)
             try:
                 for one in given:
                     with changed:
@@ -106,7 +114,8 @@ def spread(
         message = state.item
         try:
             if caller.prepare is None:
-                message, parcel = lifecycle.open(message)
+                first, parcel = lifecycle.open(message)
+                message = message if state.pairs else first
             else:
                 parcel = ask(caller.parcel, message)
             mail = lifecycle.begin(state.taken, message, parcel)

@@ -66,7 +66,7 @@ class Reserve(NamedTuple):
 
 
 class Sleep(NamedTuple):
-    """Wait until this time."""
+    """Wait until this time. Answered `GONE` where nobody takes what becomes of the messages any more."""
 
     until: float
 

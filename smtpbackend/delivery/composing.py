@@ -34,7 +34,8 @@ def compose(
 def _make_ready(mail: Mail, parcel: Parcel, rules: Rules, stamp: Callable[[], tuple[datetime, str]]) -> None:
     mail.parcel_notes, mail.refused = parcel.notes, parcel.refused
     if parcel.envelope is not None:
-        mail.envelope = parcel.envelope
+        if parcel.envelope.sender is not None or not isinstance(parcel.content, Exception):  # else it may not be known
+            mail.envelope = parcel.envelope
         mail.is_for(parcel.envelope.recipients)
     if len(mail.refused) > 1:  # each once, as those in the envelope are
         mail.refused = tuple({str(outcome.address): outcome for outcome in reversed(mail.refused)}.values())[::-1]

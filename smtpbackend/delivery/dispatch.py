@@ -88,6 +88,7 @@ class Dispatch(Connecting):
         self._is_list = False  # the source had more than one
         self._is_slow = False  # the source made us wait for its last item
         self.begun: dict[int, Mail] = {}  # and not yet given, by number
+        self._window = 1  # of the connection that is talked on
         self._settled_mail: AsKnown | InOrder = InOrder() if in_order else AsKnown()  # those that are to be given
         self._waiting = Waiting()  # those that need another attempt
         self._ready: Mail | None = None  # goes next over the connection that is talked on
@@ -134,14 +135,16 @@ class Dispatch(Connecting):
     def _pull(self, unsent: bool) -> Effects:
         """The next mail that wants delivery; those that cannot be sent are settled on the way."""
         while not self._drained:
+            if self.flying and len(self.begun) > self._window:
+                return LATER
             asked = self.clock()
             item = yield Pull(unsent, bool(self.begun))
             if item is LATER:
                 return LATER
-            self._is_slow = self.clock() - asked > SLOW
             mail = item if type(item) is Mail else None  # begun already: it was taken from a stream that is shared
             if mail is None and item is not END:
                 mail = yield from self._begin(item)
+            self._is_slow = self.clock() - asked > SLOW
             if mail is None:
                 self._drained = True
                 break
@@ -149,20 +152,22 @@ class Dispatch(Connecting):
             if mail.pending:
                 return mail
             self._settled_mail.add(mail.number, mail)
-            if len(self.begun) == 1:
-                yield from self._give()
+            if unsent:
+                return LATER
+            yield from self._give()
         return None
 
     def _begin(self, item: Any) -> Effects:
         """From what the caller gave to a mail; None: no other message is begun."""
+        message = item
         if self.caller.prepare is None:
-            item, parcel = self.lifecycle.open(item)
+            message, parcel = self.lifecycle.open(item)
         else:
             parcel = yield Prepare(item)
             if parcel is END:
                 return None
         self._number += 1
-        return self.lifecycle.begin(self._number, item, parcel)
+        return self.lifecycle.begin(self._number, item if self.pairs else message, parcel)
 
     # Servers -----------------------------------------------------------------------------------------------------
 
@@ -237,6 +242,7 @@ class Dispatch(Connecting):
     def _converse(self, connection: Connection[Any], mail: Mail) -> Effects:
         """Deliver ``mail``, and those behind it for as long as this connection does for them."""
         self._ready = mail
+        self._window = connection.server.window
         talk = self.route.experience.deliver(
             connection, self.rules.recipient_policy, self._is_list, mail.deadline, self.clock()
         )
@@ -321,24 +327,32 @@ class Dispatch(Connecting):
 
     def _keep_callers_pace(self, mail: Mail, server: Server, unsent: bool) -> Effects:
         """Wait for as long as the caller's ``pace`` says. It is asked once for each time that a message begins."""
-        if mail.may_begin_at is None:
+        if mail.reserved is None or mail.reserved[0] is not server:
             seconds = yield Reserve(server.name, 1)
             if not isinstance(seconds, int | float) or not 0 <= seconds < NEVER:
                 self._let_go(mail, f"pace() answered {seconds!r}, and not for how many seconds to wait")
                 return False
-            mail.may_begin_at = self.clock() + seconds
-        if self.clock() < mail.may_begin_at:
+            mail.reserved = server, self.clock() + seconds
+        may_begin_at = mail.reserved[1]
+        if self.clock() < may_begin_at:
             if self.flying or unsent:
                 return LATER
-            if mail.deadline is not None and mail.may_begin_at > mail.deadline:
+            if mail.deadline is not None and may_begin_at > mail.deadline:
                 mail.error = mail.error or TimedOut(
                     f"the deadline passes before {server.name} may be sent another message, as pace() says",
                     server=server.name,
                 )
                 return False
-            yield Sleep(mail.may_begin_at)
-        mail.may_begin_at = None
+            return (yield from self._sleep(may_begin_at))
         return True
+
+    def _sleep(self, until: float) -> Effects:
+        """Wait; False where nobody takes what becomes of the message any more."""
+        if (yield Sleep(until)) is not GONE:
+            return True
+        self._left = self.clock()
+        self._drained = True
+        return False
 
     def _keep_pace(self, mail: Mail, server: Server, unsent: bool) -> Effects:
         """Whether the ``rate`` of a server lets this message begin; LATER where others go first."""
@@ -419,6 +433,7 @@ class Dispatch(Connecting):
             mail.error = trouble
             mail.objections += 1
             return None
+        mail.reserved = None
         self.flying.append((mail, transaction))
         return transaction
 
@@ -480,8 +495,8 @@ class Dispatch(Connecting):
     def _give(self) -> Effects:
         """Give the caller what is settled."""
         while (mail := self._settled_mail.take()) is not None:
-            receipt = self.lifecycle.end(mail)
             del self.begun[mail.number]
+            receipt = self.lifecycle.end(mail)
             answer = yield Give(mail.number, (mail.message, receipt) if self.pairs else receipt)
             if answer is GONE and self._left is None:
                 self._left = self.clock() + LEAVING

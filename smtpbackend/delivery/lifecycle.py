@@ -64,7 +64,7 @@ class Lifecycle:
         ``parcel`` is what was prepared, or what was raised instead; None: there is nothing to send.
         """
         mail = Mail(number, message)
-        if parcel is None:
+        if parcel is None or (isinstance(parcel, Parcel) and parcel.envelope is None and not parcel.refused):
             mail.has_nothing = True
             return mail
         error = compose(mail, parcel, self.rules, self.stamp)
@@ -74,6 +74,9 @@ class Lifecycle:
             except CancelSend as cancelled:
                 if mail.pending and error is None:
                     error = cancelled
+            except BaseException:
+                self.break_off(mail, "a listener ended the delivery")
+                raise
         if error is not None:  # no recipient is to blame
             mail.error = error
             mail.settle_all(Status.DEFERRED if isinstance(error, CancelSend) else Status.FAILED, error)

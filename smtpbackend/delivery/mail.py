@@ -62,7 +62,7 @@ class Mail:
     notes: tuple[str, ...] = ()
     parcel_notes: Any = None  # for the events
     has_nothing = False  # to send: its parcel is None
-    may_begin_at: float | None = None  # as the caller's ``pace`` says
+    reserved: tuple[Server, float] | None = None  # when it may begin on that server, as the caller's ``pace`` says
     accepted_at_once: tuple[Outcome, ...] | None = None
     """What became of all recipients at once: a server took the message for all of them in one transaction."""
 

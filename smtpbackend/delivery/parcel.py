@@ -66,6 +66,8 @@ class Caller(NamedTuple):
     prepare: Callable[[Any], Any] | None = None
     holds: Callable[[Any], Any] | None = None
     pace: Callable[[str, int], Any] | None = None
+    sleep: Callable[[float], Any] | None = None
+    """Waits until a time; true: nobody takes what becomes of the messages any more."""
 
     def parcel(self, item: Any) -> Any:
         """What ``prepare`` says, or what is to be awaited for that."""

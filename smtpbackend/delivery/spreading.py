@@ -65,12 +65,14 @@ class Spread:
         """What the source raised, or ``prepare`` where it is no Exception."""
         self._is_away = False  # the caller does something else than to iterate
         self._ended = False  # the source is asked no more
-        self._is_over = False  # and what was taken is not sent any more
+        self.is_over = False
+        """What was taken is not sent any more."""
+        self._has_begun = False  # in the last turn of the caller's own thread or task
         self._source = source
         self._is_asked = False
         self._begun: deque[Mail] = deque()  # and not taken by a stream
         self._given = 0
-        self._pairs = pairs
+        self.pairs = pairs
         self._known: AsKnown | InOrder = InOrder() if in_order else AsKnown()
 
     def left(self) -> int:
@@ -81,7 +83,7 @@ class Spread:
         """What a stream does for another message, or the message. ``busy``: some of its own have no receipt yet."""
         if self._begun:
             return self._begun.popleft()
-        if self._is_over or (self._ended and self.item is END):
+        if self.is_over or (self._ended and self.item is END):
             return Step.END
         if self._may_ask():
             self._is_asked = True
@@ -92,17 +94,21 @@ class Spread:
     def turn(self) -> tuple[Turn, Any]:
         """What the caller's own thread or task does, and what it gives."""
         self._is_away = False
+        if self.item is not END and not self._has_begun:
+            self._has_begun = True  # then what is known goes first: to begin a message may take long
+            return Turn.BEGIN, None
+        self._has_begun = False
+        value = self._known.take()
+        if value is not None:
+            self._given += 1
+            self._is_away = True
+            return Turn.GIVE, value
         if self.item is not END:
             return Turn.BEGIN, None
         if len(self._begun) < self.streams and self._may_ask() and self.left() > 0:
             self._is_asked = True
             return Turn.TAKE, None
-        value = self._known.take()
-        if value is None:
-            return Turn.WAIT, None
-        self._given += 1
-        self._is_away = True
-        return Turn.GIVE, value
+        return Turn.WAIT, None
 
     def _may_ask(self) -> bool:
         return not self._ended and not self._is_asked and self.taken - self._given < self.most
@@ -134,14 +140,14 @@ class Spread:
     def abandon(self) -> list[Mail]:
         """Send nothing more; returns the mails that no stream has."""
         self.end()
-        self._is_over = True
+        self.is_over = True
         left = list(self._begun)
         self._begun.clear()
         return left
 
     def known(self, number: int, pair: tuple[Any, Any]) -> None:
         """Take what became of a message, and the message."""
-        self._known.add(number, pair if self._pairs else pair[1])
+        self._known.add(number, pair if self.pairs else pair[1])
 
 
 def check_connections(connections: int, configuration: Configuration) -> None:

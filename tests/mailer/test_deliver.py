@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import email.message
 import threading
+import time
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -20,6 +22,7 @@ from smtpbackend import (
     Recipient,
     Status,
 )
+from smtpbackend.delivery.dispatch import SLOW
 from smtpbackend.delivery.parcel import Parcel
 from smtpbackend.testing import CUT, Play
 from tests.mailer.conftest import Scripted
@@ -437,3 +440,114 @@ def test_a_source_is_taken_lazily(twin: Twin, scripted: Scripted) -> None:
     next(stream)
     stream.close()
     assert len(taken) < 20
+
+
+@MANY
+def test_a_slow_prepare_holds_back_no_pair_that_is_known(twin: Twin, scripted: Scripted, connections: int) -> None:
+    """When an item is prepared, every one before the last that was sent has been given."""
+    server = scripted(Play())
+    given: list[str] = []
+    known: list[tuple[int, int]] = []
+
+    def prepare(item: str) -> Parcel:
+        time.sleep(2 * SLOW)
+        known.append((len(server.handed_over), len(given)))
+        return parcel(item)
+
+    for item, _ in twin(server.url).deliver([f"u{n}" for n in range(8)], prepare=prepare, connections=connections):
+        given.append(item)
+    assert all(taken - told <= connections + 1 for taken, told in known)
+
+
+def test_what_needs_no_delivery_is_bounded_too(twin: Twin, scripted: Scripted) -> None:
+    """A long run of items with nothing to send is not taken at once while a message is in flight."""
+    server = scripted(Play())
+    prepared: list[int] = []
+    most = 0
+
+    def prepare(item: int) -> Parcel | None:
+        prepared.append(item)
+        return parcel("ann") if item == 0 else None
+
+    for count, _ in enumerate(twin(server.url, window=4).deliver(range(5000), prepare=prepare), 1):
+        most = max(most, len(prepared) - count)
+    assert len(prepared) == 5000
+    assert most <= 6
+
+
+@pytest.mark.parametrize("rate", [None, 50.0])
+def test_pace_is_asked_once_for_each_message(twin: Twin, scripted: Scripted, rate: float | None) -> None:
+    """Also where the server has a rate, and where it says to wait."""
+    server = scripted(Play())
+    asked: list[str] = []
+
+    def pace(name: str, number: int) -> float:
+        asked.append(name)
+        return 0.01
+
+    pairs = list(twin(server.url, rate=rate).deliver([f"u{n}" for n in range(60)], prepare=parcel, pace=pace))
+    assert all(receipt.ok for _, receipt in pairs)
+    assert len(asked) == 60
+
+
+def test_what_waits_for_its_pace_is_not_sent_when_nobody_takes_pairs(twin: Twin, scripted: Scripted) -> None:
+    server = scripted(Play())
+    answers = iter([0.0] + [1000.0] * 99)
+    events: list[Any] = []
+    stream = twin(server.url).deliver(
+        [f"u{n}" for n in range(9)],
+        prepare=parcel,
+        pace=lambda name, number: next(answers),
+        connections=2,
+        listeners=[events.append],
+    )
+    next(stream)
+    begun = time.monotonic()
+    stream.close()
+    assert time.monotonic() - begun < 500
+    assert len(server.handed_over) == 1
+    assert [event.name for event in events].count("message_sending") == [event.name for event in events].count(
+        "message_ended"
+    )
+
+
+@MANY
+def test_without_prepare_the_items_come_back(twin: Twin, scripted: Scripted, connections: int) -> None:
+    server = scripted(Play())
+    items = [(b"Subject: x\r\n\r\nx\r\n", Envelope(SENDER, [f"u{n}@example.com"])) for n in range(5)]
+    pairs = list(twin(server.url).deliver(items, connections=connections))
+    assert sorted(id(item) for item, _ in pairs) == sorted(map(id, items))
+    assert all(receipt.ok and receipt.envelope is item[1] for item, receipt in pairs)
+
+
+def test_a_sender_that_is_not_known_is_not_told_as_the_null_one(twin: Twin, scripted: Scripted) -> None:
+    server = scripted(Play())
+    events: list[Any] = []
+    message = email.message.EmailMessage()
+    message["To"] = "ann@example.com"
+    [(_, receipt)] = twin(server.url).deliver([message], listeners=[events.append])
+    assert statuses(receipt) == [Status.FAILED]
+    assert receipt.envelope is None
+    assert receipt.owed(Status.FAILED) is None
+    assert [event.envelope for event in events] == [None, None]
+
+
+@pytest.mark.parametrize("name", ["message_sending", "message_ended"])
+@MANY
+def test_an_interrupt_in_a_listener_ends_each_message_once(scripted: Scripted, name: str, connections: int) -> None:
+    server = scripted(Play())
+    events: list[Any] = []
+
+    def interrupt(event: Any) -> None:
+        events.append(event)
+        if event.name == name and event.message == "u2":
+            raise KeyboardInterrupt
+
+    with Mailer(server.url) as mailer, pytest.raises(KeyboardInterrupt):
+        list(
+            mailer.deliver([f"u{n}" for n in range(5)], prepare=parcel, listeners=[interrupt], connections=connections)
+        )
+    begun = [event.message for event in events if event.name == "message_sending"]
+    ended = [event.message for event in events if event.name == "message_ended"]
+    assert sorted(begun) == sorted(ended)
+    assert len(set(ended)) == len(ended)
