@@ -23,16 +23,20 @@ from smtpbackend.protocol.transaction import Transaction
 __all__ = ["Judgement", "judge"]
 
 
+_Settled = tuple[Recipient, Status, Reply | None, SMTPError | None]
+_Pending = tuple[Recipient, Reply | None, SMTPError | None]
+
+
 class Judgement(NamedTuple):
     """What a transaction means for each of its recipients.
 
     ``settled``: (recipient, status, reply, error). ``pending``: (recipient, reply, error), to go on elsewhere; those in
-    ``again`` on the same connection; with ``renew`` all on a new one to the same server. ``error`` says why nobody was
+    ``again`` on the same connection; with ``renew`` all on a new one to the same server. ``error`` says why none was
     accepted.
     """
 
-    settled: list[tuple[Recipient, Status, Reply | None, SMTPError | None]]
-    pending: list[tuple[Recipient, Reply | None, SMTPError | None]]
+    settled: list[_Settled]
+    pending: list[_Pending]
     again: tuple[Recipient, ...] = ()
     renew: bool = False
     error: SMTPError | None = None
@@ -47,80 +51,75 @@ def judge(
 ) -> Judgement:
     """Read a settled transaction by the rules of DESIGN 4.2 to 4.4.
 
-    ``by_data``: the server refused a chunk, and may take the same content by DATA. ``without_tls``: why it went in
-    clear, where TLS was tried. Who refuses it for that says nothing of the message.
+    ``by_data``: the server refused a chunk, and may take the same content by DATA. ``without_tls``: why the connection
+    is in clear, where TLS was tried. A refusal for want of TLS says nothing of the message.
     """
     t = transaction
-    judgement = Judgement([], [])
-    settle, wait = judgement.settled.append, judgement.pending.append
-
     if t.is_unread:
-        judgement.pending.extend((recipient, None, t.error) for recipient in t.recipients)
-        return judgement
-
+        return Judgement([], [(recipient, None, t.error) for recipient in t.recipients])
     if t.is_confused:  # none of the replies can be trusted, and the server has the content
         doubt = in_doubt(t.error or ProtocolViolation("the replies cannot be told apart"), server)
-        for recipient in t.recipients:
-            settle((recipient, Status.IN_DOUBT, None, doubt))
-        return judgement
-
+        return Judgement([(recipient, Status.IN_DOUBT, None, doubt) for recipient in t.recipients], [])
     if t.mail is not None and not t.mail.is_positive:
-        sender = t.envelope.sender.addr_spec if t.envelope.sender else ""
-        not_from: DeliveryError = SenderRefused(
-            f"{server} refused the sender <{sender}>: {t.mail}", sender=sender, server=server, reply=t.mail
-        )
-        wants_tls = without_tls is not None and asks_for_tls(t.mail)
-        if without_tls is not None and wants_tls:
-            not_from = needs_tls(without_tls, f"answers MAIL with {t.mail}", t.mail)
-        for recipient, reply in zip(t.recipients, t.rcpt, strict=True):
-            if t.final is not None and t.final.is_positive and reply is not None and reply.is_positive:
-                # content was in flight, and the server took it although it had refused the sender
-                settle((recipient, Status.IN_DOUBT, t.final, in_doubt(t.error or not_from, server)))
-            elif t.mail.is_permanent and not wants_tls:
-                settle((recipient, Status.REJECTED, t.mail, not_from))
-            else:
-                wait((recipient, t.mail, not_from))
-        return judgement._replace(error=not_from, renew=t.mail.is_transient and says_full(t.mail))
-
+        return _judge_sender(t, t.mail, server, without_tls)
     for_good = any(reply is not None and reply.is_permanent for reply in t.rcpt)
     if policy == "all" and not t.everybody_accepted and (t.error is None or for_good):
-        return _judge_all(t, judgement, server)
+        return _judge_all(t, server)
+    return _judge_any(t, server, by_data)
 
-    # How the conversation ended, for those whom the server accepted and has told nothing else.
-    error, ended = t.error, None
-    if isinstance(error, InvalidInput):  # ours alone: no other server could be given it
-        ended = Status.FAILED
-    elif error is not None and t.handed_over and (t.finals is not None or not t.was_closed):
-        ended = Status.IN_DOUBT
-        error = in_doubt(error, server)
 
+def _judge_sender(t: Transaction, mail: Reply, server: str, without_tls: TLSFailed | None) -> Judgement:
+    """MAIL was refused with the reply ``mail``."""
+    sender = t.envelope.sender.addr_spec if t.envelope.sender else ""
+    error: DeliveryError = SenderRefused(
+        f"{server} refused the sender <{sender}>: {mail}", sender=sender, server=server, reply=mail
+    )
+    wants_tls = without_tls is not None and asks_for_tls(mail)
+    if without_tls is not None and wants_tls:
+        error = needs_tls(without_tls, f"answers MAIL with {mail}", mail)
+    judgement = Judgement([], [], error=error, renew=mail.is_transient and says_full(mail))
+    for recipient, reply in zip(t.recipients, t.rcpt, strict=True):
+        if t.final is not None and t.final.is_positive and reply is not None and reply.is_positive:
+            # content was in flight, and the server took it although it had refused the sender
+            judgement.settled.append((recipient, Status.IN_DOUBT, t.final, in_doubt(t.error or error, server)))
+        elif mail.is_permanent and not wants_tls:
+            judgement.settled.append((recipient, Status.REJECTED, mail, error))
+        else:
+            judgement.pending.append((recipient, mail, error))
+    return judgement
+
+
+def _judge_any(t: Transaction, server: str, by_data: bool) -> Judgement:
+    """Each recipient by its own replies."""
+    settled: list[_Settled] = []
+    pending: list[_Pending] = []
+    again = []
+    lost, lost_status = _lost(t, server)
     finals = [t.final_for(place) for place, reply in enumerate(t.rcpt) if reply is not None and reply.is_positive]
     sent = t.error is None and any(final is not None and final.is_positive for final in finals)
     hopeless = not (sent or by_data) and any(final is not None and final.is_permanent for final in finals)
-
-    again = []
     behind = False  # a recipient that was accepted
-    refused: ContentRefused | None = None  # one for all whom the same reply is for
+    refused: ContentRefused | None = None  # one error for all recipients that the same reply is for
     for place, (recipient, reply) in enumerate(zip(t.recipients, t.rcpt, strict=True)):
         final = t.final_for(place)
         if reply is not None and is_full(reply, behind) and not (hopeless and reply.is_permanent):
-            wait((recipient, reply, None))
+            pending.append((recipient, reply, None))
             again.append(recipient)
             continue
         behind = behind or (reply is not None and reply.is_positive)
         if reply is not None and reply.is_permanent:
-            settle((recipient, Status.REJECTED, reply, None))
+            settled.append((recipient, Status.REJECTED, reply, None))
         elif reply is not None and not reply.is_positive:
-            wait((recipient, reply, None))
-        elif t.error is not None and (t.finals is None or final is None):
-            if ended is None:
-                wait((recipient, final or (error.reply if t.was_closed and error else None), error))
+            pending.append((recipient, reply, None))
+        elif lost is not None and (t.finals is None or final is None):
+            if lost_status is None:
+                pending.append((recipient, final or (lost.reply if t.was_closed else None), lost))
             else:
-                settle((recipient, ended, final, error))
-        elif final is None:  # nobody was accepted
-            wait((recipient, None, None))
+                settled.append((recipient, lost_status, final, lost))
+        elif final is None:  # no recipient was accepted
+            pending.append((recipient, None, None))
         elif final.is_positive:
-            settle((recipient, Status.ACCEPTED, final, None))
+            settled.append((recipient, Status.ACCEPTED, final, None))
         elif by_data:
             again.append(recipient)
         else:
@@ -128,38 +127,45 @@ def judge(
                 whose = "" if t.finals is None else f" for {recipient.address}"
                 refused = ContentRefused(f"{server} refused the content{whose}: {final}", server=server, reply=final)
             if final.is_permanent:
-                settle((recipient, Status.REJECTED, final, refused))
+                settled.append((recipient, Status.REJECTED, final, refused))
             else:
-                wait((recipient, final, refused))
-    # Too many recipients: they follow in a transaction of their own, but only behind one that settled somebody.
-    return judgement._replace(again=tuple(again) if sent or by_data else (), error=refused)
+                pending.append((recipient, final, refused))
+    # too many recipients: they follow in a transaction of their own, but only behind one that settled a recipient
+    return Judgement(settled, pending, tuple(again) if sent or by_data else (), error=refused)
 
 
-def _judge_all(t: Transaction, judgement: Judgement, server: str) -> Judgement:
-    """Under "all", and not everybody was accepted: nobody gets the mail from this server."""
-    refused = [
-        (recipient, reply)
-        for recipient, reply in zip(t.recipients, t.rcpt, strict=True)
-        if reply and not reply.is_positive
-    ]
-    # what may be a full mailbox is a 4xx as any other here: only who says "too many recipients" asks for a split
+def _lost(t: Transaction, server: str) -> tuple[SMTPError | None, Status | None]:
+    """How the conversation ended early: why, and the status of recipients that it left without a last reply.
+
+    None for the status: they are pending.
+    """
+    if isinstance(t.error, InvalidInput):  # ours alone: no other server could be given it
+        return t.error, Status.FAILED
+    if t.error is not None and t.handed_over and (t.finals is not None or not t.was_closed):
+        return in_doubt(t.error, server), Status.IN_DOUBT
+    return t.error, None
+
+
+def _judge_all(t: Transaction, server: str) -> Judgement:
+    """Under "all", and a recipient was refused: none gets the mail from this server."""
+    replies = list(zip(t.recipients, t.rcpt, strict=True))
+    refused = [(recipient, reply) for recipient, reply in replies if reply and not reply.is_positive]
+    # what may be a full mailbox is a 4xx as any other here: only X.5.3 asks for a split
     final = {recipient for recipient, reply in refused if reply.is_permanent or says_full(reply)}
     if not final:
-        replies = dict(refused)
-        judgement.pending.extend((recipient, replies.get(recipient), None) for recipient in t.recipients)
-        return judgement
+        answers = dict(refused)
+        return Judgement([], [(recipient, answers.get(recipient), None) for recipient in t.recipients])
     error = RecipientsRefused(
         f"{server} refused {named([(recipient.address, reply) for recipient, reply in refused])}; recipient_policy is "
         "'all', so nobody was sent the message",
         recipients={str(recipient.address): reply.as_smtplib for recipient, reply in refused},
         server=server,
     )
-    for recipient, reply in zip(t.recipients, t.rcpt, strict=True):
-        if recipient in final:
-            judgement.settled.append((recipient, Status.REJECTED, reply, None))
-        else:
-            judgement.settled.append((recipient, Status.DEFERRED, None, error))
-    return judgement._replace(error=error)
+    settled: list[_Settled] = [
+        (one, Status.REJECTED, reply, None) if one in final else (one, Status.DEFERRED, None, error)
+        for one, reply in replies
+    ]
+    return Judgement(settled, [], error=error)
 
 
 def says_full(reply: Reply) -> bool:
