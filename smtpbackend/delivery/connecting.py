@@ -50,6 +50,17 @@ _crowd_texts = re.compile(
 BARREN = 3  # connections in a row without a recipient settled after which a server has failed: DESIGN 4.4
 
 
+class _Opening:
+    """How the next connection of one `Connecting._connect` is opened, after what failed on those before it."""
+
+    def __init__(self) -> None:
+        self.tls: str | None = None  # "none": in clear, because of
+        self.without_tls: Any = None
+        self.login: Credentials | None = None
+        self.refused: str | None = None  # the token that was
+        self.attempt = Attempt()
+
+
 class Connecting:
     """The servers of one run: those that cannot be used are ``down``, and are not tried again in it."""
 
@@ -94,61 +105,71 @@ class Connecting:
         """
         connection: Connection[Any] | None = None
         crowded = False
+        opening = _Opening()
         try:
             connection = yield Lease(server, fresh, deadline)
-            tls = login = refused = without_tls = None
-            attempt = Attempt()
-            has_source = server.token is not None and not isinstance(server.token, str)
             while not connection.reused:
-                session = connection.session
-                session.without_tls = without_tls
                 try:
-                    if login is None:
-                        session.line.phase = "auth"
-                        login = yield from self._login(server, refused, deadline)
-                        session.line.phase = "connect"
-                    yield Talk(connection, open_session(connection, tls, login, attempt), None)
-                    connection.heard = self.clock()
-                    self.route.end_rest(server)
-                    if session.without_tls is not None:
-                        alarm.in_clear(server.name, session.without_tls)
+                    yield from self._open(connection, opening, deadline)
                     return connection
                 except SMTPError as error:
-                    session.end(str(error))  # also where nothing was said because no token could be had
+                    connection.session.end(str(error))  # also where nothing was said because no token could be had
                     forget(server)
                     crowded = is_crowd(error.reply)
                     is_one_of_ours = yield Release(connection, crowded)
-                    fresh = True
-                    if crowded and is_one_of_ours:
-                        fresh = False  # DESIGN 4.4: the server is well, and one of ours will be free
-                    elif session.may_go_on_in_clear and tls is None:
-                        tls, without_tls = "none", error
-                    elif session.login_goes_on:
-                        pass
-                    elif refused is None and login and has_source and wants_fresh(error):
-                        refused = login.token
-                        login = yield from self._login(server, refused, deadline)
-                        if login.token == refused:  # there is no other
-                            raise
-                        attempt = Attempt()
-                    else:
+                    # DESIGN 4.4: the server is well where it has one of ours, which will be free
+                    fresh = not (crowded and is_one_of_ours)
+                    if fresh and not (yield from self._may_try_again(connection, opening, error, deadline)):
                         raise
-                connection = None  # whatever comes now is not of that one: neither its phase nor its fault
+                connection = None  # what comes now is not of that one: neither its phase nor its fault
                 connection = yield Lease(server, fresh, deadline)
             connection.session.line.resume()
             return connection
         except SMTPError as error:  # InvalidSetting too: what a callable of the caller's answered, a file that is gone
             self._down[server] = self._trouble = error
-            # no turn came, the mailer was closed, or one connection was too many that was beyond our own limit: no
-            # fault of the server
+            # no fault of the server: no turn came, the mailer was closed, or one connection was too many that was
+            # beyond our own limit
             if connection is None:
                 ours = isinstance(error, (TimedOut, MailerClosed))
             else:
                 ours = crowded and connection.lender is not None
             self._had_no_turn = ours
             if not ours and (deadline is None or self.clock() < deadline):
-                self._server_failed(server, connection.session.line.phase if connection else "connect", error, others)
+                phase = connection.session.line.phase if connection else "connect"
+                self._server_failed(server, phase, error, others)
             return None
+
+    def _open(self, connection: Connection[Any], opening: _Opening, deadline: float | None) -> Effects:
+        """Make a new connection ready for mail."""
+        server, session = connection.server, connection.session
+        session.without_tls = opening.without_tls
+        if opening.login is None:
+            session.line.phase = "auth"
+            opening.login = yield from self._login(server, opening.refused, deadline)
+            session.line.phase = "connect"
+        yield Talk(connection, open_session(connection, opening.tls, opening.login, opening.attempt), None)
+        connection.heard = self.clock()
+        self.route.end_rest(server)
+        if session.without_tls is not None:
+            alarm.in_clear(server.name, session.without_tls)
+
+    def _may_try_again(
+        self, connection: Connection[Any], opening: _Opening, error: SMTPError, deadline: float | None
+    ) -> Effects:
+        """Whether another connection is opened after this error: in clear, for the next mechanism, by another token."""
+        server, session, login = connection.server, connection.session, opening.login
+        if session.may_go_on_in_clear and opening.tls is None:
+            opening.tls, opening.without_tls = "none", error
+            return True
+        if session.login_goes_on:
+            return True
+        has_source = server.token is not None and not isinstance(server.token, str)
+        if opening.refused is not None or not login or not has_source or not wants_fresh(error):
+            return False
+        opening.refused = login.token
+        opening.login = yield from self._login(server, opening.refused, deadline)
+        opening.attempt = Attempt()
+        return opening.login.token != opening.refused
 
     def _assess(self, connection: Connection[Any]) -> None:
         """What the end of a connection says of its server: one that settled a recipient earns the next (DESIGN 4.4)."""
