@@ -1,9 +1,9 @@
-"""What whoever runs a program is told without having asked: at WARNING, on logger ``smtpbackend``.
+"""What is logged without being asked for: at WARNING, on logger ``smtpbackend``.
 
 ``smtpbackend.failed_over``: a server could not be used, and the next one is tried. ``smtpbackend.in_doubt``: a message
 was handed over and not answered. Each is logged once a minute and server at most, over all mailers of a process: a
 server that is down is no flood of lines. ``smtpbackend.in_clear``: mail goes in clear to a server whose TLS failed;
-once a server and process. No secret is in them, and no recipient whom the server does not name itself.
+once a server and process. They hold no secret, and no recipient but those that a server names itself.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def log_at_times(name: str, server: str | None, now: float, fields: dict[str, An
 def is_due(last: list[float], now: float) -> bool:
     """Whether a minute has passed since ``last``, its one element, which is ``now`` from then on.
 
-    Whoever has taken the element out decides alone: a thread that finds none is late by less than a minute. A time that
-    is to come is that of another clock.
+    The thread that takes the element out decides; another one finds none, and logs nothing. A time in the future is of
+    another clock.
     """
     try:
         before = last.pop()

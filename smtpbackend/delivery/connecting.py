@@ -1,7 +1,4 @@
-"""From a server to a connection that is ready for mail: look-up, lease, login; and which server comes after a failure.
-
-Decisions only; what they need is asked for by the effects of ``asks.py``.
-"""
+"""From a server to a connection that is ready for mail: look-up, lease, login; and the next server after a failure."""
 
 from __future__ import annotations
 
@@ -117,8 +114,7 @@ class Connecting:
                     forget(server)
                     crowded = is_crowd(error.reply)
                     is_one_of_ours = yield Release(connection, crowded)
-                    # DESIGN 4.4: the server is well where it has one of ours, which will be free
-                    fresh = not (crowded and is_one_of_ours)
+                    fresh = not (crowded and is_one_of_ours)  # else the server is well: DESIGN 4.4
                     if fresh and not (yield from self._may_try_again(connection, opening, error, deadline)):
                         raise
                 connection = None  # what comes now is not of that one: neither its phase nor its fault
@@ -127,11 +123,9 @@ class Connecting:
             return connection
         except SMTPError as error:  # InvalidSetting too: what a callable of the caller's answered, a file that is gone
             self._down[server] = self._trouble = error
-            # no fault of the server: no turn came, the mailer was closed, or one connection was too many that was
-            # beyond our own limit
-            if connection is None:
+            if connection is None:  # no turn came, or the mailer was closed
                 ours = isinstance(error, (TimedOut, MailerClosed))
-            else:
+            else:  # one too many that was beyond our own limit
                 ours = crowded and connection.lender is not None
             self._had_no_turn = ours
             if not ours and (deadline is None or self.clock() < deadline):

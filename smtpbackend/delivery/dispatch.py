@@ -37,13 +37,7 @@ from smtpbackend.delivery.route import Route
 from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.splitting import may_follow
 from smtpbackend.delivery.waiting import Waiting
-from smtpbackend.errors import (
-    ConnectionLost,
-    DeliveryError,
-    NotSupported,
-    SMTPError,
-    TimedOut,
-)
+from smtpbackend.errors import ConnectionLost, DeliveryError, NotSupported, SMTPError, TimedOut
 from smtpbackend.outcome import Status
 from smtpbackend.protocol.effects import ENOUGH, LATER, Ended, Next, Settled
 from smtpbackend.protocol.transaction import Transaction
@@ -51,7 +45,7 @@ from smtpbackend.protocol.transaction import Transaction
 __all__ = ["Dispatch"]
 
 AWAKE = 5.0  # seconds since the server answered, in which content may leave ahead of replies: DESIGN 5.1
-LEAVING = 5.0  # seconds for the replies in flight when nobody takes receipts any more: DESIGN 4.11
+LEAVING = 5.0  # seconds for the replies in flight, once receipts are taken no more: DESIGN 4.11
 NEVER = 1e9  # seconds
 SLOW = 0.05  # seconds in which a source gives its next item, for others to be in flight while it is asked
 
@@ -60,9 +54,9 @@ class Dispatch(Connecting):
     """A delivery of messages: ``run`` is the generator that a mailer performs.
 
     ``lifecycle`` begins and ends each message; ``moved`` is called when a message goes on from one server to the next;
-    runs that share ``down`` do not try again what another of them could not reach. ``caller`` says whom to ask about
-    the messages. ``pairs``: message and receipt are given together, else the receipts alone; as soon as they are known,
-    or ``in_order``.
+    runs that share ``down`` do not try again what another of them could not reach. ``caller`` has the
+    functions to ask about them. ``pairs``: message and receipt are given together, else the receipts alone; as soon as
+    they are known, or ``in_order``.
     """
 
     def __init__(
@@ -94,7 +88,7 @@ class Dispatch(Connecting):
         self._ready: Mail | None = None  # goes next over the connection that is talked on
         self._turned_away: list[tuple[Mail, bool, bool]] = []  # on it, which is one too many; see `_record`
         self.flying: deque[tuple[Mail, Transaction]] = deque()
-        self._left: float | None = None  # when those in flight are given up, where nobody takes receipts any more
+        self._left: float | None = None  # when those in flight are given up, once receipts are taken no more
 
     # The stream --------------------------------------------------------------------------------------------------
 
@@ -206,9 +200,7 @@ class Dispatch(Connecting):
         the server ends connections at this number of messages.
         """
         if not is_free and connection.server in mail.renewed:
-            connection.session.history.refused_first = (
-                False  # this message was sent away before: no word about the server
-            )
+            connection.session.history.refused_first = False  # it was sent away before: no word about the server
             yield from self._next_server(mail)
             if not mail.servers:  # it is settled by that reply
                 connection.has_worked = True
@@ -393,7 +385,7 @@ class Dispatch(Connecting):
         return self._left if deadline is None else min(self._left, deadline)
 
     def _next_mail(self, connection: Connection[Any], unsent: bool) -> Effects:
-        """Who goes next over this connection: LATER where that cannot be said yet, None where nobody does."""
+        """The mail that goes next over this connection; LATER: not known yet; None: there is none."""
         while True:
             if self._waiting:
                 mail = self._waiting.take()
@@ -452,7 +444,7 @@ class Dispatch(Connecting):
             or (error is None and not is_crowded)
             or any(status is not Status.IN_DOUBT for _, status, _, _ in judgement.settled)
         )
-        # who was one too many follows as long as somebody is settled; whom LIMITS parted was not asked yet
+        # recipients that were too many follow as long as one is settled; those that LIMITS kept back were not tried yet
         has_more = mail.behind and (judgement.settled or mail.most is None)
         if judgement.again or (has_more and may_follow(transaction)):
             mail.go_on(judgement.again, transaction.accepted)

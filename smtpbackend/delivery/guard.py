@@ -1,4 +1,4 @@
-"""Who may get mail of this mailer: the settings ``only_to`` and ``redirect_to``, for staging and for tests by hand.
+"""Which recipients may get mail: the settings ``only_to`` and ``redirect_to``, for staging and for tests by hand.
 
 Decisions only: which recipients of an envelope are left, and what goes to the one address instead.
 """
@@ -31,7 +31,7 @@ class OnlyTo(NamedTuple):
         return _small(address.ascii_domain) in self.domains or _small(address.addr_spec) in self.addresses
 
     def sift(self, recipients: Iterable[Recipient]) -> tuple[tuple[Recipient, ...], tuple[Outcome, ...]]:
-        """Those who may get mail, and the outcomes of the others."""
+        """Those that may get mail, and the outcomes of the others."""
         left: list[Recipient] = []
         refused: list[Outcome] = []
         for recipient in recipients:
@@ -55,7 +55,7 @@ def only_to(name: str, value: Any) -> OnlyTo:
     domains: set[str] = set()
     for entry in entries:
         is_domain = isinstance(entry, str) and "@" not in entry.lstrip("@")
-        found = _parsed(name, f"postmaster@{entry.lstrip('@')}" if is_domain else entry)
+        found = address(name, f"postmaster@{entry.lstrip('@')}" if is_domain else entry)
         if is_domain:
             domains.add(_small(found.ascii_domain))
         else:
@@ -72,10 +72,6 @@ _SMALL = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 def address(name: str, value: Any) -> Address:
     """The setting: one address. Raises `InvalidSetting`."""
-    return _parsed(name, value)
-
-
-def _parsed(name: str, value: Any) -> Address:
     try:
         return value if isinstance(value, Address) else Address.parse(value, name)
     except InvalidInput as error:
@@ -83,12 +79,12 @@ def _parsed(name: str, value: Any) -> Address:
 
 
 def redirected(envelope: Envelope, to: Address) -> Envelope:
-    """The envelope of what goes to ``to`` instead; what was asked for each recipient is asked for nobody."""
+    """The envelope of what goes to ``to`` instead; without what was asked for each recipient."""
     return dataclasses.replace(envelope, recipients=(Recipient(Address(to.local_part, to.domain)),))
 
 
 def with_original_to(content: Content, envelope: Envelope) -> Content:
-    """``content`` with a field in front that names those whom the envelope is for."""
+    """``content`` with a field in front that names the recipients of the envelope."""
     names = ", ".join(recipient.address.addr_spec for recipient in envelope.recipients)
     field = text_field("X-Original-To", names).encode()
     return content.under(field, lambda other: with_original_to(other, envelope))

@@ -105,7 +105,7 @@ class Lifecycle:
         return receipt
 
     def break_off(self, mail: Mail, why: str) -> None:
-        """End a mail that is not sent any more, and whose receipt nobody takes."""
+        """End a mail that is not sent any more; its receipt is not given to the caller."""
         mail.rejoin()
         mail.error = mail.error or DeliveryError(why)
         mail.settle_all(Status.DEFERRED, mail.error)

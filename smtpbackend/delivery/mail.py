@@ -1,4 +1,4 @@
-"""One message on its way: who is still pending, what became of the others, which servers were tried."""
+"""One message on its way: which recipients are pending, what became of the others, which servers are left."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TAKEN = 100  # recipients of one transaction that every server takes, RFC 5321 4
 class Mail:
     """What the caller gave, and all that is known of it. ``number`` is its place in the stream.
 
-    As long as anybody is not settled, somebody is ``pending``: those of the transaction that goes now, or next.
+    As long as a recipient is not settled, some are ``pending``: those of the transaction that goes now, or next.
     """
 
     def __init__(self, number: int, message: Any) -> None:
@@ -37,7 +37,7 @@ class Mail:
         self.recipients: tuple[Recipient, ...] = ()  # all but those refused here
         self.pending: tuple[Recipient, ...] = ()
         self.outcomes: dict[Recipient, Outcome] = {}
-        self.attempts: dict[Recipient, int] = {}  # of those whose first one did not settle everybody
+        self.attempts: dict[Recipient, int] = {}  # more than one, or one that did not settle all
         self.last_replies: dict[Recipient, tuple[Reply | None, str | None, SMTPError | None]] = {}
 
     # most messages never have another value
@@ -71,7 +71,7 @@ class Mail:
         self.recipients = self.pending = recipients
 
     def keep_to(self, allowed: OnlyTo) -> None:
-        """Refuse those who may get no mail of this mailer."""
+        """Refuse the recipients that may get no mail of this mailer."""
         left, refused = allowed.sift(self.recipients)
         if refused:
             self.refused += refused
@@ -79,7 +79,7 @@ class Mail:
             self.is_for(left)
 
     def redirect(self, to: Address) -> None:
-        """Send it to one address instead, under a field that names those whom it is for."""
+        """Send it to one address instead, under a field that names its recipients."""
         assert self.envelope is not None
         assert self.content is not None
         self.content = with_original_to(self.content, self.envelope)
@@ -87,7 +87,7 @@ class Mail:
         self.pending = self.redirected.recipients
 
     def send_to_nobody(self) -> None:
-        """Some were refused here, and under "all" then nobody gets it (DESIGN 4.2)."""
+        """Settle all: some were refused here, and the policy is "all" (DESIGN 4.2)."""
         names = named([(outcome.address, outcome.error) for outcome in self.refused])
         self.error = RecipientsRefused(
             f"{names} cannot be sent to; recipient_policy is 'all', so nobody was sent the message",
@@ -157,7 +157,7 @@ class Mail:
         return Transaction(envelope, self.pending, content, is_awake)
 
     def _split(self, limits: Limits) -> None:
-        """Let those be pending who may go in one transaction, and the others stand behind them."""
+        """Keep those pending that may go in one transaction; the others follow in further ones."""
         queue = self.behind or deque()
         queue.extendleft(reversed(self.pending))
         if limits.rcptdomainmax is not None and not self.is_by_domain:
@@ -186,7 +186,7 @@ class Mail:
     def settle(
         self, recipient: Recipient, status: Status, reply: Reply | None, server: str | None, error: Exception | None
     ) -> None:
-        """Write down what became of a recipient; whoever does so ends that it is pending."""
+        """Write down what became of a recipient. The caller takes it out of ``pending``."""
         attempts = self.attempts.get(recipient, 0)
         self.outcomes[recipient] = Outcome(recipient, status, reply, server, error, attempts)
 
@@ -206,7 +206,7 @@ class Mail:
         self.call_up()
 
     def call_up(self) -> None:
-        """Have somebody pending, as long as anybody is not settled."""
+        """Have recipients pending, as long as some are not settled."""
         if not self.pending and self.behind:
             self.pending = (self.behind.popleft(),)
         elif not self.pending:
@@ -237,14 +237,14 @@ class Mail:
         self.settle_all(Status.FAILED if is_impossible else Status.DEFERRED, error, server)
 
     def receipt(self) -> Receipt:
-        """What became of it, when nobody is pending any more."""
+        """What became of it, when no recipient is pending any more."""
         outcomes, notes = self.accepted_at_once, self.notes
         if outcomes is None:
             told = self.redirected.recipients if self.redirected else self.recipients
             outcomes = tuple([self.outcomes[recipient] for recipient in told])
         if self.redirected is not None:
             (outcome,) = outcomes
-            if outcome.status is Status.REJECTED and outcome.error is None:  # nobody refused those whom it is for
+            if outcome.status is Status.REJECTED and outcome.error is None:  # its own recipients were not refused
                 why = f"{outcome.address} was refused, to which redirect_to sends all mail"
                 outcome = replace(outcome, error=InvalidInput(why, field="redirect_to"))
             outcomes = tuple([replace(outcome, recipient=recipient) for recipient in self.recipients])

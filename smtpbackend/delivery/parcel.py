@@ -57,7 +57,7 @@ class Parcel(NamedTuple):
 
 
 class Caller(NamedTuple):
-    """What the caller of `Mailer.deliver` gave: an iterator of items, and whom to ask about each of them.
+    """What the caller of `Mailer.deliver` gave: an iterator of items, and functions to ask about each.
 
     ``prepare`` None: the items are what `Mailer.send_many` takes.
     """

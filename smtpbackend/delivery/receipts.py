@@ -28,7 +28,7 @@ __all__ = ["failure", "queue_id", "recipient_events"]
 
 
 def failure(receipt: Receipt, last: Exception | None) -> Exception | None:
-    """What a receipt in which nobody was accepted raises; None where somebody was."""
+    """What ``send`` raises for a receipt; None where a recipient was accepted."""
     outcomes = receipt.outcomes
     if receipt.ok or receipt.accepted:
         return None
@@ -64,7 +64,7 @@ def own(error: Exception | None) -> Exception:
 
 
 def recipient_events(message: Any, envelope: Envelope | None, receipt: Receipt, notes: Any = None) -> Iterator[Event]:
-    """The events of the recipients that were not accepted, as far as nobody of ours decided that (`CancelSend`)."""
+    """The events of the recipients that were not accepted; none where a Listener cancelled the message."""
     if isinstance(receipt.error, CancelSend):
         return
     for outcome in receipt.rejected:

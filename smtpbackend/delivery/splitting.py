@@ -1,6 +1,6 @@
 """Which recipients share a transaction, where a server limits that (RFC 9422, or 452 4.5.3).
 
-Splitting a long list takes as many steps as the list is long: whoever was taken off the queue is not looked at again.
+Splitting takes as many steps as the list is long: a recipient that was taken off the queue is not looked at again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def by_domain(recipients: Iterable[Recipient]) -> deque[Recipient]:
 
 
 def take(queue: deque[Recipient], limits: Limits, most: int | None = None) -> tuple[Recipient, ...]:
-    """Take off the ``queue`` those who go first; the others follow in transactions of their own.
+    """Take off the ``queue`` those that go first; the others follow in transactions of their own.
 
     Under RCPTDOMAINMAX it is a queue as `by_domain` makes it. ``most``: how many the server has shown to take.
     """

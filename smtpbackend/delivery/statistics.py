@@ -11,7 +11,7 @@ __all__ = ["Statistics", "Tally"]
 
 @dataclass(frozen=True)
 class Statistics:
-    """``open`` and ``idle`` connections and who is ``waiting`` for one, now; and since the mailer was made:
+    """``open`` and ``idle`` connections and sends ``waiting`` for one, now; and since the mailer was made:
 
     messages ``sent`` (to at least one recipient), recipients ``refused`` for good, and how often a message ``failed
     over`` from one server to the next. Each process has its own counts.
@@ -34,7 +34,7 @@ def _values(statistics: Statistics) -> tuple[int, ...]:
 
 
 class Tally:
-    """Counts what became of messages. Whoever shares it among threads guards it."""
+    """Counts what became of messages. Threads that share it need a lock around it."""
 
     def __init__(self) -> None:
         self.sent = self.refused = self.failed_over = 0

@@ -1,4 +1,4 @@
-"""Mail of one stream that needs another attempt, and whose turn it is."""
+"""Mail of one stream that needs another attempt, and which goes next."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Waiting"]
 
 
 class Waiting:
-    """In the order of the stream; behind all others those at whose command a connection ended."""
+    """In the order of the stream; last, those that had a connection end at one of their commands."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[bool, int, Mail]] = []
@@ -19,15 +19,15 @@ class Waiting:
         return bool(self._heap)
 
     def put(self, mail: Mail) -> None:
-        """Have it wait for its turn."""
+        """Have it wait."""
         heapq.heappush(self._heap, (mail.goes_behind, mail.number, mail))
 
     def take(self) -> Mail:
-        """Whose turn it is."""
+        """The mail that goes next."""
         return heapq.heappop(self._heap)[-1]
 
     def take_newest(self) -> Mail:
-        """The last one that no connection ended at; else whose turn it is.
+        """The last one that no connection ended at; else the one that goes next.
 
         Where connections ended one after the other, it tells whether the server is at fault, or those that go first.
         """
