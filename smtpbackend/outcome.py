@@ -295,7 +295,7 @@ class Receipt:
 def error_to_json(error: BaseException) -> dict[str, Any]:
     """An error as a mapping that ``json.dumps`` takes: its class, its text, the server, the reply, the setting."""
     if not isinstance(error, SMTPError):
-        return {"type": DeliveryError.__name__, "text": f"{type(error).__name__}: {error}"}
+        return {"type": SMTPError.__name__, "text": f"{type(error).__name__}: {error}"}
     told: dict[str, Any] = {"type": type(error).__name__, "text": str(error)}
     if isinstance(error, RecipientsRefused):
         refused = error.recipients.items()
@@ -306,8 +306,8 @@ def error_to_json(error: BaseException) -> dict[str, Any]:
 
 
 def error_from_json(given: Mapping[str, Any]) -> SMTPError:
-    """The error that `error_to_json` was given, without its receipt; one that is not ours becomes a `DeliveryError`."""
-    kind, text, reply = getattr(errors, given["type"], DeliveryError), given["text"], given.get("reply")
+    """The error that `error_to_json` was given, without its receipt; one that is not ours becomes an `SMTPError`."""
+    kind, text, reply = getattr(errors, given["type"], SMTPError), given["text"], given.get("reply")
     context: dict[str, Any] = {"server": given.get("server"), "reply": reply and Reply.from_json(reply)}
     if issubclass(kind, InvalidInput):
         context["field"] = given.get("field", "")
@@ -320,7 +320,9 @@ def error_from_json(given: Mapping[str, Any]) -> SMTPError:
 def refusals(outcomes: tuple[Outcome, ...]) -> dict[str, tuple[int, bytes]]:
     """Outcomes as smtplib's dictionary of refused recipients."""
     return {
-        str(o.address): o.reply.as_smtplib if o.reply else (0, shortened(str(o.error or ""), MAX_SHOWN).encode())
+        str(o.address): o.reply.as_smtplib
+        if o.reply
+        else (0, shortened(str(o.error or ""), MAX_SHOWN).encode("utf-8", "replace"))
         for o in outcomes
     }
 

@@ -281,7 +281,8 @@ class EmailBackend(smtp.EmailBackend):
             for message, receipt in pairs:
                 if receipt is None:
                     continue
-                message.smtp_receipt = receipt
+                with contextlib.suppress(AttributeError):  # what is no message has the receipt of that error
+                    message.smtp_receipt = receipt
                 if receipt.error is None:
                     sent += 1
                 elif not isinstance(receipt.error, CancelSend) and not (

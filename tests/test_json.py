@@ -130,5 +130,6 @@ def test_fields_of_errors() -> None:
 
 def test_an_error_that_is_not_ours_becomes_one_that_says_which() -> None:
     error = again(Outcome("x", Status.FAILED, error=KeyError("name"))).error
-    assert type(error) is DeliveryError
+    assert type(error) is SMTPError
+    assert not error.is_transient
     assert str(error) == "KeyError: 'name'"

@@ -109,7 +109,8 @@ class AsyncMailer(BaseMailer):
     ) -> AsyncStream[tuple[Any, Receipt | None]]:
         """Send what ``prepare`` makes of each item; gives item and receipt together. See `smtpbackend.Mailer.deliver`.
 
-        ``prepare`` is called in the task that iterates. It, ``holds`` and ``pace`` may be coroutine functions.
+        ``prepare`` is called in the task that iterates. It, ``holds`` and ``pace`` may be coroutine functions. A
+        time-out around one step of the iteration ends the stream.
         """
         caller = Caller(_iterator(items), prepare, holds, pace)
         return AsyncStream(self._stream(caller, connections, listeners, suppress, pairs=True, in_order=in_order))

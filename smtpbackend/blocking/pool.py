@@ -12,6 +12,7 @@ import time
 import weakref
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
+from types import CoroutineType
 from typing import Any
 
 from smtpbackend.blocking.idle import watch
@@ -408,11 +409,15 @@ class Pool:
 
 
 def ask(function: Callable[..., Any], *args: Any) -> Any:
-    """What a function of the caller says, or the Exception that it raised."""
+    """What a function of the caller says, or the Exception that it raised. A coroutine function says nothing here."""
     try:
-        return function(*args)
+        answer = function(*args)
     except Exception as error:
         return error
+    if type(answer) is CoroutineType:
+        answer.close()
+        return TypeError(f"{function.__name__} is given a coroutine function, which only an AsyncMailer awaits")
+    return answer
 
 
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()

@@ -11,6 +11,7 @@ from smtpbackend.delivery.configuration import Rules
 from smtpbackend.delivery.mail import Mail
 from smtpbackend.delivery.parcel import Parcel
 from smtpbackend.errors import InvalidInput, SMTPError
+from smtpbackend.outcome import Outcome
 
 __all__ = ["compose"]
 
@@ -32,7 +33,11 @@ def compose(
 
 
 def _make_ready(mail: Mail, parcel: Parcel, rules: Rules, stamp: Callable[[], tuple[datetime, str]]) -> None:
-    mail.parcel_notes, mail.refused = parcel.notes, parcel.refused
+    if not isinstance(parcel, Parcel):
+        raise InvalidInput(f"prepare must return a Parcel or None, not {type(parcel).__name__}", field="prepare")
+    mail.parcel_notes = parcel.notes
+    if parcel.refused:
+        mail.refused = _outcomes(parcel.refused)
     if parcel.envelope is not None:
         if parcel.envelope.sender is not None or not isinstance(parcel.content, Exception):  # else it may not be known
             mail.envelope = parcel.envelope
@@ -52,6 +57,13 @@ def _make_ready(mail: Mail, parcel: Parcel, rules: Rules, stamp: Callable[[], tu
         from smtpbackend.delivery.dkim import signed
 
         mail.content = signed(mail.content, rules.dkim, stamp()[0])
+
+
+def _outcomes(refused: Any) -> tuple[Outcome, ...]:
+    outcomes = tuple(refused) if isinstance(refused, list | tuple) else (refused,)
+    if not all(isinstance(outcome, Outcome) for outcome in outcomes):
+        raise InvalidInput(f"Parcel.refused must be Outcomes, not {type(refused).__name__}", field="refused")
+    return outcomes
 
 
 def _content_of(given: Any, stamp: Callable[[], tuple[datetime, str]]) -> mime.Content:

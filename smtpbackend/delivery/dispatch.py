@@ -306,7 +306,7 @@ class Dispatch(Connecting):
         if self.caller.holds is not None:
             held = yield Holds(mail.message)
             if isinstance(held, Exception) or not held:
-                self._let_go(mail, f"holds() answered {held!r}")
+                self._let_go(mail, f"holds() answered {_shown(held)}")
                 return False
         return True
 
@@ -322,7 +322,7 @@ class Dispatch(Connecting):
         if mail.reserved is None or mail.reserved[0] is not server:
             seconds = yield Reserve(server.name, 1)
             if not isinstance(seconds, int | float) or not 0 <= seconds < NEVER:
-                self._let_go(mail, f"pace() answered {seconds!r}, and not for how many seconds to wait")
+                self._let_go(mail, f"pace() answered {_shown(seconds)}, and not how many seconds to wait")
                 return False
             mail.reserved = server, self.clock() + seconds
         may_begin_at = mail.reserved[1]
@@ -506,3 +506,11 @@ class Dispatch(Connecting):
         for mail in self.begun.values():
             self.lifecycle.break_off(mail, why)
         self.begun.clear()
+
+
+def _shown(answer: Any) -> str:
+    """An answer of the caller's own function, for an error."""
+    try:
+        return repr(answer)
+    except Exception:
+        return f"a {type(answer).__name__}"

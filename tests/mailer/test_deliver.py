@@ -551,3 +551,45 @@ def test_an_interrupt_in_a_listener_ends_each_message_once(scripted: Scripted, n
     ended = [event.message for event in events if event.name == "message_ended"]
     assert sorted(begun) == sorted(ended)
     assert len(set(ended)) == len(ended)
+
+
+@pytest.mark.parametrize("what", ["holds", "pace", "prepare"])
+def test_a_coroutine_function_is_refused_where_nothing_awaits_it(scripted: Scripted, what: str) -> None:
+    """Else a lease that is lost would count as held."""
+    server = scripted(Play())
+
+    async def answer(*_: Any) -> bool:
+        return False
+
+    with Mailer(server.url) as mailer:
+        [(_, receipt)] = mailer.deliver(["ann"], **{"prepare": parcel, what: answer})
+    assert not receipt.ok
+    assert "only an AsyncMailer awaits" in str(receipt.error)
+    assert server.handed_over == []
+
+
+OUTCOME = Outcome("ann@", Status.REJECTED, error=InvalidInput("no \ud800"))
+
+
+@pytest.mark.parametrize("made", ["text", 5, Parcel(None, b"", "ann@"), Parcel(None, b"", ["ann@"])], ids=str)  # type: ignore[arg-type]
+@MANY
+def test_a_parcel_that_is_none_fails_its_item_alone(
+    twin: Twin, scripted: Scripted, made: Any, connections: int
+) -> None:
+    server = scripted(Play())
+
+    def prepare(item: str) -> Any:
+        return made if item == "u1" else parcel(item)
+
+    pairs = dict(twin(server.url).deliver(["u0", "u1", "u2"], prepare=prepare, connections=connections))
+    assert {item: receipt.ok for item, receipt in pairs.items()} == {"u0": True, "u1": False, "u2": True}
+    assert isinstance(pairs["u1"].error, InvalidInput)
+
+
+@pytest.mark.parametrize("refused", [OUTCOME, [OUTCOME], (OUTCOME,)])
+def test_refused_recipients_may_stand_in_a_list(twin: Twin, scripted: Scripted, refused: Any) -> None:
+    server = scripted(Play())
+    [(_, receipt)] = twin(server.url).deliver(["ann"], prepare=lambda item: parcel(item)._replace(refused=refused))
+    assert statuses(receipt) == [Status.ACCEPTED, Status.REJECTED]
+    [(_, receipt)] = twin(server.url).deliver(["ann"], prepare=lambda item: Parcel(None, b"", refused))
+    assert statuses(receipt) == [Status.REJECTED]
