@@ -50,11 +50,12 @@ BARREN = 3  # connections in a row without a recipient settled after which a ser
 class _Opening:
     """How the next connection of one `Connecting._connect` is opened, after what failed on those before it."""
 
+    tls: str | None = None  # "none": in clear, because of
+    without_tls: Any = None
+    login: Credentials | None = None
+    refused: str | None = None  # the token that was
+
     def __init__(self) -> None:
-        self.tls: str | None = None  # "none": in clear, because of
-        self.without_tls: Any = None
-        self.login: Credentials | None = None
-        self.refused: str | None = None  # the token that was
         self.attempt = Attempt()
 
 
