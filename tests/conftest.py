@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests import tally
 from tests.servers.aiosmtpd_server import AiosmtpdServer
@@ -15,8 +15,13 @@ from tests.servers.exim import Exim
 from tests.servers.postfix import EVERY_MECHANISM, Postfix
 from tests.servers.tls import Certificates
 
-# A test that fails by chance is none; `make fuzz` tries other examples in every run
-settings.register_profile("repeatable", derandomize=os.environ.get("SMTPBACKEND_FUZZ", "1") == "1")
+# A test that fails by chance is none: a busy machine is slow, and `make fuzz` alone tries other examples in every run
+settings.register_profile(
+    "repeatable",
+    derandomize=os.environ.get("SMTPBACKEND_FUZZ", "1") == "1",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("repeatable")
 
 pytest_plugins = ["smtpbackend.testing"]  # gives smtp_server
