@@ -105,7 +105,8 @@ class Mailer(BaseMailer):
 
         Items are as for `send`, or pairs of content and envelope. An exception of the iterable itself is raised after
         the receipts of what was taken from it. With ``connections`` (up to ``max_connections``) as many threads share
-        the stream: then Listeners, and the iterable, are called by them, and `message_sending` by yours.
+        the stream: the iterable is asked by them or by yours, one at a time; Listeners are told by them, but of
+        `MessageSending` by yours.
         """
         given = self._stream(Caller(iter(messages)), connections, listeners, pairs=False, in_order=True)
         return Stream(given)
@@ -133,8 +134,8 @@ class Mailer(BaseMailer):
 
         ``holds(item)`` is asked before each transaction of an item is written; where it answers False, what is left of
         the item is deferred. ``pace(server, n)`` is asked before ``n`` messages begin on the server of that name, and
-        answers how many seconds to wait. With several connections both are called by other threads, and so are
-        listeners.
+        answers how many seconds to wait. With several connections both are called by other threads; ``items`` and
+        listeners are as for `send_many`.
 
         ``suppress`` (default: the setting ``suppress_send``) does everything but the conversation: all recipients that
         are left count as accepted.
