@@ -64,7 +64,7 @@ def measure(tmp_path_factory: pytest.TempPathFactory) -> Measure:
         env = {name: value for name, value in os.environ.items() if name not in unwanted}
         env |= {"PYTHONPYCACHEPREFIX": str(cache), "PYTHONHASHSEED": "0", "PYTHONPATH": str(ROOT)}
         done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, statement], env=env, capture_output=True, text=True, timeout=60
+            [sys.executable, "-c", PROGRAM, statement], env=env, capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 0, done.stderr
         instructions, *modules = done.stdout.split()

@@ -417,6 +417,6 @@ with open(sys.argv[1], "w+b") as file:
 def test_processes_that_were_forked_share_no_position(tmp_path: Path) -> None:
     """Parent and children have one open file between them, and read it at the same time."""
     done = subprocess.run(
-        [sys.executable, "-c", FORKED, str(tmp_path / "a.bin")], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", FORKED, str(tmp_path / "a.bin")], capture_output=True, text=True, timeout=300
     )
     assert (done.stdout, done.stderr) == ("[0, 0, 0, 0]\n", "")

@@ -817,7 +817,7 @@ class TestFixture:
             ],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
@@ -838,6 +838,6 @@ class TestFixture:
             "print(sorted(name for name in sys.modules if name.startswith('smtpbackend.') and 'testing' not in name))\n"
         )
         done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT, check=True
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, cwd=ROOT, check=True
         )
         assert done.stdout == "needs pytest\nis not there\n[]\n"

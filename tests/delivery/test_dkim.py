@@ -230,7 +230,7 @@ def test_a_missing_extra_gives_its_command(keys: DkimKeys, module: str, kind: st
         "except MissingExtra as error:\n"
         "    print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=True)
     assert 'pip install "smtpbackend[dkim]"' in done.stdout
 
 

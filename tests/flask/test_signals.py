@@ -199,7 +199,7 @@ with mail.record_messages() as outbox:
     assert mail.send(Message("Hi", ["ann@example.com"], "Hällo", "<p>")).ok
 assert len(outbox) == 1
 """
-    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, timeout=60)
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, timeout=300)
 
 
 @pytest.mark.parametrize("number", [1, 3], ids=["single", "batch"])

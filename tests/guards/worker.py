@@ -20,7 +20,7 @@ def run(*arguments: object, under: Sequence[str | Path] = ()) -> Any:
         env={**os.environ, "PYTHONPATH": str(HERE.parents[1]), "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -192,5 +192,5 @@ def test_without_python_socks_the_pip_command_is_said() -> None:
         "try: Mailer('smtp://mx.example.com', proxy='socks5://localhost')\n"
         "except ImportError as error: print(type(error).__name__, error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=True)
     assert done.stdout == 'MissingExtra proxy needs python-socks: pip install "smtpbackend[socks]"\n'

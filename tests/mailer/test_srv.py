@@ -237,5 +237,5 @@ def test_without_dnspython_the_pip_command_is_said() -> None:
         "try: Mailer('smtp+srv://example.com')\n"
         "except ImportError as error: print(type(error).__name__, error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=True)
     assert done.stdout == 'MissingExtra smtp+srv:// needs dnspython: pip install "smtpbackend[srv]"\n'

@@ -35,9 +35,9 @@ class Script:
         self.pid = process.pid
 
     def read(self) -> str:
-        """The next line that it prints, waited for at most 30 seconds."""
+        """The next line that it prints, waited for at most two minutes."""
         assert self._process.stdout is not None
-        assert select.select([self._process.stdout], [], [], 30)[0], "the script says nothing"
+        assert select.select([self._process.stdout], [], [], 120)[0], "the script says nothing"
         return self._process.stdout.readline().strip()
 
     def write(self, line: str = "") -> None:
@@ -47,8 +47,8 @@ class Script:
         self._process.stdin.flush()
 
     def end(self, code: int = 0) -> str:
-        """Wait for its end, at most 30 seconds; what it wrote to stderr."""
-        _, errors = self._process.communicate(timeout=30)
+        """Wait for its end, at most five minutes; what it wrote to stderr."""
+        _, errors = self._process.communicate(timeout=300)
         assert self._process.returncode == code, errors
         return errors
 

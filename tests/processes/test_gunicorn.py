@@ -60,7 +60,7 @@ class Site:
     def stop(self) -> int:
         """Let it come to its end; its exit code."""
         self._process.terminate()
-        return self._process.wait(30)
+        return self._process.wait(120)
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def site(mortal_postfixes: Two, tmp_path: Path) -> Iterator[Site]:
     ):
         site = Site(process, port, tmp_path / "record", log)
         try:
-            assert wait_until(lambda: process.poll() is not None or answers(HOST, port), 30), site.log
+            assert wait_until(lambda: process.poll() is not None or answers(HOST, port), 120), site.log
             assert process.poll() is None, site.log
             yield site
         finally:
@@ -118,7 +118,7 @@ class Answer(NamedTuple):
 
 def ask(port: int, method: str, body: str | None = None, **headers: str) -> Answer:
     """One request on a connection of its own."""
-    with closing(http.client.HTTPConnection(HOST, port, timeout=30)) as connection:
+    with closing(http.client.HTTPConnection(HOST, port, timeout=120)) as connection:
         connection.request(method, FORM, body, {"Connection": "close", **headers})
         answer = connection.getresponse()
         return Answer(answer.status, answer.headers, answer.read())
@@ -168,7 +168,7 @@ def test_under_load_while_its_mail_server_is_restarted(site: Site, mortal_postfi
         assert wait_until(lambda first=first: len(answered) >= first + DOWN, 60)
         postfix.start()
     for client in clients:
-        client.join(60)
+        client.join(200)
         assert not client.is_alive(), "a request is not answered"
     assert site.stop() == 0, site.log
 

@@ -65,5 +65,5 @@ def test_an_encrypted_client_key_is_refused_and_asks_nobody(ca: Certificates, tm
         "print(os.read(terminal, 1000).decode())\n"
         "os.kill(pid, 9)\n"
     )
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=True)
     assert found.stdout.strip() == "InvalidSetting"
