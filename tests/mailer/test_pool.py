@@ -299,4 +299,4 @@ def delayed(_: str) -> str:
 def pool_of(mailer: Driven) -> Any:
     """Its pool; of an AsyncMailer that of the one loop."""
     raw = mailer.raw
-    return raw._pool if hasattr(raw._pool, "statistics") else next(iter(raw._pools.values()))
+    return next(iter(raw._pools.values())) if hasattr(raw, "_pools") else raw._pool
