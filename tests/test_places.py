@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[1]
 FIELDS = {field.name: field for field in dataclasses.fields(Server)}
 IN_THE_POOL = PoolLimits._field_defaults | Rules._field_defaults
 CONFIGURED = set(IN_THE_POOL) | (set(Configuration._fields) - {"servers", "limits", "rules"})
-SECRET = (settings._secret, settings._token, settings._proxy)
+SECRET = (settings.secret, settings.token, settings.proxy)
 
 
 @cache

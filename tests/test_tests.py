@@ -17,8 +17,11 @@ OURS = ("smtpbackend", "smtpbackend_django", "smtpbackend_flask")
 PATCHES = ("setattr", "delattr", "getattr", "hasattr")
 
 
+NAMED_TUPLE = ("_asdict", "_field_defaults", "_fields", "_make", "_replace")  # public, as its documentation says
+
+
 def is_private(name: str) -> bool:
-    return name.startswith("_") and not (name.startswith("__") and name.endswith("__"))
+    return name.startswith("_") and not (name.startswith("__") and name.endswith("__")) and name not in NAMED_TUPLE
 
 
 def is_ours(module: str) -> bool:

@@ -25,7 +25,7 @@ def _text(name: str, value: Any) -> str:
     return value
 
 
-def _secret(name: str, value: Any) -> Secret:
+def secret(name: str, value: Any) -> Secret:
     return Secret(_text(name, value))
 
 
@@ -120,7 +120,7 @@ def _address(name: str, value: Any) -> str:
         raise InvalidSetting(f"{name} must be an IP address of this machine, not {value!r}", field=name) from None
 
 
-def _proxy(name: str, value: Any) -> Any:
+def proxy(name: str, value: Any) -> Any:
     from smtpbackend.delivery.proxy import parse
 
     return parse(name, value)
@@ -143,7 +143,7 @@ def _tls_decision(name: str, value: Any) -> Any:
     raise InvalidSetting(f"{name} must be 'secure', 'insecure' or a callable, not {value!r}", field=name)
 
 
-def _token(name: str, value: Any) -> Any:
+def token(name: str, value: Any) -> Any:
     from smtpbackend.delivery.credentials import resolve
 
     return _hashable(name, resolve(value))
@@ -231,7 +231,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("ca_file", "server", _path, None, "PEM file of certificate authorities, trusted beside the system's."),
     Setting("client_cert", "server", _path, None, "PEM file with the client's certificate chain."),
     Setting("client_key", "server", _path, None, "PEM file with its key, where `client_cert` does not hold it."),
-    Setting("client_key_password", "server", _secret, None, "Password of an encrypted key. Never shown either."),
+    Setting("client_key_password", "server", secret, None, "Password of an encrypted key. Never shown either."),
     Setting(
         "pinned_sha256",
         "server",
@@ -251,11 +251,11 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("min_tls", "server", _one_of("1.2", "1.3"), "1.2", "Lowest TLS version: `1.2` or `1.3`."),
     Setting("username", "server", _text, None, "Name to log in with. Empty: no login."),
-    Setting("password", "server", _secret, None, "Its password. Never shown in a repr, log, transcript or error."),
+    Setting("password", "server", secret, None, "Its password. Never shown in a repr, log, transcript or error."),
     Setting(
         "token",
         "server",
-        _token,
+        token,
         None,
         "OAuth 2.0 access token to log in with: a provider of `smtpbackend.oauth2`, a callable that "
         "returns a token (for an AsyncMailer also an async one), the dotted path of either, or a token. Never shown.",
@@ -329,7 +329,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "proxy",
         "server",
-        _proxy,
+        proxy,
         None,
         "Proxy to connect through: its URL (`socks5h://host:port`, `socks5://`, `socks4a://`, `socks4://`, or "
         "`http://` for CONNECT), or a mapping of `url`, `username` and `password`. It looks the server's name up under "
