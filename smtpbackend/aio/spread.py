@@ -118,7 +118,7 @@ async def spread(
 
     async def begin() -> None:
         """Make a mail of the item that was taken."""
-        message = state.item
+        message, asked = state.item, asyncio.get_running_loop().time()
         try:
             if caller.prepare is None:
                 first, parcel = lifecycle.open(message)
@@ -131,7 +131,7 @@ async def spread(
         except BaseException as error:
             state.end(error)
         else:
-            state.begun(mail)
+            state.begun(mail, asyncio.get_running_loop().time() - asked)
         _notify(changed)
 
     tasks = [asyncio.ensure_future(work(share)) for share in shares]  # each in a copy of this context

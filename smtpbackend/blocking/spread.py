@@ -111,7 +111,7 @@ def spread(
 
     def begin() -> None:
         """Make a mail of the item that was taken."""
-        message = state.item
+        message, asked = state.item, time.monotonic()
         try:
             if caller.prepare is None:
                 first, parcel = lifecycle.open(message)
@@ -125,7 +125,7 @@ def spread(
                 changed.notify_all()
         else:
             with changed:
-                state.begun(mail)
+                state.begun(mail, time.monotonic() - asked)
                 changed.notify_all()
 
     threads = [  # inside of what the caller is inside of, as tasks are

@@ -12,6 +12,7 @@ from typing import Any
 
 from smtpbackend.delivery.asks import END
 from smtpbackend.delivery.configuration import Configuration
+from smtpbackend.delivery.dispatch import SLOW
 from smtpbackend.delivery.mail import Mail
 from smtpbackend.delivery.ordering import AsKnown, InOrder
 from smtpbackend.errors import InvalidInput
@@ -67,7 +68,8 @@ class Spread:
         self._ended = False  # the source is asked no more
         self.is_over = False
         """What was taken is not sent any more."""
-        self._has_begun = False  # in the last turn of the caller's own thread or task
+        self._in_a_row = 0  # messages that were begun since something was given
+        self._is_slow = False  # to begin the last one took long
         self._source = source
         self._is_asked = False
         self._begun: deque[Mail] = deque()  # and not taken by a stream
@@ -94,21 +96,24 @@ class Spread:
     def turn(self) -> tuple[Turn, Any]:
         """What the caller's own thread or task does, and what it gives."""
         self._is_away = False
-        if self.item is not END and not self._has_begun:
-            self._has_begun = True  # then what is known goes first: to begin a message may take long
-            return Turn.BEGIN, None
-        self._has_begun = False
+        if self._in_a_row < (1 if self._is_slow else self.streams) and (todo := self._work()) is not None:
+            return todo, None
         value = self._known.take()
         if value is not None:
             self._given += 1
+            self._in_a_row = 0
             self._is_away = True
             return Turn.GIVE, value
+        return self._work() or Turn.WAIT, None
+
+    def _work(self) -> Turn | None:
+        """What is to be done for the streams, which then have their work while something is given."""
         if self.item is not END:
-            return Turn.BEGIN, None
+            return Turn.BEGIN
         if len(self._begun) < self.streams and self._may_ask() and self.left() > 0:
             self._is_asked = True
-            return Turn.TAKE, None
-        return Turn.WAIT, None
+            return Turn.TAKE
+        return None
 
     def _may_ask(self) -> bool:
         return not self._ended and not self._is_asked and self.taken - self._given < self.most
@@ -124,8 +129,10 @@ class Spread:
             self.taken += 1
             self.item = item
 
-    def begun(self, mail: Mail) -> None:
-        """There is a mail of the item."""
+    def begun(self, mail: Mail, took: float) -> None:
+        """There is a mail of the item, which ``took`` so many seconds."""
+        self._in_a_row += 1
+        self._is_slow = took > SLOW
         self.item = END
         self._is_asked = False
         self._begun.append(mail)
