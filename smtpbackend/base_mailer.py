@@ -13,10 +13,10 @@ from smtpbackend.hiding import discreet
 # What sends is loaded with the first Mailer: a program that only imports it does not pay for it (DESIGN 5.6).
 if TYPE_CHECKING:
     from smtpbackend.address import Address
+    from smtpbackend.delivery.caller import Caller
     from smtpbackend.delivery.dispatch import Dispatch
     from smtpbackend.delivery.inside import Delivery
     from smtpbackend.delivery.lifecycle import Lifecycle
-    from smtpbackend.delivery.parcel import Caller
     from smtpbackend.delivery.route import Route
     from smtpbackend.delivery.server import Server
     from smtpbackend.errors import SMTPError

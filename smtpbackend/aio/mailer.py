@@ -9,7 +9,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, G
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from smtpbackend.base_mailer import BaseMailer, BaseStream
-from smtpbackend.delivery.parcel import Caller
+from smtpbackend.delivery.caller import Caller
 from smtpbackend.errors import SMTPError
 from smtpbackend.hiding import keep_here
 

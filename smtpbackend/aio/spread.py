@@ -9,10 +9,10 @@ from typing import Any
 
 from smtpbackend.aio.pool import ask
 from smtpbackend.delivery.asks import END
+from smtpbackend.delivery.caller import Caller
 from smtpbackend.delivery.dispatch import LEAVING
 from smtpbackend.delivery.inside import Delivery, enter, is_here
 from smtpbackend.delivery.lifecycle import Lifecycle
-from smtpbackend.delivery.parcel import Caller
 from smtpbackend.delivery.spreading import Spread, Step, Turn
 from smtpbackend.protocol.effects import LATER
 

@@ -34,9 +34,9 @@ from smtpbackend.delivery.asks import (
     Talk,
     Token,
 )
+from smtpbackend.delivery.caller import Caller
 from smtpbackend.delivery.configuration import PoolLimits
 from smtpbackend.delivery.inside import Delivery, enter, is_here, lender
-from smtpbackend.delivery.parcel import Caller
 from smtpbackend.delivery.pooling import GOODBYE, Bucket, Connection, Shelf, new_session, next_look
 from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.srv import Found

@@ -26,12 +26,12 @@ from smtpbackend.delivery.asks import (
     Sleep,
     Talk,
 )
+from smtpbackend.delivery.caller import Caller
 from smtpbackend.delivery.connecting import Connecting, is_crowd
 from smtpbackend.delivery.judgement import judge
 from smtpbackend.delivery.lifecycle import Lifecycle
 from smtpbackend.delivery.mail import Mail
 from smtpbackend.delivery.ordering import AsKnown, InOrder
-from smtpbackend.delivery.parcel import Caller
 from smtpbackend.delivery.pooling import Connection
 from smtpbackend.delivery.route import Route
 from smtpbackend.delivery.server import Server

@@ -1,8 +1,7 @@
-"""What goes into `Mailer.deliver`: a message in its parcel, and the functions of the caller that are asked about it."""
+"""What goes into `Mailer.deliver`: a message in its parcel."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from smtpbackend.address import Address
@@ -10,7 +9,7 @@ from smtpbackend.envelope import Envelope, Routing
 from smtpbackend.errors import InvalidInput
 from smtpbackend.outcome import Outcome, Status
 
-__all__ = ["Caller", "Parcel"]
+__all__ = ["Parcel"]
 
 
 class Parcel(NamedTuple):
@@ -54,32 +53,3 @@ class Parcel(NamedTuple):
             if not recipients:
                 raise
             return cls(Envelope(None, recipients), error, refused)  # the receipt tells of each recipient
-
-
-class Caller(NamedTuple):
-    """What the caller of `Mailer.deliver` gave: an iterator of items, and functions to ask about each.
-
-    ``prepare`` None: the items are what `Mailer.send_many` takes.
-    """
-
-    source: Any
-    prepare: Callable[[Any], Any] | None = None
-    holds: Callable[[Any], Any] | None = None
-    pace: Callable[[str, int], Any] | None = None
-    sleep: Callable[[float], Any] | None = None
-    """Waits until a time; true: nobody takes what becomes of the messages any more."""
-
-    def parcel(self, item: Any) -> Any:
-        """What ``prepare`` says, or what is to be awaited for that."""
-        assert self.prepare is not None
-        return self.prepare(item)
-
-    def is_held(self, item: Any) -> Any:
-        """What ``holds`` says, or what is to be awaited for that."""
-        assert self.holds is not None
-        return self.holds(item)
-
-    def wait(self, server: str, number: int) -> Any:
-        """What ``pace`` says, or what is to be awaited for that."""
-        assert self.pace is not None
-        return self.pace(server, number)

@@ -8,10 +8,10 @@ from typing import Any
 
 from smtpbackend import Receipt, Server
 from smtpbackend.delivery.asks import END, GONE, Give, Holds, Lease, Pace, Prepare, Pull, Release, Reserve, Sleep, Talk
+from smtpbackend.delivery.caller import Caller
 from smtpbackend.delivery.configuration import Rules
 from smtpbackend.delivery.dispatch import Dispatch
 from smtpbackend.delivery.lifecycle import Lifecycle
-from smtpbackend.delivery.parcel import Caller
 from smtpbackend.delivery.pooling import Bucket, Connection
 from smtpbackend.delivery.route import Route
 from smtpbackend.errors import ConnectFailed, SMTPError, TimedOut
