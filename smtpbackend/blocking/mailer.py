@@ -5,15 +5,16 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from smtpbackend.base_mailer import BaseMailer, BaseStream
-from smtpbackend.delivery.caller import Caller
+from smtpbackend.base_mailer import BaseMailer
 from smtpbackend.errors import SMTPError
 from smtpbackend.hiding import keep_here
 
 if TYPE_CHECKING:
     from smtpbackend.blocking.pool import Pool
+    from smtpbackend.blocking.stream import Stream
+    from smtpbackend.delivery.caller import Caller
     from smtpbackend.delivery.parcel import Parcel
     from smtpbackend.delivery.server import Server
     from smtpbackend.delivery.statistics import Statistics
@@ -21,9 +22,7 @@ if TYPE_CHECKING:
     from smtpbackend.events import Listener
     from smtpbackend.outcome import Receipt, Reply
 
-__all__ = ["Mailer", "SharedMailer", "Stream"]
-
-T = TypeVar("T")
+__all__ = ["Mailer", "SharedMailer"]
 
 
 class Mailer(BaseMailer):
@@ -43,6 +42,7 @@ class Mailer(BaseMailer):
         # Whatever a first delivery needs is loaded now: who is forked while a thread loads it can never load it.
         import encodings.idna  # noqa: F401
 
+        import smtpbackend.blocking.stream
         import smtpbackend.delivery.date_and_id
         import smtpbackend.delivery.dispatch
         import smtpbackend.delivery.lifecycle
@@ -92,6 +92,8 @@ class Mailer(BaseMailer):
         recipient was accepted; else raises `InvalidInput`, `CancelSend` or a `DeliveryError`, which carries it as
         ``receipt``.
         """
+        from smtpbackend.delivery.caller import Caller
+
         caller = Caller(iter([(message, envelope)]))
         receipt: Receipt = self._perform(self._dispatch(self._lifecycle(listeners), caller).run(1), caller)
         if receipt.error is not None:
@@ -108,6 +110,9 @@ class Mailer(BaseMailer):
         the stream: the iterable is asked by them or by yours, one at a time; Listeners are told by them, but of
         `MessageSending` by yours.
         """
+        from smtpbackend.blocking.stream import Stream
+        from smtpbackend.delivery.caller import Caller
+
         given = self._stream(Caller(iter(messages)), connections, listeners, pairs=False, in_order=True)
         return Stream(given)
 
@@ -140,6 +145,9 @@ class Mailer(BaseMailer):
         ``suppress`` (default: the setting ``suppress_send``) does everything but the conversation: all recipients that
         are left count as accepted.
         """
+        from smtpbackend.blocking.stream import Stream
+        from smtpbackend.delivery.caller import Caller
+
         caller = Caller(iter(items), prepare, holds, pace)
         return Stream(self._stream(caller, connections, listeners, suppress, pairs=True, in_order=in_order))
 
@@ -191,26 +199,10 @@ class Mailer(BaseMailer):
 
     def _perform(self, dispatch: Generator[Any, Any, None], caller: Caller | None = None) -> Any:
         """The one thing that a dispatch gives."""
+        from smtpbackend.delivery.caller import Caller
+
         (given,) = self._pool.perform(dispatch, caller or Caller(iter(())))
         return given
-
-
-class Stream(BaseStream, Generic[T]):
-    """What becomes of the messages of a `deliver` or `send_many`, while they are sent: an iterator.
-
-    Nothing is sent before it is iterated: one that never is warns (``RuntimeWarning``). `close` ends it: what is in
-    flight is waited for, and nothing more begins.
-    """
-
-    def __iter__(self) -> Iterator[T]:
-        return self._begin()  # type: ignore[no-any-return]
-
-    def __next__(self) -> T:
-        return next(self._begin())  # type: ignore[no-any-return]
-
-    def close(self) -> None:
-        """Wait for what is in flight, and begin nothing more."""
-        self._begin().close()
 
 
 class SharedMailer(Mailer):
