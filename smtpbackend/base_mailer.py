@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from smtpbackend.errors import SMTPError
     from smtpbackend.events import Listener
 
-__all__ = ["BaseMailer", "BaseStream"]
+__all__ = ["BaseMailer"]
 
 
 class BaseMailer:
@@ -138,23 +137,3 @@ class BaseMailer:
             pairs=pairs,
             in_order=in_order,
         )
-
-
-class BaseStream:
-    """What becomes of the messages of a `deliver` or `send_many`, while they are sent.
-
-    Nothing is sent before it is iterated: one that never is warns (``RuntimeWarning``).
-    """
-
-    def __init__(self, given: Any) -> None:
-        self._given = given
-        self._is_begun = False
-
-    def _begin(self) -> Any:
-        self._is_begun = True
-        return self._given
-
-    def __del__(self) -> None:
-        if not self._is_begun:
-            why = "a stream of messages was never iterated, so that nothing of it was sent: iterate over it"
-            warnings.warn(why, RuntimeWarning, stacklevel=2, source=self)

@@ -62,7 +62,7 @@ def floor(module: str) -> str:
         return "words"
     if room in ("protocol", "delivery", "signals"):
         return room
-    if room in ("blocking", "aio", "base_mailer", "forking", "fetching"):
+    if room in ("blocking", "aio", "base_mailer", "streams", "forking", "fetching"):
         return "twins"
     if room in ABOVE:
         return "above"

@@ -6,12 +6,13 @@ import asyncio
 import sys
 import warnings
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from smtpbackend.base_mailer import BaseMailer, BaseStream
+from smtpbackend.base_mailer import BaseMailer
 from smtpbackend.delivery.caller import Caller
 from smtpbackend.errors import SMTPError
 from smtpbackend.hiding import keep_here
+from smtpbackend.streams import AsyncStream
 
 if TYPE_CHECKING:
     from smtpbackend.aio.pool import Pool
@@ -23,9 +24,7 @@ if TYPE_CHECKING:
     from smtpbackend.events import Listener
     from smtpbackend.outcome import Receipt, Reply
 
-__all__ = ["AsyncMailer", "AsyncStream", "pool_of"]
-
-T = TypeVar("T")
+__all__ = ["AsyncMailer", "pool_of"]
 
 
 class AsyncMailer(BaseMailer):
@@ -173,24 +172,6 @@ class AsyncMailer(BaseMailer):
 
 def _iterator(items: Iterable[Any] | AsyncIterable[Any]) -> Any:
     return aiter(items) if isinstance(items, AsyncIterable) else iter(items)
-
-
-class AsyncStream(BaseStream, Generic[T]):
-    """What becomes of the messages of a `deliver` or `send_many`, while they are sent: an asynchronous iterator.
-
-    Nothing is sent before it is iterated: one that never is warns (``RuntimeWarning``). `aclose` ends it: what is in
-    flight is waited for, and nothing more begins.
-    """
-
-    def __aiter__(self) -> AsyncIterator[T]:
-        return self._begin()  # type: ignore[no-any-return]
-
-    async def __anext__(self) -> T:
-        return await anext(self._begin())
-
-    async def aclose(self) -> None:
-        """Wait for what is in flight, and begin nothing more."""
-        await self._begin().aclose()
 
 
 def pool_of(mailer: AsyncMailer) -> Pool:

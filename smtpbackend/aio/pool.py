@@ -4,35 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
-import operator
 import socket
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping
 from functools import partial
 from typing import Any
 
-from smtpbackend.aio.tokens import token
+from smtpbackend.aio.perform import perform
 from smtpbackend.aio.wire import Wire
-from smtpbackend.delivery.asks import (
-    END,
-    GONE,
-    Find,
-    Give,
-    Holds,
-    Lease,
-    Pace,
-    Prepare,
-    Pull,
-    Release,
-    Reserve,
-    Sleep,
-    Talk,
-    Token,
-)
 from smtpbackend.delivery.caller import Caller
 from smtpbackend.delivery.configuration import PoolLimits
-from smtpbackend.delivery.inside import Delivery, enter, is_here, lender
+from smtpbackend.delivery.inside import Delivery, lender
 from smtpbackend.delivery.pooling import GOODBYE, Bucket, Connection, Shelf, new_session, next_look
 from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.srv import Found
@@ -42,9 +24,8 @@ from smtpbackend.delivery.transcript import transcript
 from smtpbackend.errors import SMTPError
 from smtpbackend.forking import unforked
 from smtpbackend.outcome import Receipt
-from smtpbackend.protocol.effects import LATER
 
-__all__ = ["Pool", "ask"]
+__all__ = ["Pool"]
 
 
 class Pool:
@@ -62,7 +43,7 @@ class Pool:
         self._found: dict[Server, tuple[Found, float]] = {}
         self._buckets: dict[Server, Bucket] = {}
         self._tally = Tally()
-        self._generation = 0  # how often it was closed
+        self.generation = 0  # how often it was closed
         self._is_watched = False  # a timer is set
         self._leaving: set[asyncio.Task[None]] = set()  # those who say QUIT: the loop does not hold them
         self._keeper: AsyncGenerator[None, None] | None = None
@@ -85,107 +66,15 @@ class Pool:
         """The TLS context of a server, made once. Raises `InvalidSetting` for a file that cannot be used."""
         return _made(self._contexts, server)
 
-    async def perform(
-        self, dispatch: Generator[Any, Any, None], caller: Caller, within: Delivery | None = None
-    ) -> AsyncGenerator[Any, None]:
-        """Perform what a dispatch decides for a caller; yields what it gives.
-
-        ``within``: the stream over several connections that this is a share of; then numbers are given too.
-        """
-        source = caller.source
+    async def keep(self) -> None:
+        """Have the connections closed with the loop."""
         if self._keeper is None:
             self._keeper = _closing(self._shelves)
             await anext(self._keeper)
-        held = delivery = None
-        generation = self._generation
-        failed: BaseException | None = None
-        gone = False
-        answer: Any = None
-        try:
-            effect = next(dispatch)
-            while True:
-                try:
-                    answer = None
-                    kind = type(effect)
-                    if kind is Talk:
-                        connection = effect.connection
-                        answer = await connection.wire.talk(effect.conversation, effect.value, connection.deadline)
-                    elif kind is Give:
-                        if not gone:
-                            try:
-                                yield effect.value if within is None else effect
-                            except GeneratorExit:  # nobody takes receipts any more: what is in flight is still ended
-                                gone = True
-                            if delivery is not None and not is_here(delivery, task := asyncio.current_task()):
-                                delivery.leave()  # another task goes on
-                                delivery = enter(Delivery(self, task))
-                        answer = GONE if gone else None
-                    elif kind is Pull:
-                        # what may make us wait for its next item does not say how many there are
-                        if effect.unsent and operator.length_hint(source, -1) < 0:
-                            answer = LATER
-                        elif within is not None:
-                            answer = await source.pull(effect.busy)
-                        else:
-                            try:
-                                answer = (
-                                    await anext(source, END) if isinstance(source, AsyncIterator) else next(source, END)
-                                )
-                            except Exception as error:
-                                answer, failed = END, error
-                    elif kind is Prepare:
-                        try:
-                            answer = await ask(caller.parcel, effect.item)
-                        except asyncio.CancelledError:
-                            raise
-                        except BaseException as error:
-                            answer, failed = END, error
-                    elif kind is Lease:
-                        answer = held = await self.lease(
-                            effect.server, effect.fresh, effect.deadline, within, generation
-                        )
-                        held.deadline = effect.deadline
-                        delivery = enter(Delivery(self, asyncio.current_task()))
-                    elif kind is Release:
-                        if delivery is not None:
-                            delivery.leave()
-                        held = delivery = None
-                        answer = await self.release(*effect)
-                    else:
-                        answer = await self._answer(effect, caller)
-                except SMTPError as error:
-                    effect = dispatch.throw(error)
-                else:
-                    effect = dispatch.send(answer)
-        except StopIteration:
-            pass
-        finally:
-            dispatch.close()
-            if delivery is not None:
-                delivery.leave()
-            if held is not None:
-                held.session.end("the delivery was broken off")
-                await self.release(held)
-        if failed is not None:
-            raise failed
 
-    async def _answer(self, effect: Any, caller: Caller) -> Any:
-        """Perform what a dispatch asks for less often."""
-        kind = type(effect)
-        if kind is Find:
-            return await self.find(*effect)
-        if kind is Token:
-            return await token(*effect)
-        if kind is Pace:
-            return await self.pace(*effect)
-        if kind is Holds:
-            return await ask(caller.is_held, *effect)
-        if kind is Reserve:
-            return await ask(caller.wait, *effect)
-        assert kind is Sleep
-        if caller.sleep is not None:
-            return GONE if await caller.sleep(effect.until) else None
-        return await asyncio.sleep(max(effect.until - self._loop.time(), 0))
+    def perform(self, dispatch: Generator[Any, Any, None], caller: Caller, within: Delivery | None = None) -> Any:
+        """What a dispatch gives, which is performed over these connections: see `perform`."""
+        return perform(self, dispatch, caller, within)
 
     async def find(self, server: Server, deadline: float | None) -> list[Server]:
         """The servers that SRV records name, which are remembered for as long as they hold. Raises `ConnectFailed`."""
@@ -199,19 +88,11 @@ class Pool:
             known = self._found[server] = found, self._loop.time() + found.ttl
         return known[0].servers(random)
 
-    async def pace(self, server: Server, patient: bool, deadline: float | None) -> bool:
-        """Wait until the ``rate`` of a server allows one more message, if patient; False where it does not."""
-        while True:
-            now = self._loop.time()
-            if server not in self._buckets:
-                assert server.rate is not None
-                self._buckets[server] = Bucket(server.rate, now)
-            wait = self._buckets[server].take(now)
-            if not wait:
-                return True
-            if not patient or (deadline is not None and now + wait > deadline):
-                return False
-            await asyncio.sleep(wait)
+    def pace(self, server: Server) -> float:
+        """Take one message of what the ``rate`` of a server allows, and 0; or the seconds until there is one."""
+        assert server.rate is not None
+        now = self._loop.time()
+        return self._buckets.setdefault(server, Bucket(server.rate, now)).take(now)
 
     async def lease(
         self,
@@ -255,7 +136,7 @@ class Pool:
         turn: asyncio.Event | None = None
         shelf = self._shelves.get(server)
         if shelf is None:
-            shelf = self._shelves[server] = Shelf(self.limits, self._generation)
+            shelf = self._shelves[server] = Shelf(self.limits, self.generation)
         try:
             while True:
                 shelf.check(server, generation)
@@ -370,7 +251,7 @@ class Pool:
 
     async def close(self) -> None:
         """Close what is idle; what is in use is closed when it comes back, and who waits for a connection gets none."""
-        self._generation += 1
+        self.generation += 1
         gone = [connection for shelf in self._shelves.values() for connection in shelf.empty()]
         for shelf in self._shelves.values():
             self._call_next(shelf)
@@ -399,15 +280,6 @@ def _made(contexts: dict[Server, Context], server: Server) -> Context:
         with unforked:
             contexts[server] = client_context(server)
     return contexts[server]
-
-
-async def ask(function: Callable[..., Any], *args: Any) -> Any:
-    """What a function of the caller says, which may be a coroutine function, or the Exception that it raised."""
-    try:
-        answer = function(*args)
-        return await answer if inspect.isawaitable(answer) else answer
-    except Exception as error:
-        return error
 
 
 async def _closing(shelves: Mapping[Server, Shelf[Wire]]) -> AsyncGenerator[None, None]:

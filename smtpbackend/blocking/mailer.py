@@ -13,7 +13,6 @@ from smtpbackend.hiding import keep_here
 
 if TYPE_CHECKING:
     from smtpbackend.blocking.pool import Pool
-    from smtpbackend.blocking.stream import Stream
     from smtpbackend.delivery.caller import Caller
     from smtpbackend.delivery.parcel import Parcel
     from smtpbackend.delivery.server import Server
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from smtpbackend.envelope import Envelope
     from smtpbackend.events import Listener
     from smtpbackend.outcome import Receipt, Reply
+    from smtpbackend.streams import Stream
 
 __all__ = ["Mailer", "SharedMailer"]
 
@@ -42,11 +42,6 @@ class Mailer(BaseMailer):
         # Whatever a first delivery needs is loaded now: who is forked while a thread loads it can never load it.
         import encodings.idna  # noqa: F401
 
-        import smtpbackend.blocking.stream
-        import smtpbackend.delivery.date_and_id
-        import smtpbackend.delivery.dispatch
-        import smtpbackend.delivery.lifecycle
-        import smtpbackend.signals  # noqa: F401
         from smtpbackend.blocking.pool import Pool
 
         self._pool = Pool(self.configuration.limits)
@@ -110,8 +105,8 @@ class Mailer(BaseMailer):
         the stream: the iterable is asked by them or by yours, one at a time; Listeners are told by them, but of
         `MessageSending` by yours.
         """
-        from smtpbackend.blocking.stream import Stream
         from smtpbackend.delivery.caller import Caller
+        from smtpbackend.streams import Stream
 
         given = self._stream(Caller(iter(messages)), connections, listeners, pairs=False, in_order=True)
         return Stream(given)
@@ -145,8 +140,8 @@ class Mailer(BaseMailer):
         ``suppress`` (default: the setting ``suppress_send``) does everything but the conversation: all recipients that
         are left count as accepted.
         """
-        from smtpbackend.blocking.stream import Stream
         from smtpbackend.delivery.caller import Caller
+        from smtpbackend.streams import Stream
 
         caller = Caller(iter(items), prepare, holds, pace)
         return Stream(self._stream(caller, connections, listeners, suppress, pairs=True, in_order=in_order))

@@ -4,39 +4,21 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import operator
 import os
 import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator
 from functools import partial
-from types import CoroutineType
 from typing import Any
 
 from smtpbackend.blocking.idle import watch
-from smtpbackend.blocking.tokens import token
+from smtpbackend.blocking.perform import perform
 from smtpbackend.blocking.wire import Wire
-from smtpbackend.delivery.asks import (
-    END,
-    GONE,
-    Find,
-    Give,
-    Holds,
-    Lease,
-    Pace,
-    Prepare,
-    Pull,
-    Release,
-    Reserve,
-    Sleep,
-    Talk,
-    Token,
-)
 from smtpbackend.delivery.caller import Caller
 from smtpbackend.delivery.configuration import PoolLimits
-from smtpbackend.delivery.inside import Delivery, enter, is_here, lender
+from smtpbackend.delivery.inside import Delivery, lender
 from smtpbackend.delivery.pooling import GOODBYE, Bucket, Connection, Shelf, new_session, next_look
 from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.srv import Found
@@ -46,9 +28,8 @@ from smtpbackend.delivery.transcript import transcript
 from smtpbackend.errors import SMTPError
 from smtpbackend.forking import at_end_of_child, unforked
 from smtpbackend.outcome import Receipt
-from smtpbackend.protocol.effects import LATER
 
-__all__ = ["Pool", "ask"]
+__all__ = ["Pool"]
 
 
 def _made(contexts: dict[Server, Context], making: threading.Lock, server: Server) -> Context:
@@ -70,7 +51,7 @@ class Pool:
     def __init__(self, limits: PoolLimits) -> None:
         self.limits = limits
         self._contexts: dict[Server, Context] = {}
-        self._generation = 0  # how often it was closed
+        self.generation = 0  # how often it was closed
         self._forget()
         _pools.add(self)
 
@@ -88,98 +69,9 @@ class Pool:
         """The TLS context of a server, made once. Raises `InvalidSetting` for a file that cannot be used."""
         return _made(self._contexts, self._making, server)
 
-    def perform(
-        self, dispatch: Generator[Any, Any, None], caller: Caller, within: Delivery | None = None
-    ) -> Iterator[Any]:
-        """Perform what a dispatch decides for a caller; yields what it gives.
-
-        ``within``: the stream over several connections that this is a share of; then numbers are given too.
-        """
-        source = caller.source
-        held = delivery = None
-        generation = self._generation
-        failed: BaseException | None = None
-        gone = False
-        answer: Any = None
-        try:
-            effect = next(dispatch)
-            while True:
-                try:
-                    answer = None
-                    kind = type(effect)
-                    if kind is Talk:
-                        connection = effect.connection
-                        answer = connection.wire.talk(effect.conversation, effect.value, connection.deadline)
-                    elif kind is Give:
-                        if not gone:
-                            try:
-                                yield effect.value if within is None else effect
-                            except GeneratorExit:  # nobody takes receipts any more: what is in flight is still ended
-                                gone = True
-                            if delivery is not None and not is_here(delivery):
-                                delivery.leave()  # another thread goes on
-                                delivery = enter(Delivery(self))
-                        answer = GONE if gone else None
-                    elif kind is Pull:
-                        # what may make us wait for its next item does not say how many there are
-                        if effect.unsent and operator.length_hint(source, -1) < 0:
-                            answer = LATER
-                        elif within is not None:
-                            answer = source.pull(effect.busy)
-                        else:
-                            try:
-                                answer = next(source, END)
-                            except Exception as error:
-                                answer, failed = END, error
-                    elif kind is Prepare:
-                        try:
-                            answer = ask(caller.parcel, effect.item)
-                        except BaseException as error:
-                            answer, failed = END, error
-                    elif kind is Lease:
-                        answer = held = self.lease(effect.server, effect.fresh, effect.deadline, within, generation)
-                        held.deadline = effect.deadline
-                        delivery = enter(Delivery(self))
-                    elif kind is Release:
-                        if delivery is not None:
-                            delivery.leave()
-                        held = delivery = None
-                        answer = self.release(*effect)
-                    else:
-                        answer = self._answer(effect, caller)
-                except SMTPError as error:
-                    effect = dispatch.throw(error)
-                else:
-                    effect = dispatch.send(answer)
-        except StopIteration:
-            pass
-        finally:
-            dispatch.close()
-            if delivery is not None:
-                delivery.leave()
-            if held is not None:
-                held.session.end("the delivery was broken off")
-                self.release(held)
-        if failed is not None:
-            raise failed
-
-    def _answer(self, effect: Any, caller: Caller) -> Any:
-        """Perform what a dispatch asks for less often."""
-        kind = type(effect)
-        if kind is Find:
-            return self.find(*effect)
-        if kind is Token:
-            return token(*effect)
-        if kind is Pace:
-            return self.pace(*effect)
-        if kind is Holds:
-            return ask(caller.is_held, *effect)
-        if kind is Reserve:
-            return ask(caller.wait, *effect)
-        assert kind is Sleep
-        if caller.sleep is not None:
-            return GONE if caller.sleep(effect.until) else None
-        return time.sleep(max(effect.until - time.monotonic(), 0))
+    def perform(self, dispatch: Generator[Any, Any, None], caller: Caller, within: Delivery | None = None) -> Any:
+        """What a dispatch gives, which is performed over these connections: see `perform`."""
+        return perform(self, dispatch, caller, within)
 
     def find(self, server: Server, deadline: float | None) -> list[Server]:
         """The servers that SRV records name, which are remembered for as long as they hold. Raises `ConnectFailed`."""
@@ -193,20 +85,12 @@ class Pool:
             known = self._found[server] = found, time.monotonic() + found.ttl
         return known[0].servers(random)
 
-    def pace(self, server: Server, patient: bool, deadline: float | None) -> bool:
-        """Wait until the ``rate`` of a server allows one more message, if patient; False where it does not."""
-        while True:
-            with self._lock:
-                now = time.monotonic()
-                if server not in self._buckets:
-                    assert server.rate is not None
-                    self._buckets[server] = Bucket(server.rate, now)
-                wait = self._buckets[server].take(now)
-            if not wait:
-                return True
-            if not patient or (deadline is not None and now + wait > deadline):
-                return False
-            time.sleep(wait)
+    def pace(self, server: Server) -> float:
+        """Take one message of what the ``rate`` of a server allows, and 0; or the seconds until there is one."""
+        assert server.rate is not None
+        with self._lock:
+            now = time.monotonic()
+            return self._buckets.setdefault(server, Bucket(server.rate, now)).take(now)
 
     def lease(
         self,
@@ -252,7 +136,7 @@ class Pool:
         with self._lock:
             shelf = self._shelves.get(server)
             if shelf is None:
-                shelf = self._shelves[server] = Shelf(self.limits, self._generation)
+                shelf = self._shelves[server] = Shelf(self.limits, self.generation)
             try:
                 while True:
                     shelf.check(server, generation)
@@ -371,7 +255,7 @@ class Pool:
         ``end``: of all QUITs, on the clock.
         """
         with self._lock:
-            self._generation += 1
+            self.generation += 1
             gone = [connection for shelf in self._shelves.values() for connection in shelf.empty()]
             for shelf in self._shelves.values():
                 self._call_next(shelf)
@@ -406,18 +290,6 @@ class Pool:
                 self._call_next(shelf)
                 if beyond is not None:
                     self._call_all()
-
-
-def ask(function: Callable[..., Any], *args: Any) -> Any:
-    """What a function of the caller says, or the Exception that it raised. A coroutine function says nothing here."""
-    try:
-        answer = function(*args)
-    except Exception as error:
-        return error
-    if type(answer) is CoroutineType:
-        answer.close()
-        return TypeError(f"{function.__name__} is given a coroutine function, which only an AsyncMailer awaits")
-    return answer
 
 
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()

@@ -95,14 +95,9 @@ class Token(NamedTuple):
 
 
 class Pace(NamedTuple):
-    """Take one message of what the ``rate`` of this server allows: answered True, or False where it is too early.
-
-    A ``patient`` one waits for it, unless the deadline would pass.
-    """
+    """Take one message of what the ``rate`` of this server allows: answered 0, or how many seconds it is too early."""
 
     server: Server
-    patient: bool
-    deadline: float | None
 
 
 class Talk(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 __all__ = ["Caller"]
@@ -15,23 +14,11 @@ class Caller(NamedTuple):
     """
 
     source: Any
-    prepare: Callable[[Any], Any] | None = None
-    holds: Callable[[Any], Any] | None = None
-    pace: Callable[[str, int], Any] | None = None
-    sleep: Callable[[float], Any] | None = None
-    """Waits until a time; true: nobody takes what becomes of the messages any more."""
-
-    def parcel(self, item: Any) -> Any:
-        """What ``prepare`` says, or what is to be awaited for that."""
-        assert self.prepare is not None
-        return self.prepare(item)
-
-    def is_held(self, item: Any) -> Any:
-        """What ``holds`` says, or what is to be awaited for that."""
-        assert self.holds is not None
-        return self.holds(item)
-
-    def wait(self, server: str, number: int) -> Any:
-        """What ``pace`` says, or what is to be awaited for that."""
-        assert self.pace is not None
-        return self.pace(server, number)
+    prepare: Any = None
+    """``prepare(item)`` makes a `Parcel`."""
+    holds: Any = None
+    """``holds(item)`` says whether an item may still be sent."""
+    pace: Any = None
+    """``pace(server, n)`` says how many seconds ``n`` messages wait before they begin on the server of that name."""
+    sleep: Any = None
+    """``sleep(until)`` waits until a time; true: the stream was left meanwhile."""

@@ -1,9 +1,9 @@
 """What happens to a stream of messages: one generator that decides, for both mailers.
 
 It asks for what it needs (``asks.py``): the next item of the source, its parcel, a connection, a stretch of
-conversation; and gives item and receipt together as soon as they are known, or the receipts in the order of the
-messages. The rules are those of DESIGN section 4: which reply
-settles a recipient, what may be replayed, which server comes next.
+conversation. It gives item and receipt together as soon as they are known, or the receipts in the order of the
+messages. The rules are those of DESIGN section 4: which reply settles a recipient, what may be replayed, which server
+comes next.
 """
 
 from __future__ import annotations
@@ -17,13 +17,9 @@ from smtpbackend.delivery.asks import (
     GONE,
     Effects,
     Give,
-    Holds,
-    Pace,
     Prepare,
     Pull,
     Release,
-    Reserve,
-    Sleep,
     Talk,
 )
 from smtpbackend.delivery.caller import Caller
@@ -32,6 +28,7 @@ from smtpbackend.delivery.judgement import judge
 from smtpbackend.delivery.lifecycle import Lifecycle
 from smtpbackend.delivery.mail import Mail
 from smtpbackend.delivery.ordering import AsKnown, InOrder
+from smtpbackend.delivery.pacing import Pacing
 from smtpbackend.delivery.pooling import Connection
 from smtpbackend.delivery.route import Route
 from smtpbackend.delivery.server import Server
@@ -46,7 +43,6 @@ __all__ = ["Dispatch"]
 
 AWAKE = 5.0  # seconds since the server answered, in which content may leave ahead of replies: DESIGN 5.1
 LEAVING = 5.0  # seconds for the replies in flight, once receipts are taken no more: DESIGN 4.11
-NEVER = 1e9  # seconds
 SLOW = 0.05  # seconds in which a source gives its next item, for others to be in flight while it is asked
 
 
@@ -54,9 +50,9 @@ class Dispatch(Connecting):
     """A delivery of messages: ``run`` is the generator that a mailer performs.
 
     ``lifecycle`` begins and ends each message; ``moved`` is called when a message goes on from one server to the next;
-    runs that share ``down`` do not try again what another of them could not reach. ``caller`` has the
-    functions to ask about them. ``pairs``: message and receipt are given together, else the receipts alone; as soon as
-    they are known, or ``in_order``.
+    runs that share ``down`` do not try again what another of them could not reach. ``caller`` has the functions to ask
+    about each message. ``pairs``: item and receipt are given together, else the receipts alone. They are given as soon
+    as they are known, or ``in_order``.
     """
 
     def __init__(
@@ -75,6 +71,7 @@ class Dispatch(Connecting):
         self.rules = lifecycle.rules
         self.moved = moved
         self.caller = caller or Caller(iter(()))
+        self.pacing = Pacing(self.caller, self.clock)
         self.pairs = pairs
         self._number = 0  # of the last message that was begun here
         self._drained = False
@@ -155,13 +152,13 @@ class Dispatch(Connecting):
         """From what the caller gave to a mail; None: no other message is begun."""
         message = item
         if self.caller.prepare is None:
-            message, parcel = self.lifecycle.open(item)
+            message, parcel = self.lifecycle.open(item, self.pairs)
         else:
             parcel = yield Prepare(item)
             if parcel is END:
                 return None
         self._number += 1
-        return self.lifecycle.begin(self._number, item if self.pairs else message, parcel)
+        return self.lifecycle.begin(self._number, message, parcel)
 
     # Servers -----------------------------------------------------------------------------------------------------
 
@@ -221,7 +218,7 @@ class Dispatch(Connecting):
             mail.error = (
                 TimedOut(f"the deadline of {self.deadline:g} s passed before a server took the message; see deadline")
                 if self._left is None
-                else DeliveryError("nobody took the receipts any more before this message was sent")
+                else DeliveryError("the stream was left before this message was sent")
             )
         mail.give_up([DeliveryError("no server could be tried"), *self._down.values()][-1])
         self._note_end(mail)
@@ -277,88 +274,27 @@ class Dispatch(Connecting):
             if mail is None or mail is LATER:
                 return mail
             if not self._is_late(mail):
-                may_begin = yield from self._may_begin(mail, connection.server, unsent)
-                if may_begin is LATER:
+                admitted: Any = True
+                if self.pacing.asks_the_caller or connection.server.rate is not None:
+                    patient = not self.flying and not unsent
+                    admitted = yield from self.pacing.admit(mail, connection.server, patient)
+                if admitted is LATER:
                     self._ready = mail
                     return LATER
-                if may_begin:
+                if admitted is True:
                     transaction = self._transaction(mail, connection)
                     if transaction is not None:
                         transaction.is_last = self._is_alone
                         return transaction
                     yield from self._next_server(mail)
                     continue
-            if mail.pending:
-                self._give_up(mail)
+                if admitted is GONE:
+                    self._leave(0.0)
+                else:
+                    mail.error = admitted
+            self._give_up(mail)
             yield from self._give()
         return None
-
-    def _may_begin(self, mail: Mail, server: Server, unsent: bool) -> Effects:
-        """Whether the ``rate`` of a server and the caller let this message begin; LATER where others go first."""
-        if self.caller.pace is not None:
-            may_begin = yield from self._keep_callers_pace(mail, server, unsent)
-            if may_begin is not True:
-                return may_begin
-        if server.rate is not None:
-            may_begin = yield from self._keep_pace(mail, server, unsent)
-            if may_begin is not True:
-                return may_begin
-        if self.caller.holds is not None:
-            held = yield Holds(mail.message)
-            if isinstance(held, Exception) or not held:
-                self._let_go(mail, f"holds() answered {_shown(held)}")
-                return False
-        return True
-
-    def _let_go(self, mail: Mail, why: str) -> None:
-        """The caller does not want it sent by this delivery any more."""
-        mail.rejoin()
-        mail.error = DeliveryError(f"the message is not sent by this delivery any more: {why}")
-        mail.settle_all(Status.DEFERRED, mail.error)
-        self._note_end(mail)
-
-    def _keep_callers_pace(self, mail: Mail, server: Server, unsent: bool) -> Effects:
-        """Wait for as long as the caller's ``pace`` says. It is asked once for each time that a message begins."""
-        if mail.reserved is None or mail.reserved[0] is not server:
-            seconds = yield Reserve(server.name, 1)
-            if not isinstance(seconds, int | float) or not 0 <= seconds < NEVER:
-                self._let_go(mail, f"pace() answered {_shown(seconds)}, and not how many seconds to wait")
-                return False
-            mail.reserved = server, self.clock() + seconds
-        may_begin_at = mail.reserved[1]
-        if self.clock() < may_begin_at:
-            if self.flying or unsent:
-                return LATER
-            if mail.deadline is not None and may_begin_at > mail.deadline:
-                mail.error = mail.error or TimedOut(
-                    f"the deadline passes before {server.name} may be sent another message, as pace() says",
-                    server=server.name,
-                )
-                return False
-            return (yield from self._sleep(may_begin_at))
-        return True
-
-    def _sleep(self, until: float) -> Effects:
-        """Wait; False where nobody takes what becomes of the message any more."""
-        if (yield Sleep(until)) is not GONE:
-            return True
-        self._left = self.clock()
-        self._drained = True
-        return False
-
-    def _keep_pace(self, mail: Mail, server: Server, unsent: bool) -> Effects:
-        """Whether the ``rate`` of a server lets this message begin; LATER where others go first."""
-        patient = not self.flying and not unsent
-        if (yield Pace(server, patient, mail.deadline)):
-            return True
-        if not patient:
-            return LATER
-        mail.error = mail.error or TimedOut(
-            f"the deadline passes before {server.name} may be sent another message; "
-            f"see rate ({server.rate:g} a second)",
-            server=server.name,
-        )
-        return False
 
     def _settled(self, connection: Connection[Any]) -> Effects:
         """The oldest in flight has all replies that it will ever have."""
@@ -490,9 +426,14 @@ class Dispatch(Connecting):
             del self.begun[mail.number]
             receipt = self.lifecycle.end(mail)
             answer = yield Give(mail.number, (mail.message, receipt) if self.pairs else receipt)
-            if answer is GONE and self._left is None:
-                self._left = self.clock() + LEAVING
-                self._drained = True
+            if answer is GONE:
+                self._leave(LEAVING)
+
+    def _leave(self, seconds: float) -> None:
+        """Nobody takes receipts any more: what is in flight has so many seconds, and nothing else begins."""
+        if self._left is None:
+            self._left = self.clock() + seconds
+            self._drained = True
 
     def break_off(self) -> None:
         """The delivery was cancelled: no receipt can be given any more, but the Listeners are told."""
@@ -506,11 +447,3 @@ class Dispatch(Connecting):
         for mail in self.begun.values():
             self.lifecycle.break_off(mail, why)
         self.begun.clear()
-
-
-def _shown(answer: Any) -> str:
-    """An answer of the caller's own function, for an error."""
-    try:
-        return repr(answer)
-    except Exception:
-        return f"a {type(answer).__name__}"

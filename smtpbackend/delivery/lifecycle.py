@@ -50,13 +50,17 @@ class Lifecycle:
         self.ended = ended
         self.suppress = suppress
 
-    def open(self, given: Any) -> tuple[Any, Parcel | Exception]:
-        """The message and its parcel, where the caller gave what ``send_many`` takes; or why there is no parcel."""
-        message, envelope = given if type(given) is tuple and len(given) == 2 else (given, None)
+    def open(self, item: Any, pairs: bool) -> tuple[Any, Parcel | Exception]:
+        """What events and receipts call an item that ``send_many`` takes, and its parcel, or why there is none.
+
+        With ``pairs`` the caller wants the item itself back, else it is known by its message.
+        """
+        message, envelope = item if type(item) is tuple and len(item) == 2 else (item, None)
+        known_as = item if pairs else message
         try:
-            return message, Parcel.of(message, envelope, self.rules.bounce_address)
+            return known_as, Parcel.of(message, envelope, self.rules.bounce_address)
         except Exception as error:
-            return message, error
+            return known_as, error
 
     def begin(self, number: int, message: Any, parcel: Parcel | Exception | None) -> Mail:
         """A message on its way. What cannot be sent, or is cancelled by a Listener, is settled.

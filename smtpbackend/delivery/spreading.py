@@ -34,14 +34,14 @@ class Step(Enum):
 
 
 class Turn(Enum):
-    """What the caller's own thread or task does now. What it does next it asks again."""
+    """What the caller's own thread or task does now. Then it asks again."""
 
     TAKE = "take"
     """Ask the source, and say what it answered: `Spread.answered`. It has an item, and makes nobody wait."""
     BEGIN = "begin"
-    """Make a mail of the item that was taken: `Spread.begun`."""
+    """Make a mail of this item: `Spread.begun`."""
     GIVE = "give"
-    """Give the caller what became of a message."""
+    """Give the caller this, which became of a message."""
     WAIT = "wait"
     """Wait until something has changed."""
 
@@ -94,20 +94,24 @@ class Spread:
         return Step.LATER if busy and not (self._is_asked and at_once) else Step.WAIT
 
     def turn(self) -> tuple[Turn, Any]:
-        """What the caller's own thread or task does, and what it gives."""
+        """What the caller's own thread or task does, and with what.
+
+        Where to begin a message takes long, what is known goes first; else the streams have their work first, a message
+        each.
+        """
         self._is_away = False
-        if self._in_a_row < (1 if self._is_slow else self.streams) and (todo := self._work()) is not None:
-            return todo, None
+        if self._in_a_row < (1 if self._is_slow else self.streams) and (work := self._work()) is not None:
+            return work, self.item
         value = self._known.take()
         if value is not None:
             self._given += 1
             self._in_a_row = 0
             self._is_away = True
             return Turn.GIVE, value
-        return self._work() or Turn.WAIT, None
+        return self._work() or Turn.WAIT, self.item
 
     def _work(self) -> Turn | None:
-        """What is to be done for the streams, which then have their work while something is given."""
+        """What the streams need of the caller's own thread or task, if anything."""
         if self.item is not END:
             return Turn.BEGIN
         if len(self._begun) < self.streams and self._may_ask() and self.left() > 0:

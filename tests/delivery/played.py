@@ -165,19 +165,19 @@ class Played:
                         case Prepare(item):
                             self.asked.append(("prepare", item))
                             try:
-                                answer = self.caller.parcel(item)
+                                answer = self.caller.prepare(item)
                             except Exception as error:
                                 answer = error
                             except BaseException:
                                 answer = END
                         case Holds(item):
                             self.asked.append(("holds", item))
-                            answer = self.caller.is_held(item)
+                            answer = self.caller.holds(item)
                         case Reserve(server, number):
                             self.asked.append(("pace", server, number))
-                            answer = self.caller.wait(server, number)
+                            answer = self.caller.pace(server, number)
                         case Sleep(until):
-                            self.asked.append(("sleep", until - self.now))
+                            self.paused += until - self.now
                             self.now = until
                         case Give(_, given):
                             if not gone:
@@ -186,8 +186,9 @@ class Played:
                                 except GeneratorExit:
                                     gone = True
                             answer = GONE if gone else None
-                        case Pace(server, patient, deadline):
-                            answer = self._pace(server, patient, deadline)
+                        case Pace(server):
+                            assert server.rate is not None
+                            answer = self.buckets.setdefault(server, Bucket(server.rate, self.now)).take(self.now)
                         case Lease(server, fresh, deadline):
                             answer = self._lease(server, fresh)
                             self.deadlines.append(deadline)
@@ -210,16 +211,6 @@ class Played:
                     effect = dispatch.send(answer)
         except StopIteration:
             assert not self.out, "a connection was not given back"
-
-    def _pace(self, server: Server, patient: bool, deadline: float | None) -> bool:
-        assert server.rate is not None
-        bucket = self.buckets.setdefault(server, Bucket(server.rate, self.now))
-        while wait := bucket.take(self.now):
-            if not patient or (deadline is not None and self.now + wait > deadline):
-                return False
-            self.now += wait
-            self.paused += wait
-        return True
 
     def _lease(self, server: Server, fresh: bool) -> Connection[ListWire]:
         self.leases.append((server.host, fresh))

@@ -311,7 +311,7 @@ class TestAbandoned:
         world = Played({"a": [{}]})
         dispatch = world.dispatch()
         for place, message in enumerate(mails(2)):
-            one = dispatch.lifecycle.begin(place + 1, *dispatch.lifecycle.open(message))
+            one = dispatch.lifecycle.begin(place + 1, *dispatch.lifecycle.open(message, False))
             transaction = Transaction(one.envelope, one.pending, one.content)
             transaction.mail = transaction.rcpt[0] = transaction.final = Reply(250)
             transaction.handed_over = True
