@@ -139,7 +139,7 @@ def check_listeners(given: Any) -> tuple[Listener, ...]:
             )
         if inspect.iscoroutinefunction(listener) or inspect.iscoroutinefunction(getattr(listener, "__call__", None)):  # noqa: B004
             raise InvalidSetting(
-                f"listeners holds {_called(listener)}, a coroutine function, and nobody awaits it; give a function, "
+                f"listeners holds {_called(listener)}, a coroutine function, which is not awaited; give a function, "
                 "which may make a task of it",
                 field="listeners",
             )
@@ -163,7 +163,7 @@ class Telling:
         self._choosy = [wants for wants in choosy if wants is not None] if None not in choosy else None
 
     def wants(self, name: str) -> bool:
-        """Whether somebody takes events of that name: else none needs to be made."""
+        """Whether a Listener takes events of that name: else none needs to be made."""
         if self._choosy is None:
             return True
         for wants in self._choosy:

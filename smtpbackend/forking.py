@@ -51,7 +51,7 @@ class _Unforked:
                 self._changed.notify_all()
 
     def before_fork(self) -> None:
-        """Let nobody in any more, and wait for those who are."""
+        """Let no other thread in, and wait for those that are."""
         me, end = threading.get_ident(), time.monotonic() + PATIENCE
         with self._changed:
             while self.forking is not None:

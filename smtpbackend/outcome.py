@@ -189,7 +189,7 @@ class Receipt:
         )
 
     def owed(self, *statuses: Status) -> Envelope | None:
-        """The envelope of those still owed this message: what another `send` of it takes. None: of nobody.
+        """The envelope of those still owed this message: what another `send` of it takes. None: there are none.
 
         These are the deferred ones, or all that have one of ``statuses``. Those in doubt may have the message already.
         """

@@ -103,7 +103,7 @@ async def _look_up(host: str, port: int) -> list[Any]:
     found: asyncio.Future[list[Any]] = loop.create_future()
 
     def settle(addresses: list[Any], error: Exception | None) -> None:
-        if found.done():  # nobody waits for it any more
+        if found.done():  # it is not awaited any more
             return
         if error is not None:
             found.set_exception(error)

@@ -65,7 +65,7 @@ class AsyncMailer(BaseMailer):
                 why = f"unclosed {self!r}: await its close(), or use it in an async with statement"
                 warnings.warn(why, ResourceWarning, stacklevel=2, source=self)
         finally:
-            pools.clear()  # each closes itself; whoever records the warning has the mailer with it
+            pools.clear()  # each closes itself; a recorded warning holds the mailer
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         keep_here("an AsyncMailer")

@@ -63,7 +63,7 @@ async def perform(
                     if not gone:
                         try:
                             yield effect.value if within is None else effect
-                        except GeneratorExit:  # nobody takes receipts any more: what is in flight is still ended
+                        except GeneratorExit:  # the stream was left: what is in flight is still ended
                             gone = True
                         if delivery is not None and not is_here(delivery, task := asyncio.current_task()):
                             delivery.leave()  # another task goes on

@@ -31,7 +31,7 @@ __all__ = ["Pool"]
 class Pool:
     """Open connections by server, for the tasks of one loop.
 
-    Nothing that the loop holds refers to it, so that it goes with the last who has it.
+    Nothing that the loop holds refers to it, so that it goes with the last reference to it.
     """
 
     def __init__(self, limits: PoolLimits, contexts: dict[Server, Context]) -> None:
@@ -45,11 +45,11 @@ class Pool:
         self._tally = Tally()
         self.generation = 0  # how often it was closed
         self._is_watched = False  # a timer is set
-        self._leaving: set[asyncio.Task[None]] = set()  # those who say QUIT: the loop does not hold them
+        self._leaving: set[asyncio.Task[None]] = set()  # the tasks that say QUIT: the loop does not hold them
         self._keeper: AsyncGenerator[None, None] | None = None
 
     def __del__(self) -> None:
-        """Nobody can wait for a server here: QUIT is said, and not its answer heard."""
+        """Nothing can be awaited here: QUIT is said, and its reply is not read."""
         gone = [connection for shelf in self._shelves.values() for connection in shelf.take_idle()]
         if self._keeper is not None:
             with contextlib.suppress(StopIteration):  # it ends at once, now that it has nothing to close
@@ -129,7 +129,7 @@ class Pool:
     ) -> tuple[Connection[Wire] | None, list[Connection[Wire]], Delivery | None]:
         """An idle connection, or None when one may be opened, which is then counted; and those to say goodbye to.
 
-        Last, who lends it where it is beyond the limit.
+        Last, the delivery that lends it where it is beyond the limit.
         """
         begun = self._loop.time()
         gone: list[Connection[Wire]] = []
@@ -165,12 +165,12 @@ class Pool:
                 self._call_next(shelf)
 
     def _call_next(self, shelf: Shelf[Wire]) -> None:
-        """Have whoever waits the longest look again."""
+        """Have the first in line look again."""
         if shelf.waiting:
             shelf.waiting[0].set()
 
     def _call_all(self) -> None:
-        """Have everybody look again: one of them may be inside of the delivery that has lent a connection."""
+        """Have all that wait look again: one of them may be inside of the delivery that has lent a connection."""
         for shelf in self._shelves.values():
             for turn in shelf.waiting:
                 turn.set()
@@ -226,7 +226,7 @@ class Pool:
             self._loop.call_at(when, _look, weakref.ref(self))
 
     def has_idle(self) -> bool:
-        """Whether a connection is idle: all that are left, where nobody sends."""
+        """Whether a connection is idle."""
         return any(shelf.idle for shelf in self._shelves.values())
 
     def statistics(self) -> Statistics:
@@ -250,7 +250,7 @@ class Pool:
         self._tally.failed_over += 1
 
     async def close(self) -> None:
-        """Close what is idle; what is in use is closed when it comes back, and who waits for a connection gets none."""
+        """Close what is idle; what is in use is closed when it comes back, and what waits for one gets none."""
         self.generation += 1
         gone = [connection for shelf in self._shelves.values() for connection in shelf.empty()]
         for shelf in self._shelves.values():
@@ -264,7 +264,7 @@ class Pool:
         beyond: Delivery | None = None,
         failed: bool = False,
     ) -> None:
-        """Close a connection that nobody got, if there is one, and count it out."""
+        """Close a connection that was not lent, if there is one, and count it out."""
         if connection is not None:
             connection.wire.close()
         if (shelf := self._shelves.get(server)) is not None:

@@ -1,4 +1,4 @@
-"""One delivery over several connections: a task for each. ``delivery/spreading.py`` decides who takes what."""
+"""One delivery over several connections: a task for each. ``delivery/spreading.py`` decides which takes what."""
 
 from __future__ import annotations
 

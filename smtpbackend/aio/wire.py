@@ -163,7 +163,7 @@ class Wire(asyncio.BufferedProtocol):
             self._step = Ended(stop.value)
         except BaseException as error:
             failed = error
-        if waiting.done():  # cancelled meanwhile: who waited closes what there is
+        if waiting.done():  # cancelled meanwhile: the task that waited closes what there is
             return
         if failed is None:
             waiting.set_result(None)

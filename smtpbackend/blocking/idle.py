@@ -75,7 +75,7 @@ class _Watch:
 
     def _look(self) -> float:
         """Look at each pool once; when to do so again."""
-        # who is looked at is none of them meanwhile: what becomes idle behind our look is added anew
+        # a pool that is looked at is not among them meanwhile: what becomes idle after our look is added anew
         with self._changed:
             pools, self.pools = self.pools, set()
         again = time.monotonic() + LOOK

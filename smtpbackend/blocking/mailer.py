@@ -39,7 +39,7 @@ class Mailer(BaseMailer):
     """
 
     def _set_up(self, with_files: Sequence[Server]) -> None:
-        # Whatever a first delivery needs is loaded now: who is forked while a thread loads it can never load it.
+        # All that a first delivery needs is loaded now: a process forked while a thread loads it can never load it.
         import encodings.idna  # noqa: F401
 
         from smtpbackend.blocking.pool import Pool
@@ -72,7 +72,7 @@ class Mailer(BaseMailer):
             pool.close()
 
     def _forgotten(self) -> None:
-        """Nobody has it any more, and it has open connections."""
+        """It was forgotten, and it has open connections."""
         why = f"unclosed {self!r}: call its close(), or use it in a with statement"
         warnings.warn(why, ResourceWarning, stacklevel=3, source=self)
 
@@ -201,7 +201,7 @@ class Mailer(BaseMailer):
 
 
 class SharedMailer(Mailer):
-    """One that an adapter shares among whoever sends: it closes itself with the last who has it, without a warning."""
+    """One that an adapter shares among all that send: it closes itself with the last reference, without a warning."""
 
     def _forgotten(self) -> None:
         pass

@@ -128,7 +128,7 @@ class Pool:
     ) -> tuple[Connection[Wire] | None, list[Connection[Wire]], Delivery | None]:
         """An idle connection, or None when one may be opened, which is then counted; and those to say goodbye to.
 
-        Last, who lends it where it is beyond the limit.
+        Last, the delivery that lends it where it is beyond the limit.
         """
         begun = time.monotonic()
         gone: list[Connection[Wire]] = []
@@ -162,12 +162,12 @@ class Pool:
                     self._call_next(shelf)
 
     def _call_next(self, shelf: Shelf[Wire]) -> None:
-        """Have whoever waits the longest look again."""
+        """Have the first in line look again."""
         if shelf.waiting:
             shelf.waiting[0].notify()
 
     def _call_all(self) -> None:
-        """Have everybody look again: one of them may be inside of the delivery that has lent a connection."""
+        """Have all that wait look again: one of them may be inside of the delivery that has lent a connection."""
         for shelf in self._shelves.values():
             for turn in shelf.waiting:
                 turn.notify()
@@ -223,7 +223,7 @@ class Pool:
         return again
 
     def has_idle(self) -> bool:
-        """Whether a connection is idle: all that are left, where nobody sends."""
+        """Whether a connection is idle."""
         return any(shelf.idle for shelf in self._shelves.values())
 
     def statistics(self) -> Statistics:
@@ -250,7 +250,7 @@ class Pool:
             self._tally.failed_over += 1
 
     def close(self, end: float | None = None) -> None:
-        """Close what is idle; what is in use is closed when it comes back, and who waits for a connection gets none.
+        """Close what is idle; what is in use is closed when it comes back, and what waits for a connection gets none.
 
         ``end``: of all QUITs, on the clock.
         """
@@ -281,7 +281,7 @@ class Pool:
         beyond: Delivery | None = None,
         failed: bool = False,
     ) -> None:
-        """Close a connection that nobody got, if there is one, and count it out."""
+        """Close a connection that was not lent, if there is one, and count it out."""
         if connection is not None:
             connection.wire.close()
         with self._lock:
@@ -299,7 +299,7 @@ _is_promised = False  # that this process says goodbye, should it be a child tha
 
 
 def _say_goodbye_at_end() -> None:
-    """Asked for with each connection: who is forked is told of its own end later than of the fork."""
+    """Asked for with each connection: a forked process is told of its own end later than of the fork."""
     global _is_promised
     if not _is_promised:
         _is_promised = True

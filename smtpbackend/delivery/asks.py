@@ -66,7 +66,7 @@ class Reserve(NamedTuple):
 
 
 class Sleep(NamedTuple):
-    """Wait until this time. Answered `GONE` where nobody takes what becomes of the messages any more."""
+    """Wait until this time. Answered `GONE` where the stream was left."""
 
     until: float
 
@@ -113,7 +113,7 @@ class Release(NamedTuple):
 
     ``crowded``: the server answered on it, at whatever place, that it has too many (`is_crowd`). It is closed, and for
     a minute no more are opened than are left. Answered True where another of ours is open: the message that was
-    answered waits for its turn, by another `Lease`, and nobody is to blame. False: there is none to wait for, or this
+    answered waits for its turn, by another `Lease`, and nothing is at fault. False: there is none to wait for, or this
     one was beyond the limit and its sender must not wait; then it is a reply like any other.
     """
 
@@ -122,7 +122,7 @@ class Release(NamedTuple):
 
 
 class Give(NamedTuple):
-    """What becomes of the item of this number, for the caller. Answered `GONE` where nobody takes it any more."""
+    """What becomes of the item of this number, for the caller. Answered `GONE` where the stream was left."""
 
     number: int
     value: Any

@@ -430,7 +430,7 @@ class Dispatch(Connecting):
                 self._leave(LEAVING)
 
     def _leave(self, seconds: float) -> None:
-        """Nobody takes receipts any more: what is in flight has so many seconds, and nothing else begins."""
+        """The stream was left: what is in flight has so many seconds, and nothing else begins."""
         if self._left is None:
             self._left = self.clock() + seconds
             self._drained = True

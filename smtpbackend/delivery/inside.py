@@ -1,4 +1,4 @@
-"""Who sends from inside a delivery that has a connection: it must not wait for that one to come back.
+"""What is sent from inside a delivery that has a connection: it must not wait for that one to come back.
 
 Inside is whatever runs in the context (``contextvars``) in which the delivery goes on: the same thread; the same task,
 and the tasks that are made there. The twins enter and leave, `lender` decides.
@@ -17,7 +17,7 @@ Deliveries = tuple["Delivery", ...]
 class Delivery:
     """A delivery on its way. ``pool`` is whose connection it has; None: it has none any more.
 
-    ``task`` is the one that goes on with it, if it is one; when that has ended nobody is inside, though others run in
+    ``task`` is the one that goes on with it, if it is one; when that has ended nothing is inside, though others run in
     the same context (as under an ``asyncio.Runner``). ``lent``: how many connections beyond the limit those inside
     have.
     """
@@ -30,10 +30,10 @@ class Delivery:
         self.lent = 0
 
     def leave(self) -> None:
-        """It has no connection any more: nobody is inside, in whatever context."""
+        """It has no connection any more: no context is inside of it."""
         self.pool = self.task = None
         deliveries = _here.get()
-        if deliveries and deliveries[-1] is self:  # elsewhere it is forgotten by whoever enters next
+        if deliveries and deliveries[-1] is self:  # elsewhere it is forgotten when another one is entered
             _here.set(deliveries[:-1])
 
 

@@ -31,7 +31,7 @@ class Pacing:
     def admit(self, mail: Mail, server: Server, patient: bool) -> Effects:
         """True: the message may begin. LATER: not yet, and one that is not ``patient`` does not wait here.
 
-        `GONE`: nobody takes receipts any more. Else the error by which the message is deferred.
+        `GONE`: the stream was left. Else the error by which the message is deferred.
         """
         answer: Any = True
         if self.caller.pace is not None:

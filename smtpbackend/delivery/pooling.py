@@ -1,4 +1,4 @@
-"""Which connection is reused, which is closed, and who waits. The mailers' pools act on it, under their lock."""
+"""Which connection is reused, which is closed, and which call waits. The mailers' pools act on it, under their lock."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ W = TypeVar("W")
 CROWDED = 60.0  # seconds in which no more connections are opened than a server, which said "too many", left us
 NEVER = float("-inf")
 GOODBYE = 1.0  # seconds for QUIT and the replies to it, however many connections are closed together
-# Seconds between two looks at what is idle. Nobody waits on the sockets themselves: each reply on one that is in use
-# again would wake him, and a socket that is closed while somebody polls it stays open (Linux)
+# Seconds between two looks at what is idle. No thread waits on the sockets themselves: each reply on one that is in use
+# again would wake it, and a socket that is closed while it is polled stays open (Linux)
 LOOK = 1.0
 
 
@@ -62,9 +62,9 @@ class Connection(Generic[W]):
 
 
 class Shelf(Generic[W]):
-    """The connections to one server: those idle, those in use, how many there are, and who waits for one.
+    """The connections to one server: those idle, those in use, how many there are, and what waits for one.
 
-    ``waiting`` has what a pool makes somebody wait on, in the order in which they came: only the first may be served.
+    ``waiting`` has what the calls wait on, in the order in which they came: only the first may be served.
     ``open`` counts those that are being opened too, and those ``beyond`` the limit.
     """
 
@@ -82,7 +82,7 @@ class Shelf(Generic[W]):
         self._failed = NEVER  # when one was last lost that was of none
 
     def serve(self, fresh: bool, now: float) -> tuple[Connection[W] | None, list[Connection[W]], bool]:
-        """What whoever is first may have: a connection; those to say goodbye to; whether a new one, which is counted.
+        """What the first in line may have: a connection; those to say goodbye to; whether a new one, which is counted.
 
         With ``fresh`` an idle one is no good, and has to make room where there is no other.
         """
@@ -112,7 +112,7 @@ class Shelf(Generic[W]):
             )
 
     def lend(self, lender: Delivery) -> None:
-        """Count a connection that is opened beyond the limit, for somebody inside of ``lender``."""
+        """Count a connection that is opened beyond the limit, for a call inside of ``lender``."""
         self.open += 1
         self.beyond += 1
         lender.lent += 1
@@ -124,12 +124,12 @@ class Shelf(Generic[W]):
         return self.open - self.beyond < self.limits.max_connections
 
     def turn_ends(self, server: Server, begun: float, deadline: float | None) -> float:
-        """When whoever waits since ``begun`` gives up, as far as is known now."""
+        """When a call that waits since ``begun`` gives up, as far as is known now."""
         is_ready = any(connection.heard for connection in self.used)
         return turn_ends(begun, self._given_back, NEVER if is_ready else self._failed, server.timeout, deadline)
 
     def no_turn(self, server: Server, begun: float, now: float, deadline: float | None) -> TimedOut:
-        """What is told to who waited so long."""
+        """The error of a call that waited so long."""
         if deadline is not None and now >= deadline:
             why = (
                 f"the deadline passed while this delivery waited for its turn: all {self.open} connections to "
@@ -155,7 +155,7 @@ class Shelf(Generic[W]):
         server counts it until then, too.
 
         ``crowded``: the server said on it that it has too many. Then there are no others where it is itself beyond the
-        limit: who has it must not wait.
+        limit: its sender must not wait.
         """
         if connection.has_worked or not (crowded or connection.session.broken):
             self._given_back = now
@@ -217,7 +217,7 @@ class Shelf(Generic[W]):
     def retire(self, now: float, ended: Collection[Connection[W]] = ()) -> list[Connection[W]]:
         """Those idle for ``max_idle``, and those that their servers have ``ended``, taken out to be closed."""
         for connection in ended:
-            connection.session.end("the server closed it")  # QUIT would reach nobody
+            connection.session.end("the server closed it")  # QUIT would not arrive
         gone = [connection for connection in self.idle if not self._is_fit(connection, now)]
         if gone:
             self.idle = [connection for connection in self.idle if self._is_fit(connection, now)]
@@ -235,7 +235,7 @@ class Shelf(Generic[W]):
 def next_look(shelves: Iterable[Shelf[Any]], now: float) -> float | None:
     """When to look for what `Shelf.retire` takes out; None where no connection is left.
 
-    Those in use will be idle: whoever looks goes on meanwhile, and need not be called anew for each message.
+    Those in use will be idle: one goes on to look meanwhile, and need not be called anew for each message.
     """
     shelves = [shelf for shelf in shelves if shelf.idle or shelf.used]
     due = [shelf.idle[0].idle_since + shelf.limits.max_idle for shelf in shelves if shelf.idle]
@@ -243,11 +243,11 @@ def next_look(shelves: Iterable[Shelf[Any]], now: float) -> float | None:
 
 
 def turn_ends(begun: float, given_back: float, failed: float, timeouts: Timeouts, deadline: float | None) -> float:
-    """When a wait for a turn is over: a turn is not a connect, and who waits goes on while turns advance.
+    """When a wait for a turn is over: a turn is not a connect, and a call waits while turns advance.
 
     The time of a final reply is counted anew from each connection that is given back (RFC 5321 4.5.3.2.6: no mail takes
-    longer). Where meanwhile one could only fail to be made ready, and none is, nobody stands in line for a dead server
-    longer than a connect takes.
+    longer). Where meanwhile a connection could only fail to be made ready, and there is none, the server is dead, and a
+    call waits no longer than a connect takes.
     """
     since = max(begun, given_back)
     return earliest(since + (timeouts.connect if failed > since else timeouts.final), deadline)
@@ -265,7 +265,7 @@ class Bucket:
         """Take one, and 0; or the seconds until there is one."""
         self._tokens = min(self._most, self._tokens + (now - self._filled) * self.rate)
         self._filled = now
-        if self._tokens > 0.999_999:  # who waited as long as it was told must find one, however times are rounded
+        if self._tokens > 0.999_999:  # after the seconds that were told there must be one, however times are rounded
             self._tokens -= 1.0
             return 0.0
         return (1.0 - self._tokens) / self.rate
@@ -281,7 +281,7 @@ def new_session(
         timeouts=server.timeout,
         ignore=server.ignore_extensions,
         lmtp=server.protocol == "lmtp",
-        local_peer=server.proxy is None and is_local(peer),  # behind a proxy nobody is near
+        local_peer=server.proxy is None and is_local(peer),  # behind a proxy no server is near
         transcript=transcript,
     )
 

@@ -37,7 +37,7 @@ class Turn(Enum):
     """What the caller's own thread or task does now. Then it asks again."""
 
     TAKE = "take"
-    """Ask the source, and say what it answered: `Spread.answered`. It has an item, and makes nobody wait."""
+    """Ask the source, and say what it answered: `Spread.answered`. It has an item at once."""
     BEGIN = "begin"
     """Make a mail of this item: `Spread.begun`."""
     GIVE = "give"
@@ -50,8 +50,8 @@ class Spread:
     """The messages on their way from the source to several streams, and what became of them on the way back.
 
     A stream asks the source for an item; the caller's own thread or task makes a `Mail` of it, and the first stream
-    that asks for one sends it. A source that makes nobody wait is asked by the caller's own, for one message a stream
-    in advance. ``most``: how many messages may be under way or known and not given. ``pairs`` and ``in_order`` are
+    that asks for one sends it. A source that has its items at once is asked by the caller's own, for a message a stream
+    ahead. ``most``: how many messages may be under way or known and not given. ``pairs`` and ``in_order`` are
     those of a `Dispatch`.
     """
 

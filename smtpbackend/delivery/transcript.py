@@ -12,7 +12,7 @@ __all__ = ["transcript"]
 
 
 def transcript(server: Server) -> Transcript | None:
-    """What a session tells its dialogue, or None when nobody listens."""
+    """What a session tells its dialogue, or None when it is not logged."""
     import logging
 
     logger = logging.getLogger("smtpbackend.wire")

@@ -39,7 +39,7 @@ WRONG = [
     (["listener"], "holds a str, which cannot be called"),
     ([listener, None], "holds a NoneType, which cannot be called"),
     ([Nothing()], "holds a Nothing, which cannot be called"),
-    ([coroutine], "holds coroutine, a coroutine function, and nobody awaits it"),
+    ([coroutine], "holds coroutine, a coroutine function, which is not awaited"),
     ([functools.partial(coroutine)], "holds a partial, a coroutine function"),
     ([Awaited()], "holds a Awaited, a coroutine function"),
     ({"message_sent": listener}, "holds a str, which cannot be called"),
