@@ -133,9 +133,10 @@ class Mailer(BaseMailer):
         receipts in flight. Without ``prepare`` the items are as for `send_many`.
 
         ``holds(item)`` is asked before each transaction of an item is written; where it answers False, what is left of
-        the item is deferred. ``pace(server, n)`` is asked before ``n`` messages begin on the server of that name, and
-        answers how many seconds to wait. With several connections both are called by other threads; ``items`` and
-        listeners are as for `send_many`.
+        the item is deferred. ``pace(server, n)`` is asked before ``n`` messages begin on the server of that name (each
+        asks for itself: ``n`` is 1), and answers how many seconds to wait. What it raises, or answers that is no number
+        of seconds, defers the item. With several connections both are called by other threads; for ``items`` and
+        listeners see `send_many`.
 
         ``suppress`` (default: the setting ``suppress_send``) does everything but the conversation: all recipients that
         are left count as accepted.

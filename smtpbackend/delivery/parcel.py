@@ -17,8 +17,9 @@ class Parcel(NamedTuple):
 
     ``envelope`` is None where no recipient is left. ``content`` is what ``Mailer.send`` takes (a `Message`, an
     ``email.message.Message``, bytes, a path, a binary file, an iterable of bytes), a `Content`, or the exception that
-    kept it from being made: by that every recipient fails. ``refused`` are recipients refused here, with the text as it
-    was given; ``notes`` comes back in each event of the message.
+    kept it from being made: then every recipient fails by it. ``refused`` are recipients refused here, with the text as it
+    was given; ``notes`` comes back in each event of the message. With neither an envelope nor refused recipients there
+    is nothing to send.
     """
 
     envelope: Envelope | None
@@ -30,7 +31,7 @@ class Parcel(NamedTuple):
     def of(cls, message: Any, envelope: Envelope | None = None, bounce_address: Address | None = None) -> Parcel:
         """The parcel of what ``Mailer.send`` takes.
 
-        Without an envelope the headers say who the message is from and for; ``bounce_address`` takes the place of the
+        Without an envelope the headers name originator and recipients; ``bounce_address`` takes the place of the
         originator. Raises `InvalidInput`.
         """
         if isinstance(envelope, Envelope):
