@@ -17,9 +17,9 @@ class Parcel(NamedTuple):
 
     ``envelope`` is None where no recipient is left. ``content`` is what ``Mailer.send`` takes (a `Message`, an
     ``email.message.Message``, bytes, a path, a binary file, an iterable of bytes), a `Content`, or the exception that
-    kept it from being made: then every recipient fails by it. ``refused`` are recipients refused here, with the text as it
-    was given; ``notes`` comes back in each event of the message. With neither an envelope nor refused recipients there
-    is nothing to send.
+    kept it from being made: then every recipient fails by it. ``refused`` are recipients refused here, with the text as
+    it was given. ``notes`` comes back in each event of the message. With neither an envelope nor refused recipients
+    there is nothing to send.
     """
 
     envelope: Envelope | None
