@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import operator
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from smtpbackend.delivery.configuration import configure
 from smtpbackend.hiding import discreet
+from smtpbackend.protocol.mechanisms import load as load_mechanisms
 
-# What sends is loaded with the first Mailer: a program that only imports it does not pay for it (DESIGN 5.6).
+# What sends is loaded as a Mailer is made (`load`): a program that only imports it does not pay for it (DESIGN 5.6).
 if TYPE_CHECKING:
     from smtpbackend.address import Address
     from smtpbackend.delivery.caller import Caller
+    from smtpbackend.delivery.configuration import Configuration
     from smtpbackend.delivery.dispatch import Dispatch
     from smtpbackend.delivery.inside import Delivery
     from smtpbackend.delivery.lifecycle import Lifecycle
@@ -23,11 +26,23 @@ if TYPE_CHECKING:
 
 __all__ = ["BaseMailer"]
 
+EVERY_MAIL = (
+    "encodings.idna",
+    "smtpbackend.delivery.date_and_id",
+    "smtpbackend.delivery.dispatch",
+    "smtpbackend.delivery.lifecycle",
+    "smtpbackend.delivery.spreading",
+    "smtpbackend.signals",
+    "smtpbackend.streams",
+)
+"""What each mail needs, whichever mailer sends it."""
+
 
 class BaseMailer:
     """The base of `Mailer` and `AsyncMailer`, which add the methods that wait, and the pool."""
 
     _name = "Mailer"
+    _modules: tuple[str, ...] = ()  # what this mailer's mails need beside `EVERY_MAIL`
 
     @discreet
     def __init__(self, *servers: Any, listeners: Sequence[Listener] = (), **settings: Any) -> None:
@@ -39,6 +54,7 @@ class BaseMailer:
             settings["servers"] = list(servers)
         self.configuration = configure(settings)
         self._route = Route(self.configuration.servers, self.configuration.strategy, self.configuration.rest)
+        load(self.configuration, *self._modules)
         # a wrong path is found now, not at the first mail
         self._set_up([server for server in self.configuration.servers if server.ca_file or server.client_cert])
 
@@ -137,3 +153,19 @@ class BaseMailer:
             pairs=pairs,
             in_order=in_order,
         )
+
+
+def load(configuration: Configuration, *modules: str) -> None:
+    """Load all that these settings can need for a mail, and these modules.
+
+    A process that is forked while one of its threads loads a module can never load that module. And a first mail
+    should take no longer than the others.
+    """
+    from smtpbackend.delivery.credentials import Provider
+
+    for module in (*EVERY_MAIL, *modules):
+        importlib.import_module(module)
+    for server in configuration.servers:
+        load_mechanisms(server.auth_mechanisms, password=bool(server.password), token=server.token is not None)
+        if isinstance(server.token, Provider):
+            server.token.load()

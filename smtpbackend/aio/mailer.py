@@ -37,6 +37,7 @@ class AsyncMailer(BaseMailer):
     """
 
     _name = "AsyncMailer"
+    _modules = ("concurrent.futures.thread", "smtpbackend.aio.pool", "smtpbackend.aio.spread")
 
     def _set_up(self, with_files: Sequence[Server]) -> None:
         from smtpbackend.delivery.tls import client_context

@@ -38,10 +38,9 @@ class Mailer(BaseMailer):
     ...     receipt = mailer.send(Message(subject="Hi", from_="a@example.com", to="b@example.com", text="Hello"))
     """
 
-    def _set_up(self, with_files: Sequence[Server]) -> None:
-        # All that a first delivery needs is loaded now: a process forked while a thread loads it can never load it.
-        import encodings.idna  # noqa: F401
+    _modules = ("smtpbackend.blocking.pool", "smtpbackend.blocking.spread")
 
+    def _set_up(self, with_files: Sequence[Server]) -> None:
         from smtpbackend.blocking.pool import Pool
 
         self._pool = Pool(self.configuration.limits)

@@ -69,6 +69,9 @@ class Provider:
     def check_extra(self) -> None:
         """Raise `MissingExtra` where a library for `fetch` is missing; called when a mailer is made."""
 
+    def load(self) -> None:
+        """Load what `fetch` needs; called when a mailer is made."""
+
     def fetch(self, timeout: float = PATIENCE) -> Grant:
         """Ask for a token; blocks. Raises `AuthenticationFailed`."""
         raise NotImplementedError
@@ -112,6 +115,12 @@ class _Endpoint(Provider):
         """Look for Authlib and requests, and do not load them yet."""
         if not (_is_module("authlib") and _is_module("requests")):
             raise MissingExtra(f'{type(self).__name__} needs Authlib and requests: pip install "smtpbackend[oauth2]"')
+
+    def load(self) -> None:
+        """Load Authlib and requests: a process forked while a thread loads them could never load them."""
+        import importlib
+
+        importlib.import_module("authlib.integrations.requests_client")
 
     def _request(self) -> dict[str, Any]:
         raise NotImplementedError

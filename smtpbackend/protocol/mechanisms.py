@@ -6,6 +6,8 @@ decided in ``authentication.py``.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 from collections.abc import Callable, Collection, Iterable
 
 from smtpbackend.errors import InvalidSetting
@@ -17,6 +19,7 @@ __all__ = [
     "choose",
     "cram_md5",
     "known",
+    "load",
     "login",
     "needs_nothing",
     "plain",
@@ -130,6 +133,19 @@ def known() -> dict[str, Mechanism]:
     return {**registered, **{mechanism.name: mechanism for mechanism in MECHANISMS if mechanism.name not in registered}}
 
 
+def load(wanted: Iterable[str] | None, *, password: bool, token: bool) -> None:
+    """Load the modules of the built-in mechanisms that a login may use, as far as their libraries are installed."""
+    names = list(known()) if wanted is None else [name.upper() for name in wanted]
+    modules = ["smtpbackend.protocol.bearer"] if token else []
+    if password and "DIGEST-MD5" in names:
+        modules += ["smtpbackend.protocol.digest"]
+    if password and any(name.startswith("SCRAM-") for name in names):
+        modules += ["smtpbackend.protocol.scram", "scramp.core", "asn1crypto.x509"]
+    for module in modules:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
+
+
 def choose(
     offered: Iterable[str],
     wanted: Iterable[str] | None,
@@ -180,8 +196,6 @@ def check(wanted: Iterable[str]) -> None:
                 field="auth_mechanisms",
             )
         if mechanism.library:
-            import importlib
-
             try:
                 importlib.import_module(mechanism.library)
             except ImportError as error:

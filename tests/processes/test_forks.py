@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ from textwrap import dedent
 import pytest
 
 from smtpbackend.testing import Play, ScriptedServer, Speaker
+from tests.dkim_keys import DkimKeys
 from tests.mailer.conftest import Scripted
 from tests.processes.ledger import subject_of
 from tests.processes.script import run, running
@@ -187,6 +189,73 @@ class TestTheChildEnds:
         server.wait_for_end()
         assert [subjects(speaker) for speaker in server.speakers] == [["of the parent"] * 2, ["of the child"]]
         assert [speaker.verbs.count("QUIT") for speaker in server.speakers] == [1, 1]
+
+
+LOADED = """
+import json, logging
+
+logging.disable()
+settings = json.loads(sys.argv[2])
+if settings.pop("token_from_a_callable", False):
+    settings["token"] = lambda: "of-a-callable"
+message = Message(subject="Gr\u00fc\u00dfe", from_="ann@example.org", to=["bob@example.com", "eve@b\u00fccher.example"],
+                  text="Good day", html="<p>Good day</p>")
+message.attach(b"%PDF-1.7", filename="a.pdf")
+mailer = KIND(*sys.argv[1].split(), timeout=20, **settings)
+before = set(sys.modules)
+
+async def receipts():
+    return [receipt for number in (1, 3) async for receipt in mailer.send_many([message] * 7, connections=number)]
+
+if KIND is Mailer:
+    sent = [receipt for number in (1, 3) for receipt in mailer.send_many([message] * 7, connections=number)]
+    mailer.close()
+else:
+    sent = asyncio.run(receipts())
+print(*sorted(set(sys.modules) - before), sep="; ")
+print(*{str(receipt.error) for receipt in sent if not receipt.accepted})
+"""
+
+LOGIN = {"username": "ann", "password": "secret", "allow_cleartext_auth": True}
+TOKEN = {"username": "ann", "allow_cleartext_auth": True}
+
+
+@pytest.mark.parametrize("kind", ["Mailer", "AsyncMailer"])
+@pytest.mark.parametrize(
+    ("mechanism", "settings"),
+    [
+        pytest.param("", {}, id="no login"),
+        pytest.param("PLAIN", LOGIN, id="PLAIN"),
+        pytest.param("LOGIN", LOGIN, id="LOGIN"),
+        pytest.param("CRAM-MD5", LOGIN, id="CRAM-MD5"),
+        pytest.param("SCRAM-SHA-256", LOGIN, id="SCRAM"),
+        pytest.param("DIGEST-MD5", {**LOGIN, "auth_mechanisms": ["DIGEST-MD5"]}, id="DIGEST-MD5"),
+        pytest.param("XOAUTH2", {**TOKEN, "token": "abc"}, id="XOAUTH2"),
+        pytest.param("OAUTHBEARER", {**TOKEN, "token_from_a_callable": True}, id="OAUTHBEARER"),
+        pytest.param("", {"dkim": "rsa"}, id="dkim"),
+        pytest.param("", {"tls": "required"}, id="tls"),
+    ],
+)
+def test_a_mail_loads_no_module(
+    scripted: Scripted,
+    ca: Certificates,
+    tmp_path: Path,
+    kind: str,
+    mechanism: str,
+    settings: dict[str, object],
+) -> None:
+    """All is there when the mailer is made: a process forked while a thread loads a module could never load it."""
+    extensions = ("PIPELINING", "8BITMIME", "SMTPUTF8", "STARTTLS", *([f"AUTH {mechanism}"] if mechanism else []))
+    server = scripted(Play({"RCPT": ["550 5.1.1 unknown", "250 ok"]}, extensions=extensions), certificate="server")
+    given = {"tls": "none", "ca_file": str(ca.ca_file), **settings}
+    if "dkim" in settings:
+        given["dkim"] = DkimKeys(tmp_path).setting("rsa")
+    urls = f"smtp://127.0.0.1:1 smtp://127.0.0.1:{server.port}"
+    with running(tmp_path, LOADED.replace("KIND", kind), urls, json.dumps(given)) as script:
+        assert script.read() == ""
+        # the scripted server cannot do the arithmetic of these
+        assert ("refused the login" if mechanism in ("SCRAM-SHA-256", "DIGEST-MD5") else "") in script.read()
+        assert script.end() == ""
 
 
 class TestWhileItDelivers:
