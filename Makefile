@@ -39,13 +39,13 @@ demo: $(STAMP) ## send mail from a Django site and a Flask app, and see what arr
 quick: style types ## within a minute: ruff, mypy, and the tests that need neither a server nor patience
 	$(PYTEST) $(PARALLEL) $(QUICK) $(ARGS)
 
-test: $(STAMP) ## the tests on this Python, with the coverage of smtpbackend/ (ARGS="-k name" to choose)
-	$(PYTEST) $(or $(ARGS),$(PARALLEL) -m "not exhaustive" --cov --cov-report=term-missing)
+test: $(STAMP) ## the tests on this Python (ARGS="-k name" to choose)
+	$(PYTEST) $(or $(ARGS),$(PARALLEL) -m "not exhaustive")
 
 test-exhaustive: $(STAMP) ## what `make test` leaves out: all cases of a kind, and conversations by the thousand
 	$(PYTEST) $(PARALLEL) -m exhaustive $(ARGS)
 
-test-all: $(STAMP) ## the tests on each supported Django whose Python is installed (SESSIONS="django-6.0" to choose)
+test-all: $(STAMP) ## the tests on each supported Django whose Python is installed, and the coverage (SESSIONS="django-6.0" to choose)
 	$(BIN)/python -m nox $(if $(SESSIONS),--session $(SESSIONS))
 
 fuzz: $(STAMP) ## ten times as many conversations as in `make test-exhaustive`, other ones; other examples for properties

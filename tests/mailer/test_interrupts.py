@@ -397,7 +397,7 @@ class TestAtEveryCall:
 class _Stepping:
     """Raises KeyboardInterrupt at the nth such point of the blocking twin, in this thread, within the block."""
 
-    ROOMS = ("/blocking/mailer.py", "/blocking/pool.py", "/blocking/wire.py", "/blocking/dial.py")
+    ROOMS = ("/smtpbackend/base_mailer.py", "/smtpbackend/streams.py", "/smtpbackend/blocking/")
 
     def __init__(self, at: int, rooms: tuple[str, ...] = ROOMS) -> None:
         self.where = ""
@@ -413,7 +413,7 @@ class _Stepping:
         sys.setprofile(self._before)
 
     def _look(self, frame: FrameType, event: str, function: Any) -> None:
-        if event in ("call", "c_return") and frame.f_code.co_filename.endswith(self._rooms):
+        if event in ("call", "c_return") and any(room in frame.f_code.co_filename for room in self._rooms):
             self._points += 1
             if self._points == self._at:
                 behind = f" behind {function.__name__}" if event == "c_return" else ""
