@@ -10,12 +10,12 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from smtpbackend.address_syntax import mailboxes
 from smtpbackend.domain import DOMAIN, MAX_DOMAIN, ascii_domain
 from smtpbackend.errors import Injection, InvalidInput
+from smtpbackend.values import Value
 
 if TYPE_CHECKING:
     Mailbox: TypeAlias = "str | tuple[str, str] | Address"
@@ -58,8 +58,7 @@ def _reject_control(text: str, field: str) -> None:
         raise InvalidInput(f"{field}: {text!r} has a control character, which no address may have", field=field)
 
 
-@dataclass(frozen=True)
-class Address:
+class Address(Value):
     """A mailbox: ``local_part`` without quotes, ``domain`` as given, and ``display_name``.
 
     The domain is a name in ASCII or Unicode, an address literal in brackets (``[192.0.2.1]``, ``[IPv6:2001:db8::1]``),
@@ -146,7 +145,7 @@ def _validate(address: Address, field: str) -> None:
     _reject_control(local_part, field)
     _reject_control(domain, field)
     if display_name and not display_name.isprintable():
-        object.__setattr__(address, "display_name", _without_controls(display_name, field))
+        address.__dict__["display_name"] = _without_controls(display_name, field)
     if not domain and local_part.startswith("=?") and local_part.endswith("?="):
         raise InvalidInput(
             f"{field}: {local_part!r} is an encoded word (RFC 2047) and no address; encode the name alone", field=field
@@ -161,7 +160,7 @@ def _validate(address: Address, field: str) -> None:
     if not local_part:
         raise InvalidInput(f"{field}: an address needs something before the @", field=field)
     if domain and (encoded := ascii_domain(domain, field)) != domain:
-        object.__setattr__(address, "_ascii_domain", encoded)
+        address.__dict__["_ascii_domain"] = encoded
     octets = len(address.addr_spec.encode())
     if octets > MAX_ADDR_SPEC:
         raise InvalidInput(

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from smtpbackend.address import Address, addresses_in_field, check_tuple, is_pair, parse_addresses
 from smtpbackend.address_list import Refused, sift_field
 from smtpbackend.errors import InvalidInput, few
+from smtpbackend.values import Value
 
 if TYPE_CHECKING:
     import email.message
@@ -42,8 +42,7 @@ _OURS = {
 }
 
 
-@dataclass(frozen=True)
-class Recipient:
+class Recipient(Value):
     """One forward-path with its DSN parameters (RFC 3461).
 
     ``notify`` is ``("NEVER",)`` or some of SUCCESS, FAILURE, DELAY; ``orcpt`` the address of the original recipient,
@@ -98,8 +97,7 @@ def _orcpt(orcpt: str) -> str:
     return orcpt
 
 
-@dataclass(frozen=True)
-class Envelope:
+class Envelope(Value):
     """Reverse-path, forward-paths and SMTP parameters of one message.
 
     ``sender`` is an address, or "" for the null reverse-path (then the attribute is None). ``recipients`` is a list of
@@ -116,12 +114,13 @@ class Envelope:
     require_tls: bool
     hold_for: int | None
     hold_until: datetime | None
-    extra: Mapping[str, str | None] = field(hash=False)
-    is_plain: bool = field(init=False, compare=False, repr=False)
+    extra: Mapping[str, str | None]
+    # Not fields: they follow from those
+    is_plain = True
     """Whether it has no SMTP parameters."""
-    wants_dsn: bool = field(init=False, compare=False, repr=False)
+    wants_dsn = False
     """Whether it has parameters of delivery status notifications (RFC 3461)."""
-    needs_smtputf8: bool = field(init=False, compare=False, repr=False)
+    needs_smtputf8 = False
     """Whether an address needs a server with SMTPUTF8 (RFC 6531 3.2)."""
 
     def __init__(
@@ -156,6 +155,9 @@ class Envelope:
         put["is_plain"] = is_plain and not wants_dsn
         put["wants_dsn"] = wants_dsn
         put["needs_smtputf8"] = utf8
+
+    def __hash__(self) -> int:
+        return hash((self.sender, self.recipients))  # ``extra`` has no hash
 
     def __repr__(self) -> str:
         """Many recipients are cut."""

@@ -7,13 +7,13 @@ delivery knows none of them. An event's ``name`` is the name of its signal.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from typing import Any
 
 from smtpbackend.envelope import Envelope
 from smtpbackend.errors import CancelSend, InDoubt, InvalidSetting, SMTPError
 from smtpbackend.outcome import Outcome, Receipt
 from smtpbackend.receivers import call
+from smtpbackend.values import Value
 
 __all__ = [
     "ENDINGS",
@@ -30,21 +30,19 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(Value):
     """What every event about a message carries.
 
     ``message`` is what the caller gave: to ``send``, or as an item to ``deliver``. ``notes`` is what `prepare` put into
     its `Parcel`.
     """
 
-    name: ClassVar[str]
+    name = ""
     message: Any
     envelope: Envelope | None
-    notes: Any = field(default=None, kw_only=True)
+    notes: Any
 
 
-@dataclass(frozen=True)
 class MessageSending(Event):
     """The first event of a message, before anything is sent. A Listener may raise `CancelSend`.
 
@@ -54,7 +52,6 @@ class MessageSending(Event):
     name = "message_sending"
 
 
-@dataclass(frozen=True)
 class MessageEnded(Event):
     """The last event of a message, exactly one: the receipt says what became of it."""
 
@@ -62,7 +59,6 @@ class MessageEnded(Event):
     receipt: Receipt
 
 
-@dataclass(frozen=True)
 class RecipientRejected(Event):
     """One recipient was refused for good."""
 
@@ -70,7 +66,6 @@ class RecipientRejected(Event):
     outcome: Outcome
 
 
-@dataclass(frozen=True)
 class RecipientDeferred(Event):
     """One recipient was not handed over, and may be tried again by the caller."""
 
@@ -78,14 +73,13 @@ class RecipientDeferred(Event):
     outcome: Outcome
 
 
-@dataclass(frozen=True)
-class ServerFailed:
+class ServerFailed(Value):
     """A server could not be used. ``phase``: connect, greeting, hello, tls, auth, mail, rcpt, data, or idle.
 
     ``next`` names the server that is tried now; None: there is no other, and what is not handed over is deferred.
     """
 
-    name: ClassVar[str] = "server_failed"
+    name = "server_failed"
     server: str
     phase: str
     error: SMTPError
@@ -101,7 +95,7 @@ def signals_of(event: Any) -> list[tuple[str, dict[str, Any]]]:
     A `MessageEnded` is told as ``message_in_doubt``, ``message_sent`` or both, else as ``message_failed``. Where a
     receiver cancelled the message no signal tells it.
     """
-    told = {one.name: getattr(event, one.name) for one in fields(event) if one.name != "notes"}
+    told = {one: getattr(event, one) for one in event._fields if one != "notes"}
     if type(event) is not MessageEnded:
         return [(event.name, told)]
     receipt = event.receipt

@@ -7,7 +7,6 @@ Reply is decided in ``delivery/judgement.py``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -15,14 +14,14 @@ from smtpbackend import errors
 from smtpbackend.address import Address
 from smtpbackend.envelope import Envelope, Recipient
 from smtpbackend.errors import MAX_NAMED, DeliveryError, InvalidInput, RecipientsRefused, SMTPError, few, shortened
+from smtpbackend.values import Value
 
 __all__ = ["Outcome", "Receipt", "Reply", "Status", "named", "refusals"]
 
 MAX_SHOWN = 512  # characters of a reply where it is shown and not kept: the whole line that RFC 5321 4.5.3.1.5 allows
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(Value):
     """What a server said to one command (RFC 5321 4.2).
 
     ``code`` has three digits; ``enhanced`` is the RFC 3463 status as a triple of ints, or None; ``lines`` are the
@@ -30,8 +29,14 @@ class Reply:
     """
 
     code: int
-    enhanced: tuple[int, int, int] | None = None
-    lines: tuple[str, ...] = ()
+    enhanced: tuple[int, int, int] | None
+    lines: tuple[str, ...]
+
+    def __init__(self, code: int, enhanced: tuple[int, int, int] | None = None, lines: tuple[str, ...] = ()) -> None:
+        put = self.__dict__  # frozen for others
+        put["code"] = code
+        put["enhanced"] = enhanced
+        put["lines"] = lines
 
     @property
     def is_positive(self) -> bool:
@@ -98,8 +103,7 @@ class Status(Enum):
     """Not sent, through no fault of the recipient: the message, or our side. It has to be mended first."""
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(Value):
     """What became of one recipient.
 
     ``recipient`` is as it stood in the envelope, NOTIFY and ORCPT included, or the text as it was given where that is
@@ -110,10 +114,27 @@ class Outcome:
 
     recipient: Recipient | str
     status: Status
-    reply: Reply | None = None
-    server: str | None = None
-    error: Exception | None = None
-    attempts: int = 0
+    reply: Reply | None
+    server: str | None
+    error: Exception | None
+    attempts: int
+
+    def __init__(
+        self,
+        recipient: Recipient | str,
+        status: Status,
+        reply: Reply | None = None,
+        server: str | None = None,
+        error: Exception | None = None,
+        attempts: int = 0,
+    ) -> None:
+        put = self.__dict__  # frozen for others
+        put["recipient"] = recipient
+        put["status"] = status
+        put["reply"] = reply
+        put["server"] = server
+        put["error"] = error
+        put["attempts"] = attempts
 
     @property
     def address(self) -> Address | str:
@@ -162,8 +183,7 @@ class Outcome:
         return self.error is None and status is not None and status[:2] == (5, 1) and status[2] not in (0, 7, 8)
 
 
-@dataclass(frozen=True)
-class Receipt:
+class Receipt(Value):
     """What became of one message, recipient by recipient.
 
     ``reply``, ``server`` and ``queue_id`` are those of the (last) acceptance of the content; ``error`` is set when
@@ -173,12 +193,33 @@ class Receipt:
 
     message_id: str | None
     outcomes: tuple[Outcome, ...]
-    reply: Reply | None = None
-    server: str | None = None
-    queue_id: str | None = None
-    error: Exception | None = None
-    notes: tuple[str, ...] = ()
-    envelope: Envelope | None = None
+    reply: Reply | None
+    server: str | None
+    queue_id: str | None
+    error: Exception | None
+    notes: tuple[str, ...]
+    envelope: Envelope | None
+
+    def __init__(
+        self,
+        message_id: str | None,
+        outcomes: tuple[Outcome, ...],
+        reply: Reply | None = None,
+        server: str | None = None,
+        queue_id: str | None = None,
+        error: Exception | None = None,
+        notes: tuple[str, ...] = (),
+        envelope: Envelope | None = None,
+    ) -> None:
+        put = self.__dict__  # frozen for others
+        put["message_id"] = message_id
+        put["outcomes"] = outcomes
+        put["reply"] = reply
+        put["server"] = server
+        put["queue_id"] = queue_id
+        put["error"] = error
+        put["notes"] = notes
+        put["envelope"] = envelope
 
     def __repr__(self) -> str:
         """Of many outcomes the first few."""
@@ -195,7 +236,7 @@ class Receipt:
         """
         wanted = statuses or (Status.DEFERRED,)
         owed = [o.recipient for o in self.outcomes if o.status in wanted and isinstance(o.recipient, Recipient)]
-        return replace(self.envelope, recipients=tuple(owed)) if self.envelope is not None and owed else None
+        return self.envelope.replace(recipients=tuple(owed)) if self.envelope is not None and owed else None
 
     def to_json(self) -> dict[str, Any]:
         """A mapping that ``json.dumps`` takes, without what is None."""

@@ -11,7 +11,6 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -174,7 +173,7 @@ class State(_Sending):
                 if receipt.accepted:
                     emit(email_dispatched, app, message=message)
                 notes = left_out(message)
-                yield replace(receipt, notes=(*receipt.notes, *notes)) if notes else receipt
+                yield receipt.replace(notes=(*receipt.notes, *notes)) if notes else receipt
 
     def _prepare(self, message: Any, envelope_from: Mailbox | None = None, envelope: Envelope | None = None) -> Parcel:
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import email.message
 import functools
 import math
@@ -57,7 +56,7 @@ def translate(
         _write_sender(message, default_sender)
     if envelope_from is not None:
         given = envelope or Envelope.from_headers(message)
-        envelope = dataclasses.replace(given, sender=_reverse_path(envelope_from))
+        envelope = given.replace(sender=_reverse_path(envelope_from))
     return Parcel.of(message, envelope, bounce_address)
 
 

@@ -14,6 +14,7 @@ CORE = ROOT / "smtpbackend"
 WORDS = {
     "errors",
     "hiding",
+    "values",
     "address",
     "domain",
     "address_list",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -76,7 +75,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, SMTPError):
         return type(value), str(value), value.server, value.reply, value.is_transient
     if isinstance(value, Outcome | Receipt):
-        return {one.name: plain(getattr(value, one.name)) for one in dataclasses.fields(value)}
+        return {name: plain(getattr(value, name)) for name in value._fields}
     if isinstance(value, tuple):
         return [plain(one) for one in value]
     return value

@@ -67,8 +67,8 @@ def test_a_listener_sends_the_fields_of_an_event() -> None:
     sender, receipt = object(), Receipt("<1@example.com>", (Outcome(ENVELOPE.recipients[0], Status.ACCEPTED),))
     heard = Heard(sender)
     listen = SignalListener(sender)
-    listen(MessageSending("m", ENVELOPE))
-    listen(MessageEnded("m", ENVELOPE, receipt, notes="of the adapter"))
+    listen(MessageSending("m", ENVELOPE, None))
+    listen(MessageEnded("m", ENVELOPE, "of the adapter", receipt))
     error = CancelSend()
     listen(ServerFailed("smtp.example.com:25", "connect", error, "backup.example.com:25"))
     failed = {"server": "smtp.example.com:25", "phase": "connect", "error": error, "next": "backup.example.com:25"}

@@ -5,7 +5,6 @@ Decisions only: which recipients of an envelope are left, and what goes to the o
 
 from __future__ import annotations
 
-import dataclasses
 import string
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -80,7 +79,7 @@ def address(name: str, value: Any) -> Address:
 
 def redirected(envelope: Envelope, to: Address) -> Envelope:
     """The envelope of what goes to ``to`` instead; without what was asked for each recipient."""
-    return dataclasses.replace(envelope, recipients=(Recipient(Address(to.local_part, to.domain)),))
+    return envelope.replace(recipients=(Recipient(Address(to.local_part, to.domain)),))
 
 
 def with_original_to(content: Content, envelope: Envelope) -> Content:

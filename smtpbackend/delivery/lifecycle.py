@@ -74,7 +74,7 @@ class Lifecycle:
         error = compose(mail, parcel, self.rules, self.stamp)
         if self.tell.wants("message_sending"):
             try:
-                self.tell(MessageSending(message, mail.envelope, notes=mail.parcel_notes))
+                self.tell(MessageSending(message, mail.envelope, mail.parcel_notes))
             except CancelSend as cancelled:
                 if mail.pending and error is None:
                     error = cancelled
@@ -101,7 +101,7 @@ class Lifecycle:
             for event in recipient_events(mail.message, mail.envelope, receipt, mail.parcel_notes):
                 self.tell(event)
         if self.tell.wants("message_ended"):
-            self.tell(MessageEnded(mail.message, mail.envelope, receipt, notes=mail.parcel_notes))
+            self.tell(MessageEnded(mail.message, mail.envelope, mail.parcel_notes, receipt))
         if not self.suppress:
             self.ended(receipt)
         if mail.content is not None and type(mail.message) is not Content:  # what was given may be another's too

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from dataclasses import replace
 from typing import Any
 
 from smtpbackend import mime
@@ -75,7 +74,7 @@ class Mail:
         left, refused = allowed.sift(self.recipients)
         if refused:
             self.refused += refused
-            self.envelope = replace(self.envelope, recipients=left) if self.envelope and left else None
+            self.envelope = self.envelope.replace(recipients=left) if self.envelope and left else None
             self.is_for(left)
 
     def redirect(self, to: Address) -> None:
@@ -246,8 +245,8 @@ class Mail:
             (outcome,) = outcomes
             if outcome.status is Status.REJECTED and outcome.error is None:  # its own recipients were not refused
                 why = f"{outcome.address} was refused, to which redirect_to sends all mail"
-                outcome = replace(outcome, error=InvalidInput(why, field="redirect_to"))
-            outcomes = tuple([replace(outcome, recipient=recipient) for recipient in self.recipients])
+                outcome = outcome.replace(error=InvalidInput(why, field="redirect_to"))
+            outcomes = tuple([outcome.replace(recipient=recipient) for recipient in self.recipients])
             notes += (f"for {self.redirected.recipients[0].address} alone, as redirect_to says",)
         outcomes += self.refused
         message_id = self.content.message_id if self.content else None
@@ -260,7 +259,7 @@ class Mail:
         error = failure(receipt, self.error) if outcomes else self.error
         if error is not None:
             # frozen, and the error has to carry the receipt it stands in
-            object.__setattr__(receipt, "error", error)
+            receipt.__dict__["error"] = error
             if isinstance(error, SMTPError):
                 error.receipt = receipt
         return receipt

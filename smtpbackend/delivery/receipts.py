@@ -68,9 +68,9 @@ def recipient_events(message: Any, envelope: Envelope | None, receipt: Receipt, 
     if isinstance(receipt.error, CancelSend):
         return
     for outcome in receipt.rejected:
-        yield RecipientRejected(message, envelope, outcome, notes=notes)
+        yield RecipientRejected(message, envelope, notes, outcome)
     for outcome in receipt.deferred:
-        yield RecipientDeferred(message, envelope, outcome, notes=notes)
+        yield RecipientDeferred(message, envelope, notes, outcome)
 
 
 # "queued as X" Postfix, "id=X" Exim, "[InternalId=X" Exchange, "X Message accepted" Sendmail and OpenSMTPD

@@ -6,8 +6,7 @@ import functools
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar
+from typing import Any
 
 from smtpbackend.delivery.hostnames import is_address, is_loopback
 from smtpbackend.delivery.setting_names import check_keys
@@ -18,14 +17,15 @@ from smtpbackend.protocol.command import check_client_name
 from smtpbackend.protocol.mechanisms import check, needs_nothing
 from smtpbackend.protocol.sasl import Credentials
 from smtpbackend.protocol.timeouts import DeadlinePassed, Timeouts
+from smtpbackend.values import Value
 
 __all__ = ["Server", "from_url", "port_doubt"]
 
 _SCHEMES = ("smtp", "smtps", "lmtp", "smtp+unix", "lmtp+unix", "smtp+srv")
+_SECRET = frozenset(("client_key_password", "password", "token", "proxy"))
 
 
-@dataclass(frozen=True)
-class Server:
+class Server(Value):
     """One mail server. The fields are the settings of ``docs/reference/settings.md``; see there for their meaning.
 
     ``protocol`` is "smtp" or "lmtp"; ``path`` is that of a unix socket, and then ``host`` only names the certificate.
@@ -43,41 +43,47 @@ class Server:
     ca_file: str | None = None
     client_cert: str | None = None
     client_key: str | None = None
-    client_key_password: str | None = field(default=None, repr=False)
+    client_key_password: str | None = None
     pinned_sha256: tuple[str, ...] = ()
     strict_x509: bool = True
     min_tls: str = "1.2"
     username: str | None = None
-    password: str | None = field(default=None, repr=False)
-    token: Any = field(default=None, repr=False)
+    password: str | None = None
+    token: Any = None
     auth_mechanisms: tuple[str, ...] | None = None
     allow_cleartext_auth: bool = False
     client_name: str | None = None
-    timeout: Timeouts = Timeouts()  # noqa: RUF009 - immutable
+    timeout: Timeouts = Timeouts()
     ignore_extensions: tuple[str, ...] = ()
     window: int = 32
     chunk_in_flight: str = "auto"
     rate: float | None = None
     xque: bool = False
     source_address: str | None = None
-    proxy: Any = field(default=None, repr=False)
+    proxy: Any = None
     # Not settings: the first three come from the scheme of a URL, the last from SRV records
     protocol: str = "smtp"
     path: str | None = None
     srv: bool = False
     identity: str | None = None
 
-    _left_open: ClassVar[frozenset[str]] = frozenset()
+    _left_open = frozenset[str]()
+
+    def __repr__(self) -> str:
+        """Without what is secret."""
+        shown = [f"{name}={getattr(self, name)!r}" for name in self._fields if name not in _SECRET]
+        return f"Server({', '.join(shown)})"
 
     def __hash__(self) -> int:
         # needed several times a message, so not of all fields
         return hash((self.host, self.port, self.username))
 
     def __post_init__(self) -> None:
+        put = self.__dict__  # frozen for others
         # `resolve` may still fill these from a mailer's defaults
-        object.__setattr__(self, "_left_open", frozenset(key for key in ("port", "tls") if getattr(self, key) is None))
+        put["_left_open"] = frozenset(key for key in ("port", "tls") if getattr(self, key) is None)
         for name, setting in SERVER_KEYS.items():
-            object.__setattr__(self, name, read(setting, getattr(self, name)))
+            put[name] = read(setting, getattr(self, name))
         host = self.host[1:-1] if self.host.startswith("[") and self.host.endswith("]") else self.host
         # a bad host may be a URL with a password, or a part of one: it is not repeated
         if not host or any(c.isspace() or not c.isprintable() or c in "/@" for c in host):
@@ -91,7 +97,7 @@ class Server:
                 "host has a ':' in it, and is no IPv6 address; give port beside it, or a URL (smtp://host:port)",
                 field="host",
             )
-        object.__setattr__(self, "host", host)
+        put["host"] = host
         if self.client_name is not None:
             check_client_name(self.client_name)
         check(self.auth_mechanisms or ())
@@ -107,7 +113,7 @@ class Server:
             if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in getattr(self, name) or ""):
                 raise InvalidSetting(f"{name} for {host} has a NUL or a lone surrogate", field=name)
         if self.username and self.username in (self.password, self.token):  # one API token as both, as at Postmark
-            object.__setattr__(self, "username", Secret(self.username))
+            put["username"] = Secret(self.username)
         if self.client_key and not self.client_cert:
             raise InvalidSetting(f"client_key is set for {host}, client_cert is not", field="client_cert")
         if self.path is not None and (not self.path.startswith("/") or "\0" in self.path):
@@ -122,7 +128,7 @@ class Server:
         if self.tls is None:
             is_near = self.path is not None or (is_loopback(host) and not self.proxy and not self.srv)
             tls = "implicit" if self.port == 465 else "opportunistic" if is_near else "required"
-            object.__setattr__(self, "tls", tls)
+            put["tls"] = tls
         if self.pinned_sha256 and self.tls == "none":
             raise InvalidSetting(f"pinned_sha256 is set for {host}, and tls='none' has no certificate", field="tls")
         if self.protocol == "lmtp" and self.path is None and self.port in (None, 25):
@@ -130,7 +136,7 @@ class Server:
             raise InvalidSetting(f"{what}: give one, lmtp://{host}:24 or whatever the server listens on", field="port")
         if self.port is None:
             secured = self.tls == "required" or self.login
-            object.__setattr__(self, "port", 465 if self.tls == "implicit" else 587 if secured else 25)
+            put["port"] = 465 if self.tls == "implicit" else 587 if secured else 25
 
     def _check_srv(self) -> None:
         try:
@@ -264,8 +270,9 @@ def resolve(given: Any, defaults: Mapping[str, Any], port: Any = None) -> Server
     if port is not None:
         defaults = {**defaults, "port": port}
     if isinstance(given, Server):
-        unset = {k: v for k, v in defaults.items() if k in given._left_open or getattr(given, k) == _plain[k]}
-        return replace(given, **{**dict.fromkeys(given._left_open), **unset}) if unset else given
+        plain = Server._field_defaults
+        unset = {k: v for k, v in defaults.items() if k in given._left_open or getattr(given, k) == plain[k]}
+        return given.replace(**{**dict.fromkeys(given._left_open), **unset}) if unset else given
     if isinstance(given, Mapping):
         return from_mapping(given, defaults)
     if isinstance(given, str):
@@ -273,9 +280,6 @@ def resolve(given: Any, defaults: Mapping[str, Any], port: Any = None) -> Server
     raise InvalidSetting(
         f"servers holds a {type(given).__name__}; give URLs, host names, mappings or Servers", field="servers"
     )
-
-
-_plain = {f.name: f.default for f in fields(Server)}
 
 
 def unreachable(

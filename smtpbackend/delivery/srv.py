@@ -6,7 +6,6 @@ The twins look them up. Chance, for the weights, comes from outside.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from smtpbackend.delivery.hostnames import dns_name
@@ -39,7 +38,7 @@ class Found(NamedTuple):
     def servers(self, chance: Callable[[], float]) -> list[Server]:
         """The servers in the order to try them; ``chance`` gives numbers from 0 to below 1."""
         return [
-            replace(self.server, host=r.target, port=r.port, tls=tls, srv=False, identity=self._identity(r.target))
+            self.server.replace(host=r.target, port=r.port, tls=tls, srv=False, identity=self._identity(r.target))
             for tls, records in self.services
             for r in order(records, chance)
         ]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from smtpbackend.outcome import Receipt
+from smtpbackend.values import Value
 
 __all__ = ["Statistics", "Tally"]
 
 
-@dataclass(frozen=True)
-class Statistics:
+class Statistics(Value):
     """``open`` and ``idle`` connections and sends ``waiting`` for one, now; and since the mailer was made:
 
     messages ``sent`` (to at least one recipient), recipients ``refused`` for good, and how often a message ``failed

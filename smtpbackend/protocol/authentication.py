@@ -9,7 +9,6 @@ from __future__ import annotations
 import binascii
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from smtpbackend.errors import (
@@ -106,7 +105,6 @@ class Attempt:
         return self._is_refused or (self.reply is not None and self.reply.is_transient)
 
 
-@dataclass
 class Authentication:
     """A login on one connection.
 
@@ -114,14 +112,25 @@ class Authentication:
     ``clear_allowed``: a secret may be sent as it is. ``without_tls``: why there is no TLS, where it was tried.
     """
 
-    line: Line
-    credentials: sasl.Credentials
-    wanted: Sequence[str] | None
-    verified: bool
-    clear_allowed: bool
-    without_tls: TLSFailed | None
-    goes_on: bool = False
+    goes_on = False
     """After a hang-up: whether another mechanism may be tried on a new connection."""
+
+    def __init__(
+        self,
+        line: Line,
+        credentials: sasl.Credentials,
+        wanted: Sequence[str] | None,
+        *,
+        verified: bool,
+        clear_allowed: bool,
+        without_tls: TLSFailed | None,
+    ) -> None:
+        self.line = line
+        self.credentials = credentials
+        self.wanted = wanted
+        self.verified = verified
+        self.clear_allowed = clear_allowed
+        self.without_tls = without_tls
 
     def run(self, attempt: Attempt) -> Conversation[None]:
         """AUTH with each mechanism that may be used, strongest first, until one passes (RFC 4954).

@@ -160,9 +160,9 @@ class Session:
             self.line,
             credentials._replace(channel=self.channel, offered=self.capabilities.auth_mechanisms),
             mechanisms,
-            verified,
-            verified or allow_cleartext_auth,
-            self.without_tls,
+            verified=verified,
+            clear_allowed=verified or allow_cleartext_auth,
+            without_tls=self.without_tls,
         )
         try:
             with self.line.ending():

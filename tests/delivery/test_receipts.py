@@ -75,12 +75,12 @@ def test_without_any_word_there_is_still_an_error() -> None:
 def test_doubt_comes_first() -> None:
     doubtful = Outcome(Recipient("u@example.com"), Status.IN_DOUBT, error=InDoubt("who knows"))
     assert isinstance(failure(Receipt(None, (doubtful,)), ConnectFailed("no")), InDoubt)
-    told = names_of(MessageEnded(None, ENVELOPE, Receipt(None, (doubtful,), error=doubtful.error)))
+    told = names_of(MessageEnded(None, ENVELOPE, None, Receipt(None, (doubtful,), error=doubtful.error)))
     assert told == ["message_in_doubt"]
 
 
 def test_a_message_may_be_sent_to_some_and_in_doubt_for_others() -> None:
-    ended = MessageEnded(None, ENVELOPE, receipt((Status.ACCEPTED, Reply(250)), (Status.IN_DOUBT, None)))
+    ended = MessageEnded(None, ENVELOPE, None, receipt((Status.ACCEPTED, Reply(250)), (Status.IN_DOUBT, None)))
     assert names_of(ended) == ["message_in_doubt", "message_sent"]
 
 
