@@ -1,7 +1,7 @@
 """Whether a function of Django was replaced: else the core may do its work.
 
-The functions are remembered when this module is imported, and trusted only if they come from the files of Django and of
-the ``email`` package. ``message.py`` finds out whether a message overrides its own rendering.
+The functions are remembered when this module is imported, and trusted only if they were defined in modules of Django
+and of the standard library. ``message.py`` finds out whether a message overrides its own rendering.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import email.generator
 import email.header
 import email.message
 import email.policy
-import os
+import sys
 from collections.abc import Iterator
 from operator import attrgetter, call
 from types import FunctionType
@@ -80,17 +80,20 @@ def _found() -> list[Any]:
     return found
 
 
-def _came_from_their_files(found: list[Any]) -> bool:
-    home, standard = (
-        os.path.join(os.path.realpath(os.path.dirname(one)), "") for one in (django.__file__, os.__file__)
-    )
-    functions = [one for place in found for one in (place if isinstance(place, tuple) else (place,))]
-    files = {os.path.realpath(one.__code__.co_filename) for one in functions if isinstance(one, FunctionType)}
-    return all(one.startswith(home) or (one.startswith(standard) and "-packages" not in one) for one in files)
+def _were_there(found: list[Any]) -> bool:
+    """Whether each function and class was defined in a module of Django or of the standard library."""
+    modules: set[str] = set()
+    for place in found:
+        for one in place if isinstance(place, tuple) else place.values() if isinstance(place, dict) else ():
+            if isinstance(one, FunctionType):  # its __module__ may be copied from the one that it wraps
+                modules.add(one.__globals__.get("__name__", ""))
+            elif isinstance(one, type):
+                modules.add(one.__module__)
+    return {module.partition(".")[0] for module in modules} <= {"django", *sys.stdlib_module_names}
 
 
 _originals: list[Any] = [dict(one) if isinstance(one, dict) else one for one in _found()]
-_is_trusted = _came_from_their_files(_originals)
+_is_trusted = _were_there(_originals)
 
 
 def is_untouched() -> bool:
@@ -102,7 +105,7 @@ def is_untouched() -> bool:
 
 
 _prepare: Any = smtp.EmailBackend.prep_address if django.VERSION >= (6, 0) else mail.sanitize_address
-_prepare_is_trusted = _came_from_their_files([(_prepare,)])
+_prepare_is_trusted = _were_there([(_prepare,)])
 
 
 def prepares_as_django(prep_address: Any) -> bool:

@@ -177,14 +177,29 @@ def test_a_patched_method_leaves_as_it_rendered(
     assert b"X-Patched: yes" in server.arrived[0].content
 
 
-def test_what_was_patched_before_the_import_is_not_taken_for_djangos() -> None:
-    """A site may do so in its settings; what this module finds then is not Django's."""
-    script = """
+@pytest.mark.parametrize("wrapped", ["", "functools.wraps(rendering)"])
+def test_what_was_patched_before_the_import_is_not_taken_for_djangos(wrapped: str) -> None:
+    """A site may do so in its settings; what this module finds then is not Django's, though it may take its name."""
+    script = f"""
+        import functools
         from django.conf import settings
         settings.configure()
         from django.core.mail import EmailMessage
         rendering = EmailMessage.message
-        EmailMessage.message = lambda self, **options: rendering(self, **options)
+        EmailMessage.message = {wrapped}(lambda self, **options: rendering(self, **options))
+        from smtpbackend_django.monkeypatches import is_untouched
+        assert not is_untouched()
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_a_header_class_that_was_there_before_the_import_is_not_taken_for_one_of_python() -> None:
+    script = """
+        import email.policy
+        from email.headerregistry import UnstructuredHeader
+        from django.conf import settings
+        settings.configure()
+        email.policy.SMTP.header_factory.registry["x-head"] = type("Loud", (UnstructuredHeader,), {})
         from smtpbackend_django.monkeypatches import is_untouched
         assert not is_untouched()
     """
