@@ -23,7 +23,16 @@ if TYPE_CHECKING:
     Addresses: TypeAlias = "Mailbox | Iterable[Mailbox]"
     """One address, a comma-separated str, or an iterable of addresses."""
 
-__all__ = ["ATEXT", "DOT_STRING", "Address", "addresses_in_field", "is_pair", "parse_addresses", "reject_injection"]
+__all__ = [
+    "ATEXT",
+    "DOT_STRING",
+    "Address",
+    "addresses_in_field",
+    "characters",
+    "is_pair",
+    "parse_addresses",
+    "reject_injection",
+]
 
 # Servers judge the limits of local part and path (RFC 5321 4.5.3.1.1, 4.5.3.1.3), which VERP and SRS exceed. An address
 # has to fit a command line (4.5.3.1.4).
@@ -44,6 +53,11 @@ def _has_control(text: str) -> bool:
         return _control(text) is not None
     # C1, the line and paragraph separators of str.splitlines, and surrogates, which have no octets.
     return re.search("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", text) is not None
+
+
+characters = str.__str__
+"""The characters of a str, of a subclass too, as a plain str: what a template or a translation made has methods of its
+own (``Markup`` escapes what is added to it), and the ``__str__`` of an enumeration tells its name."""
 
 
 def reject_injection(text: str, field: str) -> None:
@@ -80,8 +94,8 @@ class Address(Value):
         A pair is name and address. Comments belong to the name, as in ``ann@example.org (Ann)``. Raises `InvalidInput`
         naming ``field``.
         """
-        if type(text) is str:
-            found = _parse_list(text, field)
+        if isinstance(text, str):
+            found = _parse_list(characters(text), field)
             return found[0] if len(found) == 1 else _one_of(found, text, field)
         return _address_of(text, field)
 
@@ -138,10 +152,12 @@ def _trusted(local_part: str, domain: str, display_name: str = "") -> Address:
 
 
 def _validate(address: Address, field: str) -> None:
-    local_part, domain, display_name = address.local_part, address.domain, address.display_name
-    for part in (local_part, domain, display_name):
+    for name in ("local_part", "domain", "display_name"):
+        part = getattr(address, name)
         if not isinstance(part, str):
             raise InvalidInput(f"{field}: an address is made of str, not {part!r}", field=field)
+        object.__setattr__(address, name, characters(part))
+    local_part, domain, display_name = address.local_part, address.domain, address.display_name
     _reject_control(local_part, field)
     _reject_control(domain, field)
     if display_name and not display_name.isprintable():
@@ -186,15 +202,15 @@ def parse_addresses(value: Any, field: str = "address") -> list[Address]:
     `InvalidInput` naming ``field``.
     """
     if isinstance(value, str):
-        return list(_parse_list(value, field))
+        return list(_parse_list(characters(value), field))
     if type(value) is not list and (is_one(value) or is_pair(value, field)):
         return [_address_of(value, field)]
     if type(value) is tuple:
         check_tuple(value, field)
     found: list[Address] = []
     for one in value:
-        if type(one) is str:
-            addresses = _parse_list(one, field)
+        if isinstance(one, str):
+            addresses = _parse_list(characters(one), field)
             found += addresses if len(addresses) == 1 else (_one_of(addresses, one, field),)
         else:
             found.append(_address_of(one, field))
@@ -265,7 +281,7 @@ def _address_of(value: Any, field: str) -> Address:
     if isinstance(value, Address):
         return value
     if isinstance(value, str):
-        return _one_of(_parse_list(value, field), value, field)
+        return _one_of(_parse_list(characters(value), field), value, field)
     if isinstance(value, (tuple, list)) and len(value) == 2 and (value[0] is None or isinstance(value[0], str)):
         name, mailbox = value
         if not isinstance(mailbox, (tuple, list)):

@@ -10,7 +10,7 @@ import re
 from datetime import datetime, timedelta
 from typing import Any
 
-from smtpbackend.address import ATEXT, DOT_STRING, Address, parse_addresses
+from smtpbackend.address import ATEXT, DOT_STRING, Address, characters, parse_addresses
 from smtpbackend.content import MAX_LINE
 from smtpbackend.errors import InvalidInput
 from smtpbackend.message import ADDRESS_FIELDS, check_name, check_text
@@ -39,6 +39,7 @@ _simple_parameter = re.compile(r"[!#-\[\]-~](?:[ !#-\[\]-~]{0,58}[!#-\[\]-~])?")
 
 def text_field(name: str, value: str, field: str = "") -> str:
     """One unstructured field, folded and encoded where it must be (RFC 5322 2.2.3, RFC 2047)."""
+    value = characters(value)
     if short_ascii(value) is not None and len(name) + len(value) <= LINE - 2:
         return f"{name}: {value}\r\n"
     value = check_text(value, field or name).strip(" \t")
@@ -126,7 +127,8 @@ def address_field(name: str, addresses: list[Address]) -> str:
 
 def any_field(name: str, value: str) -> str:
     """One field: an address list or a text, by its name."""
-    lower = check_name(name).lower()
+    name, value = check_name(name), characters(value)
+    lower = name.lower()
     if short_ascii(value) is not None and len(name) + len(value) <= LINE - 2:
         return f"{name}: {value}\r\n"
     if lower in ADDRESS_FIELDS:
@@ -180,6 +182,7 @@ def filename_parameter(filename: str | None) -> str:
     """The filename parameter: quoted if it is short and simple, else as in RFC 2231."""
     if filename is None:
         return ""
+    filename = characters(filename)
     if _simple_parameter(filename) is not None and "=?" not in filename:
         return f'; filename="{filename}"'
     from urllib.parse import quote

@@ -10,7 +10,15 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
-from smtpbackend.address import Address, check_mixed, check_tuple, is_pair, parse_addresses, reject_injection
+from smtpbackend.address import (
+    Address,
+    characters,
+    check_mixed,
+    check_tuple,
+    is_pair,
+    parse_addresses,
+    reject_injection,
+)
 from smtpbackend.address_list import entries, sift
 from smtpbackend.errors import MAX_NAMED, InvalidInput, shortened
 
@@ -50,15 +58,16 @@ _message_id = re.compile(r"<?([!-;=?-~]{1,900})>?").fullmatch
 
 
 def check_text(value: Any, field: str) -> str:
-    """``value`` if it is a str without control characters, else `InvalidInput` naming ``field``."""
+    """``value`` as a plain str if it is a str without control characters, else `InvalidInput` naming ``field``."""
     if not isinstance(value, str):
         raise InvalidInput(f"{field}: a str is wanted, not {value!r}", field=field)
-    if _control(value) is not None:
-        reject_injection(value, field)
-        raise InvalidInput(f"{field}: {value!r} has a control character", field=field)
-    if not value.isascii():
-        check_encodable(value, field)
-    return value
+    text = characters(value)
+    if _control(text) is not None:
+        reject_injection(text, field)
+        raise InvalidInput(f"{field}: {text!r} has a control character", field=field)
+    if not text.isascii():
+        check_encodable(text, field)
+    return text
 
 
 def check_encodable(value: str, field: str) -> None:
@@ -73,7 +82,7 @@ def check_name(name: Any) -> str:
     """``name`` if it can name a header (RFC 5322 3.6.8)."""
     if not isinstance(name, str) or _header_name(name) is None or len(name) > 200:
         raise InvalidInput(f"headers: {name!r} is not the name of a header", field="headers")
-    return name
+    return characters(name)
 
 
 def check_message_id(value: Any, field: str = "message_id") -> str:

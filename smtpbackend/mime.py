@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from smtpbackend.address import Address, parse_addresses
+from smtpbackend.address import Address, characters, parse_addresses
 from smtpbackend.address_list import sift
 from smtpbackend.content import BLOCK, CHUNK, MAX_LINE, Base64, Content, Piece, base64_lines, encode_octets, given
 from smtpbackend.content_type import parsed
@@ -128,7 +128,8 @@ def _head(message: Message, date: datetime, token: str) -> tuple[str, str]:
             message_id = f"<{token}@{authors[0].ascii_domain or 'localhost'}>"
         out.append(f"Message-ID: {message_id}\r\n")
     else:
-        message_id = next(value for name, value in message.headers if name.lower() == "message-id").strip(" \t")
+        given_id = next(value for name, value in message.headers if name.lower() == "message-id")
+        message_id = characters(given_id).strip(" \t")
     if message.headers:
         out += _custom_fields(message)
     return "".join(out), message_id
@@ -282,7 +283,7 @@ class _Leaf:
     """One part that has no parts."""
 
     def __init__(self, media_type: str, content: Any, field: str) -> None:
-        self.media_type, self.content, self.field = media_type, content, field
+        self.media_type, self.content, self.field = characters(media_type), content, field
         self.added = True
         self.disposition: str | None = None
         self.filename: str | None = None
@@ -326,7 +327,7 @@ class _Leaf:
         if self.disposition:
             out += f"Content-Disposition: {self.disposition}{filename_parameter(self.filename)}\r\n"
         if self.content_id is not None:
-            out += f"Content-ID: <{self.content_id.strip('<>')}>\r\n"
+            out += f"Content-ID: <{characters(self.content_id).strip('<>')}>\r\n"
         writer.write(out + ("MIME-Version: 1.0\r\n\r\n" if self.added else "\r\n"))
 
     def _forwarded(self, writer: _Writer, message: email.message.Message) -> None:
@@ -354,6 +355,7 @@ def _media_type(given: str, is_text: bool, field: str) -> tuple[str, str]:
 
 def _encode_text(text: str, field: str, token: str) -> tuple[str, str]:
     """A transfer encoding and the encoded text: 7bit where that is possible, else the shorter of two encodings."""
+    text = characters(text)
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     if not text.endswith("\n"):

@@ -33,6 +33,7 @@ from smtpbackend.errors import InvalidInput, NotSupported
 from smtpbackend.message import Attachment, Message
 from smtpbackend.mime import Content, given, render, text_content
 from smtpbackend.sources import source_of
+from tests.made_text import made
 
 DATE = datetime(2026, 3, 1, 12, 0, 5, tzinfo=timezone(timedelta(hours=-3, minutes=-30)))
 POLICIES = [policy.compat32, policy.default, policy.SMTP]
@@ -81,6 +82,56 @@ def test_a_plain_message_to_the_octet() -> None:
         b"\r\nHello\r\n.dot\r\n"
     )
     assert render(message, date=DATE, token="token").message_id == "<token@example.com>"
+
+
+WRITTEN: dict[str, dict[str, Any]] = {
+    "ASCII": {"subject": "Reset <b>", "text": "a & b\n.\r\nc\n", "html": "<p>a &amp; b</p>"},
+    "not ASCII": {"subject": "Zur\u00fccksetzen & mehr " * 6, "text": "\u00fc" * 500, "html": "<p>\u00fc & o</p>\n"},
+    "long": {"subject": "word " * 40, "text": "x" * 1200, "html": "<p>" + "x" * 1200},
+    "names": {
+        "from_": '"Author, \u00c4nn" <ann@example.com>',
+        "to": ["Bob <bob@example.org>", ("Eve & Co, Ltd.", "eve@example.org"), "joe@b\u00fccher.example"],
+        "cc": 'Car "The" Men <c@example.org>, d@example.org',
+        "reply_to": [("A <B>", "a@example.org")],
+        "sender": "Sender <s@example.com>",
+    },
+    "headers": {
+        "headers": {"X-A": "a & b", "X-B": "\u00fc", "Resent-To": "A & B <r@example.org>", "References": "<a@b>"}
+    },
+    "identifiers": {"message_id": "one@example.com", "headers": [("X-One", "word " * 40)]},
+    "identifier as header": {"headers": {"Message-ID": "<one@example.com>"}},
+    "alternatives": {"text": "", "alternatives": [("BEGIN:VCALENDAR", "text/calendar; method=REQUEST")]},
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_str_subclass_is_taken_by_its_characters(name: str) -> None:
+    """What a template rendered or a translation found is written as the same str is, whatever its methods say."""
+    given = {"from_": "a@example.com", "to": ["b@example.org"], **WRITTEN[name]}
+    found = render(Message(**made(given)), date=DATE, token="token")
+    right = render(Message(**given), date=DATE, token="token")
+    assert octets_of(found) == octets_of(right)
+    assert type(found.message_id) is type(right.message_id) is str
+    assert found.message_id == right.message_id
+
+
+@pytest.mark.parametrize(
+    "attachment",
+    [
+        ("a & b\n", "page.html", "text/html"),
+        ("\u00fc\n", "\u00fcber & mehr.txt", "text/plain"),
+        ("{}", "a" * 70 + ".json", "application/json"),
+    ],
+)
+def test_an_attachment_of_a_str_subclass_is_taken_by_its_characters(attachment: tuple[str, str, str]) -> None:
+    """Its content, name, type and identifier."""
+    octets = []
+    for convert in (made, lambda value: value):
+        message = Message("s", "a@example.com", html="<p>h</p>")
+        message.attach(*convert(attachment))
+        message.attach(*convert(attachment), content_id=convert("<one@example.com>"))
+        octets.append(rendered(message))
+    assert octets[0] == octets[1]
 
 
 def test_what_the_author_says_of_date_and_identifier_stays() -> None:
