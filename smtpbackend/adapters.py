@@ -5,7 +5,7 @@ more. What stands below serves an adapter that writes its framework's messages o
 its framework, or calls receivers of its own signals.
 """
 
-from smtpbackend.address import check_tuple, has_names, is_pair, is_word, parse_addresses
+from smtpbackend.address import characters, check_tuple, has_names, is_pair, is_word, parse_addresses
 from smtpbackend.address_list import no_mailbox
 from smtpbackend.blocking.mailer import SharedMailer
 from smtpbackend.content import MAX_LINE, Content, encode_octets
@@ -54,6 +54,7 @@ __all__ = [
     "bares_password",
     "begin_receiver",
     "call_receiver",
+    "characters",
     "check_files",
     "check_name",
     "check_tuple",

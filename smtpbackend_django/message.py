@@ -28,6 +28,7 @@ from smtpbackend.adapters import (
     NotSimple,
     Part,
     alone_with,
+    characters,
     check_name,
     date_of,
     is_signed,
@@ -58,10 +59,14 @@ def envelope_of(
     def address(given: Any, field: str) -> Address:
         if isinstance(given, (tuple, list)):
             given = mailbox(given, field)
-        if is_djangos and type(given) is str and (plain := plain_addr_spec(given)) is not None:
-            return Address.parse(plain, field)  # Django would not change it
-        if type(given) is str and len(given) > MAX_FOLDED:
-            return Address.parse(given, field)  # the email package would take too long over it
+        if isinstance(given, Promise):
+            given = str(given)
+        if isinstance(given, str):
+            given = characters(given)
+            if is_djangos and (plain := plain_addr_spec(given)) is not None:
+                return Address.parse(plain, field)  # Django would not change it
+            if len(given) > MAX_FOLDED:
+                return Address.parse(given, field)  # the email package would take too long over it
         try:
             if prep_address is not None:
                 return Address.parse(prep_address(given, force_ascii=False), field)
@@ -129,7 +134,7 @@ def _simple_content(message: Any) -> Content:
     subtype = message.content_subtype
     if charset != "utf-8" or not isinstance(charset, str) or _subtype_is_plain(subtype) is None:
         raise NotSimple
-    given = message.extra_headers
+    given = {_str(name): value for name, value in message.extra_headers.items()}
     fields = [
         _writer.field("Subject", _str(message.subject)),
         _writer.special_field("From", _str(given.get("From", message.from_email))),
@@ -139,7 +144,7 @@ def _simple_content(message: Any) -> Content:
             fields.append(_writer.special_field(name, _str(given[name])))
         elif values := getattr(message, attribute):
             fields.append(_writer.special_field(name, _joined(values)))
-    names = [name.lower() for name in given]
+    names = [name.lower() for name in message.extra_headers]
     message_id = None
     if "date" not in names:
         fields.append(f"Date: {_date()}\r\n")
@@ -171,11 +176,14 @@ def _simple_content(message: Any) -> Content:
 
 
 def _str(value: Any) -> str:
+    """A text, also one that a template rendered (``SafeString``) or that is translated now."""
     if type(value) is str:
         return value
     if isinstance(value, Promise):
-        return str(value)
-    raise NotSimple
+        value = str(value)
+    if not isinstance(value, str) or hasattr(value, "fold"):  # a header of the email package folds itself
+        raise NotSimple
+    return characters(value)
 
 
 def _joined(values: Any) -> str:
@@ -207,14 +215,15 @@ def _part(given: Any) -> Part:
     if not isinstance(given, tuple) or len(given) != 3:
         raise NotSimple  # a part of the email package
     filename, content, media_type = given
-    if type(media_type) is not str or not (filename is None or (type(filename) is str and filename)):
+    media_type, filename = _str(media_type), None if filename is None else _str(filename)
+    if filename == "":
         raise NotSimple
-    if media_type.startswith("text/"):
+    if type(content) is not bytes or media_type.startswith("text/"):
         content = _str(content)
-    elif type(content) is str and content.isascii():
-        content = content.encode("ascii")
-    elif type(content) is not bytes:
-        raise NotSimple
+        if not media_type.startswith("text/"):
+            if not content.isascii():
+                raise NotSimple
+            content = content.encode("ascii")
     return filename, content, media_type
 
 

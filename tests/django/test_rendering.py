@@ -5,6 +5,7 @@ from __future__ import annotations
 import email.policy
 import re
 import string
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,9 @@ import pytest
 from django.core.mail import EmailMessage, EmailMultiAlternatives
 from django.core.mail import message as mail
 from django.core.mail.backends import smtp
+from django.utils.functional import lazystr
+from django.utils.safestring import mark_safe
+from django.utils.translation import gettext_lazy
 from hypothesis import HealthCheck, assume, example, given, reject, settings
 from hypothesis import strategies as st
 
@@ -21,8 +25,9 @@ from smtpbackend.envelope import Envelope
 from smtpbackend.errors import InvalidInput
 from smtpbackend.header import MAX_FOLDED
 from smtpbackend.stdlib_mime import plain_addr_spec
-from smtpbackend_django.message import IS_MODERN, content_of
+from smtpbackend_django.message import IS_MODERN, content_of, envelope_of
 from tests.django.corpus import CASES, PNG
+from tests.made_text import Made
 
 ENVELOPE = Envelope("from@example.com", "to@example.org")
 STAMPED = {"Date": "Mon, 23 Nov 2026 01:02:03 +0100", "Message-ID": "<given@example.com>"}
@@ -99,6 +104,57 @@ def test_the_corpus_is_written_by_the_core(name: str) -> None:
         assert ours(CASES[name]()) is None
     else:
         check(stamped(CASES[name]))
+
+
+MAKERS: dict[str, Callable[[str], Any]] = {
+    "template": mark_safe,
+    "translation": gettext_lazy,
+    "translated template": lambda text: lazystr(mark_safe(text)),
+    "subclass": Made,
+}
+
+
+def converted(message: EmailMessage, convert: Callable[[str], Any]) -> EmailMessage:
+    """The message with each of its texts made that way."""
+
+    def texts(given: Any) -> Any:
+        if isinstance(given, (list, tuple)):
+            listed = [texts(one) for one in given]
+            return type(given)(*listed) if hasattr(given, "_fields") else type(given)(listed)
+        return convert(given) if isinstance(given, str) else given
+
+    for name in ("subject", "body", "from_email", "to", "cc", "bcc", "reply_to", "attachments"):
+        setattr(message, name, texts(getattr(message, name)))
+    message.extra_headers = {name: texts(value) for name, value in message.extra_headers.items()}
+    for number, (content, media_type) in enumerate(getattr(message, "alternatives", [])):
+        message.alternatives[number] = mail.EmailAlternative(convert(content), media_type)
+    return message
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+@pytest.mark.parametrize("name", [name for name in CASES if name not in NOT_SIMPLE])
+def test_a_text_is_written_by_the_core_whatever_made_it(name: str, maker: str) -> None:
+    """What templates render and translations find is written as the same str is: sites send little else."""
+    found = ours(converted(stamped(CASES[name])(), MAKERS[maker]))
+    assert found is not None
+    assert alike(found) == alike(djangos_octets(stamped(CASES[name])()))
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_an_address_is_parsed_once_whatever_made_it(maker: str) -> None:
+    """The core alone parses a plain one: the email package is slow at it."""
+    called: list[Any] = []
+    prepare = smtp.EmailBackend(alias=None).prep_address if IS_MODERN else None
+    plain = EmailMessage("s", "b", "Ann <ann@example.com>", ["bob@example.org"])
+    right = envelope_of(plain, prepare)
+    message = converted(plain, MAKERS[maker])
+    sys.setprofile(lambda frame, event, _: called.append(frame.f_code.co_filename) if event == "call" else None)
+    try:
+        found = envelope_of(message, prepare)
+    finally:
+        sys.setprofile(None)
+    assert found == right
+    assert not [path for path in called if path.endswith(("_header_value_parser.py", "headerregistry.py"))]
 
 
 def test_date_and_message_id_are_made_as_django_makes_them() -> None:
