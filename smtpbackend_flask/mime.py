@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from smtpbackend_flask.message import Message
     from smtpbackend_flask.sanitize import Mailbox
 
-__all__ = ["tree_of"]
+__all__ = ["part_text", "tree_of"]
 
 _unsafe_in_text = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f]").search  # ESC: ISO-2022-JP
 _media_type = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+\s*(?:;.*)?", re.ASCII).fullmatch
@@ -53,9 +53,14 @@ def tree_of(given: Message, ascii_names: bool) -> email.message.Message:
     return message
 
 
+def part_text(content: Any) -> str:
+    """The content of a part: octets decoded, lazy strings resolved, nothing for None."""
+    return "" if content is None else force_text(content)
+
+
 def _text(content: Any, subtype: str, charset_name: str) -> MIMENonMultipart:
     """A part of text, in ``charset`` if that has every character, else in UTF-8."""
-    text = "" if content is None else force_text(content)
+    text = part_text(content)
     charset = Charset(charset_name)
     name = str(charset.output_charset)
     try:

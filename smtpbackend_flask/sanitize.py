@@ -8,6 +8,7 @@ from email.header import Header
 from typing import TYPE_CHECKING, Any
 
 from smtpbackend import Address, InvalidInput
+from smtpbackend.adapters import characters
 
 if TYPE_CHECKING:
     Mailbox = str | tuple[str, str] | Address
@@ -31,11 +32,11 @@ class FlaskMailUnicodeDecodeError(UnicodeDecodeError):
 
 
 def force_text(s: Any, encoding: str = "utf-8", errors: str = "strict") -> str:
-    """``s`` as str: octets decoded, lazy strings resolved. Raises `FlaskMailUnicodeDecodeError`."""
+    """``s`` as a plain str: octets decoded, lazy strings resolved. Raises `FlaskMailUnicodeDecodeError`."""
     if isinstance(s, str):
-        return s
+        return characters(s)
     try:
-        return str(s, encoding, errors) if isinstance(s, (bytes, bytearray)) else str(s)
+        return str(s, encoding, errors) if isinstance(s, (bytes, bytearray)) else characters(str(s))
     except UnicodeDecodeError as error:
         raise FlaskMailUnicodeDecodeError(s, *error.args) from error
 

@@ -29,7 +29,8 @@ from smtpbackend.adapters import (
     text_content,
 )
 from smtpbackend_flask.message import BadHeaderError, IncompleteMessage, Message, bad_header
-from smtpbackend_flask.sanitize import address_text, joined, sanitize_address
+from smtpbackend_flask.mime import part_text
+from smtpbackend_flask.sanitize import address_text, force_text, joined, sanitize_address
 
 if TYPE_CHECKING:
     from smtpbackend_flask.sanitize import Mailbox
@@ -133,14 +134,15 @@ def _simple(
 
     One that cannot be written becomes a message of the core, which fails for each recipient when it is sent.
     """
-    text, html, subject = message.body, message.html, message.subject
     if (
         type(message) is not Message
         or (message.charset or message.extra_headers or message.attachments)
-        or not (isinstance(text, str) and isinstance(subject, str))
-        or not (message.alts.keys() <= {"html"} and (not message.alts or isinstance(html, str)))
-        or ("\r" in subject or "\n" in subject)
+        or not message.alts.keys() <= {"html"}
     ):
+        return None
+    subject, text = force_text(message.subject or ""), part_text(message.body)
+    html = part_text(message.html) if message.alts else None
+    if "\r" in subject or "\n" in subject:
         return None
     to, cc = [list(dict.fromkeys(named[field])) if field in named else [] for field in ("recipients", "cc")]
     reply_to = _plain(message.reply_to, "reply_to") if message.reply_to else []
@@ -179,7 +181,7 @@ def _local(seconds: int, *zone: Any) -> datetime:
 
 def _plain(mailbox: Any, field: str) -> Any:
     """A mailbox as the core takes it."""
-    if type(mailbox) is str:
+    if isinstance(mailbox, str):
         return mailbox
     if isinstance(mailbox, (tuple, list)) and len(mailbox) == 2:
         return joined(mailbox, field)
@@ -253,7 +255,7 @@ def _envelope(
 
 def _address(mailbox: Any, field: str) -> Address:
     """The address of one entry: a str, a pair with the name, or an `Address`."""
-    return Address.parse(mailbox if type(mailbox) is str else _plain(mailbox, field), field)
+    return Address.parse(mailbox if isinstance(mailbox, str) else _plain(mailbox, field), field)
 
 
 def _reverse_path(mailbox: Mailbox) -> Address | None:

@@ -1,4 +1,4 @@
-"""A str as templates, translations and enumerations make them: a subclass with methods of its own."""
+"""Texts as templates, translations and enumerations make them: subclasses of str, and what becomes a str later."""
 
 from __future__ import annotations
 
@@ -22,6 +22,19 @@ class Made(str):
     __getitem__, strip, lstrip, rstrip = map(_kept, (str.__getitem__, str.strip, str.lstrip, str.rstrip))
     lower, upper, removeprefix = map(_kept, (str.lower, str.upper, str.removeprefix))
     split, splitlines, partition, rpartition = map(_kept, (str.split, str.splitlines, str.partition, str.rpartition))
+
+
+class Lazy:
+    """A string that is made when it is looked at, as translations are."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __str__(self) -> str:
+        return self._text
+
+    def __getattr__(self, name: str) -> Any:  # as flask_babel's
+        return getattr(str(self), name)
 
 
 def made(value: Any) -> Any:

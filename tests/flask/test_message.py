@@ -33,6 +33,7 @@ from smtpbackend_flask import (
 )
 from smtpbackend_flask.message import bad_header
 from smtpbackend_flask.translate import left_out, translate
+from tests.made_text import Lazy
 
 DATE = 1700000000.0
 
@@ -44,19 +45,6 @@ def app() -> Iterator[Flask]:
     Mail(app)
     with app.app_context():
         yield app
-
-
-class Lazy:
-    """A string that is made when it is looked at, as translations are."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def __str__(self) -> str:
-        return self._text
-
-    def __getattr__(self, name: str) -> Any:  # as flask_babel's
-        return getattr(str(self), name)
 
 
 # The surface
