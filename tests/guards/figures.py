@@ -34,11 +34,14 @@ SCENARIOS = {
     "Flask, send_many by DATA": ("DATA", "flask", 200),
     "Django, send_messages by DATA": ("DATA", "django", 200),
     "Django, one by one by DATA": ("DATA", "django_one_by_one", 100),
+    "Django, password reset": ("DATA", "django_reset", 60),
+    "Django, HTML notification": ("DATA", "django_notification", 60),
+    "Flask, HTML notification": ("DATA", "flask_notification", 60),
 }
 
 
 def measure(scenario: str) -> float:
-    """Instructions of this package a message."""
+    """Instructions a message, of this package and of the ``email`` package."""
     where, what, number = SCENARIOS[scenario]
     return instructions(where, what, number)
 

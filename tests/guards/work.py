@@ -7,6 +7,7 @@ only the one that it measures.
 from __future__ import annotations
 
 import asyncio
+import email
 import gc
 import json
 import os
@@ -19,9 +20,13 @@ from types import CodeType, FrameType
 from typing import Any
 from urllib.parse import urlsplit
 
+from benchmarks.lab import sites
 from smtpbackend import AsyncMailer, Envelope, Mailer, Message
 
-OURS = str(Path(__file__).parents[2] / "smtpbackend")  # and smtpbackend_django, smtpbackend_flask
+COUNTED = (
+    str(Path(__file__).parents[2] / "smtpbackend"),  # and smtpbackend_django, smtpbackend_flask
+    str(Path(email.__file__).parent),  # what is left to that package costs most of all
+)
 TEXT = "Good day\n" * 20
 CONTENT = b"From: ann@example.org\r\nTo: bob@example.com\r\nSubject: Hello\r\n\r\n" + b"Good day, good day\r\n" * 20
 ENVELOPE = Envelope("ann@example.org", ["ada@example.com", "bob@example.com", "carl@example.com"])
@@ -60,14 +65,14 @@ def calls(url: str, kind: str) -> None:
 
 
 def instructions_of(work: Callable[[], object]) -> int:
-    """How many bytecode instructions of this package it takes."""
+    """How many bytecode instructions of this package and of the ``email`` package it takes."""
     count = 0
     if sys.version_info >= (3, 12):
         watch, event = sys.monitoring, sys.monitoring.events.INSTRUCTION
 
         def note(code: CodeType, _: int) -> object:
             nonlocal count
-            if not code.co_filename.startswith(OURS):
+            if not code.co_filename.startswith(COUNTED):
                 return watch.DISABLE
             count += 1
             return None
@@ -87,7 +92,7 @@ def instructions_of(work: Callable[[], object]) -> int:
         if event == "opcode":
             count += 1
         elif event == "call":
-            if not frame.f_code.co_filename.startswith(OURS):
+            if not frame.f_code.co_filename.startswith(COUNTED):
                 return None
             frame.f_trace_lines, frame.f_trace_opcodes = False, True
         return trace
@@ -136,13 +141,10 @@ def render(url: str, number: int) -> Callable[[], object]:
 
 
 def flask(url: str, number: int) -> Callable[[], object]:
-    from flask import Flask
+    import smtpbackend_flask
+    from smtpbackend_flask import Message
 
-    from smtpbackend_flask import Mail, Message
-
-    app = Flask("guards")
-    app.config.update(MAIL_SERVER="127.0.0.1", MAIL_PORT=urlsplit(url).port)
-    mail = Mail(app)
+    app, mail = sites.flask_app(smtpbackend_flask, MAIL_SERVER="127.0.0.1", MAIL_PORT=urlsplit(url).port)
 
     def work() -> None:
         messages = [Message("Your order", ["ann@example.org"], TEXT, sender="shop@example.com") for _ in range(number)]
@@ -152,24 +154,36 @@ def flask(url: str, number: int) -> Callable[[], object]:
     return work
 
 
-def django(url: str, number: int, one_by_one: bool = False) -> Callable[[], object]:
-    import django
+def flask_notification(url: str, number: int) -> Callable[[], object]:
+    import smtpbackend_flask
+
+    app, mail = sites.flask_app(smtpbackend_flask, MAIL_SERVER="127.0.0.1", MAIL_PORT=urlsplit(url).port)
+
+    def work() -> None:
+        with app.app_context():
+            for place in range(number):
+                assert mail.send(sites.flask_notification(smtpbackend_flask, place)).ok
+
+    return work
+
+
+def set_up(url: str) -> None:
     from django.conf import settings
 
     if not settings.configured:
-        backend, options = "smtpbackend_django.EmailBackend", {"host": "127.0.0.1", "port": urlsplit(url).port}
-        if django.VERSION >= (6, 1):
-            settings.configure(MAILERS={"default": {"BACKEND": backend, "OPTIONS": options}})
-        else:
-            settings.configure(EMAIL_BACKEND=backend, EMAIL_HOST=options["host"], EMAIL_PORT=options["port"])
-        django.setup()
+        sites.django_site("smtpbackend_django.EmailBackend", host="127.0.0.1", port=urlsplit(url).port)
+
+
+def django(url: str, number: int, one_by_one: bool = False) -> Callable[[], object]:
+    set_up(url)
+    from django import VERSION
     from django.core import mail
 
     def work() -> None:
         messages = [mail.EmailMessage("Your order", TEXT, "shop@example.com", ["ann@example.org"])] * number
         if one_by_one:
             assert sum(message.send() for message in messages) == number
-        elif django.VERSION >= (6, 1):
+        elif VERSION >= (6, 1):
             assert mail.mailers.default.send_messages(messages) == number
         else:
             assert mail.get_connection().send_messages(messages) == number
@@ -181,13 +195,35 @@ def django_one_by_one(url: str, number: int) -> Callable[[], object]:
     return django(url, number, one_by_one=True)
 
 
+def django_reset(url: str, number: int) -> Callable[[], object]:
+    set_up(url)
+
+    def work() -> None:
+        for place in range(number):
+            sites.reset_password(place)
+
+    return work
+
+
+def django_notification(url: str, number: int) -> Callable[[], object]:
+    set_up(url)
+
+    def work() -> None:
+        assert sum(sites.notification(place).send() for place in range(number)) == number
+
+    return work
+
+
 WORK = {
     "send_many": send_many,
     "send": send,
     "render": render,
     "flask": flask,
+    "flask_notification": flask_notification,
     "django": django,
     "django_one_by_one": django_one_by_one,
+    "django_reset": django_reset,
+    "django_notification": django_notification,
 }
 
 
