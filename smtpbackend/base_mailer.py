@@ -34,6 +34,7 @@ EVERY_MAIL = (
     "smtpbackend.delivery.spreading",
     "smtpbackend.signals",
     "smtpbackend.streams",
+    "smtpbackend.unsubscribe",
 )
 """What each mail needs, whichever mailer sends it."""
 

@@ -48,7 +48,12 @@ HIDDEN_FIELDS = frozenset(("bcc", "dcc", "resent-bcc", "resent-dcc"))
 _ROUTING = ("from", "sender", "to", "cc", "bcc", "dcc")
 _WRITTEN_BY_MIME = frozenset(("content-type", "content-transfer-encoding", "content-disposition", "mime-version"))
 # RFC 5322 3.6: fields that a message has once. To, Cc and Reply-To are joined where they come twice.
-_AT_MOST_ONCE = frozenset(("from", "sender", "subject", "date", "message-id", "in-reply-to", "references"))
+_AT_MOST_ONCE = frozenset(
+    (
+        *("from", "sender", "subject", "date", "message-id", "in-reply-to", "references"),
+        *("list-unsubscribe", "list-unsubscribe-post"),  # RFC 2369 3, RFC 8058 3.1
+    )
+)
 
 _header_name = re.compile(r"[!-9;-~]+").fullmatch  # ftext, RFC 5322 3.6.8
 _control = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]").search  # the tab is white space
@@ -198,8 +203,9 @@ class Message:
     content twice; ``alternatives`` are further forms of it as ``(content, media type)`` pairs.
     ``attachments`` are `Attachment` objects or paths. ``headers`` is a mapping or an iterable of ``(name, value)``
     pairs; repeated names stay, in order. ``date`` (a datetime) and ``message_id`` are made when the message is sent, if
-    not given. Threads may send one message at the same time, but not while it is changed. Raises `InvalidInput` naming
-    the argument.
+    not given. ``list_unsubscribe`` is how a reader leaves the list: a URL, a ``mailto:`` URI or both in a list (RFC
+    2369); an ``https:`` URL does it when it is sent a POST, without a question (RFC 8058). Threads may send one message
+    at the same time, but not while it is changed. Raises `InvalidInput` naming the argument.
 
     >>> Message("Reset", "App <no-reply@example.com>", ["ann@example.org"], text="...")
     """
@@ -221,6 +227,7 @@ class Message:
         headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
         date: datetime | None = None,
         message_id: str | None = None,
+        list_unsubscribe: str | Iterable[str] = (),
     ) -> None:
         self.subject = subject
         self.from_ = from_
@@ -236,6 +243,7 @@ class Message:
         self.headers = _pairs(headers.items() if isinstance(headers, Mapping) else headers, "headers")
         self.date = date
         self.message_id = message_id
+        self.list_unsubscribe = [list_unsubscribe] if isinstance(list_unsubscribe, str) else list(list_unsubscribe)
         self.check()
 
     def attach(
@@ -264,6 +272,10 @@ class Message:
             Address.parse(self.sender, "sender")
         if self.message_id is not None:
             check_message_id(self.message_id)
+        if self.list_unsubscribe:
+            from smtpbackend.unsubscribe import uris  # most messages are to no list
+
+            uris(self.list_unsubscribe)
         for field in ("text", "html"):
             given = getattr(self, field)
             if given is not None and not isinstance(given, str):
@@ -276,6 +288,8 @@ class Message:
 
     def _check_headers(self) -> None:
         seen = {name for name in ("subject", "from", "sender", "date", "message-id") if self._has(name)}
+        if self.list_unsubscribe:
+            seen |= {"list-unsubscribe", "list-unsubscribe-post"}
         for name, value in self.headers:
             lower = check_name(name).lower()
             if lower in _WRITTEN_BY_MIME:

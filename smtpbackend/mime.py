@@ -130,6 +130,8 @@ def _head(message: Message, date: datetime, token: str) -> tuple[str, str]:
     else:
         given_id = next(value for name, value in message.headers if name.lower() == "message-id")
         message_id = characters(given_id).strip(" \t")
+    if message.list_unsubscribe:
+        out.append(_unsubscribe_fields(message))
     if message.headers:
         out += _custom_fields(message)
     return "".join(out), message_id
@@ -156,6 +158,14 @@ def _fields(
     if reply_to:
         out.append(address_field("Reply-To", reply_to))
     return out
+
+
+def _unsubscribe_fields(message: Message) -> str:
+    from smtpbackend.unsubscribe import has_one_click, uris  # most messages are to no list
+
+    found = uris(message.list_unsubscribe)
+    fields = fold("List-Unsubscribe", ", ".join([f"<{uri}>" for uri in found]))
+    return fields + ("List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n" if has_one_click(found) else "")
 
 
 def _no_author() -> InvalidInput:

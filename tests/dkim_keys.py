@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import email
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,23 @@ class DkimKeys:
     def dns(self, name: bytes, timeout: float = 5) -> bytes | None:
         """The TXT record of a name."""
         return self._records.get(name)
+
+
+UNSUBSCRIBE = {
+    "List-Unsubscribe": "<https://example.org/leave/3f9a>, <mailto:leave@example.org>",
+    "List-Unsubscribe-Post": "List-Unsubscribe=One-Click",
+}
+
+
+def signs_how_to_leave(octets: bytes, keys: DkimKeys) -> bool:
+    """Whether both fields of `UNSUBSCRIBE` are there, and no signature is left where one of them was changed."""
+    read = email.message_from_bytes(octets)
+    changed = [octets.replace(b"3f9a", b"0000"), octets.replace(b"=One-Click", b"=Two-Click")]
+    return (
+        all(" ".join(read[name].split()) == value for name, value in UNSUBSCRIBE.items())
+        and verifies(octets, keys)
+        and not any(one == octets or verifies(one, keys) for one in changed)
+    )
 
 
 def verifies(octets: bytes, keys: DkimKeys, place: int = 0) -> bool:

@@ -27,6 +27,7 @@ WORDS = {
     "email_message",
     "stdlib_mime",
     "content_type",
+    "unsubscribe",
     "envelope",
     "outcome",
     "events",

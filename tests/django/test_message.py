@@ -8,6 +8,7 @@ import random
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from smtpbackend_django.message import IS_MODERN as MODERN
 from smtpbackend_django.message import content_of, envelope_of
 from tests.django.conftest import Start, mail
 from tests.django.corpus import CASES
+from tests.dkim_keys import UNSUBSCRIBE, DkimKeys, signs_how_to_leave
 from tests.servers.aiosmtpd_server import AiosmtpdServer, Arrived
 from tests.servers.tls import Certificates
 
@@ -343,3 +345,12 @@ def test_as_bytes_that_gives_text_is_named() -> None:
     message.message = lambda **_: Wrong()
     with pytest.raises(ValueError, match="not bytes"):
         content_of(message, envelope_of(message, smtp.EmailBackend(alias=None).prep_address if MODERN else None))
+
+
+def test_how_to_leave_a_list_is_signed(server: AiosmtpdServer, tmp_path: Path) -> None:
+    """By DKIM, by default: the fields are headers of the message (RFC 8058 4)."""
+    keys = DkimKeys(tmp_path)
+    backend = EmailBackend(host=server.host, port=server.port, dkim=keys.setting("rsa"))
+    message = mail(headers=UNSUBSCRIBE)
+    message.from_email = "news@example.org"
+    assert signs_how_to_leave(arrived(server, backend, message).content, keys)

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from email.message import EmailMessage
 from email.mime.text import MIMEText
+from pathlib import Path
 from typing import Any
 
 import flask_mail
@@ -21,6 +22,7 @@ import smtpbackend
 from smtpbackend import CancelSend, Envelope, InvalidInput, RecipientsRefused, Status
 from smtpbackend.errors import ConnectFailed
 from smtpbackend_flask import BadHeaderError, Connection, Mail, Message, State, email_dispatched, message_sending
+from tests.dkim_keys import UNSUBSCRIBE, DkimKeys, signs_how_to_leave
 from tests.flask.conftest import MakeApp, parsed
 from tests.servers.aiosmtpd_server import AiosmtpdServer
 from tests.servers.ports import free_ports
@@ -621,3 +623,13 @@ def test_mail_debug_shows_the_dialogue(
         logger.propagate = True
         logger.setLevel(logging.NOTSET)
         logger.removeHandler(default_handler)
+
+
+def test_how_to_leave_a_list_is_signed(aiosmtpd: StartServer, make_app: MakeApp, tmp_path: Path) -> None:
+    """By DKIM, by default: the fields are extra headers of the message (RFC 8058 4)."""
+    keys = DkimKeys(tmp_path)
+    server = aiosmtpd()
+    app, mail = make_app(server, SMTPBACKEND_DKIM=keys.setting("rsa"))
+    with app.app_context():
+        mail.send(Message("News", ["ann@example.org"], "x", sender="news@example.org", extra_headers=UNSUBSCRIBE))
+    assert signs_how_to_leave(server.arrived[0].content, keys)

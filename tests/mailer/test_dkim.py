@@ -12,13 +12,14 @@ import pytest
 from smtpbackend import Attachment, Envelope
 from smtpbackend.errors import InvalidInput, InvalidSetting
 from smtpbackend.testing import Play
-from tests.dkim_keys import DkimKeys, verifies
+from tests.dkim_keys import UNSUBSCRIBE, DkimKeys, signs_how_to_leave, verifies
 from tests.mailer.conftest import Scripted
 from tests.mailer.test_postfix import at
 from tests.mailer.twins import SENDER, Twin, hello
 from tests.servers.postfix import Postfix
 
 TO = "bob@example.com"
+LEAVE = ["https://example.org/leave/3f9a", "mailto:leave@example.org"]
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,28 @@ def test_both_kinds_at_once(twin: Twin, postfix: Postfix, keys: DkimKeys) -> Non
     [mail] = postfix.mail(wait_for=1)
     assert verifies(mail.content, keys, 0)
     assert verifies(mail.content, keys, 1)
+
+
+def given_message() -> EmailMessage:
+    """One of the email package with both fields."""
+    message = EmailMessage()
+    for name, value in {"From": SENDER, "To": TO, **UNSUBSCRIBE}.items():
+        message[name] = value
+    message.set_content("News")
+    return message
+
+
+@pytest.mark.parametrize(
+    "message",
+    [hello(list_unsubscribe=LEAVE), hello(headers=UNSUBSCRIBE), given_message()],
+    ids=["list_unsubscribe", "headers", "EmailMessage"],
+)
+def test_how_to_leave_a_list_is_signed(twin: Twin, scripted: Scripted, keys: DkimKeys, message: Any) -> None:
+    """RFC 8058 4: by default, whoever wrote the fields."""
+    server = scripted()
+    twin(server.url, dkim=keys.setting("rsa")).send(message)
+    [transaction] = server.handed_over
+    assert signs_how_to_leave(transaction.content, keys)
 
 
 def test_the_signature_counts_in_size(twin: Twin, scripted: Scripted, keys: DkimKeys) -> None:
