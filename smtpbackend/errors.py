@@ -62,7 +62,7 @@ __all__ = [
 ]
 
 
-MAX_NAMED = 5  # recipients that a text names
+MAX_NAMED = 5  # recipients, or servers, that a text names
 MAX_TEXT = 4096  # characters of an error's text: replies and input may be far longer
 
 
@@ -92,8 +92,13 @@ class SMTPError(Exception):
 
     ``server`` names the server ("smtp.example.com:587") where there is one, ``reply`` is its reply, and ``receipt``
     has the outcome of each recipient when a delivery raised. A text over 4,096 characters is cut in its middle.
+
+    Where several servers failed, class, ``server`` and ``reply`` (``smtp_code``) are those of the last one tried, or of
+    the one that answered for the recipients; ``others`` has the errors of the others, and the text names each server
+    with its reason.
     """
 
+    others: tuple[SMTPError, ...] = ()
     _transient = False
 
     def __init__(
@@ -107,7 +112,12 @@ class SMTPError(Exception):
 
     @property
     def is_transient(self) -> bool:
-        """Whether the same message may be accepted later, and cannot have been accepted already."""
+        """Whether the same message may be accepted later, and cannot have been accepted already.
+
+        Of several servers that failed one is enough that may take it later.
+        """
+        if any(other.is_transient for other in self.others):
+            return True
         return self.reply.is_transient if self.reply is not None else self._transient
 
     def __str__(self) -> str:
@@ -268,6 +278,11 @@ class RecipientsRefused(DeliveryError, smtplib.SMTPRecipientsRefused):
         super().__init__(message, **context)
         self.recipients = recipients or {}
         self._transient = transient
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether all of them may be accepted later. What other servers said of themselves does not count."""
+        return self._transient
 
 
 class ContentRefused(_Replied, smtplib.SMTPDataError):

@@ -11,6 +11,7 @@ from smtpbackend.delivery.addresses import forget
 from smtpbackend.delivery.asks import Effects, Find, Give, Lease, Release, Talk, Token
 from smtpbackend.delivery.credentials import wants_fresh
 from smtpbackend.delivery.pooling import Connection
+from smtpbackend.delivery.receipts import of_all_servers
 from smtpbackend.delivery.route import Route
 from smtpbackend.delivery.server import Server
 from smtpbackend.errors import DeliveryError, InvalidInput, MailerClosed, SMTPError, TimedOut
@@ -221,26 +222,27 @@ class Connecting:
         return self.ask(lambda session: session.help(argument))
 
     def ask(self, question: Callable[[Session], Effects]) -> Effects:
-        """Put one question to the first server that can be asked; its answer is given, or the last error raised."""
+        """Put one question to the first server that can be asked; its answer is given, or the error of all raised."""
         deadline = None if self.deadline is None else Deadline.after(self.deadline, self.clock())
-        error: SMTPError | None = None
+        failed: dict[Server, SMTPError] = {}
         servers = self.route.order(self.clock())
         while servers:
             server = servers.pop(0)
             if server.srv:
                 servers[:0] = yield from self._targets(server, deadline, servers)
-                error = self._down.get(server, error)
+                if server in self._down:
+                    failed[server] = self._down[server]
                 continue
             for fresh in (False, True):
                 connection = yield from self.connect(server, fresh, deadline, servers)
                 if connection is None:
-                    error = self._trouble
+                    failed[server] = self._down[server]
                     break
                 connection.deadline = deadline
                 try:
                     ended = yield Talk(connection, question(connection.session), None)
-                except DeliveryError as raised:
-                    error = raised
+                except DeliveryError as error:
+                    failed[server] = error
                     yield Release(connection)
                     if not connection.reused:
                         break
@@ -248,7 +250,8 @@ class Connecting:
                     yield Release(connection)
                     yield Give(1, ended.value)
                     return
-        raise error or DeliveryError("no server could be asked")
+        errors = [*failed.values()] or [DeliveryError("no server could be asked")]
+        raise of_all_servers(errors[-1], errors)
 
 
 def is_crowd(reply: Reply | None) -> bool:

@@ -179,6 +179,8 @@ class Dispatch(Connecting):
 
     def _next_server(self, mail: Mail) -> Effects:
         """This server has had its chance with this message."""
+        if mail.servers and isinstance(mail.error, SMTPError):
+            mail.passed = {**(mail.passed or {}), mail.servers[0]: mail.error}
         del (mail.servers or [])[:1]
         mail.goes_behind = False
         mail.rejoin()
@@ -220,7 +222,8 @@ class Dispatch(Connecting):
                 if self._left is None
                 else DeliveryError("the stream was left before this message was sent")
             )
-        mail.give_up([DeliveryError("no server could be tried"), *self._down.values()][-1])
+        failed = [*(self._down | (mail.passed or {})).values()]
+        mail.give_up(failed or [DeliveryError("no server could be tried")])
         self._note_end(mail)
 
     def _is_late(self, mail: Mail) -> bool:

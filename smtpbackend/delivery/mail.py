@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from smtpbackend import mime
 from smtpbackend.address import Address
 from smtpbackend.delivery.guard import OnlyTo, redirected, with_original_to
 from smtpbackend.delivery.judgement import Judgement
-from smtpbackend.delivery.receipts import failure, queue_id
+from smtpbackend.delivery.receipts import failure, of_all_servers, queue_id
 from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.splitting import by_domain, take
 from smtpbackend.envelope import Envelope, Recipient
@@ -53,6 +54,7 @@ class Mail:
     offered = 0  # how many servers there are, and how many of them
     objections = 0  # cannot be given this message
     renewed: frozenset[Server] = frozenset()  # had their one fresh connection
+    passed: dict[Server, SMTPError] | None = None  # those that had their chance with it, and why they did not take it
     goes_behind = False  # those in flight, since a connection ended at a command of this one
     fresh: Server | None = None  # which one it is to have a fresh connection to
     reply: Reply | None = None
@@ -228,9 +230,11 @@ class Mail:
                 self.settle(recipient, status, reply, replied_by, last_error)
         self.pending = ()
 
-    def give_up(self, last: SMTPError) -> None:
-        """No server is left, or no time. ``last``: why, where nothing was said about this message."""
-        error = self.error = self.error or last
+    def give_up(self, failed: Sequence[SMTPError]) -> None:
+        """No server is left, or no time. ``failed``: the errors of the servers, the last one said most lately."""
+        error = self.error = self.error or failed[-1]
+        if isinstance(error, SMTPError) and any(one is error for one in failed):  # else it is of no server
+            error = self.error = of_all_servers(error, failed)
         is_impossible = isinstance(error, NotSupported) and self.objections == self.offered
         server = error.server if isinstance(error, SMTPError) else None
         self.settle_all(Status.FAILED if is_impossible else Status.DEFERRED, error, server)

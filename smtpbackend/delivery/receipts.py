@@ -1,30 +1,34 @@
-"""From a receipt to what is told of it: the error that ``send`` raises, the events of recipients, the queue id."""
+"""What is told of a delivery: the error that ``send`` raises, the events of recipients, the queue id."""
 
 from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from smtpbackend.envelope import Envelope
 from smtpbackend.errors import (
+    MAX_NAMED,
+    MAX_TEXT,
     AuthenticationFailed,
     CancelSend,
     ConnectionLost,
     ContentRefused,
     DeliveryError,
     InvalidInput,
+    MailerClosed,
     NotSupported,
     RecipientsRefused,
     SenderRefused,
     SMTPError,
     TLSFailed,
+    shortened,
 )
 from smtpbackend.events import Event, RecipientDeferred, RecipientRejected
 from smtpbackend.outcome import Receipt, Reply, Status, named, refusals
 
-__all__ = ["failure", "queue_id", "recipient_events"]
+__all__ = ["failure", "of_all_servers", "queue_id", "recipient_events"]
 
 
 def failure(receipt: Receipt, last: Exception | None) -> Exception | None:
@@ -43,13 +47,44 @@ def failure(receipt: Receipt, last: Exception | None) -> Exception | None:
     if (refused or (last is None and outcomes and not receipt.deferred)) and not isinstance(last, AuthenticationFailed):
         if isinstance(last, RecipientsRefused):
             return own(last)
-        return RecipientsRefused(
+        error = RecipientsRefused(
             f"no recipient was accepted: {named([(o.address, o.reply or o.error) for o in outcomes])}",
             recipients=refusals(outcomes),
             transient=all(outcome.status is Status.DEFERRED for outcome in outcomes),
             server=next((outcome.server for outcome in reversed(outcomes) if outcome.server), None),
         )
+        # a server that gave no recipient an answer is told beside those
+        silent = {getattr(last, "server", None)} - {None, *[outcome.server for outcome in outcomes if outcome.reply]}
+        return of_all_servers(error, [*last.others, last]) if silent and isinstance(last, DeliveryError) else error
     return own(last)
+
+
+def of_all_servers(last: SMTPError, failed: Iterable[SMTPError]) -> SMTPError:
+    """The error of a delivery that no server is left for: ``last``, that of the last one, which names all that failed.
+
+    ``failed`` are the errors of the servers in the order in which they failed; the last one may be among them.
+    """
+    if isinstance(last, MailerClosed):  # it is of no server
+        return last
+    others = tuple(one for one in failed if one is not last and not isinstance(one, MailerClosed))
+    if not others:
+        return last
+    error = own(last)
+    assert isinstance(error, SMTPError)
+    error.others = others
+    total = len(others) + 1
+    named = [*others[: MAX_NAMED - 1], last]
+    room = (MAX_TEXT - 100) // len(named) - 10
+    texts = [f"({number}) {shortened(_with_server(one), room)}" for number, one in enumerate(named, 1)]
+    if total > len(named):
+        texts[-1:] = [f"... {total - len(named):,} more, see others ...", f"({total:,}) {texts[-1].split(' ', 1)[1]}"]
+    error.args = (shortened(f"{total:,} servers failed: {' '.join(texts)}", MAX_TEXT),)
+    return error
+
+
+def _with_server(error: SMTPError) -> str:
+    text = str(error)
+    return text if error.server is None or error.server in text else f"{error.server}: {text}"
 
 
 def own(error: Exception | None) -> Exception:

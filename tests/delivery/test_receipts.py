@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import re
+
 import pytest
 
 from smtpbackend import Envelope, Outcome, Receipt, Recipient, Reply, Status
 from smtpbackend.delivery.date_and_id import stamp
-from smtpbackend.delivery.receipts import failure, queue_id
-from smtpbackend.errors import AuthenticationFailed, ConnectFailed, DeliveryError, InDoubt, RecipientsRefused
+from smtpbackend.delivery.receipts import failure, of_all_servers, queue_id
+from smtpbackend.errors import (
+    MAX_NAMED,
+    MAX_TEXT,
+    AuthenticationFailed,
+    ConnectFailed,
+    DeliveryError,
+    InDoubt,
+    MailerClosed,
+    NotSupported,
+    RecipientsRefused,
+    SMTPError,
+)
 from smtpbackend.events import MessageEnded
 from tests.telling import names_of
 
@@ -89,3 +104,66 @@ def test_a_stamp_has_a_zone_and_never_comes_again() -> None:
     assert date.utcoffset() is not None
     assert token != other
     assert token.isalnum()
+
+
+def failures(number: int, text: str = "is down") -> list[SMTPError]:
+    """Errors of as many servers."""
+    return [ConnectFailed(f"s{n} {text}", server=f"s{n}") for n in range(1, number + 1)]
+
+
+def test_an_error_of_several_servers_names_each_with_its_reason() -> None:
+    reply = Reply(535, (5, 7, 8), ("no",))
+    first, last = (
+        ConnectFailed("a:25 is down", server="a:25"),
+        AuthenticationFailed("refused", server="b:25", reply=reply),
+    )
+    error = of_all_servers(last, [first, last])
+    assert str(error) == "2 servers failed: (1) a:25 is down (2) b:25: refused"
+    assert (type(error), error.server, error.reply) == (AuthenticationFailed, "b:25", reply)
+    assert error.smtp_code == 535
+    assert error.others == (first,)
+    assert str(last) == "refused", "it may stand for other messages too"
+
+
+def test_an_error_of_one_server_is_that_of_the_server() -> None:
+    [last] = failures(1)
+    assert of_all_servers(last, [last]) is last
+
+
+def test_that_a_mailer_was_closed_is_of_no_server() -> None:
+    closed = MailerClosed("closed", server="a:25")
+    assert of_all_servers(closed, [*failures(2), closed]) is closed
+    [last] = failures(1)
+    assert of_all_servers(last, [closed, last]) is last
+
+
+@pytest.mark.parametrize("text", ["is down", "says " + "x" * 4000])
+@pytest.mark.parametrize("number", [2, 5, 6, 2000])
+def test_its_length_is_bounded(number: int, text: str) -> None:
+    """The last server, whose error it is, is always named, and what is left out is counted."""
+    every = failures(number, text)
+    error = of_all_servers(every[-1], every)
+    assert len(str(error)) <= MAX_TEXT
+    assert str(error).startswith(f"{number:,} servers failed: (1) s1 ")
+    assert f"({number:,}) s{number} " in str(error)
+    left_out = re.search(r"\.\.\. ([\d,]+) more, see others \.\.\.", str(error))
+    assert (left_out and left_out[1]) == (f"{number - MAX_NAMED:,}" if number > MAX_NAMED else None)
+    assert len(error.others) == number - 1
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "expected"),
+    [
+        (ConnectFailed("down"), AuthenticationFailed("no", reply=Reply(535)), True),
+        (AuthenticationFailed("no", reply=Reply(535)), ConnectFailed("down"), True),
+        (AuthenticationFailed("no", reply=Reply(535)), AuthenticationFailed("no", reply=Reply(535)), False),
+        (NotSupported("no SMTPUTF8"), AuthenticationFailed("no", reply=Reply(535)), False),
+        (ConnectFailed("down"), NotSupported("no SMTPUTF8"), True),
+        (ConnectFailed("down"), RecipientsRefused("one for good, one for now"), False),
+    ],
+)
+def test_it_is_transient_where_one_of_them_may_take_it_later(first: SMTPError, last: SMTPError, expected: bool) -> None:
+    error = of_all_servers(last, [first, last])
+    assert error.is_transient is expected
+    for copied in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert (str(copied), copied.is_transient) == (str(error), expected)

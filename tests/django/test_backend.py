@@ -142,6 +142,21 @@ def test_construction_is_silent_and_opens_nothing(server: AiosmtpdServer) -> Non
     assert server.connections == 0
 
 
+def test_the_error_of_several_servers_names_each(closed_port: int, aiosmtpd: Start) -> None:
+    """Of a message, of `open`, and of each message of a batch."""
+    server = aiosmtpd(users={"user": "secret"}, auth_in_clear=True)
+    names = (f"localhost:{server.port}", f"localhost:{closed_port}")
+    backend = EmailBackend(servers=[f"smtp://user:wrong@{names[0]}", f"smtp://{names[1]}"])
+    messages = [mail(), mail()]
+    for fail in (lambda: backend.send_messages(messages), backend.open):
+        with pytest.raises(ConnectFailed) as caught:
+            fail()
+        for name, reason in zip(names, ("refused the login", "Connection refused"), strict=True):
+            assert name in str(caught.value)
+            assert reason in str(caught.value)
+    assert [str(message.smtp_receipt.error).count("localhost:") for message in messages] == [2, 2]
+
+
 def test_override_of_ssl_context_is_not_silently_ignored() -> None:
     class Mine(EmailBackend):
         ssl_context = None

@@ -98,6 +98,14 @@ def test_a_server_that_is_not_there(make_app: MakeApp) -> None:
         mail.send_message("Hi", ["ann@example.com"], "Hello")
 
 
+def test_several_servers_that_are_not_there(make_app: MakeApp) -> None:
+    """The error names each."""
+    ports = free_ports(2)
+    app, mail = make_app(SMTPBACKEND_SERVERS=[f"smtp://127.0.0.1:{port}" for port in ports])
+    with app.app_context(), pytest.raises(ConnectFailed, match=".*".join(f"127.0.0.1:{port}" for port in ports)):
+        mail.send_message("Hi", ["ann@example.com"], "Hello")
+
+
 def test_a_login_over_tls(aiosmtpd: StartServer, make_app: MakeApp) -> None:
     """MAIL_USE_TLS verifies the certificate, which Flask-Mail does not."""
     server = aiosmtpd(tls="required", users={"ann": "secret"}, auth_required=True)

@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from smtpbackend import Envelope, Status
-from smtpbackend.errors import ContentRefused, DeliveryError, InDoubt, RecipientsRefused, SenderRefused
+from smtpbackend.errors import (
+    AuthenticationFailed,
+    ContentRefused,
+    DeliveryError,
+    InDoubt,
+    RecipientsRefused,
+    SenderRefused,
+)
 from smtpbackend.testing import CUT, DEAF, EXTENSIONS, HANG_UP, RESET, SILENCE, Play, when_heard
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import SENDER, Twin, hello
@@ -16,6 +23,12 @@ from tests.telling import names, names_of
 
 LIMITLESS = ("PIPELINING",)  # no SIZE
 THREE = ("ada@example.com", "bob@example.com", "carl@example.com")
+
+
+def names_each(error: Any, *servers: Any) -> bool:
+    """Whether the error has each of these servers, in this order."""
+    places = [str(error).find(server.name) for server in servers]
+    return str(error).startswith(f"{len(servers)} servers failed: ") and -1 not in places and places == sorted(places)
 
 
 class TestMovesOn:
@@ -136,10 +149,45 @@ class TestMovesOn:
         assert caught.value.is_transient
         assert [outcome.status for outcome in caught.value.receipt.outcomes] == [Status.DEFERRED]
 
-    def test_the_error_of_the_last_server_is_raised(self, twin: Twin, scripted: Scripted) -> None:
+    def test_the_error_of_the_last_server_is_raised_and_names_the_others(self, twin: Twin, scripted: Scripted) -> None:
+        first, second = scripted(Play({"AUTH": "535 5.7.8 wrong"}, ("AUTH PLAIN",))), scripted({"": "554 second"})
+        mailer = twin(f"smtp://ann:secret@127.0.0.1:{first.port}", second.url)
+        for ask in (lambda: mailer.send(hello()), lambda: mailer.connect(), lambda: mailer.verify("bob@example.com")):
+            with pytest.raises(ConnectionError) as caught:
+                ask()
+            assert names_each(caught.value, first, second)
+        assert caught.value.smtp_code == 554
+        assert isinstance(caught.value.others[0], AuthenticationFailed)
+
+    def test_so_does_each_of_a_batch_and_the_outcomes(self, twin: Twin, scripted: Scripted) -> None:
         first, second = scripted({"": "554 first"}), scripted({"": "554 second"})
-        with pytest.raises(ConnectionError, match="second"):
+        for receipt in twin(first.url, second.url).send_many(hello() for _ in range(3)):
+            assert names_each(receipt.error, first, second)
+            assert names_each(receipt.outcomes[0].error, first, second)
+        assert (first.connections, second.connections) == (1, 1)
+
+    @pytest.mark.parametrize("command", ["MAIL", "RCPT", "."])
+    def test_a_server_that_put_the_message_off_is_named_beside_one_that_is_down(
+        self, twin: Twin, scripted: Scripted, command: str
+    ) -> None:
+        first, second = scripted({command: "451 4.3.0 later"}), scripted({"": "554 second"})
+        with pytest.raises(DeliveryError) as caught:
+            twin(second.url, first.url).send(hello())
+        assert names_each(caught.value, second, first)
+        assert caught.value.is_transient
+        with pytest.raises(DeliveryError) as caught:
             twin(first.url, second.url).send(hello())
+        assert caught.value.is_transient
+
+    @pytest.mark.parametrize("command", ["MAIL", "RCPT", "."])
+    def test_what_was_refused_for_good_is_no_failure_of_servers(
+        self, twin: Twin, scripted: Scripted, command: str
+    ) -> None:
+        first, second = scripted({"": "554 first"}), scripted({command: "550 5.7.1 no"})
+        with pytest.raises(DeliveryError) as caught:
+            twin(first.url, second.url).send(hello())
+        assert caught.value.others == ()
+        assert not caught.value.is_transient
 
 
 class TestStays:
