@@ -155,10 +155,12 @@ def choose(
     """The mechanisms to try: strongest first, or in the order of ``wanted``.
 
     ``clear_allowed``: whether the channel may carry a secret in clear (DESIGN 4.7). With ``credentials`` only the
-    mechanisms that these suffice for.
+    mechanisms that these suffice for; a password comes after a token, which is set in its place.
     """
     mechanisms = known()
     names = list(mechanisms) if wanted is None else [name.upper() for name in wanted]
+    if wanted is None and credentials is not None and credentials.token:
+        names.sort(key=lambda name: mechanisms[name].needs == "password")  # stable
     offered = set(offered)
     return [
         mechanism

@@ -153,19 +153,23 @@ def test_no_page_shows_the_secrets_beside_a_setting_that_cannot_work(wrong: dict
     assert_unseen((PASSWORD, KEY), texts)
 
 
+@pytest.mark.parametrize("password", [{}, {"password": KEY}])
 @pytest.mark.parametrize("mode", ["EMAIL", "SMTPBACKEND", "MAILERS"])
-def test_a_token_needs_no_password_beside_it(smtp_server: Callable[..., ScriptedServer], mode: str) -> None:
+def test_a_token_needs_no_password_and_comes_before_one(
+    smtp_server: Callable[..., ScriptedServer], mode: str, password: dict[str, str]
+) -> None:
     """EMAIL_HOST_USER with TOKEN in SMTPBACKEND, both in SMTPBACKEND, or both in OPTIONS."""
-    server = smtp_server(Play({"AUTH": "535 5.7.8 no"}, ("AUTH XOAUTH2",)))
+    server = smtp_server(Play({"AUTH": "535 5.7.8 no"}, ("AUTH CRAM-MD5 PLAIN XOAUTH2",)))
     if mode == "MAILERS" and not HAS_MAILERS:
         pytest.skip("Django 6.1 has MAILERS")
-    login = {"host": server.host, "port": server.port, "username": "ann@example.com", "token": PASSWORD}
+    login = {"host": server.host, "port": server.port, "username": "ann@example.com", "token": PASSWORD, **password}
     modes: Any = {
         "EMAIL": lambda: email_settings(
             EMAIL_BACKEND=PATH,
             EMAIL_HOST=server.host,
             EMAIL_PORT=server.port,
             EMAIL_HOST_USER="ann@example.com",
+            EMAIL_HOST_PASSWORD=password.get("password", ""),
             SMTPBACKEND={"TOKEN": PASSWORD},
         ),
         "SMTPBACKEND": lambda: email_settings(

@@ -68,6 +68,21 @@ def test_the_strongest_comes_first() -> None:
 
 
 @pytest.mark.parametrize(
+    ("offered", "wanted", "expected"),
+    [
+        ("SCRAM-SHA-256 CRAM-MD5 XOAUTH2 PLAIN", None, "XOAUTH2 SCRAM-SHA-256 CRAM-MD5 PLAIN"),
+        ("CRAM-MD5 OAUTHBEARER XOAUTH2 LOGIN", None, "OAUTHBEARER XOAUTH2 CRAM-MD5 LOGIN"),
+        ("CRAM-MD5 PLAIN", None, "CRAM-MD5 PLAIN"),
+        ("CRAM-MD5 XOAUTH2", ["CRAM-MD5", "XOAUTH2"], "CRAM-MD5 XOAUTH2"),
+    ],
+)
+def test_a_token_comes_before_the_password_beside_it(offered: str, wanted: list[str] | None, expected: str) -> None:
+    """It was set in place of the password, which may be a forgotten one; a login costs one bad try."""
+    both = ANN._replace(token="ya29")
+    assert [mechanism.name for mechanism in choose(offered.split(), wanted, True, both)] == expected.split()
+
+
+@pytest.mark.parametrize(
     ("offered", "wanted", "clear_allowed", "names"),
     [
         (["LOGIN", "PLAIN"], None, True, ["PLAIN", "LOGIN"]),
