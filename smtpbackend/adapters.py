@@ -11,6 +11,7 @@ from smtpbackend.blocking.mailer import SharedMailer
 from smtpbackend.content import MAX_LINE, Content, encode_octets
 from smtpbackend.content_type import media_type
 from smtpbackend.content_type import parsed as parsed_message
+from smtpbackend.delivery.alarm import no_login as warn_no_login
 from smtpbackend.delivery.configuration import Configuration, configure
 from smtpbackend.delivery.hostnames import is_loopback
 from smtpbackend.delivery.parcel import Parcel
@@ -80,4 +81,5 @@ __all__ = [
     "signals_of",
     "text_content",
     "text_field",
+    "warn_no_login",
 ]

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import itertools
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from ssl import SSLContext
 from typing import Any
 
@@ -14,14 +14,19 @@ import django
 from django.core.mail.backends import smtp
 
 from smtpbackend import CancelSend, DeliveryError, InvalidInput, Mailer
-from smtpbackend.adapters import Configuration, Parcel, client_context, configure, discreet
+from smtpbackend.adapters import Configuration, Parcel, client_context, configure, discreet, warn_no_login
 from smtpbackend_django.conf import (
     DJANGO_OPTIONS,
+    EMAIL_SETTINGS,
+    FLAGS,
+    OF_OTHER_BACKENDS,
     OPTIONS,
     SettingsError,
+    flag_doubt,
     hint,
     key_of,
     known_mailer,
+    names_server,
     overridden,
     shared_mailer,
     site_options,
@@ -39,14 +44,16 @@ class EmailBackend(smtp.EmailBackend):
     """Sends mail through a Mailer that all backends of the same configuration share.
 
     Positional arguments are Django's; the keywords behind them are the settings of ``docs/reference/settings.md``, and
-    None leaves one at its default. ``use_tls`` means ``tls="required"``, ``use_ssl`` ``"implicit"``, neither
-    ``"opportunistic"``.
+    None leaves one at its default. An unknown one is an error, but for those of Django's other backends. ``use_tls``
+    means ``tls="required"``, ``use_ssl`` ``"implicit"``, neither ``"opportunistic"``.
 
     `send_messages` tries every message, leaves its Receipt in ``message.smtp_receipt``, and then raises the first
     failure unless ``fail_silently``. A message that was accepted for at least one recipient counts as sent.
     """
 
     connection: Any  # after `open` the Mailer
+    _is_ours = True
+    """Whether neither EMAIL_* nor Django's defaults are used."""
 
     @discreet
     def __init__(
@@ -109,10 +116,11 @@ class EmailBackend(smtp.EmailBackend):
         if site is not None:
             options = overridden(site, options)
         self.alias = alias
-        if alias is not None:
+        if kwargs:
             self._check_names(kwargs)
+        self._check_flags(options)
         # A server that is named neither in EMAIL_* nor in Django's OPTIONS has the defaults of the core
-        is_ours = "servers" in options or (site is not None and "host" in options and "host" in site)
+        is_ours = "servers" in options or (names_server(site) and "host" in options)
         self._begin(options, is_ours, kwargs)
         first = self._check().servers[0]
         if is_ours:
@@ -120,10 +128,19 @@ class EmailBackend(smtp.EmailBackend):
         self._checked = self._attributes()
 
     def _check_names(self, kwargs: dict[str, Any]) -> None:
-        """As Django does, with the name that may have been meant."""
-        ignored = kwargs.get("_ignore_unknown_kwargs") or ()
-        if unknown := sorted(kwargs.keys() - {"_ignore_unknown_kwargs", *ignored}):
-            raise self._wrong(f"Unknown options {', '.join(map(repr, unknown))}{hint(unknown, OPTIONS)}.")
+        """As Django does for OPTIONS, with the name that may have been meant; also where they come by `get_connection`.
+
+        ``_ignore_unknown_kwargs`` has the names of what came so beside OPTIONS.
+        """
+        by_call = kwargs if self.alias is None else kwargs.get("_ignore_unknown_kwargs") or ()
+        of_others = OF_OTHER_BACKENDS.intersection(by_call)
+        if unknown := sorted(kwargs.keys() - {"_ignore_unknown_kwargs"} - of_others):
+            raise self._wrong(f"Unknown options {', '.join(map(repr, unknown))}{hint(unknown, OPTIONS) or '.'}")
+
+    def _check_flags(self, values: Mapping[str, Any]) -> None:
+        for name in FLAGS:
+            if doubt := flag_doubt(name, values.get(name)):
+                raise self._wrong(doubt, name)
 
     def _begin(self, options: dict[str, Any], is_ours: bool, kwargs: dict[str, Any]) -> None:
         """Have Django read its options. ``is_ours``: neither EMAIL_* nor Django's defaults are used."""
@@ -140,9 +157,14 @@ class EmailBackend(smtp.EmailBackend):
         self._is_ours = is_ours
         of_django = {name: options.pop(name, None) for name in DJANGO_OPTIONS}
         of_django["fail_silently"] = bool(of_django["fail_silently"])
+        if "servers" in options and of_django["port"] is not None:
+            options["port"] = of_django["port"]  # the default of each; the attribute is that of the first
         self._options = options
         if not is_ours:
-            super().__init__(**of_django, alias=self.alias, **kwargs)
+            try:
+                super().__init__(**of_django, alias=self.alias, **kwargs)
+            finally:  # also where Django takes two strings for two flags that are true
+                self._check_flags(vars(self))
             return
         # None would let Django ask for EMAIL_*
         fillers: dict[str, Any] = dict.fromkeys(DJANGO_OPTIONS, "") | {"host": "localhost", "port": 25}
@@ -163,14 +185,21 @@ class EmailBackend(smtp.EmailBackend):
         try:
             return configure(settings)
         except InvalidInput as error:
-            raise self._wrong(str(error)) from error
+            raise self._wrong(str(error), error.field) from error
 
-    def _wrong(self, why: str) -> Exception:
+    def _wrong(self, why: str, option: str = "") -> Exception:
+        """The error of a setting; ``option`` is the name that it has here."""
+        if (name := self._named(option)) != option:
+            why = f"{why} (the setting {name}, where the option {option} is not given)"
         if self.alias is None or django.VERSION < (6, 1):
             return SettingsError(why)
         from django.core.mail import InvalidMailer
 
         return InvalidMailer(why, alias=self.alias)  # type: ignore[no-any-return]
+
+    def _named(self, option: str) -> str:
+        """What an option is called where it is set."""
+        return option if self._is_ours or self.alias is not None else EMAIL_SETTINGS.get(option, option)
 
     def _settings(self) -> dict[str, Any]:
         """The neutral settings, from the attributes as they are now: a subclass may have changed them."""
@@ -187,13 +216,18 @@ class EmailBackend(smtp.EmailBackend):
         settings = {name: value for name, value in settings.items() if value is not None} | self._options
         if "servers" not in settings:
             settings |= {"host": self.host, "port": self.port}
-        if self._is_ours:
-            is_login = bool(self.username or self.password)
-        else:  # Django logs in with both only
-            is_login = bool(self.username and (self.password or "token" in settings))
-        if is_login:
-            settings |= {"username": self.username, "password": self.password}
+        if (self.username or self.password) and not self.lacking:
+            settings |= {"username": self.username or None, "password": self.password or None}
         return settings
+
+    @property
+    def lacking(self) -> str:
+        """What a login lacks, for want of which there is none, as in Django: "username", "password", or ""."""
+        if self._is_ours or bool(self.username) == bool(self.password):  # what is ours is told by the core
+            return ""
+        if not self.username:
+            return "username"
+        return "" if "token" in self._options or "auth_mechanisms" in self._options else "password"
 
     def _attributes(self) -> tuple[Any, ...]:
         """Those of Django's that `_settings` reads."""
@@ -209,9 +243,12 @@ class EmailBackend(smtp.EmailBackend):
             if known is not None:
                 return known
         try:
-            return shared_mailer(self._settings())
+            mailer = shared_mailer(self._settings())
         except InvalidInput as error:
-            raise self._wrong(str(error)) from error
+            raise self._wrong(str(error), error.field) from error
+        if self.lacking == "password":  # username="" is how code logs in nowhere
+            warn_no_login(mailer.configuration.servers[0].name, self._named("password"))
+        return mailer
 
     @property  # without a setter: its value would not be used
     def ssl_context(self) -> SSLContext:

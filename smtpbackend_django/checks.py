@@ -15,6 +15,7 @@ from django.utils.module_loading import import_string
 from smtpbackend import MissingExtra, Server
 from smtpbackend.adapters import bares_password, is_loopback, port_doubt
 from smtpbackend_django.backend import EmailBackend
+from smtpbackend_django.conf import EMAIL_SETTINGS, FLAGS, flag_doubt
 
 __all__ = ["check_credentials", "check_settings", "register_checks"]
 
@@ -32,52 +33,78 @@ def check_settings(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
     """Settings that cannot work, or hardly are what was meant.
 
     E001: a setting is unknown or cannot work. W002: ``SMTPBACKEND`` is set and not read. W003: the port does not fit
-    the kind of TLS. W004: a URL has a password in it, which Django's error pages and mails show. W005: a password
-    without a username.
+    the kind of TLS. W004: a URL has a password in it, which Django's error pages and mails show. W005: half a login.
+    W006: a flag is a string. W007: ``EMAIL_*`` are set and not read, for ``SMTPBACKEND`` names the server.
     """
-    found: list[CheckMessage] = []
-    for name, backend in _backends():
-        if isinstance(backend, Exception):
-            hint = "The settings are listed in docs/reference/settings.md."
-            found.append(Error(str(backend), id="smtpbackend.E001", hint=hint))
-            continue
-        if backend.password and not backend.username and not backend._is_ours:  # else it is an error
-            found.append(
-                Warning(
-                    f"{name} has a password and no username: there is no login.",
-                    id="smtpbackend.W005",
-                    hint="Set EMAIL_HOST_USER (username) too, or leave EMAIL_HOST_PASSWORD (password) out.",
-                )
-            )
-        for server in backend.mailer().configuration.servers:
-            if doubt := port_doubt(server):
-                found.append(Warning(f"{name}, {server.name}: {doubt}.", id="smtpbackend.W003", hint=_remedy(server)))
-    if _mailers() is not None and getattr(settings, "SMTPBACKEND", None) is not None:
-        found.append(
-            Warning(
+    backends = list(_backends())
+    found = [message for name, backend in backends for message in _of_backend(name, backend)]
+    found += _unread(is_used=bool(backends))
+    for name, options in _options(is_used=bool(backends)):
+        for key, value in options.items():
+            found += _of_value(name, str(key), value)
+    return found
+
+
+def _of_backend(name: str, backend: EmailBackend | Exception) -> Iterator[CheckMessage]:
+    if isinstance(backend, Exception):
+        yield Error(str(backend), id="smtpbackend.E001", hint="The settings are listed in docs/reference/settings.md.")
+        return
+    if lacking := backend.lacking:
+        has = "password" if lacking == "username" else "username"
+        yield Warning(
+            f"{name} has a {has} and no {lacking}: there is no login.",
+            id="smtpbackend.W005",
+            hint=f"Set {EMAIL_SETTINGS[lacking]} ({lacking}) too, or leave {EMAIL_SETTINGS[has]} ({has}) out.",
+        )
+    for server in backend.mailer().configuration.servers:
+        if doubt := port_doubt(server):
+            yield Warning(f"{name}, {server.name}: {doubt}.", id="smtpbackend.W003", hint=_remedy(server))
+
+
+def _unread(is_used: bool) -> Iterator[CheckMessage]:
+    """What is set and not read, since other settings take its place."""
+    given = getattr(settings, "SMTPBACKEND", None)
+    if _mailers() is not None:
+        if given is not None:
+            yield Warning(
                 "SMTPBACKEND is not read where MAILERS is defined.",
                 id="smtpbackend.W002",
                 hint="Move its keys, in lower case, to OPTIONS of a mailer.",
             )
+        return
+    names = [name for name in EMAIL_SETTINGS.values() if settings.is_overridden(name)]
+    named_by = [name for name in ("SERVERS", "HOST") if isinstance(given, Mapping) and given.get(name) is not None]
+    if is_used and names and named_by:
+        yield Warning(
+            f"Set and not read, since SMTPBACKEND has {named_by[0]}: {', '.join(names)}.",
+            id="smtpbackend.W007",
+            hint="Move what still holds to SMTPBACKEND. Without SERVERS and HOST it adds to EMAIL_*.",
         )
-    for name, options in _options():
-        for key, value in options.items():
-            if bares_password(value):
-                found.append(
-                    Warning(
-                        f"{name} has a password in a URL of {key!r}: Django's error pages and error mails show it.",
-                        id="smtpbackend.W004",
-                        hint='Write {"url": "smtp://host", "username": ..., "password": ...}, of which Django hides '
-                        "the password, or wrap the URL: smtpbackend.Secret(url).",
-                    )
-                )
-    return found
 
 
-def _options() -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _of_value(name: str, key: str, value: Any) -> Iterator[CheckMessage]:
+    is_flag = key.lower().removeprefix("email_") in FLAGS
+    if is_flag and isinstance(value, str) and value and not flag_doubt(key, value):  # else it is an error
+        yield Warning(
+            f"{name} has the string {value!r} for {key}: Django takes every string for true.",
+            id="smtpbackend.W006",
+            hint='Set True or False, without quotes. From the environment: os.environ.get("...") == "true".',
+        )
+    if bares_password(value):
+        yield Warning(
+            f"{name} has a password in a URL of {key!r}: Django's error pages and error mails show it.",
+            id="smtpbackend.W004",
+            hint='Write {"url": "smtp://host", "username": ..., "password": ...}, of which Django hides the password, '
+            "or wrap the URL: smtpbackend.Secret(url).",
+        )
+
+
+def _options(is_used: bool) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The name and the options of each mailer of ours, as they are written in the settings."""
     mailers = _mailers()
     if mailers is None:
+        if is_used:
+            yield "The site", {EMAIL_SETTINGS[flag]: _quietly(EMAIL_SETTINGS[flag]) for flag in ("use_tls", "use_ssl")}
         if isinstance(given := getattr(settings, "SMTPBACKEND", None), Mapping):
             yield "SMTPBACKEND", given
         return
@@ -113,13 +140,18 @@ def _mailers() -> Any:
     return getattr(settings, "MAILERS", None) if django.VERSION >= (6, 1) else None
 
 
+def _quietly(name: str) -> Any:
+    """A setting of Django, of which Django 6.1 has warned the site already."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return getattr(settings, name)
+
+
 def _backends() -> Iterator[tuple[str, EmailBackend | Exception]]:
     """The name of each mailer of ours in the settings, and its backend or error."""
     mailers = _mailers()
     if mailers is None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Django 6.1 has warned the site of EMAIL_BACKEND already
-            path = settings.EMAIL_BACKEND
+        path = _quietly("EMAIL_BACKEND")
         if _is_ours(path):
             name = "EMAIL_BACKEND" if getattr(settings, "SMTPBACKEND", None) is None else "SMTPBACKEND"
             try:

@@ -20,12 +20,17 @@ from smtpbackend.adapters import MAILER_KEYS, SERVER_KEYS, SharedMailer, discree
 
 __all__ = [
     "DJANGO_OPTIONS",
+    "EMAIL_SETTINGS",
+    "FLAGS",
+    "OF_OTHER_BACKENDS",
     "OPTIONS",
     "SettingsError",
     "close_mailers",
+    "flag_doubt",
     "hint",
     "key_of",
     "known_mailer",
+    "names_server",
     "overridden",
     "shared_mailer",
     "site_options",
@@ -36,6 +41,23 @@ DJANGO_OPTIONS = (
     *("timeout", "ssl_keyfile", "ssl_certfile", "fail_silently"),
 )
 OPTIONS = frozenset({*DJANGO_OPTIONS, "servers", "ports", *SERVER_KEYS, *MAILER_KEYS})
+OF_OTHER_BACKENDS = frozenset({"file_path", "stream"})
+"""Options of Django's file and console backends, which code for any backend gives beside those of SMTP."""
+EMAIL_SETTINGS = {
+    "host": "EMAIL_HOST",
+    "port": "EMAIL_PORT",
+    "username": "EMAIL_HOST_USER",
+    "password": "EMAIL_HOST_PASSWORD",
+    "use_tls": "EMAIL_USE_TLS",
+    "use_ssl": "EMAIL_USE_SSL",
+    "timeout": "EMAIL_TIMEOUT",
+    "client_cert": "EMAIL_SSL_CERTFILE",
+    "client_key": "EMAIL_SSL_KEYFILE",
+}
+"""Django's settings of a server, which are read where ``SMTPBACKEND`` names none."""
+FLAGS = ("use_tls", "use_ssl", "fail_silently")
+"""Django's options that are True or False."""
+_TRUE = ("1", "true", "yes", "on")
 _TLS = {"tls", "use_tls", "use_ssl"}
 
 MAX_MAILERS = 32  # configurations that are kept; there may be more, such as a password for each customer
@@ -70,7 +92,21 @@ def overridden(site: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
         replaced |= {"servers", "ports"}
     if "password" in given:  # one login is overridden by another, not mixed with it
         replaced.add("token")
+    if "token" in given:
+        replaced.add("password")
     return {**{name: value for name, value in site.items() if name not in replaced}, **given}
+
+
+def names_server(site: Mapping[str, Any] | None) -> bool:
+    """Whether the options of the site name servers: then ``EMAIL_*`` are not read."""
+    return site is not None and not site.keys().isdisjoint(("servers", "host"))
+
+
+def flag_doubt(name: str, value: Any) -> str:
+    """Why a string does not do for a flag, or "": Django takes every string for true, "False" as well."""
+    if not isinstance(value, str) or not value or value.lower() in _TRUE:
+        return ""
+    return f"{name} is the string {value!r}, which Django takes for true: set True or False, without quotes"
 
 
 def hint(given: Iterable[Any], known: Iterable[str]) -> str:

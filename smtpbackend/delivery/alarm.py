@@ -3,7 +3,8 @@
 ``smtpbackend.failed_over``: a server could not be used, and the next one is tried. ``smtpbackend.in_doubt``: a message
 was handed over and not answered. Each is logged once a minute and server at most, over all mailers of a process: a
 server that is down is no flood of lines. ``smtpbackend.in_clear``: mail goes in clear to a server whose TLS failed;
-once a server and process. They hold no secret, and no recipient but those that a server names itself.
+``smtpbackend.no_login``: an adapter has half a login, and there is none. Each once a server and process. They hold no
+secret, and no recipient but those that a server names itself.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from smtpbackend.events import ServerFailed
 from smtpbackend.logs import log
 from smtpbackend.outcome import Receipt
 
-__all__ = ["in_clear", "in_doubt", "is_due", "server_failed"]
+__all__ = ["in_clear", "in_doubt", "is_due", "no_login", "server_failed"]
 
 A_MINUTE = 60.0  # seconds
 MOST = 1000  # servers that are remembered
@@ -40,14 +41,23 @@ def in_doubt(receipt: Receipt, now: float) -> None:
 
 def in_clear(server: str, why: SMTPError) -> None:
     """Log that mail goes to ``server`` in clear though it offers TLS, and ``why``."""
+    log_once("smtpbackend.in_clear", server, {"error": str(why)})
+
+
+def no_login(server: str, lacking: str) -> None:
+    """Log that nothing logs in to ``server`` for want of the setting ``lacking``."""
+    log_once("smtpbackend.no_login", server, {"lacking": lacking})
+
+
+told: dict[tuple[str, str], object] = {}  # what was told of each server
+
+
+def log_once(name: str, server: str, fields: dict[str, Any]) -> None:
     if len(told) >= MOST:
         told.clear()
     this = object()
-    if told.setdefault(server, this) is this:  # of several threads one is the first
-        log("smtpbackend", WARNING, "smtpbackend.in_clear", server=server, error=str(why))
-
-
-told: dict[str, object] = {}  # the servers of which it was told
+    if told.setdefault((name, server), this) is this:  # of several threads one is the first
+        log("smtpbackend", WARNING, name, server=server, **fields)
 
 
 def log_at_times(name: str, server: str | None, now: float, fields: dict[str, Any]) -> None:

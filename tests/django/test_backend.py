@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import io
 import logging
 import os
 import smtplib
@@ -120,10 +122,38 @@ def test_port_is_25_in_email_mode_whatever_the_flags() -> None:
     assert EmailBackend(host="mail.example.com", use_tls=True).port == 25
 
 
-def test_unknown_keyword_in_email_mode_is_swallowed_as_by_django() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        EmailBackend(host="localhost", nonsense=1)
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ({"deadlne": 2}, "'deadline'"),
+        ({"usename": "ann"}, "'username'"),
+        ({"EMAIL_HOST": "x", "port": 1}, "'EMAIL_HOST'"),
+    ],
+)
+def test_a_misspelt_keyword_is_told(given: dict[str, Any], meant: str) -> None:
+    """Before a mail is sent without what was asked for."""
+    with pytest.raises(conf.SettingsError, match="Unknown options") as caught:
+        EmailBackend(host="localhost", **given)
+    assert meant in str(caught.value)
+
+
+def test_code_for_any_backend_gives_the_options_of_all(server: AiosmtpdServer) -> None:
+    """Those that Django's own backends take between them; every one of them may be given by `get_connection`."""
+    taken: set[str] = set()
+    for name in ("smtp", "filebased", "console", "locmem", "dummy", "base"):
+        backend = importlib.import_module(f"django.core.mail.backends.{name}")
+        kind = getattr(backend, "EmailBackend", None) or backend.BaseEmailBackend
+        taken |= set(inspect.signature(kind.__init__).parameters)
+    taken -= {"self", "args", "kwargs", "alias", "_ignore_unknown_kwargs"}
+    given = dict.fromkeys(taken) | {
+        "host": server.host,
+        "port": server.port,
+        "file_path": "/tmp/x",
+        "stream": io.StringIO(),
+    }
+    with email_settings(EMAIL_BACKEND=PATH), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Django 6.1 deprecates get_connection
+        assert django_mail.get_connection(**given).send_messages([mail()]) == 1
 
 
 @pytest.mark.skipif(HAS_MAILERS, reason="get_connection is deprecated")

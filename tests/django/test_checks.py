@@ -176,13 +176,14 @@ def test_w003_a_port_that_does_not_fit_the_kind_of_tls(settings: dict[str, Any],
     [
         ({"EMAIL_HOST_PASSWORD": "secret"}, ["smtpbackend.W005"]),
         ({"EMAIL_HOST_PASSWORD": "secret", "EMAIL_HOST_USER": "ann"}, []),
-        ({"EMAIL_HOST_USER": "ann"}, []),  # Django's DEFAULT_FROM_EMAIL of many a site, beside a relay without login
+        ({"EMAIL_HOST_USER": "ann"}, ["smtpbackend.W005"]),
+        ({"EMAIL_HOST_USER": "ann", "SMTPBACKEND": {"TOKEN": "secret"}}, []),
         ({"SMTPBACKEND": {"SERVERS": ["smtp://localhost"], "PASSWORD": "secret"}}, ["smtpbackend.E001"]),
         ({"SMTPBACKEND": {"HOST": "localhost", "PASSWORD": "secret"}}, ["smtpbackend.E001"]),
         ({"SMTPBACKEND": {"SERVERS": ["smtp://ann@localhost"], "PASSWORD": "secret"}}, []),
     ],
 )
-def test_w005_a_password_without_a_username(settings: dict[str, Any], expected: list[str]) -> None:
+def test_w005_half_a_login(settings: dict[str, Any], expected: list[str]) -> None:
     """Django logs in with both only, and says nothing; what is ours is an error."""
     with email_settings(EMAIL_BACKEND=PATH, **settings):
         told = found()
@@ -209,3 +210,53 @@ def test_w002_a_dict_that_nobody_reads() -> None:
         MAILERS={"default": {"BACKEND": PATH, "OPTIONS": options}}, SMTPBACKEND={"HOST": "b.example"}
     ):
         assert [identifier for identifier, _ in found()] == ["smtpbackend.W002"]
+
+
+SITE = {"SERVERS": ["smtp://localhost"]}
+
+
+@pytest.mark.parametrize(
+    ("settings", "unread"),
+    [
+        ({"EMAIL_HOST": "a.example", "EMAIL_HOST_USER": "ann", "SMTPBACKEND": SITE}, "EMAIL_HOST, EMAIL_HOST_USER"),
+        ({"EMAIL_TIMEOUT": 3, "SMTPBACKEND": {"HOST": "localhost"}}, "EMAIL_TIMEOUT"),
+        ({"EMAIL_USE_TLS": True, "EMAIL_SSL_KEYFILE": "x", "SMTPBACKEND": SITE}, "EMAIL_USE_TLS, EMAIL_SSL_KEYFILE"),
+        ({"EMAIL_HOST": "a.example", "SMTPBACKEND": {"DEADLINE": 3}}, ""),
+        ({"EMAIL_SUBJECT_PREFIX": "x", "EMAIL_USE_LOCALTIME": True, "SMTPBACKEND": SITE}, ""),
+    ],
+)
+def test_w007_settings_that_are_not_read(settings: dict[str, Any], unread: str) -> None:
+    """Where SMTPBACKEND names servers it takes the place of EMAIL_*, those of the login and of TLS too."""
+    with email_settings(EMAIL_BACKEND=PATH, **settings):
+        told = found()
+    assert [identifier for identifier, _ in told] == ["smtpbackend.W007"] * bool(unread)
+    assert not unread or told[0][1].endswith(f": {unread}.")
+    with email_settings(EMAIL_BACKEND="django.core.mail.backends.locmem.EmailBackend", **settings):
+        assert found() == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"EMAIL_USE_TLS": "True"}, "W006"),
+        ({"EMAIL_USE_TLS": "False"}, "E001"),
+        ({"EMAIL_USE_SSL": "off"}, "E001"),
+        ({"EMAIL_USE_TLS": ""}, ""),
+        ({"SMTPBACKEND": {"HOST": "localhost", "USE_TLS": "1"}}, "W006"),
+        ({"SMTPBACKEND": {"HOST": "localhost", "FAIL_SILENTLY": "False"}}, "E001"),
+        ({"SMTPBACKEND": {"HOST": "localhost", "STRICT_X509": "False"}}, ""),  # the core reads the word
+    ],
+)
+def test_w006_flags_that_are_strings(settings: dict[str, Any], expected: str) -> None:
+    with email_settings(EMAIL_BACKEND=PATH, **settings):
+        told = found()
+    assert [identifier for identifier, _ in told] == [f"smtpbackend.{expected}"] * bool(expected)
+
+
+@mailers_only
+def test_w006_in_options() -> None:
+    options = {"host": "localhost", "fail_silently": "yes"}
+    with override_settings(MAILERS={"default": {"BACKEND": PATH, "OPTIONS": options}}):
+        ((identifier, text),) = found()
+    assert identifier == "smtpbackend.W006"
+    assert "MAILERS['default'] has the string 'yes' for fail_silently" in text

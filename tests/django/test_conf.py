@@ -59,6 +59,15 @@ def test_servers_and_ports_in_tandem() -> None:
         assert servers_of(EmailBackend()) == [("a.example", 2525, "none"), ("b.example", 25, "none")]
 
 
+def test_a_port_beside_servers_is_the_default_of_each() -> None:
+    """As every setting of a server is."""
+    site = {"SERVERS": ["a.example", "smtp://b.example:27"], "PORT": 2525, "TLS": "none"}
+    with override_settings(SMTPBACKEND=site):
+        backend = EmailBackend()
+    assert servers_of(backend) == [("a.example", 2525, "none"), ("b.example", 27, "none")]
+    assert backend.port == 2525
+
+
 def test_smtpbackend_takes_djangos_names_too() -> None:
     with override_settings(SMTPBACKEND={"HOST": "mail.example.com", "USE_SSL": True, "FAIL_SILENTLY": True}):
         backend = EmailBackend()
@@ -72,6 +81,87 @@ def test_smtpbackend_without_a_server_adds_to_email_settings() -> None:
         backend = EmailBackend()
     assert servers_of(backend) == [("old.example", 2525, "opportunistic")]
     assert backend.mailer().configuration.rules.recipient_policy == "all"
+
+
+def test_a_server_beside_those_of_the_site_is_not_given_the_credentials_of_email_settings() -> None:
+    """EMAIL_* are not read where SMTPBACKEND names servers."""
+    with email_settings(EMAIL_HOST_USER="user", EMAIL_HOST_PASSWORD="secret", SMTPBACKEND={"SERVERS": ["a.example"]}):
+        backend = EmailBackend(host="b.example")
+    assert servers_of(backend) == [("b.example", 587, "required")]
+    assert backend.mailer().configuration.servers[0].username is None
+
+
+@pytest.mark.parametrize("name", ["use_tls", "use_ssl", "fail_silently"])
+@pytest.mark.parametrize("value", ["False", "false", "0", "no", "off", "maybe"])
+def test_a_string_that_does_not_say_true_is_no_flag(configured: Any, name: str, value: str) -> None:
+    """Django takes it for true: TLS that was not asked for, or errors that nobody sees."""
+    if name == "fail_silently":
+        with pytest.raises(conf.SettingsError, match="fail_silently is the string"):
+            EmailBackend(host="localhost", fail_silently=value)  # type: ignore[arg-type]
+        return
+    with pytest.raises(ImproperlyConfigured, match=f"{name} is the string '{value}'"):
+        configured(host="localhost", **{name: value})
+
+
+def test_two_strings_are_not_two_flags() -> None:
+    with email_settings(EMAIL_USE_TLS="True", EMAIL_USE_SSL="False"), pytest.raises(conf.SettingsError) as caught:
+        EmailBackend()
+    assert "use_ssl is the string 'False'" in str(caught.value)
+    assert "EMAIL_USE_SSL" in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["True", "true", "1", "yes", "on"])
+def test_a_string_that_says_true_is_true(configured: Any, value: str) -> None:
+    """As sites have it from the environment, and as Django takes it."""
+    backend = configured(host="localhost", use_tls=value)
+    assert servers_of(backend)[0][2] == "required"
+
+
+def test_an_empty_string_is_false(configured: Any) -> None:
+    assert servers_of(configured(host="localhost", use_tls="", use_ssl=""))[0][2] == "opportunistic"
+
+
+def test_a_username_without_a_password_is_told_once(server: AiosmtpdServer, caplog: pytest.LogCaptureFixture) -> None:
+    """Django does not log in then, and nobody hears of it."""
+    given = {"EMAIL_HOST": server.host, "EMAIL_PORT": server.port, "EMAIL_HOST_USER": "ann"}
+    with email_settings(EMAIL_BACKEND=PATH, **given):
+        for _ in range(3):
+            assert EmailBackend().send_messages([mail()]) == 1
+            conf.close_mailers()
+    [told] = [record for record in caplog.records if record.getMessage().startswith("smtpbackend.no_login")]
+    assert told.__dict__["lacking"] == "EMAIL_HOST_PASSWORD"
+    assert told.__dict__["server"] == f"{server.host}:{server.port}"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"username": "ann", "token": "ya29"}, {"username": "ann", "password": "secret"}, {"username": ""}],
+)
+def test_a_whole_login_or_none_is_not_told(options: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
+    with email_settings(EMAIL_HOST_PASSWORD="" if "token" in options else "secret"):
+        EmailBackend(host="localhost", **options).mailer()
+    assert "no_login" not in caplog.text
+
+
+def test_a_mechanism_that_needs_no_password_gets_the_username() -> None:
+    backend = EmailBackend(host="localhost", username="ann", auth_mechanisms=["EXTERNAL"])
+    assert backend.mailer().configuration.servers[0].username == "ann"
+    with pytest.raises(conf.SettingsError, match="password is not"):
+        EmailBackend(host="localhost", username="ann", auth_mechanisms=["PLAIN"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"EMAIL_PORT": 70000}, "EMAIL_PORT"),
+        ({"EMAIL_TIMEOUT": "long"}, "EMAIL_TIMEOUT"),
+        ({"EMAIL_HOST": "smtp://a.example"}, "EMAIL_HOST"),
+        ({"SMTPBACKEND": {"TOKEN": "ya29"}}, "EMAIL_HOST_USER"),
+    ],
+)
+def test_an_error_has_the_name_that_the_site_knows(settings: dict[str, Any], words: str) -> None:
+    with email_settings(EMAIL_BACKEND=PATH, **settings), pytest.raises(conf.SettingsError, match=f"{words}"):
+        EmailBackend()
 
 
 @pytest.mark.parametrize(
@@ -250,8 +340,21 @@ def test_deprecated_arguments_reach_the_default_mailer() -> None:
     from django.core.mail import mailers
 
     with override_settings(MAILERS={"default": {"BACKEND": PATH, "OPTIONS": {"host": "a.example"}}}):
-        backend = mailers.create_connection("default", _deprecated_kwargs={"fail_silently": True, "nonsense": 1})
+        backend = mailers.create_connection("default", _deprecated_kwargs={"fail_silently": True, "file_path": "x"})
     assert backend.fail_silently is True
+
+
+@mailers_only
+def test_deprecated_arguments_that_are_misspelt_are_told() -> None:
+    from django.core.mail import InvalidMailer, mailers
+
+    with (
+        override_settings(MAILERS={"default": {"BACKEND": PATH, "OPTIONS": {"host": "a.example"}}}),
+        pytest.raises(InvalidMailer, match="'deadlne'; did you mean 'deadline'"),
+    ):
+        mailers.create_connection("default", _deprecated_kwargs={"deadlne": 2})
+    with pytest.raises(InvalidMailer, match="file_path"):  # Django's own does not take it there either
+        mailer(host="a.example", file_path="x")
 
 
 # Shared Mailers
@@ -377,3 +480,4 @@ def test_a_token_of_the_site_goes_to_no_other_server() -> None:
         "servers": ["smtps://u:p@other.example.net"]
     }
     assert "token" not in overridden(site, {"username": "u", "password": "p"})
+    assert "password" not in overridden({**site, "password": "SITE-PASSWORD"}, {"token": "other"})
