@@ -5,6 +5,6 @@ It translates Django's settings, messages and signals; all else is in ``smtpback
 
 from __future__ import annotations
 
-from smtpbackend_django.backend import EmailBackend
+from smtpbackend_django.backend import EmailBackend, mailer_settings
 
-__all__ = ["EmailBackend"]
+__all__ = ["EmailBackend", "mailer_settings"]

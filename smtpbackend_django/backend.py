@@ -11,6 +11,7 @@ from ssl import SSLContext
 from typing import Any
 
 import django
+from django.core import mail
 from django.core.mail.backends import smtp
 
 from smtpbackend import CancelSend, DeliveryError, InvalidInput, Mailer
@@ -31,11 +32,11 @@ from smtpbackend_django.conf import (
     shared_mailer,
     site_options,
 )
-from smtpbackend_django.message import content_of, envelope_of
+from smtpbackend_django.message import envelope_of, parcel_with
 from smtpbackend_django.monkeypatches import is_untouched
 from smtpbackend_django.signals import Signalling
 
-__all__ = ["EmailBackend"]
+__all__ = ["EmailBackend", "mailer_settings"]
 
 _is_given = functools.partial(operator.is_not, None)
 
@@ -304,11 +305,7 @@ class EmailBackend(smtp.EmailBackend):
             if not message.recipients():
                 return None
             message.smtp_receipt = None
-            envelope = envelope_of(message, prep_address, mailer.bounce_address)
-            try:
-                return Parcel(envelope, content_of(message, envelope, untouched))
-            except Exception as error:  # every recipient fails by that
-                return Parcel(envelope, error)
+            return parcel_with(message, envelope_of(message, prep_address, mailer.bounce_address), untouched)
 
         sent = 0
         failures: list[Exception] = []
@@ -329,3 +326,27 @@ class EmailBackend(smtp.EmailBackend):
         if failures:
             raise failures[0]
         return sent
+
+
+def mailer_settings(using: str = "default") -> dict[str, Any]:
+    """The settings of a mailer of this site as those of smtpbackend: ``AsyncMailer(**mailer_settings())``.
+
+    ``using`` is its alias in ``MAILERS``. Without ``MAILERS`` there is "default" alone, of ``EMAIL_*`` and
+    ``SMTPBACKEND``. Raises `SettingsError`, or Django's ``InvalidMailer`` or ``MailerDoesNotExist``.
+    """
+    if django.VERSION >= (6, 1):
+        from django.core.mail import mailers
+
+        backend = mailers[using]
+    elif using == "default":
+        backend = mail.get_connection()
+    else:
+        raise SettingsError(f"there is no mailer {using!r}: only Django 6.1 has MAILERS", field="using")
+    if not isinstance(backend, EmailBackend):
+        kind = type(backend)
+        raise SettingsError(
+            f"the mailer {using!r} is a {kind.__module__}.{kind.__qualname__} (Django's tests replace it by one that "
+            "sends nothing); name smtpbackend_django.EmailBackend in the settings to use its settings",
+            field="using",
+        )
+    return backend._settings()

@@ -8,11 +8,13 @@ import os
 import re
 from collections.abc import Callable
 from contextlib import ExitStack
+from types import MethodType
 from typing import Any
 
 import django
 from django.conf import settings
 from django.core.mail import message as mail
+from django.core.mail.backends import smtp
 from django.utils.encoding import force_str
 from django.utils.functional import Promise
 
@@ -26,6 +28,7 @@ from smtpbackend.adapters import (
     LegacyWriter,
     ModernWriter,
     NotSimple,
+    Parcel,
     Part,
     alone_with,
     characters,
@@ -38,7 +41,7 @@ from smtpbackend.adapters import (
 from smtpbackend_django.addresses import mailbox, with_our_addresses, with_our_hosts
 from smtpbackend_django.monkeypatches import RENDERING, is_untouched, prepares_as_django
 
-__all__ = ["content_of", "envelope_of"]
+__all__ = ["content_of", "envelope_of", "parcel_of", "parcel_with"]
 
 IS_MODERN = django.VERSION >= (6, 0)  # message() makes an email.message.EmailMessage, and takes a policy
 
@@ -84,6 +87,28 @@ def _sanitized(given: Any, charset: str, field: str) -> Address:
         mail.sanitize_address(given, charset)
     return Address.parse(text, field)
 
+
+# Parcel
+
+_prep_address: Any = MethodType(smtp.EmailBackend.prep_address, smtp.EmailBackend) if IS_MODERN else None
+
+
+def parcel_of(message: Any, envelope: Envelope | None = None, bounce_address: Address | None = None) -> Parcel:
+    """The parcel of a message that no backend sends: what a `Mailer` or an `AsyncMailer` itself is given."""
+    if envelope is None:
+        envelope = envelope_of(message, _prep_address, bounce_address)
+    return parcel_with(message, envelope)
+
+
+def parcel_with(message: Any, envelope: Envelope, untouched: bool | None = None) -> Parcel:
+    """The parcel of a message whose envelope is known; see `content_of`."""
+    try:
+        return Parcel(envelope, content_of(message, envelope, untouched))
+    except Exception as error:  # every recipient fails by that
+        return Parcel(envelope, error)
+
+
+Parcel.register(mail.EmailMessage, parcel_of)
 
 # Content
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from smtpbackend.address import Address
@@ -35,12 +36,17 @@ class Parcel(NamedTuple):
         originator. Raises `InvalidInput`.
         """
         if isinstance(envelope, Envelope):
+            if _makers and (make := _maker(message)) is not None:
+                return make(message, envelope, bounce_address)
             return cls(envelope, message)
         if envelope is not None:
             raise InvalidInput(f"envelope must be an Envelope, not {type(envelope).__name__}", field="envelope")
         if not hasattr(message, "raw_items") and not hasattr(message, "address_fields"):
+            if (make := _maker(message)) is not None:
+                return make(message, None, bounce_address)
             raise InvalidInput(
-                f"a {type(message).__name__} has no originator and recipients that could be read: give an envelope",
+                f"a {type(message).__name__} has no originator and recipients that could be read: give an envelope"
+                f"{_remedy(message)}",
                 field="envelope",
             )
         routing = Routing(message)
@@ -54,3 +60,28 @@ class Parcel(NamedTuple):
             if not recipients:
                 raise
             return cls(Envelope(None, recipients), error, refused)  # the receipt tells of each recipient
+
+    @staticmethod
+    def register(kind: type, make: Maker) -> None:
+        """Have every mailer take messages of this class, and of those that inherit it.
+
+        ``make(message, envelope, bounce_address)`` makes the parcel; ``envelope`` and ``bounce_address`` may be None.
+        """
+        _makers[kind] = make
+
+
+Maker = Callable[[Any, Envelope | None, Address | None], Parcel]
+_makers: dict[type, Maker] = {}
+
+
+def _maker(message: Any) -> Maker | None:
+    return next((_makers[kind] for kind in type(message).__mro__ if kind in _makers), None)
+
+
+def _remedy(message: Any) -> str:
+    """What else to do with a message of a framework whose adapter is installed and was not imported."""
+    from importlib.util import find_spec
+
+    packages = dict.fromkeys(kind.__module__.partition(".")[0] for kind in type(message).__mro__)
+    adapters = [f"smtpbackend_{package}" for package in packages if find_spec(f"smtpbackend_{package}") is not None]
+    return f", or import {adapters[0]} first: then every mailer takes it" if adapters else ""

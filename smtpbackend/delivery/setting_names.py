@@ -9,6 +9,16 @@ from smtpbackend.errors import InvalidSetting
 __all__ = ["check_keys", "nearest"]
 
 
+OF_DJANGO = {
+    "use_tls": "write tls='required'",
+    "use_ssl": "write tls='implicit'",
+    "ssl_certfile": "write client_cert",
+    "ssl_keyfile": "write client_key",
+    "fail_silently": "catch DeliveryError",
+}
+"""Options of Django that are no settings here, and what does the same."""
+
+
 def nearest(name: str, known: Collection[str]) -> str | None:
     """The known name that may have been meant by another one."""
     import difflib
@@ -22,6 +32,12 @@ def check_keys(given: Iterable[str], known: Collection[str], what: str = "settin
         if key not in known:
             if not (isinstance(key, str) and key.isidentifier()):  # such as a URL in the place of its settings
                 raise InvalidSetting(f"unknown {what}: a key that is no name, and is not repeated", field="")
+            if ours := OF_DJANGO.get(key):
+                raise InvalidSetting(
+                    f"unknown {what} {key!r}, which is an option of Django: {ours} here, or have the site's read by "
+                    "smtpbackend_django.mailer_settings()",
+                    field=key,
+                )
             near = nearest(key, known)
             hint = f"did you mean {near!r}?" if near else f"known are {', '.join(sorted(known))}"
             raise InvalidSetting(f"unknown {what} {key!r}; {hint}", field=key)
