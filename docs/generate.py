@@ -25,9 +25,12 @@ so is a value that cannot work; both are found when the mailer is made, before a
 | Django before, `SMTPBACKEND` | key, upper case | `SMTPBACKEND = {{"HOST": "mx.example.com", "MAX_IDLE": 30}}` |
 | Flask, `app.config` | `SMTPBACKEND_` and the key in upper case | `SMTPBACKEND_MAX_IDLE = 30` |
 
-In Django, `SMTPBACKEND` takes the place of `EMAIL_*`; without it, `EMAIL_*` are read as Django reads them
-([below](#names-of-django-and-flask-mail)); where there is `MAILERS`, neither is read. Django's own names of options are
-accepted in `OPTIONS` and in `SMTPBACKEND` too. In Flask, what `SMTPBACKEND_*` leave open is read from `MAIL_*`, and the
+In Django, what `SMTPBACKEND` leaves open is read from `EMAIL_*`, as Django reads them
+([below](#names-of-django-and-flask-mail)). Where it has `SERVERS` or `HOST`, it takes the place of `EMAIL_*`, and none
+of them is read. Where there is `MAILERS`, neither is. Django's own names of options are accepted in `OPTIONS` and in
+`SMTPBACKEND` too; its flags (`use_tls`, `use_ssl`, `fail_silently`) are True or False, since Django takes every string
+for true. All names may be given to `get_connection`, and take the place of the site's: `servers` or `host` that of its
+servers, `password` that of its `token`. In Flask, what `SMTPBACKEND_*` leave open is read from `MAIL_*`, and the
 `MAIL_*` that describe a server are not looked at once `SMTPBACKEND_SERVERS` or `SMTPBACKEND_HOST` is set.
 
 ## Which servers
@@ -89,8 +92,26 @@ The settings that a project has already go on working.
 | `client_key` | `EMAIL_SSL_KEYFILE` | `ssl_keyfile` | |
 | `max_messages` | | | `MAIL_MAX_EMAILS` |
 
+A host of these names has also the defaults of Django and Flask-Mail: port 25 (in `OPTIONS` 587 with `use_tls`, 465 with
+`use_ssl`), and TLS where it is offered, off this machine too ([more](../topics/tls.md#hosts-of-django-and-flask-mail)).
+
 Flask has four settings that concern the app and not the mailer: `SMTPBACKEND_DEFAULT_SENDER`,
 `SMTPBACKEND_SUPPRESS_SEND`, `SMTPBACKEND_ASCII_ATTACHMENTS` and `SMTPBACKEND_DEBUG`, or `MAIL_` and the same words.
+
+## System checks of Django
+
+With `"smtpbackend_django"` in `INSTALLED_APPS`, `manage.py check` tells:
+
+| id | what it found |
+| --- | --- |
+| `smtpbackend.E001` | a setting is unknown or cannot work; files are opened for that |
+| `smtpbackend.W001` | with `--deploy`: a login on another host that does not require TLS |
+| `smtpbackend.W002` | `SMTPBACKEND` is set, and not read, since there is `MAILERS` |
+| `smtpbackend.W003` | the port does not fit the kind of TLS |
+| `smtpbackend.W004` | a URL has a password in it, which Django's error pages and mails show |
+| `smtpbackend.W005` | a user name or a password without the other: there is no login, as in Django |
+| `smtpbackend.W006` | `EMAIL_USE_TLS` or another flag of Django is a string |
+| `smtpbackend.W007` | `EMAIL_*` are set, and not read, since `SMTPBACKEND` has `SERVERS` or `HOST` |
 """
 
 WHICH = (

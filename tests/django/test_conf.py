@@ -76,6 +76,13 @@ def test_smtpbackend_takes_djangos_names_too() -> None:
     assert backend.fail_silently is True
 
 
+@pytest.mark.parametrize("flags", [{}, {"EMAIL_USE_TLS": True}, {"EMAIL_USE_SSL": True}])
+@pytest.mark.parametrize("tls", ["none", "required", "implicit"])
+def test_tls_takes_the_place_of_the_flags(flags: dict[str, bool], tls: str) -> None:
+    with email_settings(EMAIL_HOST="mail.example.com", **flags, SMTPBACKEND={"TLS": tls}):
+        assert servers_of(EmailBackend()) == [("mail.example.com", 25, tls)]
+
+
 def test_smtpbackend_without_a_server_adds_to_email_settings() -> None:
     with email_settings(EMAIL_HOST="old.example", EMAIL_PORT=2525, SMTPBACKEND={"RECIPIENT_POLICY": "all"}):
         backend = EmailBackend()
