@@ -24,16 +24,22 @@ if TYPE_CHECKING:
     from smtpbackend.envelope import Recipient as Recipient
     from smtpbackend.errors import AuthenticationFailed as AuthenticationFailed
     from smtpbackend.errors import CancelSend as CancelSend
+    from smtpbackend.errors import CertificateRefused as CertificateRefused
     from smtpbackend.errors import CommandRefused as CommandRefused
     from smtpbackend.errors import ConnectFailed as ConnectFailed
     from smtpbackend.errors import ConnectionLost as ConnectionLost
+    from smtpbackend.errors import ConnectionRefused as ConnectionRefused
+    from smtpbackend.errors import ConnectTimedOut as ConnectTimedOut
     from smtpbackend.errors import ContentRefused as ContentRefused
     from smtpbackend.errors import DeliveryError as DeliveryError
+    from smtpbackend.errors import HandshakeFailed as HandshakeFailed
     from smtpbackend.errors import HelloRefused as HelloRefused
+    from smtpbackend.errors import HostNotFound as HostNotFound
     from smtpbackend.errors import InDoubt as InDoubt
     from smtpbackend.errors import Injection as Injection
     from smtpbackend.errors import InvalidInput as InvalidInput
     from smtpbackend.errors import InvalidSetting as InvalidSetting
+    from smtpbackend.errors import LoginNotOffered as LoginNotOffered
     from smtpbackend.errors import MailerClosed as MailerClosed
     from smtpbackend.errors import MissingExtra as MissingExtra
     from smtpbackend.errors import NotSupported as NotSupported
@@ -43,6 +49,8 @@ if TYPE_CHECKING:
     from smtpbackend.errors import SMTPError as SMTPError
     from smtpbackend.errors import TimedOut as TimedOut
     from smtpbackend.errors import TLSFailed as TLSFailed
+    from smtpbackend.errors import TLSNotOffered as TLSNotOffered
+    from smtpbackend.errors import TLSRefused as TLSRefused
     from smtpbackend.events import Event as Event
     from smtpbackend.events import Listener as Listener
     from smtpbackend.events import MessageEnded as MessageEnded
@@ -74,16 +82,22 @@ _HOMES = {
     "smtpbackend.errors": (
         "AuthenticationFailed",
         "CancelSend",
+        "CertificateRefused",
         "CommandRefused",
         "ConnectFailed",
+        "ConnectTimedOut",
         "ConnectionLost",
+        "ConnectionRefused",
         "ContentRefused",
         "DeliveryError",
+        "HandshakeFailed",
         "HelloRefused",
+        "HostNotFound",
         "InDoubt",
         "Injection",
         "InvalidInput",
         "InvalidSetting",
+        "LoginNotOffered",
         "MailerClosed",
         "MissingExtra",
         "NotSupported",
@@ -92,6 +106,8 @@ _HOMES = {
         "SMTPError",
         "SenderRefused",
         "TLSFailed",
+        "TLSNotOffered",
+        "TLSRefused",
         "TimedOut",
     ),
     "smtpbackend.events": (

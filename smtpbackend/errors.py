@@ -1,8 +1,8 @@
 """Everything that can go wrong, as one tree.
 
 An error says what happened, on which server, and what to do about it; callers ask ``is_transient`` and never
-parse text. Where smtplib has a class for the same event, ours inherits it, so that existing ``except`` clauses
-keep working.
+parse text. Where smtplib raises a class for the same event, be it its own or one of
+Python's, ours inherits it, so that existing ``except`` clauses keep working.
 
     SMTPError
     ├── InvalidInput                 (ValueError)      bad address, header, parameter: nothing was sent
@@ -12,12 +12,20 @@ keep working.
     ├── CancelSend                                     raised by a receiver of message_sending
     └── DeliveryError                (smtplib.SMTPException)
         ├── ConnectFailed            (ConnectionError, SMTPConnectError)   no connection, or no welcome
+        │   ├── ConnectionRefused    (ConnectionRefusedError)   no process listens there
+        │   ├── ConnectTimedOut      (TimeoutError)    no address answered
+        │   └── HostNotFound         (socket.gaierror) the host has no address
         ├── ConnectionLost           (ConnectionError, SMTPServerDisconnected)
         ├── TimedOut                 (TimeoutError, SMTPServerDisconnected)
         ├── MailerClosed                               close() was called before this message had a connection
         ├── HelloRefused             (SMTPHeloError)   EHLO and HELO refused
-        ├── TLSFailed                                  STARTTLS missing or refused, handshake or certificate failed
+        ├── TLSFailed                                  the connection could not be secured
+        │   ├── TLSNotOffered        (SMTPNotSupportedError)    STARTTLS is not offered
+        │   ├── TLSRefused           (SMTPResponseException)    STARTTLS was refused
+        │   └── HandshakeFailed      (ssl.SSLError)
+        │       └── CertificateRefused   (ssl.SSLCertVerificationError)
         ├── AuthenticationFailed     (SMTPAuthenticationError)
+        │   └── LoginNotOffered      (SMTPNotSupportedError)    AUTH is not offered
         ├── ProtocolViolation                          the server said something that is not SMTP
         ├── NotSupported             (SMTPNotSupportedError)  the message needs what the server does not offer
         ├── CommandRefused           (SMTPResponseException)  VRFY, EXPN, HELP, NOOP, RSET
@@ -29,7 +37,10 @@ keep working.
 
 from __future__ import annotations
 
+import errno
 import smtplib
+from socket import gaierror
+from ssl import SSLCertVerificationError, SSLError
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -40,16 +51,22 @@ if TYPE_CHECKING:
 __all__ = [
     "AuthenticationFailed",
     "CancelSend",
+    "CertificateRefused",
     "CommandRefused",
     "ConnectFailed",
+    "ConnectTimedOut",
     "ConnectionLost",
+    "ConnectionRefused",
     "ContentRefused",
     "DeliveryError",
+    "HandshakeFailed",
     "HelloRefused",
+    "HostNotFound",
     "InDoubt",
     "Injection",
     "InvalidInput",
     "InvalidSetting",
+    "LoginNotOffered",
     "MailerClosed",
     "MissingExtra",
     "NotSupported",
@@ -58,6 +75,8 @@ __all__ = [
     "SMTPError",
     "SenderRefused",
     "TLSFailed",
+    "TLSNotOffered",
+    "TLSRefused",
     "TimedOut",
 ]
 
@@ -187,6 +206,26 @@ class ConnectFailed(_Replied, ConnectionError, smtplib.SMTPConnectError):
         return True
 
 
+class ConnectionRefused(ConnectFailed, ConnectionRefusedError):
+    """No process listens at that host and port."""
+
+    errno = errno.ECONNREFUSED  # what code asks for that catches OSError
+
+
+class ConnectTimedOut(ConnectFailed, TimeoutError):
+    """No address of the server answered in time, or its name was not found in time."""
+
+
+class HostNotFound(ConnectFailed, gaierror):
+    """The host has no address, or it could not be looked up."""
+
+
+def cannot_connect(cause: OSError) -> type[ConnectFailed]:
+    """The class for a connection that could not be opened: the one that is also of the class of its cause."""
+    kinds = (ConnectionRefused, ConnectionRefusedError), (ConnectTimedOut, TimeoutError), (HostNotFound, gaierror)
+    return next((ours for ours, theirs in kinds if isinstance(cause, theirs)), ConnectFailed)
+
+
 class ConnectionLost(DeliveryError, ConnectionError, smtplib.SMTPServerDisconnected):
     """The connection broke, or the server closed it, before the conversation was over.
 
@@ -220,6 +259,41 @@ class TLSFailed(DeliveryError):
         return True
 
 
+class TLSNotOffered(TLSFailed, smtplib.SMTPNotSupportedError):
+    """The server offers no STARTTLS."""
+
+
+class TLSRefused(_Replied, TLSFailed, smtplib.SMTPResponseException):
+    """The server refused STARTTLS."""
+
+
+class HandshakeFailed(TLSFailed, SSLError):
+    """The TLS handshake failed. ``library`` and ``reason`` are those of the ``ssl.SSLError``."""
+
+    def __init__(self, message: str, *, cause: BaseException | None = None, **context: Any) -> None:
+        super().__init__(message, **context)
+        self.library: str = getattr(cause, "library", "")
+        self.reason: str = getattr(cause, "reason", "")
+
+
+class CertificateRefused(HandshakeFailed, SSLCertVerificationError):
+    """The certificate of the server is not trusted; ``verify_code`` and ``verify_message`` are those of ``ssl``."""
+
+    def __init__(self, message: str, *, cause: BaseException | None = None, **context: Any) -> None:
+        super().__init__(message, cause=cause, **context)
+        self.verify_code: int = getattr(cause, "verify_code", 0)
+        self.verify_message: str = getattr(cause, "verify_message", "")
+
+
+def handshake_failed(message: str, cause: BaseException | None, server: str) -> TLSFailed:
+    """The error of a handshake: also of the class of its cause, where that is one of ``ssl``."""
+    if isinstance(cause, SSLCertVerificationError):
+        return CertificateRefused(message, cause=cause, server=server)
+    if isinstance(cause, SSLError):
+        return HandshakeFailed(message, cause=cause, server=server)
+    return TLSFailed(message, server=server)
+
+
 class AuthenticationFailed(_Replied, smtplib.SMTPAuthenticationError):
     """The server refused the login, or offers no mechanism that may be used.
 
@@ -231,6 +305,10 @@ class AuthenticationFailed(_Replied, smtplib.SMTPAuthenticationError):
     def __init__(self, message: str, *, details: Mapping[str, Any] | None = None, **context: Any) -> None:
         super().__init__(message, **context)
         self.details = dict(details or {})
+
+
+class LoginNotOffered(AuthenticationFailed, smtplib.SMTPNotSupportedError):
+    """The server offers no login (AUTH)."""
 
 
 class ProtocolViolation(DeliveryError):

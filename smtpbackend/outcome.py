@@ -60,8 +60,12 @@ class Reply(Value):
 
     @property
     def as_smtplib(self) -> tuple[int, bytes]:
-        """Code and text as the errors of smtplib have them; of a long text the beginning and the end."""
-        return self.code, shortened(self.text, MAX_SHOWN).encode("utf-8", "surrogateescape")
+        """Code and text as the errors of smtplib have them; of a long text the beginning and the end.
+
+        The enhanced status stands before each line, as a server writes it (RFC 2034 4).
+        """
+        text = "\n".join(f"{self._status} {line}".strip() for line in self.lines) or self._status
+        return self.code, shortened(text, MAX_SHOWN).encode("utf-8", "surrogateescape")
 
     def __str__(self) -> str:
         """For a log or an error: of a long reply the beginning and the end."""
@@ -70,8 +74,11 @@ class Reply(Value):
     @property
     def whole(self) -> str:
         """All of it on one line."""
-        status = ".".join(map(str, self.enhanced)) if self.enhanced else ""
-        return " ".join(filter(None, (str(self.code), status, " ".join(self.lines))))
+        return " ".join(filter(None, (str(self.code), self._status, " ".join(self.lines))))
+
+    @property
+    def _status(self) -> str:
+        return ".".join(map(str, self.enhanced)) if self.enhanced else ""
 
     def to_json(self) -> dict[str, Any]:
         """A mapping that ``json.dumps`` takes."""

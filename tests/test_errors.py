@@ -7,6 +7,8 @@ import inspect
 import pickle
 import re
 import smtplib
+import socket
+import ssl
 from collections.abc import Callable
 from typing import Any
 
@@ -16,16 +18,22 @@ from smtpbackend import Mailer, Message, errors
 from smtpbackend.errors import (
     AuthenticationFailed,
     CancelSend,
+    CertificateRefused,
     CommandRefused,
     ConnectFailed,
     ConnectionLost,
+    ConnectionRefused,
+    ConnectTimedOut,
     ContentRefused,
     DeliveryError,
+    HandshakeFailed,
     HelloRefused,
+    HostNotFound,
     InDoubt,
     Injection,
     InvalidInput,
     InvalidSetting,
+    LoginNotOffered,
     MailerClosed,
     MissingExtra,
     NotSupported,
@@ -35,6 +43,8 @@ from smtpbackend.errors import (
     SMTPError,
     TimedOut,
     TLSFailed,
+    TLSNotOffered,
+    TLSRefused,
 )
 from smtpbackend.outcome import Receipt, Reply
 from tests.servers.ports import free_ports
@@ -48,12 +58,20 @@ STANDS_FOR: dict[type[SMTPError], tuple[type[BaseException], ...]] = {
     CancelSend: (SMTPError,),
     DeliveryError: (SMTPError, smtplib.SMTPException),
     ConnectFailed: (DeliveryError, ConnectionError, smtplib.SMTPConnectError),
+    ConnectionRefused: (ConnectFailed, ConnectionRefusedError),
+    ConnectTimedOut: (ConnectFailed, TimeoutError),
+    HostNotFound: (ConnectFailed, socket.gaierror),
     ConnectionLost: (DeliveryError, ConnectionError, smtplib.SMTPServerDisconnected),
     MailerClosed: (DeliveryError,),
     TimedOut: (DeliveryError, TimeoutError, smtplib.SMTPServerDisconnected),
     HelloRefused: (DeliveryError, smtplib.SMTPHeloError),
     TLSFailed: (DeliveryError,),
+    TLSNotOffered: (TLSFailed, smtplib.SMTPNotSupportedError),
+    TLSRefused: (TLSFailed, smtplib.SMTPResponseException),
+    HandshakeFailed: (TLSFailed, ssl.SSLError),
+    CertificateRefused: (HandshakeFailed, ssl.SSLCertVerificationError),
     AuthenticationFailed: (DeliveryError, smtplib.SMTPAuthenticationError),
+    LoginNotOffered: (AuthenticationFailed, smtplib.SMTPNotSupportedError),
     ProtocolViolation: (DeliveryError,),
     NotSupported: (DeliveryError, smtplib.SMTPNotSupportedError),
     CommandRefused: (DeliveryError, smtplib.SMTPResponseException),
@@ -77,6 +95,8 @@ def everything(kind: type[SMTPError]) -> SMTPError:
         more["sender"] = "ann@example.org"
     if kind is RecipientsRefused:
         more |= {"recipients": {"bob@example.com": (550, b"unknown")}, "transient": True}
+    if issubclass(kind, HandshakeFailed):
+        more["cause"] = ssl.SSLCertVerificationError(1, "[SSL: NO] no")
     receipt = Receipt("<1@example.org>", ())
     return kind("what happened; what to do", server="mx.example.com:25", reply=REFUSED, receipt=receipt, **more)
 
@@ -137,12 +157,13 @@ def test_a_receiver_cancels_without_many_words() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [ConnectFailed, HelloRefused, AuthenticationFailed, CommandRefused, SenderRefused, ContentRefused]
+    "kind",
+    [ConnectFailed, HelloRefused, TLSRefused, AuthenticationFailed, CommandRefused, SenderRefused, ContentRefused],
 )
 def test_the_attributes_of_smtplib_are_there(kind: type[Any]) -> None:
     """smtp_code and smtp_error: those of the reply, -1 without one."""
     error = kind("refused", reply=REFUSED)
-    assert (error.smtp_code, error.smtp_error) == (550, b"not\nyou")
+    assert (error.smtp_code, error.smtp_error) == (550, b"5.7.1 not\n5.7.1 you")
     assert (kind("refused").smtp_code, kind("refused").smtp_error) == (-1, b"")
 
 
@@ -170,6 +191,13 @@ TRANSIENT = {
     HelloRefused,
     TLSFailed,
     ProtocolViolation,
+    ConnectionRefused,
+    ConnectTimedOut,
+    HostNotFound,
+    TLSNotOffered,
+    TLSRefused,
+    HandshakeFailed,
+    CertificateRefused,
 }
 
 

@@ -85,8 +85,8 @@ def test_raise_for_failure_names_those_who_were_not_accepted() -> None:
     with pytest.raises(RecipientsRefused, match=r"2 of 3 recipients .*bob@example.org \(rejected: 550 5.1.1") as raised:
         partly.raise_for_failure()
     assert raised.value.recipients == {
-        "bob@example.org": (550, b"unknown"),
-        "joe@example.org": (450, b"busy\ntoday"),
+        "bob@example.org": (550, b"5.1.1 unknown"),
+        "joe@example.org": (450, b"4.2.1 busy\n4.2.1 today"),
     }
     assert raised.value.receipt is partly
     assert raised.value.server == "mx:25"
@@ -117,7 +117,7 @@ def test_unacceptable_recipients_as_triples() -> None:
 
 def test_refusals_as_the_dictionary_of_smtplib() -> None:
     assert refusals((REJECTED, IN_DOUBT, Outcome(ANN, Status.DEFERRED))) == {
-        "bob@example.org": (550, b"unknown"),
+        "bob@example.org": (550, b"5.1.1 unknown"),
         "zoe@example.org": (0, b"no answer"),
         "ann@example.org": (0, b""),
     }

@@ -9,12 +9,13 @@ import pytest
 
 PUBLIC = {
     "smtpbackend": """
-        Address AsyncMailer Attachment AuthenticationFailed CancelSend CommandRefused ConnectFailed
-        ConnectionLost ContentRefused DeliveryError Envelope Event HelloRefused InDoubt Injection InvalidInput
-        InvalidSetting Listener Mailer MailerClosed Message MessageEnded MessageSending MissingExtra
+        Address AsyncMailer Attachment AuthenticationFailed CancelSend CertificateRefused CommandRefused
+        ConnectFailed ConnectTimedOut ConnectionLost ConnectionRefused ContentRefused DeliveryError Envelope Event
+        HandshakeFailed HelloRefused HostNotFound InDoubt Injection InvalidInput
+        InvalidSetting Listener LoginNotOffered Mailer MailerClosed Message MessageEnded MessageSending MissingExtra
         NotSupported Outcome ProtocolViolation Receipt Recipient RecipientDeferred RecipientRejected
         RecipientsRefused Reply SMTPError Secret SenderRefused Server ServerFailed Statistics Status TLSFailed
-        TimedOut Timeouts
+        TLSNotOffered TLSRefused TimedOut Timeouts
     """,
     "smtpbackend.adapters": """
         ADDRESS_FIELDS Configuration ENDINGS Content HIDDEN_FIELDS LINE LegacyWriter MAILER_KEYS

@@ -11,7 +11,7 @@ from typing import Any
 from smtpbackend.delivery.hostnames import is_address, is_loopback
 from smtpbackend.delivery.setting_names import check_keys
 from smtpbackend.delivery.settings import SERVER_KEYS, read
-from smtpbackend.errors import ConnectFailed, InvalidSetting, MissingExtra
+from smtpbackend.errors import ConnectFailed, InvalidSetting, MissingExtra, cannot_connect
 from smtpbackend.hiding import Secret, discreet
 from smtpbackend.protocol.command import check_client_name
 from smtpbackend.protocol.mechanisms import check, needs_nothing
@@ -297,7 +297,8 @@ def unreachable(
         remedy = "check that the server listens there, and that this user may write to the socket"
     if isinstance(late, DeadlinePassed):
         remedy = f"{late}; {remedy}"
-    return ConnectFailed(f"cannot connect to {server.name} ({what}); {remedy}", server=server.name)
+    kind = cannot_connect(causes[-1][1])  # as socket.create_connection, which smtplib calls: that of the last address
+    return kind(f"cannot connect to {server.name} ({what}); {remedy}", server=server.name)
 
 
 def shown(address: Any) -> str:

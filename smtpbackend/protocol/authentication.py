@@ -15,6 +15,7 @@ from smtpbackend.errors import (
     AuthenticationFailed,
     ConnectionLost,
     DeliveryError,
+    LoginNotOffered,
     MissingExtra,
     ProtocolViolation,
     SMTPError,
@@ -214,7 +215,7 @@ class Authentication:
             usable = choose(known(), None, True, self.credentials)
             ours = ", ".join(self.wanted or [one.name for one in usable if "-PLUS" not in one.name])
             why = f"{server} offers {names} to log in, and none of {ours}; see auth_mechanisms"
-        return AuthenticationFailed(why, server=server)
+        return (AuthenticationFailed if offered else LoginNotOffered)(why, server=server)
 
     @property
     def _secret(self) -> str:

@@ -30,11 +30,15 @@ from smtpbackend.errors import (
     CommandRefused,
     ConnectFailed,
     ConnectionLost,
+    HandshakeFailed,
     HelloRefused,
     ProtocolViolation,
     SMTPError,
     TimedOut,
     TLSFailed,
+    TLSNotOffered,
+    TLSRefused,
+    handshake_failed,
 )
 from smtpbackend.outcome import Reply
 from smtpbackend.protocol import command, sasl
@@ -241,7 +245,7 @@ class Session:
             if reply.code == 421:
                 raise self.line.goodbye(reply)
             error = self._no_tls(f"refused STARTTLS with {reply}", required, reply)
-            self.without_tls = TLSFailed(
+            self.without_tls = TLSRefused(
                 f"{self.server} refused STARTTLS with {reply}", server=self.server, reply=reply
             )
         if required or on_failure(trouble) != "insecure":
@@ -250,7 +254,8 @@ class Session:
     def _no_tls(self, what: str, required: bool, reply: Reply | None = None) -> TLSFailed:
         why = "tls is 'required'" if required else "on_tls_failure says 'secure'"
         remedy = "set tls='none' only if the path is private" if required else "tls='none' only if the path is private"
-        return TLSFailed(f"{self.server} {what} and {why}; {remedy}", server=self.server, reply=reply)
+        kind = TLSNotOffered if reply is None else TLSRefused
+        return kind(f"{self.server} {what} and {why}; {remedy}", server=self.server, reply=reply)
 
     def _secure(self, timeout: float) -> Conversation[None]:
         if self.line.replies.has_unread:
@@ -261,9 +266,10 @@ class Session:
             self.channel = yield StartTLS(timeout)
         except OSError as error:
             if self.greeting is None and _is_clear(error):
-                raise TLSFailed(
+                raise HandshakeFailed(
                     f"{self.server} speaks in clear, and tls is 'implicit'; check that port and tls fit together: for "
                     "this port set tls='required' (STARTTLS; USE_TLS instead of USE_SSL), or change port to 465",
+                    cause=error,
                     server=self.server,
                 ) from error
             if isinstance(error, SMTPError):
@@ -277,7 +283,7 @@ class Session:
             else:
                 what = f"the TLS handshake with {self.server} failed: {reason}"
                 remedy = _remedy(getattr(error, "reason", None) or "")
-            raise TLSFailed(f"{what}; {remedy}", server=self.server) from error
+            raise handshake_failed(f"{what}; {remedy}", error, self.server) from error
         self.secure = True
         self.line.replies.clear()
 
@@ -291,8 +297,8 @@ class Session:
                 raise
             self.line.phase, self.secure = "tls", False
             reason = getattr(alert, "reason", None) or ""
-            raise TLSFailed(
-                f"the TLS handshake with {self.server} failed: {alert}; {_remedy(reason)}", server=self.server
+            raise handshake_failed(
+                f"the TLS handshake with {self.server} failed: {alert}; {_remedy(reason)}", alert, self.server
             ) from alert
 
     # Mail --------------------------------------------------------------------------------------------------------

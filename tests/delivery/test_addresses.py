@@ -11,7 +11,7 @@ import pytest
 from smtpbackend import Server
 from smtpbackend.delivery import addresses
 from smtpbackend.delivery.addresses import DELAY, LASTING, MAX_HOSTS, Begin, Use, Wait, forget, reach
-from smtpbackend.errors import ConnectFailed
+from smtpbackend.errors import ConnectFailed, ConnectionRefused, ConnectTimedOut
 from smtpbackend.protocol.timeouts import Deadline
 
 IPV4, IPV6, UNIX = 2, 10, 1  # whatever numbers they have here
@@ -116,7 +116,7 @@ class TestOneAddress:
 
     def test_it_has_the_whole_time_of_a_connection(self) -> None:
         assert World({"192.0.2.1": (4.9, None)}).dial("192.0.2.1", timeout={"connect": 5}) == "192.0.2.1"
-        with pytest.raises(ConnectFailed, match=r"192\.0\.2\.1: no answer in time"):
+        with pytest.raises(ConnectTimedOut, match=r"192\.0\.2\.1: no answer in time"):
             World({"192.0.2.1": (5.1, None)}).dial("192.0.2.1", timeout={"connect": 5})
 
     def test_nothing_is_remembered_of_it(self) -> None:
@@ -174,6 +174,13 @@ class TestOverlapping:
     def test_what_answers_late_wins_while_others_still_have_time(self) -> None:
         hosts = ["192.0.2.1", "192.0.2.2", "192.0.2.3"]
         assert World({"192.0.2.1": (1.2, None)}).dial(*hosts, timeout={"connect": 1}) == "192.0.2.1"
+
+    @pytest.mark.parametrize(("last", "kind"), [(REFUSED, ConnectionRefused), (NO_FAMILY, ConnectFailed)])
+    def test_the_class_is_that_of_the_last_address(self, last: OSError, kind: type[ConnectFailed]) -> None:
+        """As with socket.create_connection, which smtplib calls."""
+        with pytest.raises(ConnectFailed) as caught:
+            World({"192.0.2.2": (0.01, last)}).dial("192.0.2.1", "192.0.2.2", timeout={"connect": 1})
+        assert type(caught.value) is kind
 
     def test_each_reason_is_told_in_the_order_of_the_attempts(self) -> None:
         world = World({"192.0.2.1": (0.3, REFUSED)}, at_once={"2001:db8::1": NO_FAMILY})

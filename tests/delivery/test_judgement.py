@@ -217,5 +217,5 @@ def test_why_nobody_was_accepted() -> None:
     assert isinstance(judge(settled(OK, final=NO), "any", "mx").error, ContentRefused)
     error = judge(settled(OK, NO), "all", "mx").error
     assert isinstance(error, RecipientsRefused)
-    assert error.recipients == {"u1@example.com": (550, b"")}
+    assert error.recipients == {"u1@example.com": (550, b"5.1.1")}
     assert judge(settled(OK, final=OK), "any", "mx").error is None

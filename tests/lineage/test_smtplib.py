@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import smtplib
+import ssl
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import pytest
 
-from smtpbackend import Envelope, Message
+from smtpbackend import Envelope, Message, Server
 from smtpbackend.testing import CUT, Play, ScriptedServer
 from tests.lineage.conftest import MakeMailer, Scripted, Start, parsed, url
 from tests.protocol.script import Script, ehlo_reply, opened
 from tests.servers.ports import free_ports
-from tests.servers.tls import Certificates
+from tests.servers.tls import Certificates, Kind
 
 ANN, BOB, JOE = "ann@example.org", "bob@example.com", "joe@example.net"
 
@@ -83,7 +86,7 @@ def test_refusals_come_for_each_recipient(new_mailer: MakeMailer, aiosmtpd: Star
     assert {address: code for address, code, _ in mailer.send(note(to=[ANN, BOB])).unacceptable()} == {BOB: 550}
     with pytest.raises(smtplib.SMTPRecipientsRefused) as refused:
         mailer.send(note(to=[BOB, JOE]))
-    assert refused.value.recipients == {BOB: (550, b"unknown"), JOE: (450, b"later")}
+    assert refused.value.recipients == {BOB: (550, b"5.1.1 unknown"), JOE: (450, b"4.2.1 later")}
 
 
 @pytest.mark.parametrize(
@@ -178,13 +181,83 @@ def test_the_same_except_clauses_catch(
         assert isinstance(raised.value.smtp_error, bytes)
 
 
-def test_not_supported_and_unreachable_are_caught_as_before(new_mailer: MakeMailer, scripted: Scripted) -> None:
-    """SMTPNotSupportedError for SMTPUTF8; an OSError for a port on which nobody listens."""
-    with pytest.raises(smtplib.SMTPNotSupportedError):
-        new_mailer(scripted(NOT_OFFERED).url).send(note(to="jürgen@example.com"))
-    (closed,) = free_ports(1)
-    with pytest.raises(ConnectionError):
-        new_mailer(f"smtp://127.0.0.1:{closed}").send(note())
+OFFERS_TLS = {"EHLO": "250-mx.example.com\n250 STARTTLS"}
+LOGIN = {"EHLO": "250-mx.example.com\n250 AUTH PLAIN"}
+
+
+class Site(NamedTuple):
+    """A server, and what a client is told of it; of ``to`` "jürgen" needs SMTPUTF8."""
+
+    answers: Mapping[str, Any] = MappingProxyType({})
+    tls: str = "none"
+    certificate: Kind = "server"
+    implicit_tls: bool = False
+    login: bool = False
+    to: tuple[str, ...] = (BOB,)
+    host: str = "localhost"
+
+
+SITES = {
+    "greeting": Site({"": "554-5.7.1 go\n554 5.7.1 away"}),
+    "helo": Site({"EHLO": "550 5.5.1 no", "HELO": "550 5.5.1 no"}),
+    "login": Site({**LOGIN, "AUTH": "535 5.7.8 wrong"}, login=True),
+    "no login": Site(login=True),
+    "sender": Site({"MAIL": "550 5.1.7 not you"}),
+    "recipients": Site({"RCPT": ["550-5.1.1 no such\n550 5.1.1 mailbox", "450 4.2.1 later"]}, to=(BOB, JOE)),
+    "no enhanced status": Site({"RCPT": "550 unknown"}),
+    "data": Site({"DATA": "554 5.5.1 no"}),
+    "content": Site({".": "554 5.7.1 spam"}),
+    "cut": Site({"MAIL": CUT}),
+    "SMTPUTF8": Site(to=("jürgen@example.com",)),
+    "no STARTTLS": Site(tls="required"),
+    "STARTTLS refused": Site({**OFFERS_TLS, "STARTTLS": "454 4.7.0 not now"}, tls="required"),
+    "other host": Site(OFFERS_TLS, "required", "other_host"),
+    "expired": Site(tls="implicit", certificate="expired", implicit_tls=True),
+    "no TLS at all": Site(tls="implicit"),
+    "nobody listens": Site(host="closed"),
+    "no such host": Site(host="nothing.invalid"),
+}
+
+
+def raised_by_smtplib(site: Site, host: str, port: int, context: ssl.SSLContext) -> OSError:
+    """What smtplib raises for a site."""
+    try:
+        if site.tls == "implicit":
+            client: smtplib.SMTP = smtplib.SMTP_SSL(host, port, timeout=20, context=context)
+        else:
+            client = smtplib.SMTP(host, port, timeout=20)
+        with client:
+            client.ehlo_or_helo_if_needed()
+            if site.tls == "required":
+                client.starttls(context=context)
+            if site.login:
+                client.login("ann", "secret")
+            options = [] if all(map(str.isascii, site.to)) else ["SMTPUTF8"]
+            client.sendmail(ANN, site.to, b"Subject: x\r\n\r\nHello\r\n", options)
+    except OSError as error:
+        return error
+    raise AssertionError("smtplib raised nothing")
+
+
+@pytest.mark.parametrize("site", SITES.values(), ids=list(SITES))
+def test_what_smtplib_raises_is_caught_with_what_it_carries(
+    new_mailer: MakeMailer, ca: Certificates, site: Site
+) -> None:
+    """smtplib and a mailer meet the same server: ours is also of the class of its error, and says the same."""
+    play = Play(site.answers, extensions=(), implicit_tls=site.implicit_tls)
+    with ScriptedServer(play, context=ca.server_context(site.certificate)) as server:
+        host, port = (site.host, server.port) if site.host != "closed" else ("localhost", free_ports(1)[0])
+        theirs = raised_by_smtplib(site, host, port, ssl.create_default_context(cafile=ca.ca_file))
+        login = {"username": "ann", "password": "secret"} if site.login else {}
+        mailer = new_mailer(Server(host, port, tls=site.tls, ca_file=str(ca.ca_file), **login))
+        with pytest.raises(type(theirs)) as raised:
+            mailer.send(note(to=list(site.to)))
+    assert isinstance(raised.value, smtplib.SMTPException)
+    if isinstance(theirs, ConnectionRefusedError):
+        assert raised.value.errno == theirs.errno
+    for name in ("smtp_code", "smtp_error", "sender", "recipients", "verify_code", "verify_message"):
+        if hasattr(theirs, name):
+            assert getattr(raised.value, name) == getattr(theirs, name)
 
 
 def test_bcc_of_an_email_message_is_not_sent(new_mailer: MakeMailer, aiosmtpd: Start) -> None:

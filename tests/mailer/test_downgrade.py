@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from smtpbackend import Server
-from smtpbackend.errors import DeliveryError, InvalidSetting
+from smtpbackend.errors import AuthenticationFailed, DeliveryError, InvalidSetting, ProtocolViolation, TLSFailed
 from smtpbackend.testing import CUT, Play, ScriptedServer, when_heard
 from tests.mailer.conftest import Scripted
 from tests.mailer.test_tls import PASSWORD, SECRETS
@@ -96,7 +96,8 @@ def outcome(twin: Twin, server: ScriptedServer, settings: dict[str, Any]) -> str
     try:
         receipt = twin(Server(server.host, server.port, **settings)).send(hello())
     except (DeliveryError, InvalidSetting) as error:
-        return type(error).__name__
+        kinds = (TLSFailed, AuthenticationFailed, ProtocolViolation, InvalidSetting)
+        return next(kind.__name__ for kind in kinds if isinstance(error, kind))
     assert receipt.ok
     [speaker] = [speaker for speaker in server.speakers if speaker.taken]
     return "TLS" if speaker.secured else "clear"

@@ -137,7 +137,7 @@ class TestMovesOn:
         with pytest.raises(RecipientsRefused) as caught:
             twin(*(server.url for server in servers)).send(hello())
         assert caught.value.is_transient
-        assert caught.value.recipients == {"bob@example.com": (450, b"busy")}
+        assert caught.value.recipients == {"bob@example.com": (450, b"4.2.0 busy")}
 
     @pytest.mark.parametrize(("command", "kind"), [("MAIL", SenderRefused), (".", ContentRefused)])
     def test_4xx_everywhere_is_deferred(

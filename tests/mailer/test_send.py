@@ -210,7 +210,10 @@ class TestRecipients:
         with pytest.raises(RecipientsRefused) as caught:
             twin(server.url).send(hello("bob@example.com", "carl@example.com"))
         error = caught.value
-        assert error.recipients == {"bob@example.com": (550, b"nobody"), "carl@example.com": (550, b"nobody")}
+        assert error.recipients == {
+            "bob@example.com": (550, b"5.1.1 nobody"),
+            "carl@example.com": (550, b"5.1.1 nobody"),
+        }
         assert not error.is_transient
         assert len(error.receipt.rejected) == 2
         assert error.receipt.error is error
@@ -254,7 +257,7 @@ class TestRecipients:
         server, never = scripted({command: "554 5.6.0 spam"}), scripted()
         with pytest.raises(ContentRefused) as caught:
             twin(server.url, never.url).send(hello())
-        assert (caught.value.smtp_code, caught.value.smtp_error) == (554, b"spam")
+        assert (caught.value.smtp_code, caught.value.smtp_error) == (554, b"5.6.0 spam")
         assert [outcome.status for outcome in caught.value.receipt.outcomes] == [Status.REJECTED]
         assert never.connections == 0
 
