@@ -17,7 +17,7 @@ from smtpbackend.delivery.hostnames import is_loopback
 from smtpbackend.delivery.parcel import Parcel
 from smtpbackend.delivery.server import port_doubt
 from smtpbackend.delivery.setting_names import nearest
-from smtpbackend.delivery.settings import MAILER_KEYS, SERVER_KEYS
+from smtpbackend.delivery.settings import MAILER_KEYS, SERVER_KEYS, flag
 from smtpbackend.delivery.tls import check_files, client_context
 from smtpbackend.domain import ascii_domain
 from smtpbackend.email_message import is_signed
@@ -66,6 +66,7 @@ __all__ = [
     "emit",
     "encode_octets",
     "filename_parameter",
+    "flag",
     "has_names",
     "is_loopback",
     "is_pair",

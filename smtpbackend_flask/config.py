@@ -2,25 +2,47 @@
 
 ``SMTPBACKEND_*`` are the keys of ``docs/reference/settings.md`` in upper case, and four of Flask's own. Others are read
 from Flask-Mail's ``MAIL_*``; but where ``SMTPBACKEND_SERVERS`` or ``SMTPBACKEND_HOST`` names the server, the ``MAIL_*``
-of a server (host, port, TLS, credentials) are not read.
+of a server (host, port, TLS, credentials) are not read. Errors name a setting as it was written.
 """
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from smtpbackend import InvalidSetting, Server
-from smtpbackend.adapters import MAILER_KEYS, SERVER_KEYS, configure, discreet, nearest, port_doubt
+from smtpbackend.adapters import MAILER_KEYS, SERVER_KEYS, configure, discreet, flag, nearest, port_doubt
 
 __all__ = ["Config", "read_config"]
 
 PREFIX = "SMTPBACKEND_"
 
-_TRUE = frozenset(("1", "true", "yes", "on"))
-_FALSE = frozenset(("", "0", "false", "no", "off"))
 _OWN = ("default_sender", "suppress_send", "ascii_attachments", "debug")
+_OF_SERVER = {"host": "MAIL_SERVER", "port": "MAIL_PORT", "username": "MAIL_USERNAME", "password": "MAIL_PASSWORD"}
+_OF_MAILER = {"timeout": "MAIL_TIMEOUT", "max_messages": "MAIL_MAX_EMAILS"}
+_READ = {"MAIL_USE_TLS", "MAIL_USE_SSL", *_OF_SERVER.values(), *_OF_MAILER.values()}
+_READ.update(f"MAIL_{name.upper()}" for name in _OWN)
+# What Flask-Mailman 1.1 and Flask-Mailing 3.0 read beside these
+_OF_OTHERS = frozenset(
+    f"MAIL_{name}"
+    for name in (
+        *("BACKEND", "SSL_KEYFILE", "SSL_CERTFILE", "USE_LOCALTIME", "FILE_PATH", "DEFAULT_CHARSET", "SEND_OPTIONS"),
+        *("FROM", "FROM_NAME", "TEMPLATE_FOLDER"),
+    )
+)
+# Names by which other programs call the same
+_MEANT = {
+    "MAIL_SERVER": ("HOST", "HOSTNAME", "SMTP_HOST", "SMTP_SERVER"),
+    "MAIL_PORT": ("SMTP_PORT",),
+    "MAIL_USERNAME": ("USER", "LOGIN", "HOST_USER"),
+    "MAIL_PASSWORD": ("PASS", "PASSWD", "PWD", "HOST_PASSWORD"),
+    "MAIL_USE_TLS": ("TLS", "STARTTLS", "USE_STARTTLS"),
+    "MAIL_USE_SSL": ("SSL", "SSL_TLS"),
+    "MAIL_SUPPRESS_SEND": ("SUPPRESS",),
+}
+_CREDENTIALS = frozenset(("username", "password", "token", "client_key_password"))
 
 
 class Config(NamedTuple):
@@ -48,24 +70,35 @@ class Config(NamedTuple):
 def read_config(config: Mapping[str, Any], app_debug: bool | int = False) -> Config:
     """Read and check the settings in ``app.config``. Raises `InvalidSetting`; nothing is connected.
 
-    Warns of a port that does not fit the kind of TLS, and of a password without a username.
+    Warns of what is set and cannot be meant so: a port that does not fit the kind of TLS, half of a login, a name of
+    Flask-Mail that is misspelt.
     """
-    ours = _ours(config)
-    own = {key: ours.pop(key, None) for key in _OWN}
-    mailer = _from_flask_mail(config, has_server="servers" in ours or "host" in ours)
+    keys: dict[str, str] = {}  # for each setting the key that it was written under
+    ours = _ours(config, keys)
+    own = {name: ours.pop(name, None) for name in _OWN}
+    has_server = "servers" in ours or "host" in ours
+    mailer = {} if has_server else _server_of_flask_mail(config, ours, keys)
+    for name, key in _OF_MAILER.items():
+        if (value := _value(config, key)) not in (None, "", "0"):
+            mailer[name], keys[name] = value, key
     mailer.update(ours)
-    servers = configure(mailer).servers
+    keys.update({name: PREFIX + name.upper() for name in ours})
+    try:
+        servers = configure(mailer).servers
+        _check_files(servers)
+    except InvalidSetting as error:
+        raise _as_written(error, keys) from None
     first = servers[0]
-    if any(server.ca_file or server.client_cert for server in servers):
-        from smtpbackend.adapters import check_files
-
-        for server in servers:  # a wrong path is found now, not at the first mail
-            check_files(server)
-    for server in servers:
-        if doubt := port_doubt(server):
-            warnings.warn(f"{server.name}: {doubt}; {_remedy(server)}", RuntimeWarning, stacklevel=4)
-    suppress = _either(own["suppress_send"], config.get("MAIL_SUPPRESS_SEND"))
-    debug = _either(own["debug"], config.get("MAIL_DEBUG"))
+    told = [f"{server.name}: {doubt}; {_remedy(server)}" for server in servers if (doubt := port_doubt(server))]
+    for why in (*told, *_half_login(config, mailer, has_server), *_misspelt(config)):
+        warnings.warn(why, RuntimeWarning, stacklevel=4)
+    for name in _OWN:
+        key = f"MAIL_{name.upper()}"
+        keys[name] = key if own[name] is None else PREFIX + name.upper()
+        own[name] = config.get(key) if own[name] is None else own[name]
+        if name != "default_sender":
+            own[name] = _plain(own[name], name, keys[name])
+    debug = None if own["debug"] is None else _level(keys["debug"], own["debug"])
     max_emails = mailer.get("max_messages")
     return Config(
         mailer=mailer,
@@ -75,15 +108,38 @@ def read_config(config: Mapping[str, Any], app_debug: bool | int = False) -> Con
         password=first.password,
         use_tls=first.tls == "required",
         use_ssl=first.tls == "implicit",
-        default_sender=_sender(_either(own["default_sender"], config.get("MAIL_DEFAULT_SENDER"))),
-        suppress=None if suppress is None else _flag("MAIL_SUPPRESS_SEND", suppress),
-        ascii_attachments=_flag(
-            "MAIL_ASCII_ATTACHMENTS", _either(own["ascii_attachments"], config.get("MAIL_ASCII_ATTACHMENTS"))
-        ),
-        debug=int(app_debug if debug is None else _level(debug)),
+        default_sender=_sender(keys["default_sender"], own["default_sender"]),
+        suppress=None if own["suppress_send"] is None else flag(keys["suppress_send"], own["suppress_send"]),
+        ascii_attachments=flag(keys["ascii_attachments"], own["ascii_attachments"] or False),
+        debug=int(app_debug) if debug is None else debug,
         max_emails=None if max_emails is None else int(max_emails),
-        wants_transcript=debug is not None and _level(debug) > 0,
+        wants_transcript=debug is not None and debug > 0,
     )
+
+
+def _check_files(servers: tuple[Server, ...]) -> None:
+    """A wrong path is found now, not at the first mail."""
+    if any(server.ca_file or server.client_cert for server in servers):
+        from smtpbackend.adapters import check_files
+
+        for server in servers:
+            check_files(server)
+
+
+def _as_written(error: InvalidSetting, keys: Mapping[str, str]) -> InvalidSetting:
+    """The same error, of the key that the app has, or would have for a setting that is missing."""
+    field, text = error.field.partition("[")[0], str(error)
+    if field in keys:
+        key = keys[field]
+        if re.match(rf"{field}\b", text):
+            return InvalidSetting(key + text.removeprefix(field), field=key)
+    elif "servers" in keys:
+        key = keys["servers"]  # it stands in there, under its own name
+    elif field in SERVER_KEYS or field in MAILER_KEYS:
+        key = PREFIX + field.upper()
+    else:
+        return error
+    return InvalidSetting(f"{key}: {text}", field=key)
 
 
 def _remedy(server: Server) -> str:
@@ -92,7 +148,32 @@ def _remedy(server: Server) -> str:
     return "set MAIL_USE_SSL instead of MAIL_USE_TLS (SMTPBACKEND_TLS = 'implicit'), or MAIL_PORT = 587"
 
 
-def _ours(config: Mapping[str, Any]) -> dict[str, Any]:
+def _half_login(config: Mapping[str, Any], mailer: Mapping[str, Any], has_server: bool) -> Iterator[str]:
+    """What a password without a user name, or the other way round, comes to. Flask-Mail logs in with both only."""
+    if has_server or "username" in mailer:
+        return
+    username, password = _value(config, "MAIL_USERNAME"), _value(config, "MAIL_PASSWORD")
+    if password and not username:
+        yield "MAIL_PASSWORD is set, MAIL_USERNAME is not: there is no login; set both, or neither"
+    if username and not password:
+        yield "MAIL_USERNAME is set, MAIL_PASSWORD is not, or is empty: there is no login; set both, or neither"
+
+
+def _misspelt(config: Mapping[str, Any]) -> Iterator[str]:
+    """The names that are not read, and are near to one that is. Other ``MAIL_*`` may belong to the site."""
+    known = [key.lower() for key in sorted(_READ)]
+    for key, value in config.items():
+        if not isinstance(key, str) or not key.startswith("MAIL_") or value is None or key in _READ | _OF_OTHERS:
+            continue
+        near = (nearest(key, known, 0.88) or "").upper()
+        if near[:6] != key[:6]:  # who misspells a word seldom does so in its first letter
+            names = (meant for meant, others in _MEANT.items() if key.removeprefix("MAIL_") in others)
+            near = next((meant for meant in names if config.get(meant) is None), "")
+        if near:
+            yield f"{key} is set, and no setting is called so: did you mean {near}?"
+
+
+def _ours(config: Mapping[str, Any], keys: dict[str, str]) -> dict[str, Any]:
     """The settings under ``SMTPBACKEND_`` in the core's names; one with None is not set."""
     known = {"servers", "ports", *SERVER_KEYS, *MAILER_KEYS, *_OWN}
     found: dict[str, Any] = {}
@@ -106,57 +187,65 @@ def _ours(config: Mapping[str, Any]) -> dict[str, Any]:
             hint = f"did you mean {PREFIX}{near.upper()}?" if near else f"known are {known_names}"
             raise InvalidSetting(f"unknown setting {key}; {hint}", field=key)
         if value is not None:
-            found[name] = value
+            found[name] = value if name == "default_sender" else _plain(value, name, key)
     return found
 
 
-def _from_flask_mail(config: Mapping[str, Any], has_server: bool) -> dict[str, Any]:
-    """The settings of ``MAIL_*`` in the core's names, with Flask-Mail's defaults."""
-    found = {"max_messages": config.get("MAIL_MAX_EMAILS") or None, "timeout": config.get("MAIL_TIMEOUT")}
-    if not has_server:
-        use_tls = _flag("MAIL_USE_TLS", config.get("MAIL_USE_TLS"))
-        use_ssl = _flag("MAIL_USE_SSL", config.get("MAIL_USE_SSL"))
-        if use_tls and use_ssl:
-            raise InvalidSetting(
-                "MAIL_USE_TLS and MAIL_USE_SSL exclude each other: STARTTLS (mostly port 587), or TLS from the first "
-                "byte (mostly port 465)",
-                field="MAIL_USE_SSL",
-            )
-        found["host"] = config.get("MAIL_SERVER") or "127.0.0.1"
-        found["port"] = config.get("MAIL_PORT") or (465 if use_ssl else 25)
-        found["tls"] = "implicit" if use_ssl else "required" if use_tls else "opportunistic"
-        if config.get("MAIL_PASSWORD") and not config.get("MAIL_USERNAME"):
-            why = "MAIL_PASSWORD is set, MAIL_USERNAME is not: there is no login; set both, or neither"
-            warnings.warn(why, RuntimeWarning, stacklevel=4)
-        secret = config.get("MAIL_PASSWORD") or config.get(f"{PREFIX}TOKEN")
-        if config.get("MAIL_USERNAME") and secret:  # Flask-Mail logs in with both only
-            found["username"], found["password"] = config["MAIL_USERNAME"], config.get("MAIL_PASSWORD") or None
-    return {key: value for key, value in found.items() if value is not None}
+def _server_of_flask_mail(config: Mapping[str, Any], ours: Mapping[str, Any], keys: dict[str, str]) -> dict[str, Any]:
+    """The server of ``MAIL_*`` in the core's names, with Flask-Mail's defaults."""
+    keys.update(_OF_SERVER)
+    use_tls, use_ssl = [flag(key, _value(config, key) or False) for key in ("MAIL_USE_TLS", "MAIL_USE_SSL")]
+    if use_tls and use_ssl:
+        raise InvalidSetting(
+            "MAIL_USE_TLS and MAIL_USE_SSL exclude each other: STARTTLS (mostly port 587), or TLS from the first "
+            "byte (mostly port 465)",
+            field="MAIL_USE_SSL",
+        )
+    keys["tls"] = "MAIL_USE_SSL" if use_ssl else "MAIL_USE_TLS"
+    given = {name: _value(config, key) for name, key in _OF_SERVER.items()}
+    found: dict[str, Any] = {
+        "host": given["host"] or "127.0.0.1",
+        "port": given["port"] if given["port"] not in (None, "", "0") else 465 if use_ssl else 25,
+        "tls": "implicit" if use_ssl else "required" if use_tls else "opportunistic",
+    }
+    username = given["username"] or ours.get("username")
+    if username and (given["password"] or ours.get("password") or ours.get("token")):
+        found |= {name: given[name] for name in ("username", "password") if given[name]}
+    return found
 
 
-def _either(ours: Any, theirs: Any) -> Any:
-    return theirs if ours is None else ours
+def _value(config: Mapping[str, Any], key: str) -> Any:
+    """What stands under a key of ``MAIL_*``."""
+    name = next((name for name, theirs in _OF_SERVER.items() if theirs == key), key)
+    return _plain(config.get(key), name, key)
 
 
-def _flag(name: str, value: Any) -> bool:
-    """A flag, also as a string from the environment."""
-    if isinstance(value, str):
-        if value.strip().lower() not in _TRUE | _FALSE:
-            raise InvalidSetting(f"{name} must be true or false, not {value!r}", field=name)
-        return value.strip().lower() in _TRUE
-    return bool(value)
+def _plain(value: Any, name: str, key: str) -> Any:
+    """A value with its numbers as text, which every setting takes.
+
+    ``from_prefixed_env`` reads JSON where it can, so that a password of digits comes as a number.
+    """
+    if isinstance(value, Mapping):
+        return {inner: _plain(one, inner, key) for inner, one in value.items()}
+    if isinstance(value, list):
+        return [_plain(one, name, key) for one in value]
+    if isinstance(value, float) and name in _CREDENTIALS:  # it may have been 1.50 or 1e5
+        raise InvalidSetting(
+            f"{key}: {name} was read as a number with a fraction or an exponent, and its own text is lost; in an "
+            "environment variable put it into double quotes",
+            field=key,
+        )
+    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
-def _level(value: Any) -> int:
-    return int(value) if isinstance(value, str) and value.isdecimal() else int(_flag("MAIL_DEBUG", value))
+def _level(key: str, value: Any) -> int:
+    return int(value) if isinstance(value, str) and value.isdecimal() else int(flag(key, value))
 
 
-def _sender(value: Any) -> Any:
+def _sender(key: str, value: Any) -> Any:
     """A str, or a pair of name and address, which ``from_prefixed_env`` reads as a list."""
     if isinstance(value, list) and len(value) == 2:
         return tuple(value)
     if value is not None and not isinstance(value, str) and not (isinstance(value, tuple) and len(value) == 2):
-        raise InvalidSetting(
-            "MAIL_DEFAULT_SENDER must be an address or a pair of name and address", field="MAIL_DEFAULT_SENDER"
-        )
+        raise InvalidSetting(f"{key} must be an address or a pair of name and address", field=key)
     return value or None

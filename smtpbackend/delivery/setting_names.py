@@ -19,11 +19,11 @@ OF_DJANGO = {
 """Options of Django that are no settings here, and what does the same."""
 
 
-def nearest(name: str, known: Collection[str]) -> str | None:
-    """The known name that may have been meant by another one."""
+def nearest(name: str, known: Collection[str], likeness: float = 0.5) -> str | None:
+    """The known name that may have been meant by another one: at least so like it, from 0 to 1."""
     import difflib
 
-    return next(iter(difflib.get_close_matches(name.lower(), known, 1, 0.5)), None)
+    return next(iter(difflib.get_close_matches(name.lower(), known, 1, likeness)), None)
 
 
 def check_keys(given: Iterable[str], known: Collection[str], what: str = "setting") -> None:

@@ -13,10 +13,10 @@ from smtpbackend.errors import InvalidSetting
 from smtpbackend.hiding import Secret
 from smtpbackend.protocol.timeouts import Timeouts
 
-__all__ = ["MAILER_KEYS", "SERVER_KEYS", "SETTINGS", "Setting", "read"]
+__all__ = ["MAILER_KEYS", "SERVER_KEYS", "SETTINGS", "Setting", "flag", "read"]
 
 _TRUE = {"1", "true", "yes", "on"}
-_FALSE = {"0", "false", "no", "off"}
+_FALSE = {"", "0", "false", "no", "off"}
 
 
 def _text(name: str, value: Any) -> str:
@@ -36,11 +36,12 @@ def _path(name: str, value: Any) -> str:
     return path
 
 
-def _flag(name: str, value: Any) -> bool:
+def flag(name: str, value: Any) -> bool:
+    """Whether a setting is true; also as text, as the environment has it. Raises `InvalidSetting`."""
     if isinstance(value, bool):
         return value
-    if isinstance(value, str) and value.lower() in _TRUE | _FALSE:
-        return value.lower() in _TRUE
+    if isinstance(value, str) and (word := value.strip().lower()) in _TRUE | _FALSE:
+        return word in _TRUE
     raise InvalidSetting(f"{name} must be true or false, not {value!r}", field=name)
 
 
@@ -244,7 +245,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "strict_x509",
         "server",
-        _flag,
+        flag,
         True,
         "Refuse certificates that break rules of RFC 5280 which other clients overlook, as Python does from 3.13 on "
         "(`ssl.VERIFY_X509_STRICT`). False: chain, name and dates are verified, and these rules are not.",
@@ -271,7 +272,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "allow_cleartext_auth",
         "server",
-        _flag,
+        flag,
         False,
         "Allow a password in clear on an unverified channel off loopback.",
     ),
@@ -318,7 +319,7 @@ SETTINGS: tuple[Setting, ...] = (
         None,
         "Messages a second at most, for each process (an AsyncMailer: each event loop). Default: no limit.",
     ),
-    Setting("xque", "server", _flag, False, "Say `QUED` to a server that offers `XQUE`, whatever it answers."),
+    Setting("xque", "server", flag, False, "Say `QUED` to a server that offers `XQUE`, whatever it answers."),
     Setting(
         "source_address",
         "server",
@@ -378,7 +379,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "suppress_send",
         "mailer",
-        _flag,
+        flag,
         False,
         "Do everything but the conversation with a server: all recipients that could be sent to count as accepted. For "
         "tests. Flask: also while the app is testing.",

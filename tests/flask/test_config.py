@@ -78,10 +78,32 @@ def test_all_of_flask_mails_settings() -> None:
     assert "secret" not in repr(state) + repr(state.config) + repr(app.extensions)
 
 
-def test_a_login_needs_both() -> None:
-    """As with Flask-Mail, a name without a password is no login."""
-    assert read(MAIL_USERNAME="user").username is None
-    assert read(MAIL_USERNAME="user", MAIL_PASSWORD="").username is None
+@pytest.mark.parametrize(
+    ("login", "missing"),
+    [
+        ({"MAIL_USERNAME": "user"}, "MAIL_PASSWORD"),
+        ({"MAIL_USERNAME": "user", "MAIL_PASSWORD": ""}, "MAIL_PASSWORD"),
+        ({"MAIL_USERNAME": "user", "MAIL_PASSWORD": None}, "MAIL_PASSWORD"),
+        ({"MAIL_PASSWORD": "secret"}, "MAIL_USERNAME"),
+    ],
+)
+def test_a_login_needs_both(login: dict[str, Any], missing: str) -> None:
+    """As with Flask-Mail one alone is no login; and the site is told which one is missing, when it starts."""
+    with pytest.warns(RuntimeWarning, match=f"{missing} is not.*there is no login"):
+        assert read(**login).username is None
+
+
+@pytest.mark.parametrize(
+    "login",
+    [
+        {"MAIL_USERNAME": "user", "SMTPBACKEND_PASSWORD": "secret"},
+        {"SMTPBACKEND_USERNAME": "user", "MAIL_PASSWORD": "secret"},
+        {"MAIL_USERNAME": "user", "MAIL_PASSWORD": "secret"},
+    ],
+)
+def test_the_two_halves_of_a_login_may_have_names_of_either_kind(login: dict[str, Any]) -> None:
+    config = read(**login)
+    assert (config.username, config.password) == ("user", "secret")
 
 
 def test_ours_win() -> None:
@@ -101,7 +123,7 @@ def test_ours_win() -> None:
     )
     assert (config.default_sender, config.suppress, config.max_emails) == ("b@example.com", False, 4)
     assert config.ascii_attachments
-    assert config.mailer["timeout"] == 9
+    assert configure(config.mailer).servers[0].timeout.connect == 9
 
 
 @pytest.mark.parametrize(
@@ -171,13 +193,82 @@ def test_a_path_that_cannot_be_used_is_found_at_once(name: str) -> None:
     """At start, and not at the first mail."""
     app = Flask("paths")
     app.config[f"SMTPBACKEND_{name.upper()}"] = "/no/such.pem"
-    with pytest.raises(InvalidSetting, match=f"{name} '/no/such.pem' cannot be used: No such file or directory"):
+    with pytest.raises(
+        InvalidSetting, match=f"^SMTPBACKEND_{name.upper()} '/no/such.pem' cannot be used: No such file or directory"
+    ):
         Mail(app)
 
 
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        ({"MAIL_PORT": "smtp"}, "MAIL_PORT"),
+        ({"SMTPBACKEND_PORT": "smtp"}, "SMTPBACKEND_PORT"),
+        ({"MAIL_PORT": 25, "SMTPBACKEND_PORT": 70000}, "SMTPBACKEND_PORT"),
+        ({"MAIL_SERVER": "smtp example"}, "MAIL_SERVER"),
+        ({"MAIL_USERNAME": "user", "MAIL_PASSWORD": ["x"]}, "MAIL_PASSWORD"),
+        ({"MAIL_TIMEOUT": -1}, "MAIL_TIMEOUT"),
+        ({"SMTPBACKEND_TIMEOUT": {"connect": -1}}, "SMTPBACKEND_TIMEOUT"),
+        ({"MAIL_MAX_EMAILS": "many"}, "MAIL_MAX_EMAILS"),
+        ({"MAIL_USE_TLS": "maybe"}, "MAIL_USE_TLS"),
+        ({"MAIL_SUPPRESS_SEND": "maybe"}, "MAIL_SUPPRESS_SEND"),
+        ({"SMTPBACKEND_SUPPRESS_SEND": "maybe"}, "SMTPBACKEND_SUPPRESS_SEND"),
+        ({"SMTPBACKEND_DEBUG": "maybe"}, "SMTPBACKEND_DEBUG"),
+        ({"SMTPBACKEND_DEFAULT_SENDER": 5}, "SMTPBACKEND_DEFAULT_SENDER"),
+        ({"SMTPBACKEND_CLIENT_KEY": "/key.pem"}, "SMTPBACKEND_CLIENT_CERT"),
+        ({"SMTPBACKEND_HOST": "mx.example.com", "SMTPBACKEND_USERNAME": "user"}, "SMTPBACKEND_PASSWORD"),
+        ({"SMTPBACKEND_SERVERS": [{"host": "mx.example.com", "port": "smtp"}]}, "SMTPBACKEND_SERVERS"),
+        ({"SMTPBACKEND_SERVERS": ["mx.example.com"], "SMTPBACKEND_HOST": "mx"}, "SMTPBACKEND_HOST"),
+    ],
+)
+def test_an_error_names_the_setting_as_it_was_written(config: dict[str, Any], key: str) -> None:
+    """With the text of the core behind it, where that begins otherwise."""
+    with pytest.raises(InvalidSetting) as raised:
+        read(**config)
+    assert raised.value.field == key
+    assert str(raised.value).startswith(key)
+
+
 def test_other_peoples_settings_are_left_alone() -> None:
-    """MAIL_BACKEND and the like belong to other extensions."""
-    assert read(MAIL_BACKEND="locmem", SECRET_KEY="x", SMTP="y").server == "127.0.0.1"
+    """What Flask-Mailman and Flask-Mailing read, and names of the site's own."""
+    theirs = ["BACKEND", "SSL_KEYFILE", "SSL_CERTFILE", "USE_LOCALTIME", "FILE_PATH", "DEFAULT_CHARSET", "SEND_OPTIONS"]
+    theirs += ["FROM", "FROM_NAME", "TEMPLATE_FOLDER"]
+    own = ["SUBJECT_PREFIX", "ADMINS", "REPORT", "SENDER", "FOOTER", "USERS", "SUPPORT", "DOMAIN", "SERVICE"]
+    config = read(SECRET_KEY="x", SMTP="y", **{f"MAIL_{name}": "z" for name in theirs + own})
+    assert config.server == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("MAIL_USE_TSL", "MAIL_USE_TLS"),
+        ("MAIL_USETLS", "MAIL_USE_TLS"),
+        ("MAIL_USE_STARTTLS", "MAIL_USE_TLS"),
+        ("MAIL_HOST", "MAIL_SERVER"),
+        ("MAIL_SERVERS", "MAIL_SERVER"),
+        ("MAIL_PROT", "MAIL_PORT"),
+        ("MAIL_USER", "MAIL_USERNAME"),
+        ("MAIL_USER_NAME", "MAIL_USERNAME"),
+        ("MAIL_PASSWROD", "MAIL_PASSWORD"),
+        ("MAIL_PASS", "MAIL_PASSWORD"),
+        ("MAIL_DEFAULT_SENDR", "MAIL_DEFAULT_SENDER"),
+        ("MAIL_SUPRESS_SEND", "MAIL_SUPPRESS_SEND"),
+        ("MAIL_SUPPRESS", "MAIL_SUPPRESS_SEND"),
+    ],
+)
+def test_a_misspelt_name_of_flask_mail_is_told_at_start(key: str, meant: str) -> None:
+    """A warning, for the name may be one of the site's own; a value is never shown."""
+    app = Flask(__name__)
+    app.config[key] = "Pw-zX8kQv2"
+    with pytest.warns(RuntimeWarning, match=f"{key} is set.*did you mean {meant}?") as told:
+        Mail(app)
+    assert len(told) == 1
+    assert "Pw-zX8kQv2" not in str(told[0].message)
+
+
+def test_another_name_beside_the_right_one_is_the_sites_own() -> None:
+    assert read(MAIL_HOST="www.example.com", MAIL_SERVER="mx.example.com").server == "mx.example.com"
+    assert read(MAIL_USE_TSL=None).server == "127.0.0.1"
 
 
 def test_settings_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,6 +282,64 @@ def test_settings_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (state.port, state.use_tls, state.default_sender) == (2525, True, ("App", "app@example.com"))
 
 
+def from_environment(monkeypatch: pytest.MonkeyPatch, **values: str) -> Config:
+    """The settings of an app that has these from its environment."""
+    for name, value in values.items():
+        monkeypatch.setenv(f"FLASK_{name}", value)
+    app = Flask(__name__)
+    app.config.from_prefixed_env()
+    return Mail().init_app(app).config
+
+
+def test_digits_are_text_where_text_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """from_prefixed_env makes numbers of them."""
+    config = from_environment(
+        monkeypatch, MAIL_USERNAME="1234", MAIL_PASSWORD="12345", SMTPBACKEND_MIN_TLS="1.3", SMTPBACKEND_TIMEOUT="2.5"
+    )
+    assert (config.username, config.password) == ("1234", "12345")
+    (server,) = configure(config.mailer).servers
+    assert (server.min_tls, server.timeout.connect) == ("1.3", 2.5)
+
+
+def test_digits_in_a_list_of_servers_are_text_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    servers = '[{"host": "mx.example.com", "port": 587, "username": 1234, "password": 12345}]'
+    (server,) = configure(from_environment(monkeypatch, SMTPBACKEND_SERVERS=servers).mailer).servers
+    assert (server.port, server.username, server.password) == (587, "1234", "12345")
+
+
+@pytest.mark.parametrize("password", ["1.50", "12e45678", "1e5"])
+def test_a_password_that_json_has_changed_is_refused(monkeypatch: pytest.MonkeyPatch, password: str) -> None:
+    """1.50 has become 1.5: it could not log in. Quoted it is what it was."""
+    with pytest.raises(InvalidSetting, match=r"MAIL_PASSWORD.*double quotes") as raised:
+        from_environment(monkeypatch, MAIL_USERNAME="user", MAIL_PASSWORD=password)
+    assert password not in str(raised.value)
+    assert from_environment(monkeypatch, MAIL_PASSWORD=f'"{password}"').password == password
+
+
+def test_null_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = from_environment(monkeypatch, MAIL_SERVER="null", SMTPBACKEND_TLS="null", MAIL_MAX_EMAILS="null")
+    assert (config.server, config.use_tls, config.max_emails) == ("127.0.0.1", False, None)
+
+
+@pytest.mark.parametrize("word", ["false", "False", "0", "no", "off", ""])
+@pytest.mark.parametrize("key", ["MAIL_USE_TLS", "MAIL_SUPPRESS_SEND", "SMTPBACKEND_STRICT_X509", "SMTPBACKEND_XQUE"])
+def test_words_that_are_false(monkeypatch: pytest.MonkeyPatch, key: str, word: str) -> None:
+    """For every flag, whosever it is."""
+    config = from_environment(monkeypatch, **{key: word})
+    (server,) = configure(config.mailer).servers
+    flags = {"MAIL_USE_TLS": config.use_tls, "MAIL_SUPPRESS_SEND": config.suppress}
+    flags |= {"SMTPBACKEND_STRICT_X509": server.strict_x509, "SMTPBACKEND_XQUE": server.xque}
+    assert flags[key] is False
+
+
+@pytest.mark.parametrize("word", ["true", "True", "1", "yes", "on"])
+@pytest.mark.parametrize("key", ["MAIL_USE_TLS", "MAIL_SUPPRESS_SEND", "SMTPBACKEND_XQUE"])
+def test_words_that_are_true(monkeypatch: pytest.MonkeyPatch, key: str, word: str) -> None:
+    config = from_environment(monkeypatch, **{key: word})
+    (server,) = configure(config.mailer).servers
+    assert {"MAIL_USE_TLS": config.use_tls, "MAIL_SUPPRESS_SEND": config.suppress}.get(key, server.xque) is True
+
+
 @pytest.mark.parametrize(("config", "debug"), [({}, 1), ({"MAIL_DEBUG": False}, 0), ({"MAIL_DEBUG": "2"}, 2)])
 def test_debug_is_the_apps(config: dict[str, Any], debug: int) -> None:
     """MAIL_DEBUG, else app.debug; only MAIL_DEBUG asks for a transcript."""
@@ -202,7 +351,7 @@ def test_debug_is_the_apps(config: dict[str, Any], debug: int) -> None:
 def test_a_key_for_dkim_is_read_at_start() -> None:
     """SMTPBACKEND_DKIM, also as `from_prefixed_env` makes it of SMTPBACKEND_DKIM__key and the like."""
     setting = {"domain": "example.org", "selector": "s", "key": "/none/key.pem"}
-    with pytest.raises(InvalidSetting, match=r"dkim key '/none/key\.pem' cannot be read"):
+    with pytest.raises(InvalidSetting, match=r"^SMTPBACKEND_DKIM key '/none/key\.pem' cannot be read"):
         read_config({"SMTPBACKEND_HOST": "localhost", "SMTPBACKEND_DKIM": setting})
 
 
