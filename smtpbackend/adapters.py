@@ -5,6 +5,10 @@ more. What stands below serves an adapter that writes its framework's messages o
 its framework, or calls receivers of its own signals.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from smtpbackend.address import characters, check_tuple, has_names, is_pair, is_word, parse_addresses
 from smtpbackend.address_list import no_mailbox
 from smtpbackend.blocking.mailer import SharedMailer
@@ -32,6 +36,9 @@ from smtpbackend.signals import SignalListener, emit
 from smtpbackend.sources import alone_with
 from smtpbackend.stdlib_mime import LegacyWriter, ModernWriter, NotSimple, Part, plain_addr_spec
 
+if TYPE_CHECKING:
+    from smtpbackend.aio.mailer import SharedAsyncMailer as SharedAsyncMailer
+
 __all__ = [
     "ADDRESS_FIELDS",
     "ENDINGS",
@@ -48,6 +55,7 @@ __all__ = [
     "NotSimple",
     "Parcel",
     "Part",
+    "SharedAsyncMailer",
     "SharedMailer",
     "SignalListener",
     "alone_with",
@@ -84,3 +92,11 @@ __all__ = [
     "text_field",
     "warn_no_login",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "SharedAsyncMailer":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from smtpbackend.aio.mailer import SharedAsyncMailer  # only who uses it pays for asyncio
+
+    return SharedAsyncMailer

@@ -10,6 +10,7 @@ It has every name of the module ``flask_mail``.
 
 from __future__ import annotations
 
+from smtpbackend_flask.config import mailer_settings
 from smtpbackend_flask.extension import Connection, Mail, State
 from smtpbackend_flask.message import Attachment, BadHeaderError, IncompleteMessage, Message
 from smtpbackend_flask.sanitize import (
@@ -42,6 +43,7 @@ __all__ = [
     "State",
     "email_dispatched",
     "force_text",
+    "mailer_settings",
     "message_failed",
     "message_in_doubt",
     "message_sending",

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from smtpbackend import InvalidSetting, Server
 from smtpbackend.adapters import MAILER_KEYS, SERVER_KEYS, configure, discreet, flag, nearest, port_doubt
 
-__all__ = ["Config", "read_config"]
+__all__ = ["Config", "mailer_settings", "read_config"]
 
 PREFIX = "SMTPBACKEND_"
 
@@ -61,6 +61,7 @@ class Config(NamedTuple):
     debug: int
     max_emails: int | None
     wants_transcript: bool
+    bounce_address: Any
 
     def __repr__(self) -> str:
         return f"<Config {self.server}:{self.port}>"
@@ -84,7 +85,8 @@ def read_config(config: Mapping[str, Any], app_debug: bool | int = False) -> Con
     mailer.update(ours)
     keys.update({name: PREFIX + name.upper() for name in ours})
     try:
-        servers = configure(mailer).servers
+        configuration = configure(mailer)
+        servers = configuration.servers
         _check_files(servers)
     except InvalidSetting as error:
         raise _as_written(error, keys) from None
@@ -114,7 +116,20 @@ def read_config(config: Mapping[str, Any], app_debug: bool | int = False) -> Con
         debug=int(app_debug) if debug is None else debug,
         max_emails=None if max_emails is None else int(max_emails),
         wants_transcript=debug is not None and debug > 0,
+        bounce_address=configuration.rules.bounce_address,
     )
+
+
+@discreet
+def mailer_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings in ``app.config`` as those of a mailer: ``AsyncMailer(**mailer_settings(app.config))``.
+
+    ``app.config`` may be of another framework (Quart). Such a mailer sends nothing either while the app is testing or
+    ``MAIL_SUPPRESS_SEND`` says so, and has no default sender. Raises `InvalidSetting`.
+    """
+    read = read_config(config)
+    suppress = bool(config.get("TESTING")) if read.suppress is None else read.suppress
+    return {**read.mailer, "suppress_send": suppress}
 
 
 def _check_files(servers: tuple[Server, ...]) -> None:

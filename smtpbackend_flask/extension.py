@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
@@ -16,16 +17,17 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from flask import Flask, current_app
 from flask.logging import default_handler, has_level_handler
+from werkzeug.local import LocalProxy
 
 from smtpbackend import Envelope, Receipt
 from smtpbackend.adapters import Parcel, SignalListener, discreet, emit
 from smtpbackend_flask.config import Config, read_config
 from smtpbackend_flask.message import Message
 from smtpbackend_flask.signals import email_dispatched, signals
-from smtpbackend_flask.translate import failing, left_out, translate
+from smtpbackend_flask.translate import left_out, parcel_of
 
 if TYPE_CHECKING:
-    from smtpbackend import Mailer
+    from smtpbackend import AsyncMailer, Mailer
     from smtpbackend_flask.sanitize import Mailbox
 
 __all__ = ["Connection", "Mail", "State"]
@@ -49,27 +51,47 @@ class _Sending:
         with self.connect() as connection:
             return connection.send(message, envelope=envelope)
 
+    async def asend(self, message: Any, envelope: Envelope | None = None) -> Receipt:
+        """Send one message from an async view: as `send` does, over an `AsyncMailer` of the same settings.
+
+        Its connections are kept for the running event loop, and closed with it. Flask gives each async view a loop of
+        its own, but under an ASGI server.
+        """
+        return await self.connect().mail.adeliver(message, envelope)
+
     def send_message(self, *args: Any, **kwargs: Any) -> Receipt:
         """Send a `Message` made of these arguments."""
         with self.connect() as connection:
             return connection.send_message(*args, **kwargs)
 
 
-class _OneMailer:
-    """The Mailer of one app, made on first use. It closes itself with the app, and when the process ends."""
+class _Mailers:
+    """The two mailers of one app, each made on first use.
+
+    They close themselves with the app and when the process ends; of the `AsyncMailer` also each loop does when it ends.
+    """
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._settings = settings
         self._lock = threading.Lock()
         self._mailer: Mailer | None = None
+        self._async_mailer: AsyncMailer | None = None
 
-    def get(self) -> Mailer:
+    def mailer(self) -> Mailer:
         with self._lock:
             if self._mailer is None:
                 from smtpbackend.adapters import SharedMailer
 
                 self._mailer = SharedMailer.from_settings(self._settings)
             return self._mailer
+
+    def async_mailer(self) -> AsyncMailer:
+        with self._lock:
+            if self._async_mailer is None:
+                from smtpbackend.adapters import SharedAsyncMailer
+
+                self._async_mailer = SharedAsyncMailer.from_settings(self._settings)
+            return self._async_mailer
 
     def close(self) -> None:
         with self._lock:
@@ -99,7 +121,7 @@ class State(_Sending):
         self._app = app
         self._testing = testing
         self._suppress = config.suppress
-        self._one_mailer = _OneMailer(config.mailer)
+        self._mailers = _Mailers(config.mailer)
 
     def __repr__(self) -> str:
         name = f" of {self._app.name}" if self._app is not None else ""
@@ -124,15 +146,20 @@ class State(_Sending):
     @property
     def mailer(self) -> Mailer:
         """The Mailer of this app; it opens connections when it sends."""
-        return self._one_mailer.get()
+        return self._mailers.mailer()
 
-    def share_mailer(self, other: State) -> None:
-        """Use the Mailer of ``other``, which has the same settings."""
-        self._one_mailer = other._one_mailer
+    @property
+    def async_mailer(self) -> AsyncMailer:
+        """The AsyncMailer of this app, that `asend` sends with."""
+        return self._mailers.async_mailer()
+
+    def share_mailers(self, other: State) -> None:
+        """Use the mailers of ``other``, which has the same settings."""
+        self._mailers = other._mailers
 
     def close(self) -> None:
-        """Close the connections that are open; the next message opens new ones."""
-        self._one_mailer.close()
+        """Close the connections of the Mailer; the next message opens new ones."""
+        self._mailers.close()
 
     def connect(self) -> Connection:
         """A `Connection`, to be used as a context manager."""
@@ -155,6 +182,26 @@ class State(_Sending):
             raise receipt.error
         return receipt
 
+    async def adeliver(self, message: Any, envelope: Envelope | None = None) -> Receipt:
+        """Send ``message`` now, in the running event loop, and tell the signals of the app."""
+        app = self.app
+
+        def prepare(message: Any) -> Parcel:
+            return self._prepare(message, None, envelope)
+
+        stream = self.async_mailer.deliver(
+            [message],
+            prepare=prepare,
+            listeners=[SignalListener(app, signals)],
+            suppress=self.suppress,
+            in_order=True,
+        )
+        [pair] = [pair async for pair in stream]
+        receipt = _told(app, *pair)
+        if receipt.error is not None:
+            raise receipt.error
+        return receipt
+
     def deliver_many(self, messages: Iterable[Any]) -> Iterator[Receipt]:
         """Send each of a stream of messages; gives the receipts in order, and raises for none of them."""
         return self._deliver(messages, self._prepare)
@@ -165,27 +212,31 @@ class State(_Sending):
         stream = self.mailer.deliver(
             messages, prepare=prepare, listeners=listeners, suppress=self.suppress, in_order=True
         )
-        return self._receipts(app, stream)
-
-    def _receipts(self, app: Flask, pairs: Any) -> Iterator[Receipt]:
-        with closing(pairs):
-            for message, receipt in pairs:
-                if receipt.accepted:
-                    emit(email_dispatched, app, message=message)
-                notes = left_out(message)
-                yield receipt.replace(notes=(*receipt.notes, *notes)) if notes else receipt
+        return _receipts(app, stream)
 
     def _prepare(self, message: Any, envelope_from: Mailbox | None = None, envelope: Envelope | None = None) -> Parcel:
-        try:
-            with self._context():  # a flask_mail.Message looks up the app when it is rendered
-                return translate(message, self.default_sender, envelope_from, envelope, self.mailer.bounce_address)
-        except Exception as error:
-            return failing(message, envelope, error)
+        with self._context():  # a flask_mail.Message looks up the app when it is rendered
+            return parcel_of(message, self.default_sender, envelope_from, envelope, self.config.bounce_address)
 
     def _context(self) -> AbstractContextManager[Any]:
         if self._app is None or (current_app and _current_app() is self._app):
             return nullcontext()
         return self._app.app_context()
+
+
+def _receipts(app: Flask, pairs: Any) -> Iterator[Receipt]:
+    with closing(pairs):
+        for message, receipt in pairs:
+            yield _told(app, message, receipt)
+
+
+def _told(app: Flask, message: Any, receipt: Receipt | None) -> Receipt:
+    """The receipt of a message that ended, after Flask-Mail's signal."""
+    assert receipt is not None  # every message has a parcel with recipients
+    if receipt.accepted:
+        emit(email_dispatched, app, message=message)
+    notes = left_out(message)
+    return receipt.replace(notes=(*receipt.notes, *notes)) if notes else receipt
 
 
 class Connection:
@@ -244,20 +295,30 @@ class Mail(_Sending):
     """
 
     def __init__(self, app: Flask | None = None) -> None:
-        self.app = app
+        self.app = None if app is None else _flask_app(app)
         self._apps: weakref.WeakSet[Flask] = weakref.WeakSet()
-        if app is not None:
-            self.init_app(app)
+        if self.app is not None:
+            self.init_app(self.app)
 
     def init_app(self, app: Flask) -> State:
         """Read the settings of ``app`` and put its `State` into ``app.extensions``. Raises `InvalidSetting`.
 
-        May be called again: with the same settings the Mailer and its connections are kept.
+        ``app`` may be ``current_app``. May be called again: with the same settings the Mailer and its connections are
+        kept. Warns where ``app.extensions["mail"]`` is another extension's.
         """
+        app = _flask_app(app)
         state = State(read_config(app.config, app.debug), app, app.testing)
         before = app.extensions.get("smtpbackend")
         if isinstance(before, State) and before.config.mailer == state.config.mailer:
-            state.share_mailer(before)
+            state.share_mailers(before)
+        theirs = app.extensions.get("mail")
+        if theirs is not None and not isinstance(theirs, State):
+            kind = type(theirs)
+            why = (
+                f'app.extensions["mail"] was that of another extension ({kind.__module__}.{kind.__qualname__}) and is '
+                "smtpbackend's from now on, for whoever sends by it: initialise one of the two alone"
+            )
+            warnings.warn(why, RuntimeWarning, stacklevel=2)
         app.extensions["smtpbackend"] = app.extensions["mail"] = state
         self._apps.add(app)
         if state.config.wants_transcript:
@@ -308,6 +369,18 @@ class Mail(_Sending):
         if name in Config._fields:
             return None
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
+def _flask_app(app: Any) -> Flask:
+    """The app itself, where it is ``current_app``. Raises ``TypeError`` for what is no Flask app, such as Quart's."""
+    app = app._get_current_object() if isinstance(app, LocalProxy) else app
+    if not isinstance(app, Flask):
+        kind = type(app)
+        raise TypeError(
+            f"a flask.Flask is wanted, not a {kind.__module__}.{kind.__qualname__}: with Quart, say, send by "
+            "smtpbackend.AsyncMailer(**smtpbackend_flask.mailer_settings(app.config)), which takes a Message too"
+        )
+    return app
 
 
 def _current_app() -> Flask:

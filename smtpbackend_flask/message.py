@@ -104,7 +104,7 @@ class Message:
         for field, given in (("recipients", recipients), ("cc", cc), ("bcc", bcc)):
             if isinstance(given, str):
                 raise InvalidInput(f"{field}: a list of addresses is wanted, not {given!r}", field=field)
-        sender = sender or _app_option("default_sender", None)
+        sender = sender or app_option("default_sender", None)
         # copies: a recipient added to one message must not get into another
         self.recipients: list[Any] = _listed(recipients, "recipients")
         self.subject = subject
@@ -201,7 +201,7 @@ class Message:
         return self.as_bytes()
 
     def _message(self) -> email.message.Message:
-        return tree_of(self, _app_option("ascii_attachments", False))
+        return tree_of(self, app_option("ascii_attachments", False))
 
 
 _WITH_ADDRESSES = frozenset(("sender", "reply_to", "recipients", "cc", "bcc"))
@@ -258,7 +258,7 @@ def _is_bad_subject(subject: str) -> bool:
     )
 
 
-def _app_option(name: str, default: Any) -> Any:
+def app_option(name: str, default: Any) -> Any:
     """An option of the current app, where there is one."""
     if not current_app:
         return default

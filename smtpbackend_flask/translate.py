@@ -28,14 +28,37 @@ from smtpbackend.adapters import (
     parsed_message,
     text_content,
 )
-from smtpbackend_flask.message import BadHeaderError, IncompleteMessage, Message, bad_header
+from smtpbackend_flask.message import BadHeaderError, IncompleteMessage, Message, app_option, bad_header
 from smtpbackend_flask.mime import part_text
 from smtpbackend_flask.sanitize import address_text, force_text, joined, sanitize_address
 
 if TYPE_CHECKING:
     from smtpbackend_flask.sanitize import Mailbox
 
-__all__ = ["failing", "left_out", "translate"]
+__all__ = ["left_out", "parcel_of", "translate"]
+
+
+def parcel_of(
+    message: Any,
+    default_sender: Any,
+    envelope_from: Mailbox | None = None,
+    envelope: Envelope | None = None,
+    bounce_address: Address | None = None,
+) -> Parcel:
+    """The parcel of a message as `translate` makes it, or of the error that kept it from being made: see `failing`."""
+    try:
+        return translate(message, default_sender, envelope_from, envelope, bounce_address)
+    except Exception as error:
+        return failing(message, envelope, error)
+
+
+def _for_any_mailer(message: Message, envelope: Envelope | None, bounce_address: Address | None) -> Parcel:
+    """The parcel of a message that is given to a mailer of the core. The app is the current one, where there is one."""
+    sender = app_option("default_sender", None)
+    return parcel_of(message, sender, envelope=envelope, bounce_address=bounce_address)
+
+
+Parcel.register(Message, _for_any_mailer)
 
 
 def translate(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from smtpbackend.events import Listener
     from smtpbackend.outcome import Receipt, Reply
 
-__all__ = ["AsyncMailer", "pool_of"]
+__all__ = ["AsyncMailer", "SharedAsyncMailer", "pool_of"]
 
 
 class AsyncMailer(BaseMailer):
@@ -63,10 +63,14 @@ class AsyncMailer(BaseMailer):
         pools = vars(self).get("_pools", {})  # none where the settings were wrong
         try:
             if any(pool.has_idle() for pool in pools.values()) and not sys.is_finalizing():
-                why = f"unclosed {self!r}: await its close(), or use it in an async with statement"
-                warnings.warn(why, ResourceWarning, stacklevel=2, source=self)
+                self._forgotten()
         finally:
             pools.clear()  # each closes itself; a recorded warning holds the mailer
+
+    def _forgotten(self) -> None:
+        """It was forgotten, and it has open connections."""
+        why = f"unclosed {self!r}: await its close(), or use it in an async with statement"
+        warnings.warn(why, ResourceWarning, stacklevel=3, source=self)
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         keep_here("an AsyncMailer")
@@ -169,6 +173,13 @@ class AsyncMailer(BaseMailer):
         finally:
             await effects.aclose()
         return given
+
+
+class SharedAsyncMailer(AsyncMailer):
+    """One that an adapter shares among all that send: it closes itself with the last reference, without a warning."""
+
+    def _forgotten(self) -> None:
+        pass
 
 
 def _iterator(items: Iterable[Any] | AsyncIterable[Any]) -> Any:
