@@ -16,12 +16,17 @@ QUICK    := -m "not exhaustive and not slow and not servers and not hypothesis" 
 	faults fuzz guards interoperability lineage mailer processes regressions servers \
 	test_delay.py test_docs.py test_imports.py test_testing.py)
 
+# What `make test-windows` runs: the suites of both mailers, but for real servers and what tries replies, inputs and sizes
+# by the hundred, which are the same on each system
+WINDOWS := tests/mailer tests/test_sources.py -m "not exhaustive and not slow and not servers" -k "not TestMemory" \
+	$(patsubst %,--ignore=tests/mailer/test_%.py,abandoned bad_input bystanders nobody_stuck reply_forms smuggling unseen)
+
 # To read the tests takes three times as long where Python may not keep what it compiled
 unexport PYTHONDONTWRITEBYTECODE
 export WORKERS
 
 .DEFAULT_GOAL := help
-.PHONY: help demo quick test test-exhaustive test-all fuzz style format types docs interop guards bench clean
+.PHONY: help demo quick test test-exhaustive test-all test-windows fuzz style format types docs interop guards bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +53,9 @@ test-exhaustive: $(STAMP) ## what `make test` leaves out: all cases of a kind, a
 test-all: $(STAMP) ## the tests on each supported Django whose Python is installed, and the coverage (SESSIONS="django-6.0" to choose)
 	$(BIN)/python -m nox $(if $(SESSIONS),--session $(SESSIONS))
 
+test-windows: $(STAMP) ## the suites of both mailers without what Python has not on Windows: see tests/windows.py
+	$(PYTEST) $(PARALLEL) -p tests.windows $(WINDOWS) $(ARGS)
+
 fuzz: $(STAMP) ## ten times as many conversations as in `make test-exhaustive`, other ones; other examples for properties
 	SMTPBACKEND_FUZZ=10 $(PYTEST) $(PARALLEL) tests/fuzz $(ARGS)
 	SMTPBACKEND_FUZZ=10 $(PYTEST) $(PARALLEL) tests -m hypothesis $(ARGS)
@@ -60,8 +68,9 @@ format: $(STAMP) ## let ruff repair what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-types: $(STAMP) ## mypy --strict
+types: $(STAMP) ## mypy --strict, and again for Windows, which lacks some of what the standard library has here
 	$(BIN)/mypy
+	$(BIN)/mypy --platform win32
 
 docs: $(STAMP) ## write docs/reference/settings.md anew from the code, then check every link
 	$(BIN)/python docs/generate.py

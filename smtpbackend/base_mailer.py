@@ -167,6 +167,10 @@ def load(configuration: Configuration, *modules: str) -> None:
     for module in (*EVERY_MAIL, *modules):
         importlib.import_module(module)
     for server in configuration.servers:
+        if server.path is not None:
+            from smtpbackend.forking import at_path
+
+            at_path(server)  # a system without unix sockets is told now
         load_mechanisms(server.auth_mechanisms, password=bool(server.password), token=server.token is not None)
         if isinstance(server.token, Provider):
             server.token.load()

@@ -15,11 +15,18 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Attempts", "at_end_of_child", "sockets", "unforked"]
+from smtpbackend.errors import InvalidSetting
+from smtpbackend.polling import MAX_POLL, WRITABLE, new_poll
+
+if TYPE_CHECKING:
+    from smtpbackend.delivery.server import Server
+
+__all__ = ["Attempts", "at_end_of_child", "at_path", "sockets", "unforked"]
 
 PATIENCE = 1.0  # seconds that a fork waits at most: what is done unforked never waits for a network
+WORDS: dict[int, str] = getattr(socket, "errorTab", {})  # for Windows, where os.strerror does not know them
 
 
 class _Unforked:
@@ -77,6 +84,15 @@ class _Unforked:
             self.inside[me] = mine
 
 
+def at_path(server: Server) -> tuple[Any, ...]:
+    """The unix socket of a server, as ``getaddrinfo`` says an address. Raises `InvalidSetting` where there are none."""
+    family = getattr(socket, "AF_UNIX", None)
+    if family is None:
+        why = f"{server.name}: Python has no unix sockets on this system (Windows); give host and port of the server"
+        raise InvalidSetting(why, field="servers")
+    return family, socket.SOCK_STREAM, 0, "", server.path
+
+
 sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 """What a child closes: each socket is put in as it is made, unforked."""
 
@@ -96,12 +112,21 @@ class Attempts:
             return error
         return None
 
+    def ready(self, seconds: float) -> list[Any]:
+        """Those that have arrived or failed, as soon as there is one, at most so many seconds from now."""
+        poll = new_poll()
+        by_number = {}
+        for info, sock in self.under_way.items():
+            poll.register(sock, WRITABLE)
+            by_number[sock.fileno()] = info
+        return [by_number[number] for number, _ in poll.poll(min(seconds, MAX_POLL) * 1000)]
+
     def ended(self, infos: Iterable[Any]) -> dict[Any, OSError | None]:
         """For each that has arrived None; for each that has failed why, and it is closed."""
         answers: dict[Any, OSError | None] = {}
         for info in infos:
             code = self.under_way[info].getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            answers[info] = OSError(code, os.strerror(code)) if code else None
+            answers[info] = OSError(code, WORDS.get(code) or os.strerror(code)) if code else None
             if code:
                 self.close(info)
         return answers
@@ -125,7 +150,7 @@ def _begin(info: tuple[Any, ...], source_address: str | None) -> socket.socket:
             sock = socket.socket(family, kind, protocol)  # a kernel without IPv6 has no such sockets
             sockets.add(sock)
         sock.setblocking(False)
-        if family != socket.AF_UNIX:
+        if family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if source_address:
                 sock.bind((source_address, 0))

@@ -14,7 +14,7 @@ import stat
 import sys
 import threading
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -158,10 +158,25 @@ class _File(Source):
 
 def _read_at(descriptor: int, size: int, place: int) -> bytes:
     """``size`` octets from ``place`` on, unless the file ends. Its position does not move."""
-    block = os.pread(descriptor, size, place)
-    while len(block) < size and (more := os.pread(descriptor, size - len(block), place + len(block))):
+    read: Callable[[int, int, int], bytes] = getattr(os, "pread", _seek_and_read)
+    block = read(descriptor, size, place)
+    while len(block) < size and (more := read(descriptor, size - len(block), place + len(block))):
         block += more
     return block
+
+
+def _seek_and_read(descriptor: int, size: int, place: int) -> bytes:
+    """``os.pread`` for Windows, which has none. The position moves, and back: here one thread at a time does that."""
+    with _seeking:
+        stood = os.lseek(descriptor, 0, os.SEEK_CUR)
+        try:
+            os.lseek(descriptor, place, os.SEEK_SET)
+            return os.read(descriptor, size)
+        finally:
+            os.lseek(descriptor, stood, os.SEEK_SET)
+
+
+_seeking = threading.Lock()
 
 
 # Taking
@@ -328,8 +343,9 @@ at_present: dict[Any, object] = {}
 """Streams that are being read, of those without weak references."""
 
 # a child has not the threads of its parent
-os.register_at_fork(after_in_child=locks.forget_all)
-os.register_at_fork(after_in_child=at_present.clear)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=locks.forget_all)
+    os.register_at_fork(after_in_child=at_present.clear)
 
 
 def alone_with(thing: Any) -> AbstractContextManager[Any]:

@@ -64,7 +64,7 @@ def floor(module: str) -> str:
         return "words"
     if room in ("protocol", "delivery", "signals"):
         return room
-    if room in ("blocking", "aio", "base_mailer", "streams", "forking", "fetching"):
+    if room in ("blocking", "aio", "base_mailer", "streams", "forking", "fetching", "polling"):
         return "twins"
     if room in ABOVE:
         return "above"

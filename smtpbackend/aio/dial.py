@@ -12,11 +12,13 @@ from typing import Any, TypeVar
 from smtpbackend.delivery.addresses import Begin, Wait, reach
 from smtpbackend.delivery.hostnames import is_address, server_hostname
 from smtpbackend.delivery.server import Server, unreachable
-from smtpbackend.forking import Attempts
+from smtpbackend.forking import Attempts, at_path
 from smtpbackend.hiding import forget_locals
 from smtpbackend.protocol.timeouts import earliest, time_is_up
 
 __all__ = ["dial"]
+
+LONGEST_PAUSE = 0.01  # seconds between two looks at what connects, where no loop tells of it
 
 Ready = TypeVar("Ready")
 
@@ -33,7 +35,7 @@ async def dial(server: Server, deadline: float | None, ready: Callable[[socket.s
         step = next(race)
         while True:
             if isinstance(step, Wait):
-                answer = attempts.ended(await _wait(attempts.under_way, step.until))
+                answer = attempts.ended(await _wait(attempts, step.until))
             elif isinstance(step, Begin):
                 answer = attempts.begin(step.info)
             else:
@@ -55,9 +57,21 @@ async def dial(server: Server, deadline: float | None, ready: Callable[[socket.s
         raise
 
 
-async def _wait(under_way: dict[Any, socket.socket], until: float) -> list[Any]:
-    """Those that are connected or have failed, once there is one, or at ``until``. No task: nothing to be cancelled."""
+async def _wait(attempts: Attempts, until: float) -> list[Any]:
+    """Those that have arrived or failed, once there is one, or at ``until``. No task: nothing to be cancelled."""
     loop = asyncio.get_running_loop()
+    try:
+        return await _told(loop, attempts.under_way, until)
+    except NotImplementedError:  # asyncio's loop on Windows tells only of connects that it began itself
+        pause = 0.001
+        while not (ended := attempts.ready(0)) and (left := until - loop.time()) > 0:
+            await asyncio.sleep(min(pause, left))
+            pause = min(pause * 2, LONGEST_PAUSE)
+        return ended
+
+
+async def _told(loop: asyncio.AbstractEventLoop, under_way: dict[Any, socket.socket], until: float) -> list[Any]:
+    """The same, where the loop tells."""
     woken = loop.create_future()
     ended: list[Any] = []
 
@@ -68,21 +82,23 @@ async def _wait(under_way: dict[Any, socket.socket], until: float) -> list[Any]:
             woken.set_result(None)
 
     timer = loop.call_at(until, wake)
+    watched: list[int] = []
     try:
-        for info in under_way:
-            loop.add_writer(under_way[info].fileno(), wake, info)
+        for info, sock in under_way.items():
+            loop.add_writer(sock.fileno(), wake, info)
+            watched.append(sock.fileno())
         await woken
     finally:
         timer.cancel()
-        for info in under_way:
-            loop.remove_writer(under_way[info].fileno())
+        for number in watched:
+            loop.remove_writer(number)
     return ended
 
 
 async def _find(server: Server, deadline: float | None) -> list[Any]:
     """The addresses of a server, or of its proxy. Raises `ConnectFailed`."""
     if server.path is not None:
-        return [(socket.AF_UNIX, socket.SOCK_STREAM, 0, "", server.path)]
+        return [at_path(server)]
     host, port = server.next_hop
     end = earliest(asyncio.get_running_loop().time() + server.timeout.connect, deadline)
     try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import select
 import socket
 import ssl
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from smtpbackend.delivery.tls import Context
 from smtpbackend.errors import ProtocolViolation
 from smtpbackend.forking import unforked
 from smtpbackend.hiding import forget_locals
+from smtpbackend.polling import READABLE, new_poll
 from smtpbackend.protocol.effects import Channel, Conversation, Ended, Now, Read, StartTLS, Work, Write
 from smtpbackend.protocol.timeouts import earliest, time_is_up
 
@@ -30,6 +30,7 @@ __all__ = ["Wire"]
 READ_SIZE = 65536
 BUFFER = 8192  # octets: the replies to a window of messages are fewer, and each idle connection has one
 MAX_AHEAD = 1 << 18  # octets read while writing: 256 unanswered commands have far shorter replies
+QUICK_ACK: int = getattr(socket, "TCP_QUICKACK", 0)  # of Linux alone
 
 
 class Wire(asyncio.BufferedProtocol):
@@ -63,9 +64,9 @@ class Wire(asyncio.BufferedProtocol):
         self._timer: asyncio.Handle | None = None
         self._timer_at = 0.0
         self._has_heard = False  # since we wrote last
+        is_unix = sock.family not in (socket.AF_INET, socket.AF_INET6)
+        self._may_hurry = bool(QUICK_ACK) and not is_unix
         # not asked of the transport: it has None where the connection is lost again, and that must not seem local
-        is_unix = sock.family == socket.AF_UNIX
-        self._may_hurry = not is_unix and hasattr(socket, "TCP_QUICKACK")
         self.peer: str | None = None if is_unix else sock.getpeername()[0]
         self.local: str | None = None if is_unix else sock.getsockname()[0]
 
@@ -202,8 +203,8 @@ class Wire(asyncio.BufferedProtocol):
         if self._ahead or self._ended or self._from_server.pending or (self._tls and self._tls.pending()):
             return False
         # what the loop has not seen yet
-        poll = select.poll()
-        poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
+        poll = new_poll()
+        poll.register(self._transport.get_extra_info("socket").fileno(), READABLE)
         return not poll.poll(0)
 
     def leave(self, conversation: Conversation[Any]) -> None:
@@ -316,7 +317,7 @@ class Wire(asyncio.BufferedProtocol):
         Linux acknowledges late on a connection where commands and replies take turns, and has to be told each time.
         """
         with contextlib.suppress(OSError):  # what is wrong with it, reading tells
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+            self._socket.setsockopt(socket.IPPROTO_TCP, QUICK_ACK, 1)
 
     def _write(self, step: Write) -> bool:
         """Whether it left, as far as the transport may hold the rest; else that has to be waited for."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 import socket
 import threading
 import time
@@ -12,13 +11,11 @@ from typing import Any, TypeVar
 from smtpbackend.delivery.addresses import Begin, Wait, reach
 from smtpbackend.delivery.hostnames import is_address, server_hostname
 from smtpbackend.delivery.server import Server, unreachable
-from smtpbackend.forking import Attempts
+from smtpbackend.forking import Attempts, at_path
 from smtpbackend.hiding import forget_locals
 from smtpbackend.protocol.timeouts import earliest, time_is_up
 
-__all__ = ["MAX_POLL", "dial"]
-
-MAX_POLL = 1e6  # seconds: poll takes no more milliseconds than an int holds
+__all__ = ["dial"]
 
 Ready = TypeVar("Ready")
 
@@ -35,7 +32,8 @@ def dial(server: Server, deadline: float | None, ready: Callable[[socket.socket]
         step = next(race)
         while True:
             if isinstance(step, Wait):
-                answer = attempts.ended(_wait(attempts.under_way, step.until))
+                # what is there already did not come too late
+                answer = attempts.ended(attempts.ready(max(step.until - time.monotonic(), 0.0)))
             elif isinstance(step, Begin):
                 answer = attempts.begin(step.info)
             else:
@@ -57,21 +55,10 @@ def dial(server: Server, deadline: float | None, ready: Callable[[socket.socket]
         raise
 
 
-def _wait(under_way: dict[Any, socket.socket], until: float) -> list[Any]:
-    """Those that are connected or have failed, once there is one, or at ``until``."""
-    poll = select.poll()
-    by_number = {}
-    for info, sock in under_way.items():
-        poll.register(sock, select.POLLOUT)
-        by_number[sock.fileno()] = info
-    left = max(until - time.monotonic(), 0.0)  # what is there already did not come too late
-    return [by_number[number] for number, _ in poll.poll(min(left, MAX_POLL) * 1000)]
-
-
 def _find(server: Server, deadline: float | None) -> list[Any]:
     """The addresses of a server, or of its proxy. Raises `ConnectFailed`."""
     if server.path is not None:
-        return [(socket.AF_UNIX, socket.SOCK_STREAM, 0, "", server.path)]
+        return [at_path(server)]
     host, port = server.next_hop
     end = earliest(time.monotonic() + server.timeout.connect, deadline)
     try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import socket
 import ssl
 import struct
@@ -16,13 +15,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from smtpbackend.blocking.dial import MAX_POLL, dial
+from smtpbackend.blocking.dial import dial
 from smtpbackend.delivery.hostnames import certificate_name
 from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.tls import Context
 from smtpbackend.errors import ProtocolViolation
 from smtpbackend.forking import sockets, unforked
 from smtpbackend.hiding import forget_locals
+from smtpbackend.polling import MAX_POLL, READABLE, WRITABLE, new_poll
 from smtpbackend.protocol.effects import Channel, Conversation, Ended, Now, Read, StartTLS, Work, Write
 from smtpbackend.protocol.timeouts import earliest, time_is_up
 
@@ -31,6 +31,9 @@ __all__ = ["Wire"]
 READ_SIZE = 65536
 IN_RECV = 0.25  # seconds that recv waits by itself: a reply that comes sooner takes one system call and not two
 MAX_AHEAD = 1 << 18  # octets read while writing: 256 unanswered commands have far shorter replies
+# Not everywhere: Windows has neither, macOS has no second one
+DONT_WAIT: int = getattr(socket, "MSG_DONTWAIT", 0)
+QUICK_ACK: int = getattr(socket, "TCP_QUICKACK", 0)
 
 
 class Wire:
@@ -38,18 +41,18 @@ class Wire:
 
     def __init__(self, server: Server, context: Callable[[], Context], sock: socket.socket) -> None:
         self._is_patient = _is_patient(sock)
-        self._flags: int = socket.MSG_DONTWAIT  # of what must not wait
+        self._flags = DONT_WAIT  # of what must not wait; 0 where the socket itself never does
         self._server = server
         self._context_of = context
         self._socket: socket.socket = sock
-        self._poll = select.poll()
+        self._poll = new_poll()
         self._ahead = bytearray()
         self._ended = False
         self._is_secured = False
         self._has_heard = False  # since we wrote last
         self._deadline: float | None = None
-        is_unix = sock.family == socket.AF_UNIX
-        self._may_hurry = not is_unix and hasattr(socket, "TCP_QUICKACK")
+        is_unix = sock.family not in (socket.AF_INET, socket.AF_INET6)
+        self._may_hurry = bool(QUICK_ACK) and not is_unix
         self.peer: str | None = None if is_unix else sock.getpeername()[0]
         self.local: str | None = None if is_unix else sock.getsockname()[0]
 
@@ -111,7 +114,7 @@ class Wire:
             return False
         if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
             return False
-        self._poll.register(self._socket, select.POLLIN)
+        self._poll.register(self._socket, READABLE)
         return not self._poll.poll(0)
 
     def close(self) -> None:
@@ -133,7 +136,7 @@ class Wire:
         if self._ended:
             return b""
         if self._flags and not (self._is_patient and until - time.monotonic() > IN_RECV):
-            self._wait(select.POLLIN, until)  # a reply is never there yet
+            self._wait(READABLE, until)  # a reply is never there yet
         while True:
             try:
                 if self._flags:
@@ -141,9 +144,9 @@ class Wire:
                 with unforked:  # a session ticket may come along
                     return self._socket.recv(READ_SIZE)
             except (BlockingIOError, ssl.SSLWantReadError):
-                self._wait(select.POLLIN, until)
+                self._wait(READABLE, until)
             except ssl.SSLWantWriteError:
-                self._wait(select.POLLOUT, until)
+                self._wait(WRITABLE, until)
             except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
                 return b""
 
@@ -153,7 +156,7 @@ class Wire:
         Linux acknowledges late on a connection where commands and replies take turns, and has to be told each time.
         """
         with contextlib.suppress(OSError):  # what is wrong with it, reading tells
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+            self._socket.setsockopt(socket.IPPROTO_TCP, QUICK_ACK, 1)
 
     def _write(self, data: bytes | bytearray, timeout: float) -> None:
         self._has_heard = False
@@ -170,12 +173,12 @@ class Wire:
                 until = None
                 continue
             except (BlockingIOError, ssl.SSLWantWriteError):
-                wanted = select.POLLIN | select.POLLOUT
+                wanted = READABLE | WRITABLE
             except ssl.SSLWantReadError:
-                wanted = select.POLLIN
+                wanted = READABLE
             if until is None:  # the time-out is for each piece of progress
                 until = earliest(time.monotonic() + timeout, self._deadline)
-            if self._wait(wanted, until) & select.POLLIN:
+            if self._wait(wanted, until) & READABLE:
                 self._read_ahead()
 
     def _read_ahead(self) -> None:
@@ -221,9 +224,9 @@ class Wire:
                 self._is_secured = True
                 return Channel.of(secured)
             except ssl.SSLWantReadError:
-                self._wait(select.POLLIN, until)
+                self._wait(READABLE, until)
             except ssl.SSLWantWriteError:
-                self._wait(select.POLLOUT, until)
+                self._wait(WRITABLE, until)
 
     def _wait(self, wanted: int, until: float) -> int:
         """Wait for the socket; raises TimeoutError at ``until``."""
@@ -234,15 +237,16 @@ class Wire:
         if not events:
             raise time_is_up(until, self._deadline)
         # an error or hang-up is for the next call to find
-        return wanted if events[0][1] & ~(select.POLLIN | select.POLLOUT) else events[0][1]
+        return wanted if events[0][1] & ~(READABLE | WRITABLE) else events[0][1]
 
 
 def _is_patient(sock: socket.socket) -> bool:
     """Have ``recv`` of a socket wait by itself for `IN_RECV`; False where that cannot be had: then it never waits."""
     seconds, rest = divmod(IN_RECV, 1)
     sock.setblocking(True)
-    # gevent's sockets never block the kernel's way, and wait without an end
-    if os.get_blocking(sock.fileno()):
+    # without MSG_DONTWAIT a socket that waits would wait in `send` too; gevent's and eventlet's never block the
+    # kernel's way, and wait without an end
+    if DONT_WAIT and hasattr(os, "get_blocking") and os.get_blocking(sock.fileno()):
         with contextlib.suppress(OSError):  # another struct timeval
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", int(seconds), int(rest * 1e6)))
             return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -322,6 +321,4 @@ def port_doubt(server: Server) -> str:
 def _reason(error: OSError) -> str:
     if isinstance(error, TimeoutError):  # with an errno it is the kernel's
         return "no answer in time" if error.errno else str(error) or "no answer in time"
-    if error.errno and error.errno > 0:  # of a look-up it is negative
-        return os.strerror(error.errno)
     return error.strerror or str(error) or type(error).__name__

@@ -189,6 +189,8 @@ class ScriptedServer:
 
     def __enter__(self) -> Self:
         if self.path is not None:
+            if not hasattr(socket, "AF_UNIX"):
+                raise OSError("path: Python has no unix sockets on this system")
             self._listening = socket.socket(socket.AF_UNIX)
             self._listening.bind(self.path)
             self._listening.listen(50)

@@ -55,6 +55,7 @@ class TestAtOnce:
         assert all(isinstance(result, SMTPError) for result in results)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no process forks here")
 class TestFork:
     @pytest.mark.parametrize("tls", ["none", "required"])
     def test_a_child_has_its_own_connection(self, scripted: Scripted, ca: Certificates, tls: str) -> None:

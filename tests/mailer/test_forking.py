@@ -20,8 +20,11 @@ from tests.mailer.twins import Twin, hello
 from tests.servers.ports import wait_until
 from tests.servers.tls import Certificates
 
-# Python 3.12 on: that is what is tested
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="no process forks here"),
+    # Python 3.12 on: that is what is tested
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded"),
+]
 
 
 def fork() -> int:

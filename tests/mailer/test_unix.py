@@ -19,6 +19,8 @@ from tests.mailer.twins import Twin, hello
 from tests.servers.ports import wait_until
 from tests.servers.tls import Certificates
 
+pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="there are no unix sockets here")
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> str:
