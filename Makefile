@@ -16,10 +16,10 @@ QUICK    := -m "not exhaustive and not slow and not servers and not hypothesis" 
 	faults fuzz guards interoperability lineage mailer processes regressions servers \
 	test_delay.py test_docs.py test_imports.py test_testing.py)
 
-# What `make test-windows` runs: the suites of both mailers, but for real servers and what tries replies, inputs and sizes
-# by the hundred, which are the same on each system
+# What `make test-windows` runs: the suites of both mailers, but for real servers, signals, and what tries replies,
+# inputs and sizes by the hundred, which are the same on each system
 WINDOWS := tests/mailer tests/test_sources.py -m "not exhaustive and not slow and not servers" -k "not TestMemory" \
-	$(patsubst %,--ignore=tests/mailer/test_%.py,abandoned bad_input bystanders nobody_stuck reply_forms smuggling unseen)
+	$(patsubst %,--ignore=tests/mailer/test_%.py,abandoned bad_input bystanders interrupts nobody_stuck reply_forms smuggling unseen)
 
 # To read the tests takes three times as long where Python may not keep what it compiled
 unexport PYTHONDONTWRITEBYTECODE

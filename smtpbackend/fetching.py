@@ -6,12 +6,12 @@ Several at once would each use up the same refresh token; who gives a new one fo
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import weakref
 
 from smtpbackend.delivery.credentials import Provider, checked, failed
+from smtpbackend.forking import at_fork
 
 __all__ = ["fetched"]
 
@@ -42,5 +42,4 @@ def _after_fork() -> None:
     _guard = threading.Lock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+at_fork(in_child=_after_fork)

@@ -7,12 +7,12 @@ thread can be started, what is due is closed when its pool is used the next time
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from typing import Protocol
 
 from smtpbackend.delivery.pooling import GOODBYE, LOOK
+from smtpbackend.forking import at_fork
 
 __all__ = ["watch"]
 
@@ -104,6 +104,5 @@ class _Watch:
 
 
 watch = _Watch()
-if hasattr(os, "register_at_fork"):
-    # Python 3.12 on warns of a fork beside another thread: ours gives no cause
-    os.register_at_fork(before=watch.rest, after_in_parent=watch.go_on, after_in_child=watch.reset)
+# Python 3.12 on warns of a fork beside another thread: ours gives no cause
+at_fork(before=watch.rest, after_in_parent=watch.go_on, in_child=watch.reset)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import os
 import socket
 import threading
 import time
@@ -26,7 +25,7 @@ from smtpbackend.delivery.statistics import Statistics, Tally
 from smtpbackend.delivery.tls import Context, client_context
 from smtpbackend.delivery.transcript import transcript
 from smtpbackend.errors import SMTPError
-from smtpbackend.forking import at_end_of_child, unforked
+from smtpbackend.forking import at_end_of_child, at_fork, notice_fork, unforked
 from smtpbackend.outcome import Receipt
 
 __all__ = ["Pool"]
@@ -130,6 +129,7 @@ class Pool:
 
         Last, the delivery that lends it where it is beyond the limit.
         """
+        notice_fork()
         begun = time.monotonic()
         gone: list[Connection[Wire]] = []
         turn: threading.Condition | None = None
@@ -254,6 +254,7 @@ class Pool:
 
         ``end``: of all QUITs, on the clock.
         """
+        notice_fork()
         with self._lock:
             self.generation += 1
             gone = [connection for shelf in self._shelves.values() for connection in shelf.empty()]
@@ -314,6 +315,7 @@ def _after_fork() -> None:
 
 
 def _at_exit() -> None:
+    notice_fork()
     end = time.monotonic() + GOODBYE
     watch.rest()
     for pool in list(_pools):
@@ -321,5 +323,4 @@ def _at_exit() -> None:
 
 
 atexit.register(_at_exit)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+at_fork(in_child=_after_fork)

@@ -200,7 +200,7 @@ class TestWhileSomethingElseIsAwaited:
         server = scripted({})
         mailer = Mailer(f"smtp://127.0.0.1:{unreachable}", server.url, max_connections=1, timeout={"connect": PATIENCE})
         with Leftovers() as leftovers:
-            watching = when_in("_wait", interrupt)
+            watching = when_in("Attempts.ready", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 mailer.send(hello(subject="interrupted"))
             watching.join()
@@ -215,7 +215,9 @@ class TestWhileSomethingElseIsAwaited:
         names["mx.example.com"] = [("127.0.0.1", port) for port in several_unreachable]
         mailer = Mailer("smtp://mx.example.com?tls=none", max_connections=1, timeout={"connect": PATIENCE})
         with Leftovers() as leftovers:
-            watching = when_in("_wait", lambda: wait_until(lambda: len(alive()) == 3, PATIENCE) and interrupt())
+            watching = when_in(
+                "Attempts.ready", lambda: wait_until(lambda: len(alive()) == 3, PATIENCE) and interrupt()
+            )
             with pytest.raises(KeyboardInterrupt):
                 mailer.send(hello(subject="interrupted"))
             watching.join()
