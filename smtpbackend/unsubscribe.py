@@ -16,11 +16,12 @@ __all__ = ["has_one_click", "uris"]
 
 FIELD = "list_unsubscribe"
 MAX_URI = 900  # characters: it cannot be folded, and its line has 998 octets at most (RFC 5322 2.1.1)
-_CHAR = r"(?:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})"
+_IN_PATH = r"[A-Za-z0-9._~:/\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2}"
+_CHAR = rf"(?:{_IN_PATH}|[?#])"
 _url = re.compile(
     rf"(?i:https?)://(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{{1,5}})?(?:[/?#]{_CHAR}*)?"
 ).fullmatch
-_mailto = re.compile(rf"(?i:mailto):(?P<to>(?:(?![?#]){_CHAR})+)(?:\?(?P<fields>{_CHAR}*))?").fullmatch
+_mailto = re.compile(rf"(?i:mailto):(?P<to>(?:{_IN_PATH})+)(?:\?(?P<fields>{_CHAR}*))?").fullmatch
 _line_end = re.compile("%0[0AaDd]").search
 
 

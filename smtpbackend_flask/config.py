@@ -7,7 +7,6 @@ of a server (host, port, TLS, credentials) are not read. Errors name a setting a
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -146,7 +145,7 @@ def _as_written(error: InvalidSetting, keys: Mapping[str, str]) -> InvalidSettin
     field, text = error.field.partition("[")[0], str(error)
     if field in keys:
         key = keys[field]
-        if re.match(rf"{field}\b", text):
+        if text.startswith(field) and text.removeprefix(field)[:1] in ("", " ", ",", ":", "=", "["):
             return InvalidSetting(key + text.removeprefix(field), field=key)
     elif "servers" in keys:
         key = keys["servers"]  # it stands in there, under its own name

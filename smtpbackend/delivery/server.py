@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -321,4 +322,6 @@ def port_doubt(server: Server) -> str:
 def _reason(error: OSError) -> str:
     if isinstance(error, TimeoutError):  # with an errno it is the kernel's
         return "no answer in time" if error.errno else str(error) or "no answer in time"
+    if error.errno and 0 < error.errno < 10_000:  # of a look-up it is negative, on Windows larger and in words already
+        return os.strerror(error.errno)
     return error.strerror or str(error) or type(error).__name__
