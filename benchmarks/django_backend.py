@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.lab import bare
+from benchmarks.lab import bare, sites
 from benchmarks.lab.environments import django
 from benchmarks.lab.mail import SENDER, SUBJECT, TEXT, recipients
 from benchmarks.lab.samples import Figures, NotMeasured, amount, client, interleaved, middle, profiled, ratio
@@ -18,15 +18,8 @@ BACKENDS = {"ours": "smtpbackend_django.EmailBackend", "django": "django.core.ma
 
 def prepared(port: int, count: int, backend: str) -> tuple[Any, list[Any]]:
     """Django with that backend as its own, in a process that has sent mail before, and messages."""
+    sites.django_site(backend, host="127.0.0.1", port=port)
     import django
-    from django.conf import settings
-
-    if django.VERSION >= (6, 1):
-        options = {"host": "127.0.0.1", "port": port}
-        settings.configure(MAILERS={"default": {"BACKEND": backend, "OPTIONS": options}})
-    else:
-        settings.configure(EMAIL_BACKEND=backend, EMAIL_HOST="127.0.0.1", EMAIL_PORT=port)
-    django.setup()
     from django.core import mail
 
     chosen = mail.mailers.default if django.VERSION >= (6, 1) else mail.get_connection()

@@ -96,3 +96,17 @@ def test_turns_of_a_client_that_is_known(
         assert (proxy.turns_after_ehlo, proxy.rounds) == (turns, turns)
         assert [flight[:4].lower() for flight in proxy.flights[:2]] == [b"ehlo", b"mail"]
         assert proxy.turns == turns + 2
+
+
+@pytest.mark.parametrize("is_set_up", [False, True])
+def test_the_server_hears_of_a_connection_when_it_is_set_up(is_set_up: bool) -> None:
+    """After a round trip, which TCP takes."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(10)
+        with DelayProxy("127.0.0.1", listening.getsockname()[1], 0.2, is_set_up=is_set_up) as proxy:
+            start = time.monotonic()
+            with socket.create_connection((proxy.host, proxy.port)):
+                server, _ = listening.accept()
+                taken = time.monotonic() - start
+                server.close()
+    assert taken >= 0.2 or not is_set_up

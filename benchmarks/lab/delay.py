@@ -19,12 +19,14 @@ _UnderWay: TypeAlias = "queue.SimpleQueue[tuple[float, int, bytes]]"  # when it 
 class DelayProxy:
     """A running proxy to ``host`` and ``port``, as a context manager. ``round_trip`` is in seconds.
 
-    What is read leaves that much later, in order, however much is on its way: a long line, not a narrow one. Setting up
-    a connection is not delayed.
+    What is read leaves that much later, in order, however much is on its way: a long line, not a narrow one. With
+    ``is_set_up`` the server hears of a new connection after a round trip too, which TCP takes to set it up; without,
+    only what is said on it is delayed.
     """
 
-    def __init__(self, host: str, port: int, round_trip: float) -> None:
+    def __init__(self, host: str, port: int, round_trip: float, *, is_set_up: bool = False) -> None:
         self.round_trip = round_trip
+        self._set_up = round_trip if is_set_up else 0.0
         self.flights: list[bytes] = []
         """How each flight of a client began that the server said something after, over all connections."""
         self.rounds = 0
@@ -69,6 +71,7 @@ class DelayProxy:
             threading.Thread(target=self._serve, args=(client,), name="delay", daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
+        time.sleep(self._set_up)
         with client, contextlib.suppress(OSError), socket.create_connection(self._server) as server:
             for sock in (client, server):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -46,10 +46,15 @@ def amount(whole: int) -> int:
     return max(whole // 50, 5) if QUICK else whole
 
 
-def client(function: Callable[..., Any], *, python: Path | None = None, count: int, **options: Any) -> Taker:
-    """What takes a sample of that client, which sends ``count`` messages."""
+def client(
+    function: Callable[..., Any], *, python: Path | None = None, trusted: str | None = None, count: int, **options: Any
+) -> Taker:
+    """What takes a sample of that client, which sends ``count`` messages; ``trusted``: a file of authorities."""
     name = [function.__module__, function.__name__]
-    return lambda: _take([python or sys.executable, "-m", "benchmarks.lab.sample", *name], {"count": count, **options})
+    command = [python or sys.executable, "-m", "benchmarks.lab.sample", *name]
+    if trusted is not None:
+        command = ["env", f"SSL_CERT_FILE={trusted}", *command]
+    return lambda: _take(command, {"count": count, **options})
 
 
 def within(python: Path, module: str, function: str) -> Figures:

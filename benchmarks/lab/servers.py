@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.lab.samples import NotMeasured
 from tests.servers import process
@@ -39,3 +40,26 @@ def postfix() -> Iterator[int]:
         raise NotMeasured(reason)
     with tempfile.TemporaryDirectory() as folder, Postfix(Certificates(Path(folder) / "tls")) as running:
         yield running.plain_port
+
+
+class Submission(NamedTuple):
+    """A server that asks for STARTTLS and a login; ``ca_file`` has the authority behind its certificate."""
+
+    port: int
+    username: str
+    password: str
+    ca_file: str
+
+
+@contextmanager
+def submission() -> Iterator[Submission]:
+    """A Postfix as a provider has it, with CHUNKING, STARTTLS and AUTH; it throws away mail for example.net."""
+    from tests.servers.postfix import Postfix
+    from tests.servers.tls import Certificates
+
+    if reason := Postfix.missing():
+        raise NotMeasured(reason)
+    with tempfile.TemporaryDirectory() as folder:
+        certificates = Certificates(Path(folder) / "tls")
+        with Postfix(certificates, mechanisms="PLAIN LOGIN") as running:
+            yield Submission(running.starttls_port, running.user, running.password, str(certificates.ca_file))

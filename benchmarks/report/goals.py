@@ -150,6 +150,22 @@ ROWS = (
         (
             Goal("plain text: 1/10 of Django's time", "rendering.plain text, ratio", 10, "share"),
             Goal("text + HTML: 1/10", "rendering.text + HTML, ratio", 10, "share"),
+            Goal("a password reset of `django.contrib.auth`: 1/10", "rendering.password reset, ratio", 10, "share"),
+            Goal("text + HTML from templates: 1/10", "rendering.notification from templates, ratio", 10, "share"),
+        ),
+    ),
+    Row(
+        "one mail a request, made by templates; STARTTLS + AUTH, Postfix behind 20 ms",
+        (
+            Goal("Django 6.1, HTML: 11 x Django's own backend", "one_a_request.django_notification_ratio", 11, "times"),
+            Goal("Django 6.1, password reset: 11 x", "one_a_request.django_reset_ratio", 11, "times"),
+            Goal("Flask, HTML: 11 x Flask-Mail", "one_a_request.flask_ratio", 11, "times"),
+        ),
+        (
+            ("ours in Django", "one_a_request.django_notification_ours_ms", "ms a mail"),
+            ("Django", "one_a_request.django_notification_django_ms", "ms"),
+            ("ours in Flask", "one_a_request.flask_ours_ms", "ms"),
+            ("Flask-Mail", "one_a_request.flask_flask_mail_ms", "ms"),
         ),
     ),
     Row(
