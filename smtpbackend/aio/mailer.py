@@ -40,10 +40,11 @@ class AsyncMailer(BaseMailer):
     _modules = ("concurrent.futures.thread", "smtpbackend.aio.pool", "smtpbackend.aio.spread")
 
     def _set_up(self, with_files: Sequence[Server]) -> None:
+        from smtpbackend.aio.pool import Pools
         from smtpbackend.delivery.tls import client_context
 
         self._contexts: dict[Server, Context] = {server: client_context(server) for server in with_files}
-        self._pools: dict[asyncio.AbstractEventLoop, Pool] = {}
+        self._pools = Pools()
 
     def _here(self) -> Pool:
         return pool_of(self)
@@ -151,9 +152,7 @@ class AsyncMailer(BaseMailer):
 
     def stats(self) -> Statistics:
         """How many connections are open and idle, and what was done with them, over all event loops."""
-        from smtpbackend.delivery.statistics import Statistics
-
-        return sum((pool.statistics() for pool in list(self._pools.values())), Statistics())
+        return self._pools.statistics()
 
     async def close(self) -> None:
         """Close the connections of this event loop. See `smtpbackend.Mailer.close`."""
@@ -194,7 +193,6 @@ def pool_of(mailer: AsyncMailer) -> Pool:
     pools = mailer._pools
     pool = pools.get(loop)
     if pool is None:
-        for other in [other for other in list(pools) if other.is_closed()]:
-            pools.pop(other, None)
+        pools.drop_ended()
         pool = pools[loop] = Pool(mailer.configuration.limits, mailer._contexts)
     return pool

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import threading
 import weakref
 from collections.abc import AsyncGenerator, Generator, Mapping
 from functools import partial
@@ -22,7 +23,7 @@ from smtpbackend.delivery.statistics import Statistics, Tally
 from smtpbackend.delivery.tls import Context, client_context
 from smtpbackend.delivery.transcript import transcript
 from smtpbackend.errors import SMTPError
-from smtpbackend.forking import unforked
+from smtpbackend.forking import at_fork, unforked
 from smtpbackend.outcome import Receipt
 
 __all__ = ["Pool"]
@@ -42,7 +43,8 @@ class Pool:
         self._contexts = contexts
         self._found: dict[Server, tuple[Found, float]] = {}
         self._buckets: dict[Server, Bucket] = {}
-        self._tally = Tally()
+        self.tally = Tally()
+        _counting.add(self)
         self.generation = 0  # how often it was closed
         self._is_watched = False  # a timer is set
         self._leaving: set[asyncio.Task[None]] = set()  # the tasks that say QUIT: the loop does not hold them
@@ -231,7 +233,7 @@ class Pool:
 
     def statistics(self) -> Statistics:
         """The counts of this loop."""
-        shelves, tally = self._shelves.values(), self._tally
+        shelves, tally = self._shelves.values(), self.tally
         return Statistics(
             sum(shelf.open for shelf in shelves),
             sum(len(shelf.idle) for shelf in shelves),
@@ -241,13 +243,17 @@ class Pool:
             tally.failed_over,
         )
 
+    def forget_counts(self) -> None:
+        """Count anew, as a forked child does."""
+        self.tally = Tally()
+
     def count(self, receipt: Receipt) -> None:
         """For the statistics."""
-        self._tally.count(receipt)
+        self.tally.count(receipt)
 
     def count_move(self) -> None:
         """A message went on from one server to the next."""
-        self._tally.failed_over += 1
+        self.tally.failed_over += 1
 
     async def close(self) -> None:
         """Close what is idle; what is in use is closed when it comes back, and what waits for one gets none."""
@@ -272,6 +278,48 @@ class Pool:
             self._call_next(shelf)
             if beyond is not None:
                 self._call_all()
+
+
+class Pools(dict[asyncio.AbstractEventLoop, Pool]):
+    """Those of one mailer, by loop; those of loops that have ended are counted, and not kept. Safe for threads."""
+
+    def __init__(self) -> None:
+        self.forget_counts()
+        _counting.add(self)
+
+    # as objects, not by what they hold: there is one for each mailer
+    __hash__ = object.__hash__  # type: ignore[assignment]
+    __eq__ = object.__eq__
+
+    def forget_counts(self) -> None:
+        """Count anew, as a forked child does."""
+        self._lock = threading.RLock()  # garbage may be collected, and counted, at any point
+        self._ended = Tally()
+
+    def drop_ended(self) -> None:
+        """Drop those whose loop has ended."""
+        with self._lock:
+            for loop in [loop for loop in list(self) if loop.is_closed()]:
+                self._ended.add(self.pop(loop).tally)
+
+    def statistics(self) -> Statistics:
+        """The counts of all loops of this process."""
+        with self._lock:
+            self.drop_ended()
+            ended = self._ended
+            counts = Statistics(sent=ended.sent, refused=ended.refused, failed_over=ended.failed_over)
+            return sum((pool.statistics() for pool in list(self.values())), counts)
+
+
+_counting: weakref.WeakSet[Pool | Pools] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for one in list(_counting):
+        one.forget_counts()
+
+
+at_fork(in_child=_after_fork)
 
 
 def _made(contexts: dict[Server, Context], server: Server) -> Context:

@@ -37,6 +37,12 @@ class Tally:
     def __init__(self) -> None:
         self.sent = self.refused = self.failed_over = 0
 
+    def add(self, other: Tally) -> None:
+        """Take what another one has counted."""
+        self.sent += other.sent
+        self.refused += other.refused
+        self.failed_over += other.failed_over
+
     def count(self, receipt: Receipt) -> None:
         """Take one receipt."""
         if receipt.ok:
