@@ -28,7 +28,7 @@ from smtpbackend.email_message import is_signed
 from smtpbackend.events import ENDINGS, signals_of
 from smtpbackend.header import LINE, MAX_FOLDED, date_of, filename_parameter, text_field
 from smtpbackend.hiding import bares_password, discreet
-from smtpbackend.message import ADDRESS_FIELDS, HIDDEN_FIELDS, check_name
+from smtpbackend.message import ADDRESS_FIELDS, HIDDEN_FIELDS, check_name, readable_filename
 from smtpbackend.mime import text_content
 from smtpbackend.receivers import begin as begin_receiver
 from smtpbackend.receivers import call as call_receiver
@@ -87,6 +87,7 @@ __all__ = [
     "parsed_message",
     "plain_addr_spec",
     "port_doubt",
+    "readable_filename",
     "signals_of",
     "text_content",
     "text_field",

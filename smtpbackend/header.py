@@ -13,7 +13,7 @@ from typing import Any
 from smtpbackend.address import ATEXT, DOT_STRING, Address, characters, parse_addresses
 from smtpbackend.content import MAX_LINE
 from smtpbackend.errors import InvalidInput
-from smtpbackend.message import ADDRESS_FIELDS, check_name, check_text
+from smtpbackend.message import ADDRESS_FIELDS, check_name, check_text, readable_filename
 
 __all__ = ["address_field", "any_field", "date_of", "filename_parameter", "fold", "short_ascii", "text_field"]
 
@@ -188,7 +188,7 @@ def filename_parameter(filename: str | None) -> str:
     from urllib.parse import quote
 
     sections, section = [], ""
-    for char in check_text(filename, "filename"):
+    for char in check_text(readable_filename(filename), "filename"):
         octets = quote(char, safe="")
         if len(section) + len(octets) > 54:
             sections.append(section)

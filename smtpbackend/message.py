@@ -83,6 +83,26 @@ def check_encodable(value: str, field: str) -> None:
         raise InvalidInput(f"{field}: {value!r} has half a surrogate pair", field=field) from error
 
 
+def readable_filename(name: str) -> str:
+    """A file name with text in the place of the octets that ``os.fsdecode`` could not read, and gives as surrogates.
+
+    They are of UTF-8 where no locale is set, else of an old file system: read as Windows-1252, which holds Latin-1.
+    """
+    if name.isascii():
+        return name
+    return _undecoded(lambda match: _decoded(match[0].encode("utf-8", "surrogateescape")), name)
+
+
+_undecoded = re.compile("[\udc80-\udcff]+").sub
+
+
+def _decoded(octets: bytes) -> str:
+    try:
+        return octets.decode()
+    except UnicodeDecodeError:
+        return octets.decode("windows-1252", "replace")
+
+
 def check_name(name: Any) -> str:
     """``name`` if it can name a header (RFC 5322 3.6.8)."""
     if not isinstance(name, str) or _header_name(name) is None or len(name) > 200:
@@ -105,9 +125,9 @@ class Attachment:
     message/rfc822). A path is read when the message is sent, and a file from its present position; both can be sent
     again, by many threads, but must not change before. A source that can be read only once is kept by the first
     Attachment that reads it, for all messages with this Attachment. ``filename`` defaults to the name of the file,
-    ``content_type`` to that of the filename's extension. With a ``content_id`` it belongs to the HTML text, which shows
-    it as ``cid:...``; ``inline`` means that it is shown and not offered for download (default: when it has a
-    ``content_id``). Raises `InvalidInput`.
+    whose octets count as Windows-1252 (Latin-1) where they are not UTF-8; ``content_type`` to that of the filename's
+    extension. With a ``content_id`` it belongs to the HTML text, which shows it as ``cid:...``; ``inline`` means that
+    it is shown and not offered for download (default: when it has a ``content_id``). Raises `InvalidInput`.
     """
 
     def __init__(
@@ -131,6 +151,8 @@ class Attachment:
     def check(self) -> None:
         """Raise `InvalidInput` if it cannot be rendered."""
         if self.filename is not None:
+            if isinstance(self.filename, str):
+                self.filename = readable_filename(self.filename)
             check_text(self.filename, "filename")
         check_text(self.content_type, "content_type")
         if _media_type(self.content_type) is None:

@@ -37,6 +37,7 @@ from smtpbackend.adapters import (
     is_signed,
     media_type,
     plain_addr_spec,
+    readable_filename,
 )
 from smtpbackend_django.addresses import mailbox, with_our_addresses, with_our_hosts
 from smtpbackend_django.monkeypatches import RENDERING, is_untouched, prepares_as_django
@@ -249,7 +250,7 @@ def _part(given: Any) -> Part:
             if not content.isascii():
                 raise NotSimple
             content = content.encode("ascii")
-    return filename, content, media_type
+    return filename and readable_filename(filename), content, media_type
 
 
 def _check_subtypes(message: Any) -> None:

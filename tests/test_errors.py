@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import copy
+import importlib
 import inspect
 import pickle
 import re
@@ -10,10 +12,12 @@ import smtplib
 import socket
 import ssl
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import smtpbackend
 from smtpbackend import Mailer, Message, errors
 from smtpbackend.errors import (
     AuthenticationFailed,
@@ -244,3 +248,44 @@ def test_the_error_of_a_delivery_carries_its_receipt_through_pickle_and_copy() -
             assert str(twin) == str(error)
             assert twin.receipt.error is twin
             assert [str(outcome.address) for outcome in twin.receipt.deferred] == ["bob@example.com"]
+
+
+ROOT = Path(__file__).parents[1]
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "docs").rglob("*.py")])
+PAGES.remove(ROOT / "docs" / "design.md")  # of what is inside
+RAISED = {
+    node.name
+    for package in ("smtpbackend", "smtpbackend_django", "smtpbackend_flask")
+    for path in (ROOT / package).rglob("*.py")
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    if isinstance(node, ast.ClassDef)
+    and issubclass(getattr(importlib.import_module(module_of(path)), node.name, type), BaseException)
+}
+"""Every class of an error in the packages, also those that are in no list of names."""
+
+
+def errors_named(text: str) -> set[str]:
+    """The errors that a page names as code, apart from those of a module that it names with them."""
+    code = " ".join(re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL))
+    return {name for name in re.findall(r"(?<![\w.])[A-Z]\w+", code) if name in RAISED}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_an_error_that_a_page_names_is_imported_from_the_package(page: Path) -> None:
+    """Or it is of those who write mechanisms, and the page imports it from there."""
+    text = page.read_text(encoding="utf-8")
+    missing = errors_named(text) - set(smtpbackend.__all__)
+    missing -= set(re.findall(r"\w+", " ".join(re.findall(r"from smtpbackend\.sasl import (.*)", text))))
+    assert not missing, f"{page.name} names {', '.join(sorted(missing))}, which smtpbackend does not have"
+
+
+def test_the_pages_name_errors() -> None:
+    named = set().union(*(errors_named(page.read_text(encoding="utf-8")) for page in PAGES))
+    assert {"DeliveryError", "InvalidInput", "InDoubt", "MailerClosed"} <= named
+    assert errors_named("`DeadlinePassed` and `smtpbackend.sasl.Refused`, not Closed") == {"DeadlinePassed"}

@@ -300,7 +300,7 @@ def test_half_a_surrogate_pair_is_refused() -> None:
         rendered(Message("s", "a@x.org", html="\ud800"))
     assert raised.value.field == "html"
     with pytest.raises(InvalidInput) as raised:
-        rendered(Message("s", "a@x.org", attachments=[Attachment(b"", "\udc80")]))
+        rendered(Message("s", "a@x.org", attachments=[Attachment(b"", "\ud800")]))
     assert raised.value.field == "filename"
 
 
