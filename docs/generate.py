@@ -32,8 +32,8 @@ of them is read. Where there is `MAILERS`, neither is. Django's own names of opt
 for true. All names may be given to `get_connection`, and take the place of the site's: `servers` or `host` that of its
 servers, `password` that of its `token`. In Flask, what `SMTPBACKEND_*` leave open is read from `MAIL_*`, and the
 `MAIL_*` that describe a server are not looked at once `SMTPBACKEND_SERVERS` or `SMTPBACKEND_HOST` is set. From the
-environment (`from_prefixed_env`) a number is its digits where text is wanted, `null` is not set, and `false`, `0`, `no`,
-`off` and nothing at all are false. An error names the setting as it was written.
+environment (`from_prefixed_env`) a number is its digits where text is wanted, `null` is not set, and `false`, `0`,
+`no`, `off` and nothing at all are false. An error names the setting as it was written.
 
 ## Which servers
 
