@@ -13,12 +13,13 @@ from smtpbackend.delivery.credentials import ClientCredentials, Grant, Provider
 from smtpbackend.errors import (
     AuthenticationFailed,
     ConnectFailed,
+    ConnectionRefused,
     DeliveryError,
     InvalidInput,
     InvalidSetting,
     MissingExtra,
     TimedOut,
-    TLSFailed,
+    TLSNotOffered,
 )
 from smtpbackend.testing import SILENCE, Play
 from tests.mailer.conftest import Scripted
@@ -72,7 +73,7 @@ class TestCheck:
         found = twin(good.url, refused.url, f"smtp://127.0.0.1:{closed}", stripped).check()
         assert [name for name, _ in found] == [good.name, refused.name, f"127.0.0.1:{closed}", stripped.name]
         kinds = [type(error) for _, error in found]
-        assert kinds == [type(None), ConnectFailed, ConnectFailed, TLSFailed]
+        assert kinds == [type(None), ConnectFailed, ConnectionRefused, TLSNotOffered]
 
     def test_every_server_is_listed_whatever_one_raises(
         self, twin: Twin, scripted: Scripted, monkeypatch: pytest.MonkeyPatch

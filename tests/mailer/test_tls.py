@@ -18,6 +18,7 @@ from smtpbackend.errors import (
     AuthenticationFailed,
     ConnectionLost,
     DeliveryError,
+    HandshakeFailed,
     InvalidSetting,
     ProtocolViolation,
     SenderRefused,
@@ -157,7 +158,7 @@ class TestClientCertificate:
             return "insecure"
 
         assert twin(at(server, ca, tls="opportunistic", on_tls_failure=decide)).send(hello()).ok
-        assert [type(trouble) for trouble in asked] == [TLSFailed]
+        assert [type(trouble) for trouble in asked] == [HandshakeFailed]
         assert server.connections == 2
         assert not server.speakers[1].secured
 

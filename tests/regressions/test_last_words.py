@@ -17,6 +17,7 @@ from smtpbackend.delivery.lifecycle import Lifecycle
 from smtpbackend.delivery.route import Route
 from smtpbackend.errors import (
     ConnectFailed,
+    ConnectionRefused,
     ContentRefused,
     HelloRefused,
     InvalidInput,
@@ -76,7 +77,7 @@ def test_a_refused_ehlo_ahead_of_a_hang_up_is_the_reason(twin: Twin, scripted: S
 def test_the_messages_after_a_server_failed_carry_its_error(twin: Twin) -> None:
     """They are not tried; what they say is why."""
     receipts = twin("smtp://127.0.0.1:1").send_many([hello(), hello()])
-    assert [type(receipt.error) for receipt in receipts] == [ConnectFailed, ConnectFailed]
+    assert [type(receipt.error) for receipt in receipts] == [ConnectionRefused, ConnectionRefused]
 
 
 def test_a_source_that_fails_does_not_blame_the_server(
