@@ -72,7 +72,7 @@ types: $(STAMP) ## mypy --strict, and again for Windows, which lacks some of wha
 	$(BIN)/mypy
 	$(BIN)/mypy --platform win32
 
-docs: $(STAMP) ## write docs/reference/settings.md anew from the code, then check every link
+docs: $(STAMP) ## write docs/reference/settings.md and the types of settings anew from the code, then check every link
 	$(BIN)/python docs/generate.py
 	$(BIN)/python docs/links.py
 

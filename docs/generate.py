@@ -1,4 +1,4 @@
-"""Write the pages of docs/reference/ that are made from the code: `make docs`."""
+"""Write what is made from the table of settings, docs/reference/settings.md and the types of calls: `make docs`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 
 from smtpbackend.delivery.settings import MAILER_KEYS, SERVER_KEYS, Setting
 
-PAGE = Path(__file__).resolve().parent / "reference" / "settings.md"
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "reference" / "settings.md"
+TYPES = ROOT / "smtpbackend" / "delivery" / "typed_settings.py"
 
 SETTINGS = """\
 <!-- Written by docs/generate.py from the table in smtpbackend/delivery/settings.py: change that, then `make docs`. -->
@@ -152,9 +154,86 @@ def page() -> str:
     )
 
 
+MODULE = '''\
+"""The types of settings, for type checkers and editors. Written by docs/generate.py from settings.py: `make docs`.
+
+Nothing imports this when it runs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias, TypedDict
+
+from smtpbackend.address import Mailbox
+from smtpbackend.delivery.credentials import Provider
+from smtpbackend.delivery.server import Server
+from smtpbackend.protocol.timeouts import Timeouts
+
+__all__ = ["ServerLike", "ServerSettings", "Settings"]
+
+
+class ServerSettings(TypedDict, total=False):
+    """What a mapping of one server may have; None is the same as a key that is not set."""
+
+    url: str
+{server}
+
+
+ServerLike: TypeAlias = str | ServerSettings | Mapping[str, Any] | Server
+
+
+class Settings(TypedDict, total=False):
+    """The keywords of `Mailer` and `AsyncMailer`; None is the same as a keyword that is not given."""
+
+    servers: ServerLike | Sequence[ServerLike] | None
+    ports: int | str | Sequence[int | str | None] | None
+{server}
+{mailer}
+'''
+
+KINDS = {
+    "_text": "str",
+    "secret": "str",
+    "_path": "str | os.PathLike[str]",
+    "_flag": "bool",
+    "_number": "float",
+    "_seconds": "float",
+    "_count": "int",
+    "_port": "int",
+    "_names": "str | Iterable[str]",
+    "_fingerprints": "str | Iterable[str]",
+    "_address": "str",
+    "proxy": "str | Mapping[str, str | None]",
+    "_tls_decision": 'Literal["secure", "insecure"] | Callable[[Server, Any], str]',
+    "token": "str | Provider | Callable[[], str] | Callable[[], Awaitable[str]]",
+    "_timeouts": "float | Mapping[str, float] | Timeouts",
+    "_dkim": "Mapping[str, Any] | Iterable[Mapping[str, Any]]",
+    "_only_to": "str | Iterable[str]",
+    "_mailbox": "Mailbox",
+}
+"""What each parser of the table takes from a program; from a URL or the environment each takes text."""
+
+
+def field(setting: Setting) -> str:
+    """A setting as a line of a TypedDict."""
+    choices = getattr(setting.parse, "choices", None)
+    literal = ", ".join(f'"{one}"' for one in choices or ())
+    kind = f"Literal[{literal}]" if choices else KINDS[setting.parse.__name__]
+    return f"    {setting.name}: {kind} | None"
+
+
+def types() -> str:
+    """The module of the types."""
+    server, mailer = ("\n".join(map(field, keys.values())) for keys in (SERVER_KEYS, MAILER_KEYS))
+    return MODULE.format(server=server, mailer=mailer)
+
+
 def main() -> int:
-    PAGE.write_text(page(), encoding="utf-8")
-    print(f"wrote {PAGE.name}")
+    for path, text in ((PAGE, page()), (TYPES, types())):
+        path.write_text(text, encoding="utf-8")
+        print(f"wrote {path.relative_to(ROOT)}")
     return 0
 
 

@@ -13,6 +13,8 @@ from smtpbackend.protocol.mechanisms import load as load_mechanisms
 
 # What sends is loaded as a Mailer is made (`load`): a program that only imports it does not pay for it (DESIGN 5.6).
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from smtpbackend.address import Address
     from smtpbackend.delivery.caller import Caller
     from smtpbackend.delivery.configuration import Configuration
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from smtpbackend.delivery.lifecycle import Lifecycle
     from smtpbackend.delivery.route import Route
     from smtpbackend.delivery.server import Server
+    from smtpbackend.delivery.typed_settings import ServerLike, Settings
     from smtpbackend.errors import SMTPError
     from smtpbackend.events import Listener
 
@@ -46,13 +49,13 @@ class BaseMailer:
     _modules: tuple[str, ...] = ()  # what this mailer's mails need beside `EVERY_MAIL`
 
     @discreet
-    def __init__(self, *servers: Any, listeners: Sequence[Listener] = (), **settings: Any) -> None:
+    def __init__(self, *server: ServerLike, listeners: Sequence[Listener] = (), **settings: Unpack[Settings]) -> None:
         from smtpbackend.delivery.route import Route
         from smtpbackend.events import check_listeners
 
         self._listeners = check_listeners(listeners)
-        if servers:
-            settings["servers"] = list(servers)
+        if server:
+            settings["servers"] = list(server)
         self.configuration = configure(settings)
         self._route = Route(self.configuration.servers, self.configuration.strategy, self.configuration.rest)
         load(self.configuration, *self._modules)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from smtpbackend.address import (
     Address,
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from smtpbackend.address import Addresses, Mailbox
     from smtpbackend.sources import Source
 
+    Octets = bytes | bytearray | memoryview | os.PathLike[str] | IO[bytes] | Iterable[bytes]
+    # octets only with an envelope, which they have not
+    Sendable: TypeAlias = "Message | email.message.Message[Any, Any] | Octets"
     AttachmentContent = str | bytes | os.PathLike[str] | IO[bytes] | email.message.Message
 
 __all__ = ["Attachment", "Message"]

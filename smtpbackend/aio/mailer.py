@@ -6,7 +6,7 @@ import asyncio
 import sys
 import warnings
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from smtpbackend.base_mailer import BaseMailer
 from smtpbackend.delivery.caller import Caller
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from smtpbackend.delivery.tls import Context
     from smtpbackend.envelope import Envelope
     from smtpbackend.events import Listener
+    from smtpbackend.message import Sendable
     from smtpbackend.outcome import Receipt, Reply
 
 __all__ = ["AsyncMailer", "SharedAsyncMailer", "pool_of"]
@@ -54,7 +55,7 @@ class AsyncMailer(BaseMailer):
 
         return spread(*args)
 
-    async def __aenter__(self) -> AsyncMailer:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -77,7 +78,7 @@ class AsyncMailer(BaseMailer):
         keep_here("an AsyncMailer")
 
     async def send(
-        self, message: Any, envelope: Envelope | None = None, *, listeners: Sequence[Listener] = ()
+        self, message: Sendable, envelope: Envelope | None = None, *, listeners: Sequence[Listener] = ()
     ) -> Receipt:
         """Send one message; returns when every recipient is settled. See `smtpbackend.Mailer.send`."""
         caller = Caller(iter([(message, envelope)]))
@@ -88,7 +89,7 @@ class AsyncMailer(BaseMailer):
 
     def send_many(
         self,
-        messages: Iterable[Any] | AsyncIterable[Any],
+        messages: Iterable[Sendable | tuple[Sendable, Envelope]] | AsyncIterable[Sendable | tuple[Sendable, Envelope]],
         *,
         connections: int = 1,
         listeners: Sequence[Listener] = (),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from smtpbackend.base_mailer import BaseMailer
 from smtpbackend.errors import SMTPError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from smtpbackend.delivery.statistics import Statistics
     from smtpbackend.envelope import Envelope
     from smtpbackend.events import Listener
+    from smtpbackend.message import Sendable
     from smtpbackend.outcome import Receipt, Reply
     from smtpbackend.streams import Stream
 
@@ -55,7 +56,7 @@ class Mailer(BaseMailer):
 
         return spread(*args)
 
-    def __enter__(self) -> Mailer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -78,7 +79,9 @@ class Mailer(BaseMailer):
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         keep_here("a Mailer")
 
-    def send(self, message: Any, envelope: Envelope | None = None, *, listeners: Sequence[Listener] = ()) -> Receipt:
+    def send(
+        self, message: Sendable, envelope: Envelope | None = None, *, listeners: Sequence[Listener] = ()
+    ) -> Receipt:
         """Send one message; returns when every recipient is settled.
 
         ``message`` is a `Message` or an ``email.message.Message``; with an envelope also bytes, a path, a binary file
@@ -95,7 +98,11 @@ class Mailer(BaseMailer):
         return receipt
 
     def send_many(
-        self, messages: Iterable[Any], *, connections: int = 1, listeners: Sequence[Listener] = ()
+        self,
+        messages: Iterable[Sendable | tuple[Sendable, Envelope]],
+        *,
+        connections: int = 1,
+        listeners: Sequence[Listener] = (),
     ) -> Stream[Receipt]:
         """Send each of a stream of messages; gives receipts lazily and in order, and never raises for one message.
 

@@ -128,12 +128,13 @@ def proxy(name: str, value: Any) -> Any:
 
 
 def _one_of(*choices: str) -> Callable[[str, Any], str]:
-    def parse(name: str, value: Any) -> str:
+    def one_of(name: str, value: Any) -> str:
         if value not in choices:
             raise InvalidSetting(f"{name} must be one of {', '.join(choices)}, not {value!r}", field=name)
         return str(value)
 
-    return parse
+    one_of.choices = choices  # type: ignore[attr-defined] # for docs/generate.py
+    return one_of
 
 
 def _tls_decision(name: str, value: Any) -> Any:
