@@ -35,7 +35,8 @@ help: ## this list
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --upgrade --upgrade-strategy eager --group dev -e ".[django,flask]"
+	$(BIN)/python -m pip install --quiet --upgrade --upgrade-strategy eager --group dev \
+		$(if $(SMTPBACKEND_REQUIRE_SERVERS),--group uwsgi) -e ".[django,flask]"
 	@touch $@
 
 demo: $(STAMP) ## send mail from a Django site and a Flask app, and see what arrives

@@ -42,7 +42,10 @@ def define(name: str, django: str, version: str) -> None:
     def run(session: nox.Session) -> None:
         if python is None:
             session.skip(f"Python {version} is not installed: Django {django} is not tested")
-        session.install("--group", "test", "-e", ".[django,flask]", f"Django~={django}.0")
+        groups = ["test", *(["uwsgi"] if os.environ.get("SMTPBACKEND_REQUIRE_SERVERS") else [])]
+        session.install(
+            *[word for group in groups for word in ("--group", group)], "-e", ".[django,flask]", f"Django~={django}.0"
+        )
         several = ("-n", os.environ.get("WORKERS", "auto"))
         coverage = COVERAGE if version == max(SUPPORTED.values()) else ()
         chosen = session.posargs or (*several, "-m", "not exhaustive", *less, *coverage)
