@@ -197,7 +197,7 @@ KINDS = {
     "_text": "str",
     "secret": "str",
     "_path": "str | os.PathLike[str]",
-    "_flag": "bool",
+    "flag": "bool",
     "_number": "float",
     "_seconds": "float",
     "_count": "int",

@@ -11,8 +11,9 @@ stands in ``smtpbackend.adapters``, ``oauth2``, ``sasl``, ``signals`` and ``test
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from smtpbackend.public_names import on_first_use
 
 if TYPE_CHECKING:
     from smtpbackend.address import Address as Address
@@ -132,18 +133,5 @@ _HOMES = {
     ),
     "smtpbackend.protocol.timeouts": ("Timeouts",),
 }
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
-
-__all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'smtpbackend' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+__all__ = sorted(name for names in _HOMES.values() for name in names)
+__getattr__, __dir__ = on_first_use(__name__, _HOMES)

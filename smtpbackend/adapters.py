@@ -3,41 +3,45 @@
 Messages: `Mailer.deliver` takes the framework's messages and a ``prepare`` that makes a `Parcel` of each. Most need no
 more. What stands below serves an adapter that writes its framework's messages octet for octet, reads the settings of
 its framework, or calls receivers of its own signals.
+
+Each name is loaded when it is first used: an adapter can be imported without what its first message needs.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from smtpbackend.address import characters, check_tuple, has_names, is_pair, is_word, parse_addresses
-from smtpbackend.address_list import no_mailbox
-from smtpbackend.blocking.mailer import SharedMailer
-from smtpbackend.content import MAX_LINE, Content, encode_octets
-from smtpbackend.content_type import media_type
-from smtpbackend.content_type import parsed as parsed_message
-from smtpbackend.delivery.alarm import no_login as warn_no_login
-from smtpbackend.delivery.configuration import Configuration, configure
-from smtpbackend.delivery.hostnames import is_loopback
-from smtpbackend.delivery.parcel import Parcel
-from smtpbackend.delivery.server import port_doubt
-from smtpbackend.delivery.setting_names import nearest
-from smtpbackend.delivery.settings import MAILER_KEYS, SERVER_KEYS, flag
-from smtpbackend.delivery.tls import check_files, client_context
-from smtpbackend.domain import ascii_domain
-from smtpbackend.email_message import is_signed
-from smtpbackend.events import ENDINGS, signals_of
-from smtpbackend.header import LINE, MAX_FOLDED, date_of, filename_parameter, text_field
-from smtpbackend.hiding import bares_password, discreet
-from smtpbackend.message import ADDRESS_FIELDS, HIDDEN_FIELDS, check_name, readable_filename
-from smtpbackend.mime import text_content
-from smtpbackend.receivers import begin as begin_receiver
-from smtpbackend.receivers import call as call_receiver
-from smtpbackend.signals import SignalListener, emit
-from smtpbackend.sources import alone_with
-from smtpbackend.stdlib_mime import LegacyWriter, ModernWriter, NotSimple, Part, plain_addr_spec
+from smtpbackend.public_names import on_first_use
 
 if TYPE_CHECKING:
-    from smtpbackend.aio.mailer import SharedAsyncMailer as SharedAsyncMailer
+    from smtpbackend.address import characters, check_tuple, has_names, is_pair, is_word, parse_addresses
+    from smtpbackend.address_list import no_mailbox
+    from smtpbackend.aio.mailer import SharedAsyncMailer
+    from smtpbackend.blocking.mailer import SharedMailer
+    from smtpbackend.content import MAX_LINE, Content, encode_octets
+    from smtpbackend.content_type import media_type
+    from smtpbackend.content_type import parsed as parsed_message
+    from smtpbackend.delivery.alarm import no_login as warn_no_login
+    from smtpbackend.delivery.configuration import Configuration, configure
+    from smtpbackend.delivery.hostnames import is_loopback
+    from smtpbackend.delivery.message_types import register_messages
+    from smtpbackend.delivery.parcel import Parcel
+    from smtpbackend.delivery.server import port_doubt
+    from smtpbackend.delivery.setting_names import nearest
+    from smtpbackend.delivery.settings import MAILER_KEYS, SERVER_KEYS, flag
+    from smtpbackend.delivery.tls import check_files, client_context
+    from smtpbackend.domain import ascii_domain
+    from smtpbackend.email_message import is_signed
+    from smtpbackend.events import ENDINGS, signals_of
+    from smtpbackend.header import LINE, MAX_FOLDED, date_of, filename_parameter, text_field
+    from smtpbackend.hiding import bares_password, discreet
+    from smtpbackend.message import ADDRESS_FIELDS, HIDDEN_FIELDS, check_name, readable_filename
+    from smtpbackend.mime import text_content
+    from smtpbackend.receivers import begin as begin_receiver
+    from smtpbackend.receivers import call as call_receiver
+    from smtpbackend.signals import SignalListener, emit
+    from smtpbackend.sources import alone_with
+    from smtpbackend.stdlib_mime import LegacyWriter, ModernWriter, NotSimple, Part, plain_addr_spec
 
 __all__ = [
     "ADDRESS_FIELDS",
@@ -88,16 +92,40 @@ __all__ = [
     "plain_addr_spec",
     "port_doubt",
     "readable_filename",
+    "register_messages",
     "signals_of",
     "text_content",
     "text_field",
     "warn_no_login",
 ]
 
+_HOMES = {
+    "smtpbackend.address": ("characters", "check_tuple", "has_names", "is_pair", "is_word", "parse_addresses"),
+    "smtpbackend.address_list": ("no_mailbox",),
+    "smtpbackend.aio.mailer": ("SharedAsyncMailer",),
+    "smtpbackend.blocking.mailer": ("SharedMailer",),
+    "smtpbackend.content": ("MAX_LINE", "Content", "encode_octets"),
+    "smtpbackend.content_type": ("media_type", "parsed as parsed_message"),
+    "smtpbackend.delivery.alarm": ("no_login as warn_no_login",),
+    "smtpbackend.delivery.configuration": ("Configuration", "configure"),
+    "smtpbackend.delivery.hostnames": ("is_loopback",),
+    "smtpbackend.delivery.message_types": ("register_messages",),
+    "smtpbackend.delivery.parcel": ("Parcel",),
+    "smtpbackend.delivery.server": ("port_doubt",),
+    "smtpbackend.delivery.setting_names": ("nearest",),
+    "smtpbackend.delivery.settings": ("MAILER_KEYS", "SERVER_KEYS", "flag"),
+    "smtpbackend.delivery.tls": ("check_files", "client_context"),
+    "smtpbackend.domain": ("ascii_domain",),
+    "smtpbackend.email_message": ("is_signed",),
+    "smtpbackend.events": ("ENDINGS", "signals_of"),
+    "smtpbackend.header": ("LINE", "MAX_FOLDED", "date_of", "filename_parameter", "text_field"),
+    "smtpbackend.hiding": ("bares_password", "discreet"),
+    "smtpbackend.message": ("ADDRESS_FIELDS", "HIDDEN_FIELDS", "check_name", "readable_filename"),
+    "smtpbackend.mime": ("text_content",),
+    "smtpbackend.receivers": ("begin as begin_receiver", "call as call_receiver"),
+    "smtpbackend.signals": ("SignalListener", "emit"),
+    "smtpbackend.sources": ("alone_with",),
+    "smtpbackend.stdlib_mime": ("LegacyWriter", "ModernWriter", "NotSimple", "Part", "plain_addr_spec"),
+}
 
-def __getattr__(name: str) -> Any:
-    if name != "SharedAsyncMailer":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from smtpbackend.aio.mailer import SharedAsyncMailer  # only who uses it pays for asyncio
-
-    return SharedAsyncMailer
+__getattr__, __dir__ = on_first_use(__name__, _HOMES)

@@ -7,9 +7,7 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-from smtpbackend.delivery.configuration import configure
 from smtpbackend.hiding import discreet
-from smtpbackend.protocol.mechanisms import load as load_mechanisms
 
 # What sends is loaded as a Mailer is made (`load`): a program that only imports it does not pay for it (DESIGN 5.6).
 if TYPE_CHECKING:
@@ -46,10 +44,12 @@ class BaseMailer:
     """The base of `Mailer` and `AsyncMailer`, which add the methods that wait, and the pool."""
 
     _name = "Mailer"
+    _twin = ""  # the package that performs
     _modules: tuple[str, ...] = ()  # what this mailer's mails need beside `EVERY_MAIL`
 
     @discreet
     def __init__(self, *server: ServerLike, listeners: Sequence[Listener] = (), **settings: Unpack[Settings]) -> None:
+        from smtpbackend.delivery.configuration import configure
         from smtpbackend.delivery.route import Route
         from smtpbackend.events import check_listeners
 
@@ -58,9 +58,23 @@ class BaseMailer:
             settings["servers"] = list(server)
         self.configuration = configure(settings)
         self._route = Route(self.configuration.servers, self.configuration.strategy, self.configuration.rest)
-        load(self.configuration, *self._modules)
+        self.load(self.configuration)
         # a wrong path is found now, not at the first mail
         self._set_up([server for server in self.configuration.servers if server.ca_file or server.client_cert])
+
+    @classmethod
+    def load(cls, configuration: Configuration) -> None:
+        """Load all that these settings can need for a mail; a mailer that is made does so.
+
+        A process that is forked while one of its threads loads a module can never load that module. And a first mail
+        should take no longer than the others.
+        """
+        from smtpbackend.delivery.message_types import modules
+
+        for module in (*EVERY_MAIL, *cls._modules, *modules()):
+            importlib.import_module(module)
+        for server in configuration.servers:
+            _load_for(server, cls._twin)
 
     @classmethod
     @discreet
@@ -159,21 +173,23 @@ class BaseMailer:
         )
 
 
-def load(configuration: Configuration, *modules: str) -> None:
-    """Load all that these settings can need for a mail, and these modules.
+def _load_for(server: Server, twin: str) -> None:
+    """What the mails through this server need beside those through any."""
+    from smtpbackend.protocol.mechanisms import load as load_mechanisms
 
-    A process that is forked while one of its threads loads a module can never load that module. And a first mail
-    should take no longer than the others.
-    """
-    from smtpbackend.delivery.credentials import Provider
+    load_mechanisms(server.auth_mechanisms, password=bool(server.password), token=server.token is not None)
+    if server.path is not None:
+        from smtpbackend.forking import at_path
 
-    for module in (*EVERY_MAIL, *modules):
-        importlib.import_module(module)
-    for server in configuration.servers:
-        if server.path is not None:
-            from smtpbackend.forking import at_path
+        at_path(server)  # a system without unix sockets is told now
+    if server.srv:
+        importlib.import_module("random")
+        importlib.import_module(f"{twin}.lookup")
+    if server.pinned_sha256:
+        importlib.import_module("smtpbackend.delivery.certificate")
+    if server.has_token_source:
+        from smtpbackend.delivery.credentials import Provider
 
-            at_path(server)  # a system without unix sockets is told now
-        load_mechanisms(server.auth_mechanisms, password=bool(server.password), token=server.token is not None)
+        importlib.import_module(f"{twin}.tokens")
         if isinstance(server.token, Provider):
             server.token.load()

@@ -115,8 +115,6 @@ Listener = Callable[[Any], object]
 
 def check_listeners(given: Any) -> tuple[Listener, ...]:
     """The Listeners of a list, or of another iterable. Raises `InvalidSetting`."""
-    import inspect
-
     if callable(given) or isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
         raise InvalidSetting(
             f"listeners must be a list of callables, not {_called(given)}; one Listener stands in a list too: "
@@ -125,6 +123,8 @@ def check_listeners(given: Any) -> tuple[Listener, ...]:
         )
     listeners = tuple(given)
     for listener in listeners:
+        import inspect  # which takes longer to load than all events
+
         if not callable(listener):
             raise InvalidSetting(
                 f"listeners holds {_called(listener)}, which cannot be called; a Listener is a callable that takes one "

@@ -7,34 +7,36 @@ import functools
 import itertools
 import operator
 from collections.abc import Iterable, Mapping
-from ssl import SSLContext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import django
 from django.core import mail
 from django.core.mail.backends import smtp
 
-from smtpbackend import CancelSend, DeliveryError, InvalidInput, Mailer
-from smtpbackend.adapters import Configuration, Parcel, client_context, configure, discreet, warn_no_login
+from smtpbackend import CancelSend, DeliveryError, InvalidInput
+from smtpbackend.adapters import discreet
 from smtpbackend_django.conf import (
     DJANGO_OPTIONS,
-    EMAIL_SETTINGS,
-    FLAGS,
     OF_OTHER_BACKENDS,
     OPTIONS,
     SettingsError,
-    flag_doubt,
     hint,
     key_of,
     known_mailer,
+    load_for_mail,
     names_server,
     overridden,
     shared_mailer,
     site_options,
 )
-from smtpbackend_django.message import envelope_of, parcel_with
-from smtpbackend_django.monkeypatches import is_untouched
-from smtpbackend_django.signals import Signalling
+from smtpbackend_django.setting_names import EMAIL_SETTINGS, FLAGS, flag_doubt
+
+# What reads settings and what sends is loaded as the first backend is made, see `_check`
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+    from smtpbackend import Mailer
+    from smtpbackend.adapters import Configuration, Parcel
 
 __all__ = ["EmailBackend", "mailer_settings"]
 
@@ -177,6 +179,8 @@ class EmailBackend(smtp.EmailBackend):
 
     def _check(self) -> Configuration:
         """Raise for wrong settings now, and not at the first mail. Files are opened when needed, as in Django."""
+        from smtpbackend.adapters import configure
+
         settings = self._settings()
         self._key = key_of(settings)
         if self._key is not None and (known := known_mailer(self._key)) is not None:
@@ -184,9 +188,11 @@ class EmailBackend(smtp.EmailBackend):
         for name in ("client_cert", "client_key"):
             settings.pop(name, None)
         try:
-            return configure(settings)
+            configuration = configure(settings)
         except InvalidInput as error:
             raise self._wrong(str(error), error.field) from error
+        load_for_mail(configuration)
+        return configuration
 
     def _wrong(self, why: str, option: str = "") -> Exception:
         """The error of a setting; ``option`` is the name that it has here."""
@@ -248,12 +254,16 @@ class EmailBackend(smtp.EmailBackend):
         except InvalidInput as error:
             raise self._wrong(str(error), error.field) from error
         if self.lacking == "password":  # username="" is how code logs in nowhere
+            from smtpbackend.adapters import warn_no_login
+
             warn_no_login(mailer.configuration.servers[0].name, self._named("password"))
         return mailer
 
     @property  # without a setter: its value would not be used
     def ssl_context(self) -> SSLContext:
         """What TLS with the first server uses. With a client certificate too it trusts the system's authorities."""
+        from smtpbackend.adapters import client_context
+
         return client_context(self.mailer().configuration.servers[0])
 
     _is_sending = False
@@ -298,6 +308,10 @@ class EmailBackend(smtp.EmailBackend):
                 self.close()
 
     def _send_all(self, mailer: Mailer, email_messages: Iterable[Any]) -> int:
+        from smtpbackend_django.message import envelope_of, parcel_with
+        from smtpbackend_django.monkeypatches import is_untouched
+        from smtpbackend_django.signalling import Signalling
+
         prep_address = getattr(self, "prep_address", None)
         untouched = is_untouched()  # once for all of them: it takes longer than to write one
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import django
 from django.conf import settings
@@ -12,10 +12,14 @@ from django.core.checks import CheckMessage, Error, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
-from smtpbackend import MissingExtra, Server
-from smtpbackend.adapters import bares_password, is_loopback, port_doubt
-from smtpbackend_django.backend import EmailBackend
-from smtpbackend_django.conf import EMAIL_SETTINGS, FLAGS, flag_doubt
+from smtpbackend import MissingExtra
+from smtpbackend.adapters import bares_password, is_loopback
+from smtpbackend_django.setting_names import EMAIL_SETTINGS, FLAGS, flag_doubt
+
+# Every process of a site registers checks, and few run them
+if TYPE_CHECKING:
+    from smtpbackend import Server
+    from smtpbackend_django import EmailBackend
 
 __all__ = ["check_credentials", "check_settings", "register_checks"]
 
@@ -46,6 +50,8 @@ def check_settings(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
 
 
 def _of_backend(name: str, backend: EmailBackend | Exception) -> Iterator[CheckMessage]:
+    from smtpbackend.adapters import port_doubt
+
     if isinstance(backend, Exception):
         yield Error(str(backend), id="smtpbackend.E001", hint="The settings are listed in docs/reference/settings.md.")
         return
@@ -129,7 +135,7 @@ def check_credentials(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
             hint="Set use_tls (STARTTLS) or use_ssl (implicit TLS), or tls='required' or 'implicit'.",
         )
         for name, backend in _backends()
-        if isinstance(backend, EmailBackend)
+        if not isinstance(backend, Exception)
         for server in backend.mailer().configuration.servers
         if server.username and server.tls in ("none", "opportunistic") and not is_loopback(server.host)
     ]
@@ -174,6 +180,8 @@ def _backends() -> Iterator[tuple[str, EmailBackend | Exception]]:
 
 
 def _is_ours(path: str) -> bool:
+    from smtpbackend_django import EmailBackend
+
     try:
         backend = import_string(path)
     except ImportError:

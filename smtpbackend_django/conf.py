@@ -5,31 +5,34 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
-from smtpbackend import InvalidSetting, Mailer
-from smtpbackend.adapters import MAILER_KEYS, SERVER_KEYS, SharedMailer, discreet, nearest
+from smtpbackend import InvalidSetting
+from smtpbackend.adapters import MAILER_KEYS, SERVER_KEYS, discreet, nearest
+
+if TYPE_CHECKING:
+    from smtpbackend import Mailer
+    from smtpbackend.adapters import Configuration
 
 __all__ = [
     "DJANGO_OPTIONS",
-    "EMAIL_SETTINGS",
-    "FLAGS",
     "OF_OTHER_BACKENDS",
     "OPTIONS",
     "SettingsError",
     "close_mailers",
-    "flag_doubt",
     "hint",
     "key_of",
     "known_mailer",
+    "load_for_mail",
     "names_server",
     "overridden",
     "shared_mailer",
@@ -43,21 +46,6 @@ DJANGO_OPTIONS = (
 OPTIONS = frozenset({*DJANGO_OPTIONS, "servers", "ports", *SERVER_KEYS, *MAILER_KEYS})
 OF_OTHER_BACKENDS = frozenset({"file_path", "stream"})
 """Options of Django's file and console backends, which code for any backend gives beside those of SMTP."""
-EMAIL_SETTINGS = {
-    "host": "EMAIL_HOST",
-    "port": "EMAIL_PORT",
-    "username": "EMAIL_HOST_USER",
-    "password": "EMAIL_HOST_PASSWORD",
-    "use_tls": "EMAIL_USE_TLS",
-    "use_ssl": "EMAIL_USE_SSL",
-    "timeout": "EMAIL_TIMEOUT",
-    "client_cert": "EMAIL_SSL_CERTFILE",
-    "client_key": "EMAIL_SSL_KEYFILE",
-}
-"""Django's settings of a server, which are read where ``SMTPBACKEND`` names none."""
-FLAGS = ("use_tls", "use_ssl", "fail_silently")
-"""Django's options that are True or False."""
-_TRUE = ("1", "true", "yes", "on")
 _TLS = {"tls", "use_tls", "use_ssl"}
 
 MAX_MAILERS = 32  # configurations that are kept; there may be more, such as a password for each customer
@@ -100,13 +88,6 @@ def overridden(site: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
 def names_server(site: Mapping[str, Any] | None) -> bool:
     """Whether the options of the site name servers: then ``EMAIL_*`` are not read."""
     return site is not None and not site.keys().isdisjoint(("servers", "host"))
-
-
-def flag_doubt(name: str, value: Any) -> str:
-    """Why a string does not do for a flag, or "": Django takes every string for true, "False" as well."""
-    if not isinstance(value, str) or not value or value.lower() in _TRUE:
-        return ""
-    return f"{name} is the string {value!r}, which Django takes for true: set True or False, without quotes"
 
 
 def hint(given: Iterable[Any], known: Iterable[str]) -> str:
@@ -159,6 +140,8 @@ _lock = threading.Lock()
 @discreet
 def shared_mailer(settings: Mapping[str, Any]) -> Mailer:
     """The one Mailer of this process that has these neutral settings. Raises `InvalidSetting`."""
+    from smtpbackend.adapters import SharedMailer
+
     key = Key(settings)
     with _lock:
         mailer = shared_mailers.get(key)
@@ -168,6 +151,15 @@ def shared_mailer(settings: Mapping[str, Any]) -> Mailer:
         surplus = shared_mailers.popitem(last=False)[1] if len(shared_mailers) > MAX_MAILERS else None
     del surplus  # not under the lock: it closes itself when it is not used any more
     return mailer
+
+
+def load_for_mail(configuration: Configuration) -> None:
+    """Load all that mails need: for the first one a request may be waiting, and a process may be forked meanwhile."""
+    from smtpbackend.adapters import SharedMailer
+
+    SharedMailer.load(configuration)
+    for module in ("smtpbackend_django.message", "smtpbackend_django.signalling"):
+        importlib.import_module(module)
 
 
 def key_of(settings: Mapping[str, Any]) -> Key | None:

@@ -109,8 +109,6 @@ def parcel_with(message: Any, envelope: Envelope, untouched: bool | None = None)
         return Parcel(envelope, error)
 
 
-Parcel.register(mail.EmailMessage, parcel_of)
-
 # Content
 
 

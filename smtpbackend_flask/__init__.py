@@ -10,6 +10,7 @@ It has every name of the module ``flask_mail``.
 
 from __future__ import annotations
 
+from smtpbackend.adapters import register_messages
 from smtpbackend_flask.config import mailer_settings
 from smtpbackend_flask.extension import Connection, Mail, State
 from smtpbackend_flask.message import Attachment, BadHeaderError, IncompleteMessage, Message
@@ -56,3 +57,5 @@ __all__ = [
     "server_failed",
     "signals",
 ]
+
+register_messages(Message, "smtpbackend_flask.translate", "parcel_for_any")

@@ -6,6 +6,7 @@ at ``app.extensions["mail"]``; one `Mail` serves as many apps as there are. Mail
 
 from __future__ import annotations
 
+import importlib
 import logging
 import threading
 import warnings
@@ -19,18 +20,22 @@ from flask import Flask, current_app
 from flask.logging import default_handler, has_level_handler
 from werkzeug.local import LocalProxy
 
-from smtpbackend import Envelope, Receipt
-from smtpbackend.adapters import Parcel, SignalListener, discreet, emit
+from smtpbackend.adapters import SignalListener, discreet, emit
 from smtpbackend_flask.config import Config, read_config
 from smtpbackend_flask.message import Message
 from smtpbackend_flask.signals import email_dispatched, signals
-from smtpbackend_flask.translate import left_out, parcel_of
 
+# What mails need is loaded as the Mailer is made, see `_Mailers`
 if TYPE_CHECKING:
-    from smtpbackend import AsyncMailer, Mailer
+    from smtpbackend import AsyncMailer, Envelope, Mailer, Receipt
+    from smtpbackend.adapters import Parcel
     from smtpbackend_flask.sanitize import Mailbox
 
 __all__ = ["Connection", "Mail", "State"]
+
+
+# What a mail of Flask needs beside what the core loads as it makes a Mailer
+EVERY_MAIL = ("smtpbackend_flask.mime", "smtpbackend_flask.translate")
 
 
 class _Sending:
@@ -82,6 +87,8 @@ class _Mailers:
             if self._mailer is None:
                 from smtpbackend.adapters import SharedMailer
 
+                for module in EVERY_MAIL:
+                    importlib.import_module(module)
                 self._mailer = SharedMailer.from_settings(self._settings)
             return self._mailer
 
@@ -157,6 +164,10 @@ class State(_Sending):
         """Use the mailers of ``other``, which has the same settings."""
         self._mailers = other._mailers
 
+    def make_ready(self) -> None:
+        """Make the Mailer, and load all that mails need: for the first one a request may be waiting."""
+        self._mailers.mailer()
+
     def close(self) -> None:
         """Close the connections of the Mailer; the next message opens new ones."""
         self._mailers.close()
@@ -215,6 +226,8 @@ class State(_Sending):
         return _receipts(app, stream)
 
     def _prepare(self, message: Any, envelope_from: Mailbox | None = None, envelope: Envelope | None = None) -> Parcel:
+        from smtpbackend_flask.translate import parcel_of
+
         with self._context():  # a flask_mail.Message looks up the app when it is rendered
             return parcel_of(message, self.default_sender, envelope_from, envelope, self.config.bounce_address)
 
@@ -235,6 +248,8 @@ def _told(app: Flask, message: Any, receipt: Receipt | None) -> Receipt:
     assert receipt is not None  # every message has a parcel with recipients
     if receipt.accepted:
         emit(email_dispatched, app, message=message)
+    from smtpbackend_flask.translate import left_out
+
     notes = left_out(message)
     return receipt.replace(notes=(*receipt.notes, *notes)) if notes else receipt
 
@@ -323,6 +338,7 @@ class Mail(_Sending):
         self._apps.add(app)
         if state.config.wants_transcript:
             _show_transcript()
+        state.make_ready()
         return state
 
     @discreet

@@ -18,7 +18,6 @@ from flask import current_app
 
 from smtpbackend import Address, Injection, InvalidInput
 from smtpbackend.adapters import check_tuple, is_pair
-from smtpbackend_flask.mime import tree_of
 from smtpbackend_flask.sanitize import force_text, joined, parts_of
 
 if TYPE_CHECKING:
@@ -201,6 +200,8 @@ class Message:
         return self.as_bytes()
 
     def _message(self) -> email.message.Message:
+        from smtpbackend_flask.mime import tree_of
+
         return tree_of(self, app_option("ascii_attachments", False))
 
 

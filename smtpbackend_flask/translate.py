@@ -35,7 +35,7 @@ from smtpbackend_flask.sanitize import address_text, force_text, joined, sanitiz
 if TYPE_CHECKING:
     from smtpbackend_flask.sanitize import Mailbox
 
-__all__ = ["left_out", "parcel_of", "translate"]
+__all__ = ["left_out", "parcel_for_any", "parcel_of", "translate"]
 
 
 def parcel_of(
@@ -52,13 +52,10 @@ def parcel_of(
         return failing(message, envelope, error)
 
 
-def _for_any_mailer(message: Message, envelope: Envelope | None, bounce_address: Address | None) -> Parcel:
+def parcel_for_any(message: Message, envelope: Envelope | None, bounce_address: Address | None) -> Parcel:
     """The parcel of a message that is given to a mailer of the core. The app is the current one, where there is one."""
     sender = app_option("default_sender", None)
     return parcel_of(message, sender, envelope=envelope, bounce_address=bounce_address)
-
-
-Parcel.register(Message, _for_any_mailer)
 
 
 def translate(

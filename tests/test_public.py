@@ -23,7 +23,7 @@ PUBLIC = {
         alone_with ascii_domain bares_password begin_receiver call_receiver characters check_files check_name
         check_tuple client_context configure date_of discreet emit encode_octets filename_parameter flag has_names
         is_loopback is_pair is_signed is_word media_type nearest no_mailbox parse_addresses parsed_message
-        plain_addr_spec port_doubt readable_filename signals_of text_content text_field warn_no_login
+        plain_addr_spec port_doubt readable_filename register_messages signals_of text_content text_field warn_no_login
     """,
     "smtpbackend.oauth2": """
         ClientCredentials Grant Provider RefreshToken google microsoft365 microsoft365_app

@@ -38,6 +38,7 @@ class AsyncMailer(BaseMailer):
     """
 
     _name = "AsyncMailer"
+    _twin = "smtpbackend.aio"
     _modules = ("concurrent.futures.thread", "smtpbackend.aio.pool", "smtpbackend.aio.spread")
 
     def _set_up(self, with_files: Sequence[Server]) -> None:

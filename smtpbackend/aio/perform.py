@@ -8,7 +8,6 @@ import operator
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from typing import TYPE_CHECKING, Any
 
-from smtpbackend.aio.tokens import token
 from smtpbackend.delivery.asks import (
     END,
     GONE,
@@ -123,6 +122,8 @@ async def _answer(pool: Pool, effect: Any, caller: Caller) -> Any:
     if kind is Find:
         return await pool.find(*effect)
     if kind is Token:
+        from smtpbackend.aio.tokens import token
+
         return await token(*effect)
     if kind is Pace:
         return pool.pace(*effect)

@@ -9,7 +9,7 @@ import threading
 import weakref
 from collections.abc import AsyncGenerator, Generator, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from smtpbackend.aio.perform import perform
 from smtpbackend.aio.wire import Wire
@@ -18,13 +18,15 @@ from smtpbackend.delivery.configuration import PoolLimits
 from smtpbackend.delivery.inside import Delivery, lender
 from smtpbackend.delivery.pooling import GOODBYE, Bucket, Connection, Shelf, new_session, next_look
 from smtpbackend.delivery.server import Server
-from smtpbackend.delivery.srv import Found
 from smtpbackend.delivery.statistics import Statistics, Tally
 from smtpbackend.delivery.tls import Context, client_context
 from smtpbackend.delivery.transcript import transcript
 from smtpbackend.errors import SMTPError
 from smtpbackend.forking import at_fork, unforked
 from smtpbackend.outcome import Receipt
+
+if TYPE_CHECKING:
+    from smtpbackend.delivery.srv import Found
 
 __all__ = ["Pool"]
 

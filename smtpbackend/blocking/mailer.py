@@ -39,6 +39,7 @@ class Mailer(BaseMailer):
     ...     receipt = mailer.send(Message(subject="Hi", from_="a@example.com", to="b@example.com", text="Hello"))
     """
 
+    _twin = "smtpbackend.blocking"
     _modules = ("smtpbackend.blocking.pool", "smtpbackend.blocking.spread")
 
     def _set_up(self, with_files: Sequence[Server]) -> None:

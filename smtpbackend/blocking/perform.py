@@ -8,7 +8,6 @@ from collections.abc import Callable, Generator, Iterator
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
-from smtpbackend.blocking.tokens import token
 from smtpbackend.delivery.asks import (
     END,
     GONE,
@@ -118,6 +117,8 @@ def _answer(pool: Pool, effect: Any, caller: Caller) -> Any:
     if kind is Find:
         return pool.find(*effect)
     if kind is Token:
+        from smtpbackend.blocking.tokens import token
+
         return token(*effect)
     if kind is Pace:
         return pool.pace(*effect)

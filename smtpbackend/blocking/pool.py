@@ -10,7 +10,7 @@ import time
 import weakref
 from collections.abc import Generator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from smtpbackend.blocking.idle import watch
 from smtpbackend.blocking.perform import perform
@@ -20,13 +20,15 @@ from smtpbackend.delivery.configuration import PoolLimits
 from smtpbackend.delivery.inside import Delivery, lender
 from smtpbackend.delivery.pooling import GOODBYE, Bucket, Connection, Shelf, new_session, next_look
 from smtpbackend.delivery.server import Server
-from smtpbackend.delivery.srv import Found
 from smtpbackend.delivery.statistics import Statistics, Tally
 from smtpbackend.delivery.tls import Context, client_context
 from smtpbackend.delivery.transcript import transcript
 from smtpbackend.errors import SMTPError
 from smtpbackend.forking import at_end_of_child, at_fork, notice_fork, unforked
 from smtpbackend.outcome import Receipt
+
+if TYPE_CHECKING:
+    from smtpbackend.delivery.srv import Found
 
 __all__ = ["Pool"]
 

@@ -9,7 +9,6 @@ from typing import Any
 from smtpbackend.delivery import alarm
 from smtpbackend.delivery.addresses import forget
 from smtpbackend.delivery.asks import Effects, Find, Give, Lease, Release, Talk, Token
-from smtpbackend.delivery.credentials import wants_fresh
 from smtpbackend.delivery.pooling import Connection
 from smtpbackend.delivery.receipts import of_all_servers
 from smtpbackend.delivery.route import Route
@@ -29,8 +28,10 @@ __all__ = ["Connecting", "is_crowd", "open_session"]
 # exceeded", "432 4.3.2 STOREDRV.ClientSubmit; sender thread limit exceeded". Sendmail and Exchange, greeting: 421 4.3.2
 _crowd_codes = ((421, (4, 3, 2)), (432, (4, 3, 2)))
 _kind = r"(?:open|active|new|concurrent|simultaneous|parallel|client|server|inbound|incoming|SMTP|TLS|TCP|IP)"
-# By its text alone, in a transient reply. "Too many messages in this connection" is another matter
-_crowd_texts = re.compile(
+# By its text alone, in a transient reply. "Too many messages in this connection" is another matter. It is
+# compiled when it is first needed: few processes ever do
+_CROWD_TEXTS = (
+    "(?i)"
     # Postfix "421 4.7.0 Error: too many connections from", Exim and Amazon SES "421 Too many concurrent SMTP
     # connections", Sendmail "Too many open connections", Comcast "421 Too many sessions opened"
     rf"\btoo many (?:{_kind} )*(?:connections|sessions)\b"
@@ -40,8 +41,8 @@ _crowd_texts = re.compile(
     # Microsoft 365 "Concurrent connections limit exceeded", Sendmail "Connection rate limit exceeded", Haraka
     # "connection concurrency limit exceeded"
     r"|(?<!per )(?<!per-)\bconnections? (?:rate |count |concurrency )?limit\b"
-    r"|\ball server ports are busy\b",  # Postfix's postscreen
-    re.I,
+    # Postfix's postscreen
+    r"|\ball server ports are busy\b"
 )
 
 
@@ -159,8 +160,11 @@ class Connecting:
             return True
         if session.login_goes_on:
             return True
-        has_source = server.token is not None and not isinstance(server.token, str)
-        if opening.refused is not None or not login or not has_source or not wants_fresh(error):
+        if opening.refused is not None or not login or not server.has_token_source:
+            return False
+        from smtpbackend.delivery.credentials import wants_fresh
+
+        if not wants_fresh(error):
             return False
         opening.refused = login.token
         opening.login = yield from self._login(server, opening.refused, deadline)
@@ -259,7 +263,7 @@ def is_crowd(reply: Reply | None) -> bool:
     if reply is None:
         return False
     by_code = (reply.code, reply.enhanced) in _crowd_codes
-    return by_code or (reply.is_transient and _crowd_texts.search(" ".join(reply.lines)) is not None)
+    return by_code or (reply.is_transient and re.search(_CROWD_TEXTS, " ".join(reply.lines)) is not None)
 
 
 def open_session(

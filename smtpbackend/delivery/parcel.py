@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from smtpbackend.address import Address
+from smtpbackend.delivery.message_types import maker_of
 from smtpbackend.envelope import Envelope, Routing
 from smtpbackend.errors import InvalidInput
 from smtpbackend.outcome import Outcome, Status
@@ -36,13 +36,13 @@ class Parcel(NamedTuple):
         originator. Raises `InvalidInput`.
         """
         if isinstance(envelope, Envelope):
-            if _makers and (make := _maker(message)) is not None:
+            if (make := maker_of(message)) is not None:
                 return make(message, envelope, bounce_address)
             return cls(envelope, message)
         if envelope is not None:
             raise InvalidInput(f"envelope must be an Envelope, not {type(envelope).__name__}", field="envelope")
         if not hasattr(message, "raw_items") and not hasattr(message, "address_fields"):
-            if (make := _maker(message)) is not None:
+            if (make := maker_of(message)) is not None:
                 return make(message, None, bounce_address)
             raise InvalidInput(
                 f"a {type(message).__name__} has no originator and recipients that could be read: give an envelope"
@@ -60,22 +60,6 @@ class Parcel(NamedTuple):
             if not recipients:
                 raise
             return cls(Envelope(None, recipients), error, refused)  # the receipt tells of each recipient
-
-    @staticmethod
-    def register(kind: type, make: Maker) -> None:
-        """Have every mailer take messages of this class, and of those that inherit it.
-
-        ``make(message, envelope, bounce_address)`` makes the parcel; ``envelope`` and ``bounce_address`` may be None.
-        """
-        _makers[kind] = make
-
-
-Maker = Callable[[Any, Envelope | None, Address | None], Parcel]
-_makers: dict[type, Maker] = {}
-
-
-def _maker(message: Any) -> Maker | None:
-    return next((_makers[kind] for kind in type(message).__mro__ if kind in _makers), None)
 
 
 def _remedy(message: Any) -> str:

@@ -173,6 +173,11 @@ class Server(Value):
         return (self.host, self.port) if self.proxy is None else (self.proxy.host, self.proxy.port)
 
     @property
+    def has_token_source(self) -> bool:
+        """Whether access tokens are fetched for it: ``token`` is none itself."""
+        return self.token is not None and not isinstance(self.token, str)
+
+    @property
     def login(self) -> Credentials | None:
         """Name and password or token, or None where there is no login."""
         if not self.username and not needs_nothing(self.auth_mechanisms):

@@ -1,0 +1,30 @@
+"""Django's own settings of mail: what each is called where it is set, and what a flag must be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["EMAIL_SETTINGS", "FLAGS", "flag_doubt"]
+
+EMAIL_SETTINGS = {
+    "host": "EMAIL_HOST",
+    "port": "EMAIL_PORT",
+    "username": "EMAIL_HOST_USER",
+    "password": "EMAIL_HOST_PASSWORD",
+    "use_tls": "EMAIL_USE_TLS",
+    "use_ssl": "EMAIL_USE_SSL",
+    "timeout": "EMAIL_TIMEOUT",
+    "client_cert": "EMAIL_SSL_CERTFILE",
+    "client_key": "EMAIL_SSL_KEYFILE",
+}
+"""Django's settings of a server, which are read where ``SMTPBACKEND`` names none."""
+FLAGS = ("use_tls", "use_ssl", "fail_silently")
+"""Django's options that are True or False."""
+_TRUE = ("1", "true", "yes", "on")
+
+
+def flag_doubt(name: str, value: Any) -> str:
+    """Why a string does not do for a flag, or "": Django takes every string for true, "False" as well."""
+    if not isinstance(value, str) or not value or value.lower() in _TRUE:
+        return ""
+    return f"{name} is the string {value!r}, which Django takes for true: set True or False, without quotes"
