@@ -31,9 +31,17 @@ if TYPE_CHECKING:
     from smtpbackend.delivery.settings import MAILER_KEYS, SERVER_KEYS, flag
     from smtpbackend.delivery.tls import check_files, client_context
     from smtpbackend.domain import ascii_domain
-    from smtpbackend.email_message import is_signed
+    from smtpbackend.email_message import is_signed, needs_encoding, refolded
     from smtpbackend.events import ENDINGS, signals_of
-    from smtpbackend.header import LINE, MAX_FOLDED, date_of, filename_parameter, text_field
+    from smtpbackend.header import (
+        IDENTIFIERS,
+        LINE,
+        MAX_FOLDED,
+        date_of,
+        filename_parameter,
+        identifier_text,
+        text_field,
+    )
     from smtpbackend.hiding import bares_password, discreet
     from smtpbackend.message import ADDRESS_FIELDS, HIDDEN_FIELDS, check_name, readable_filename
     from smtpbackend.mime import text_content
@@ -47,6 +55,7 @@ __all__ = [
     "ADDRESS_FIELDS",
     "ENDINGS",
     "HIDDEN_FIELDS",
+    "IDENTIFIERS",
     "LINE",
     "MAILER_KEYS",
     "MAX_FOLDED",
@@ -80,18 +89,21 @@ __all__ = [
     "filename_parameter",
     "flag",
     "has_names",
+    "identifier_text",
     "is_loopback",
     "is_pair",
     "is_signed",
     "is_word",
     "media_type",
     "nearest",
+    "needs_encoding",
     "no_mailbox",
     "parse_addresses",
     "parsed_message",
     "plain_addr_spec",
     "port_doubt",
     "readable_filename",
+    "refolded",
     "register_messages",
     "signals_of",
     "text_content",
@@ -116,9 +128,17 @@ _HOMES = {
     "smtpbackend.delivery.settings": ("MAILER_KEYS", "SERVER_KEYS", "flag"),
     "smtpbackend.delivery.tls": ("check_files", "client_context"),
     "smtpbackend.domain": ("ascii_domain",),
-    "smtpbackend.email_message": ("is_signed",),
+    "smtpbackend.email_message": ("is_signed", "needs_encoding", "refolded"),
     "smtpbackend.events": ("ENDINGS", "signals_of"),
-    "smtpbackend.header": ("LINE", "MAX_FOLDED", "date_of", "filename_parameter", "text_field"),
+    "smtpbackend.header": (
+        "IDENTIFIERS",
+        "LINE",
+        "MAX_FOLDED",
+        "date_of",
+        "filename_parameter",
+        "identifier_text",
+        "text_field",
+    ),
     "smtpbackend.hiding": ("bares_password", "discreet"),
     "smtpbackend.message": ("ADDRESS_FIELDS", "HIDDEN_FIELDS", "check_name", "readable_filename"),
     "smtpbackend.mime": ("text_content",),

@@ -11,13 +11,24 @@ import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from smtpbackend.address import Address, addresses_in_field, parse_addresses
+from smtpbackend.address import Address, addresses_in_field, characters
 from smtpbackend.address_list import sift_field
 from smtpbackend.content import CHUNK, MAX_LINE, Content, Lines, Piece, base64_lines, crlf, encode_octets, has_utf8
 from smtpbackend.content_type import delimiters, media_type, raw, with_boundary
 from smtpbackend.errors import InvalidInput
-from smtpbackend.header import LINE, address_field, any_field, date_of, in_time, is_costly, short_ascii, text_field
+from smtpbackend.header import (
+    IDENTIFIERS,
+    LINE,
+    address_field,
+    any_field,
+    date_of,
+    in_time,
+    is_costly,
+    short_ascii,
+    text_field,
+)
 from smtpbackend.message import ADDRESS_FIELDS, HIDDEN_FIELDS, RECIPIENT_FIELDS, check_name, check_text
+from smtpbackend.refolding import arrives, rewritten
 
 if TYPE_CHECKING:
     import email.message
@@ -69,7 +80,7 @@ class Flattener:
     def head(self, message: email.message.Message, date: datetime) -> tuple[bytes, str | None]:
         """Write the header section, missing fields added, and return its octets and the Message-ID."""
         self._root = message
-        self._root = message = self._with_boundary(message)
+        self._root = message = self._encoded(self._with_boundary(message))
         self._policy = _folding_policy(message)
         found: dict[str, Any] = {}
         for name, value in message.raw_items():
@@ -102,7 +113,7 @@ class Flattener:
     def message(self, message: email.message.Message, is_root: bool = False) -> None:
         """Write a message or a part unchanged."""
         self._root = self._root or message
-        message = self._with_boundary(message)
+        message = self._encoded(self._with_boundary(message))
         if self._policy is None:
             self._policy = _folding_policy(message)
         for name, value in message.raw_items():
@@ -120,6 +131,22 @@ class Flattener:
         self.boundaries += bound is not message
         return bound
 
+    def _encoded(self, message: email.message.Message) -> email.message.Message:
+        """The part, or a copy of one that would not arrive as it is."""
+        if not (why := _damage(message)):
+            return message
+        kind = media_type(message)
+        if not self._may_not_change() and not kind.startswith(("message/", "multipart/")):
+            return _encoded_copy(message)
+        if why == _LABEL:
+            return message
+        cannot = "is signed" if self._may_not_change() else "is of a type that is never encoded (RFC 2046 5)"
+        raise InvalidInput(
+            f"message: a part of type {kind} has {why}, and cannot be encoded, since it {cannot}; give its content "
+            "base64 before",
+            field="message",
+        )
+
     def _taken(self) -> set[str]:
         if self._delimiters is None:
             self._delimiters = delimiters(self._root)
@@ -132,7 +159,9 @@ class Flattener:
 
     def field(self, name: str, value: Any, may_fold: bool = False) -> None:
         """Write one field. It is folded anew only where a line of it is too long, and ``may_fold`` allows it."""
-        check_name(name)
+        name = check_name(name)
+        if type(value) is not str and isinstance(value, str) and not hasattr(value, "fold"):
+            value = characters(value)
         if (
             isinstance(value, str)
             and short_ascii(value) is not None
@@ -141,15 +170,15 @@ class Flattener:
         ):
             self._out.append(f"{name}: {value}\r\n".encode("ascii"))
             return
-        octets = self._folded(name, value)
+        octets = self._folded(name, value, may_fold)
         if may_fold and len(octets) > MAX_LINE and max(map(len, octets.split(b"\r\n"))) > MAX_LINE:
             unfolded = octets.partition(b":")[2].replace(b"\r\n", b"").decode("utf-8", "replace")
             octets = any_field(name, unfolded.strip(" \t")).encode()
         self._out.append(octets)
 
-    def _folded(self, name: str, value: Any) -> bytes:
+    def _folded(self, name: str, value: Any, is_head: bool) -> bytes:
         try:
-            return self._written(name, value)
+            return self._written(name, value, is_head)
         except InvalidInput:
             if name.lower() not in RECIPIENT_FIELDS:
                 raise
@@ -158,21 +187,12 @@ class Flattener:
                 raise
             return address_field(name, readable).encode() if readable else b""  # the receipt has the others
 
-    def _written(self, name: str, value: Any) -> bytes:
+    def _written(self, name: str, value: Any, is_head: bool) -> bytes:
         is_structured = hasattr(value, "addresses") or hasattr(value, "params")
         if hasattr(value, "fold") and is_costly(str(value), is_structured):
-            return in_time(name, str(value)).encode()
-        if hasattr(value, "fold"):  # email.headerregistry
-            addresses = getattr(value, "addresses", ())
-            if any(not address.addr_spec.isascii() for address in addresses):
-                # The package would write encoded words where RFC 2047 5 forbids them.
-                return address_field(name, parse_addresses(addresses, name)).encode()
-            from email.errors import MessageError
-
-            try:
-                text = value.fold(policy=self._policy)
-            except (MessageError, IndexError, AttributeError, ValueError, TypeError):  # known defects of the package
-                text = any_field(name, str(value))
+            return (rewritten(name, value) if hasattr(value, "params") else in_time(name, str(value))).encode()
+        if hasattr(value, "fold"):
+            text = self._header_object(name, value, is_head)
         elif isinstance(value, str):
             if not value.isascii() and not _has_surrogate(value):
                 return _encoded_field(name, value).encode()
@@ -187,10 +207,26 @@ class Flattener:
                 raise InvalidInput(f"{name}: {error}", field=name) from error
             if "=?" in text and name.lower() in ADDRESS_FIELDS:
                 text = _readable(name, value, text)
+            elif "=?" in text and name.lower() in IDENTIFIERS:
+                text = text_field(name, str(value))
         octets = crlf(text.encode("utf-8", "surrogateescape"))
         if _unsafe_value(octets[:-2]):
             raise InvalidInput(f"{name}: {str(value)!r} has a control character", field=name)
         return octets
+
+    def _header_object(self, name: str, value: Any, is_head: bool) -> str:
+        """A header of ``email.headerregistry``."""
+        if any(not address.addr_spec.isascii() for address in getattr(value, "addresses", ())):
+            return rewritten(name, value)  # the package would write encoded words where RFC 2047 5 forbids them
+        from email.errors import MessageError
+
+        try:
+            field = str(value.fold(policy=self._policy))
+        except (MessageError, IndexError, AttributeError, ValueError, TypeError):  # known defects of the package
+            return rewritten(name, value)
+        # A signature was made over what the package writes
+        is_signed = has_header_signature(self._root) if is_head else self._may_not_change()
+        return field if is_signed or arrives(name, value, field) else rewritten(name, value)
 
     def _body(self, message: email.message.Message, is_root: bool = False) -> None:
         payload: Any = message._payload  # type: ignore[attr-defined]  # get_payload() decodes 8-bit text
@@ -314,11 +350,31 @@ _SIGNED = frozenset(
 )
 
 
+def has_header_signature(message: email.message.Message) -> bool:
+    """Whether header fields are signed as well (RFC 6376, RFC 8617)."""
+    return "dkim-signature" in message or "arc-message-signature" in message
+
+
 def is_signed(message: email.message.Message) -> bool:
     """Whether a change of the content would break a signature (RFC 1847, RFC 3156, RFC 8551, RFC 6376)."""
-    if "dkim-signature" in message or "arc-message-signature" in message:
-        return True
-    return any(media_type(part) in _SIGNED for part in message.walk())
+    return has_header_signature(message) or any(media_type(part) in _SIGNED for part in message.walk())
+
+
+def refolded(message: email.message.Message, octets: bytes) -> bytes:
+    """``octets``, which the package wrote for ``message``, with header fields as `Flattener` writes them.
+
+    Fields in which a reader finds what the message says stay, and all that were signed.
+    """
+    if has_header_signature(message) or b"\nDKIM-Signature:" in octets:
+        return octets
+    parts = [message] if is_signed(message) else message.walk()
+    for part in parts:
+        for name, value in part.raw_items():
+            if hasattr(value, "fold") and not (value.isascii() and len(name) + len(value) <= LINE - 2):
+                field = str(value.fold(policy=message.policy))
+                if not arrives(name, value, field):
+                    octets = octets.replace(field.encode(), rewritten(name, value).encode(), 1)
+    return octets
 
 
 def seven_bit_copy(message: email.message.Message) -> email.message.Message:
@@ -337,17 +393,75 @@ def seven_bit_copy(message: email.message.Message) -> email.message.Message:
             encoding = "7bit"
     else:
         octets = _payload_octets(payload)
-        if not octets.isascii() or max(map(len, octets.split(b"\r\n"))) > MAX_LINE or b"\0" in octets:
-            if len(str(raw(message, "content-transfer-encoding") or "")) > LINE:
-                _replace_encoding(twin, "binary")  # it is no encoding
-            decoded: Any = twin.get_payload(decode=True)
-            if media_type(message).startswith("text/"):
-                encoding, twin._payload = encode_octets(crlf(decoded))
-            else:
-                encoding, twin._payload = "base64", base64_lines(decoded).decode("ascii")
+        if not octets.isascii() or max(map(len, octets.split(b"\r\n"))) > MAX_LINE or _damage(message):
+            encoding, twin._payload = _encoded_payload(twin)
     if encoding is not None:
         _replace_encoding(twin, encoding)
     return twin  # type: ignore[no-any-return]
+
+
+def needs_encoding(message: email.message.Message) -> bool:
+    """Whether a part of it would not arrive as it is: it is binary, or has NUL."""
+    return any(map(_damage, message.walk()))
+
+
+_LABEL = "Content-Transfer-Encoding: binary"
+_wide = re.compile(
+    "utf-?(?:16|32)|ucs-?[24]", re.IGNORECASE
+).search  # charsets with NUL, and other octets for line ends
+
+
+def _damage(message: email.message.Message) -> str:
+    """What keeps a part from arriving as it is, or "".
+
+    Servers lose NUL, and line ends become CRLF. "binary" needs BINARYMIME (RFC 3030 3). Lines of a text, and of what is
+    ASCII or signed, may end as files of this system end them.
+    """
+    payload: Any = message._payload  # type: ignore[attr-defined]
+    if isinstance(payload, bytes):
+        payload = payload.decode("ascii", "surrogateescape")
+    if not isinstance(payload, str):
+        return ""
+    if "\0" in payload:
+        return "NUL"
+    encoding = str(raw(message, "content-transfer-encoding") or "").strip().lower()
+    is_binary = encoding == "binary"
+    if not (encoding in ("base64", "quoted-printable") or _has_lines(message)):
+        ends, returns, feeds = payload.count("\r\n"), payload.count("\r"), payload.count("\n")
+        if returns != ends or (feeds != ends and (ends or is_binary)):
+            return "line ends that are none of a text"
+        if feeds != ends and not payload.isascii():
+            return _LABEL
+    return _LABEL if is_binary else ""
+
+
+def _has_lines(message: email.message.Message) -> bool:
+    """Whether its line ends may be changed."""
+    kind = media_type(message)
+    return _is_text(message) if kind.startswith("text/") else kind.startswith(("message/", "multipart/"))
+
+
+def _is_text(message: email.message.Message) -> bool:
+    return media_type(message).startswith("text/") and _wide(str(raw(message, "content-type"))) is None
+
+
+def _encoded_copy(message: email.message.Message) -> email.message.Message:
+    twin: Any = copy.copy(message)
+    twin._headers = list(twin._headers)
+    encoding, twin._payload = _encoded_payload(twin)
+    _replace_encoding(twin, encoding)
+    return twin  # type: ignore[no-any-return]
+
+
+def _encoded_payload(message: Any) -> tuple[str, str]:
+    """A transfer encoding for a part, and its encoded content."""
+    _payload_octets(message._payload)
+    if len(str(raw(message, "content-transfer-encoding") or "")) > LINE:
+        _replace_encoding(message, "binary")  # it is no encoding
+    decoded: bytes = message.get_payload(decode=True)
+    if _is_text(message):
+        return encode_octets(crlf(decoded))
+    return "base64", base64_lines(decoded).decode("ascii")
 
 
 def _seven_bit_value(value: Any) -> Any:

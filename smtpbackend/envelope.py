@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from smtpbackend.address import Address, addresses_in_field, check_tuple, is_pair, parse_addresses
+from smtpbackend.address import Address, addresses_in_field, characters, check_tuple, is_pair, parse_addresses
 from smtpbackend.address_list import Refused, sift_field
 from smtpbackend.errors import InvalidInput, few
 from smtpbackend.values import Value
@@ -78,7 +78,8 @@ class Recipient(Value):
 
 def _notify(notify: str | Iterable[str]) -> tuple[str, ...]:
     """RFC 3461 4.1."""
-    words = tuple(str(word).strip().upper() for word in (notify.split(",") if isinstance(notify, str) else notify))
+    given = characters(notify).split(",") if isinstance(notify, str) else notify
+    words = tuple((characters(word) if isinstance(word, str) else str(word)).strip().upper() for word in given)
     if not set(words) <= {"NEVER", "SUCCESS", "FAILURE", "DELAY"} or ("NEVER" in words and len(words) > 1):
         raise InvalidInput(
             f"notify: {notify!r} is neither NEVER alone nor some of SUCCESS, FAILURE, DELAY", field="notify"
@@ -89,6 +90,7 @@ def _notify(notify: str | Iterable[str]) -> tuple[str, ...]:
 def _orcpt(orcpt: str) -> str:
     """RFC 3461 4.2: the address without its type, which is rfc822; or utf-8, RFC 6533 3."""
     if isinstance(orcpt, str):
+        orcpt = characters(orcpt)
         kind, separator, rest = orcpt.partition(";")
         if separator and kind.lower() in ("rfc822", "utf-8"):
             orcpt = rest
@@ -282,7 +284,7 @@ def _iterate(given: Any) -> Iterable[Any]:
 
 def _dsn_return(value: str) -> str:
     """RFC 3461 4.3."""
-    upper = str(value).upper()
+    upper = characters(value).upper() if isinstance(value, str) else ""
     if upper not in {"FULL", "HDRS"}:
         raise InvalidInput(f"dsn_return: {value!r} is neither FULL nor HDRS", field="dsn_return")
     return upper
@@ -292,7 +294,7 @@ def _envid(value: str) -> str:
     """RFC 3461 4.4."""
     if not isinstance(value, str) or not value or _printable(value) is None or len(value) > MAX_ENVID:
         raise InvalidInput(f"envid: {value!r} is not 1 to {MAX_ENVID} printable ASCII characters", field="envid")
-    return value
+    return characters(value)
 
 
 def _check_hold(hold_for: int | None, hold_until: datetime | None) -> None:
@@ -311,11 +313,12 @@ def _extra(given: Mapping[str, str | None]) -> dict[str, str | None]:
     for keyword, value in given.items():
         if not isinstance(keyword, str) or _keyword(keyword) is None:
             raise InvalidInput(f"extra: {keyword!r} is not an SMTP parameter", field="extra")
+        keyword = characters(keyword)
         if keyword.upper() in _OURS:
             raise InvalidInput(f"extra: {keyword} cannot be given here, {_OURS[keyword.upper()]}", field="extra")
         if value is not None and (not isinstance(value, str) or _value(value) is None):
             raise InvalidInput(f"extra: {keyword}={value!r} is not an SMTP parameter", field="extra")
-        found[keyword] = value
+        found[keyword] = None if value is None else characters(value)
     return found
 
 

@@ -15,7 +15,20 @@ from smtpbackend.content import MAX_LINE
 from smtpbackend.errors import InvalidInput
 from smtpbackend.message import ADDRESS_FIELDS, check_name, check_text, readable_filename
 
-__all__ = ["address_field", "any_field", "date_of", "filename_parameter", "fold", "short_ascii", "text_field"]
+__all__ = [
+    "address_field",
+    "any_field",
+    "date_of",
+    "filename_parameter",
+    "fold",
+    "identifier_text",
+    "list_field",
+    "mailbox_text",
+    "parameter",
+    "phrase",
+    "short_ascii",
+    "text_field",
+]
 
 _AROUND = len("=?utf-8?b??=")
 LINE = 78  # octets a line should have at most, RFC 5322 2.1.1
@@ -34,6 +47,14 @@ mailboxes = re.compile(f"{MAILBOX}(?:, {MAILBOX})*").fullmatch
 short_ascii = re.compile(r"[!-~](?:[ -~]*[!-~])?").fullmatch
 _folding_unit = re.compile(r"[ \t]+[^ \t]*|[^ \t]+").findall
 _atoms = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*").fullmatch
+# Identifiers (RFC 5322 3.6.4) and URLs (RFC 2369, 5064, 8058): no reader decodes encoded words in them (RFC 2047 5)
+IDENTIFIERS = frozenset(
+    (
+        *("message-id", "in-reply-to", "references", "resent-message-id", "content-id", "archived-at"),
+        *("list-unsubscribe", "list-unsubscribe-post", "list-help", "list-subscribe", "list-post", "list-owner"),
+        "list-archive",
+    )
+)
 _simple_parameter = re.compile(r"[!#-\[\]-~](?:[ !#-\[\]-~]{0,58}[!#-\[\]-~])?").fullmatch
 
 
@@ -43,10 +64,18 @@ def text_field(name: str, value: str, field: str = "") -> str:
     if short_ascii(value) is not None and len(name) + len(value) <= LINE - 2:
         return f"{name}: {value}\r\n"
     value = check_text(value, field or name).strip(" \t")
+    if is_identifier := name.lower() in IDENTIFIERS:
+        value = identifier_text(value)
     if value.isascii():
         folded = fold(name, value)
         if len(folded) <= MAX_LINE or max(map(len, folded.split("\r\n"))) < MAX_LINE:
             return folded
+        if is_identifier:
+            raise InvalidInput(
+                f"{name}: it has {max(map(len, value.split())):,} characters without a blank; a line of mail has room "
+                f"for {MAX_LINE} (RFC 5322 2.1.1), and in this field no reader joins what is cut",
+                field=field or name,
+            )
     return fold(name, _encoded_words(value, LINE - 4 - len(name)))
 
 
@@ -61,6 +90,15 @@ def fold(name: str, value: str) -> str:
         else:
             line += unit
     return "\r\n".join([*lines, line]) + "\r\n"
+
+
+def identifier_text(value: str) -> str:
+    """Identifiers or URLs in ASCII: percent-encoded (RFC 3987 3.1), since encoded words may not stand there."""
+    if value.isascii():
+        return value
+    from urllib.parse import quote
+
+    return re.sub("[^\x00-\x7f]+", lambda match: quote(match[0]), value)
 
 
 def _encoded_words(text: str, first: int = 64) -> str:
@@ -91,7 +129,7 @@ def _encoded_words(text: str, first: int = 64) -> str:
     return " ".join(coder.header_encode(word, "utf-8") for word in words if word)
 
 
-def _phrase(name: str) -> str:
+def phrase(name: str) -> str:
     """A display name (RFC 5322 3.2.5)."""
     if name.isascii() and max(map(len, _folding_unit(name) or [""])) <= _LONGEST_WORD:
         if _atoms(name) is not None:
@@ -100,15 +138,20 @@ def _phrase(name: str) -> str:
     return _encoded_words(name, 60)
 
 
-def _mailbox(address: Address) -> str:
+def mailbox_text(address: Address) -> str:
+    """A mailbox as it stands in a field, in one line."""
     if not address.display_name:
         return address.addr_spec
-    return f"{_phrase(address.display_name)} <{address.addr_spec}>"
+    return f"{phrase(address.display_name)} <{address.addr_spec}>"
 
 
 def address_field(name: str, addresses: list[Address]) -> str:
     """An address list, folded after commas; local parts beyond ASCII stay UTF-8 (RFC 6532 3.2)."""
-    mailboxes = [_mailbox(address) for address in addresses]
+    return list_field(name, [mailbox_text(address) for address in addresses])
+
+
+def list_field(name: str, mailboxes: list[str]) -> str:
+    """A list of mailboxes, or of beginnings and ends of groups, folded after commas."""
     line = f"{name}: {', '.join(mailboxes)}"
     if len(line) <= LINE:
         return line + "\r\n"
@@ -179,16 +222,19 @@ def _date(moment: datetime, offset: timedelta | None) -> str:
 
 
 def filename_parameter(filename: str | None) -> str:
-    """The filename parameter: quoted if it is short and simple, else as in RFC 2231."""
-    if filename is None:
-        return ""
-    filename = characters(filename)
-    if _simple_parameter(filename) is not None and "=?" not in filename:
-        return f'; filename="{filename}"'
+    """The filename parameter of an attachment, or nothing."""
+    return "" if filename is None else parameter("filename", readable_filename(characters(filename)))
+
+
+def parameter(name: str, value: str) -> str:
+    """A parameter with its semicolon: quoted if it is short and simple, else as in RFC 2231."""
+    value = characters(value)
+    if _simple_parameter(value) is not None and "=?" not in value:
+        return f'; {name}="{value}"'
     from urllib.parse import quote
 
     sections, section = [], ""
-    for char in check_text(readable_filename(filename), "filename"):
+    for char in check_text(value, name):
         octets = quote(char, safe="")
         if len(section) + len(octets) > 54:
             sections.append(section)
@@ -196,6 +242,6 @@ def filename_parameter(filename: str | None) -> str:
         section += octets
     sections.append(section)
     if len(sections) == 1:
-        return f";\r\n filename*=utf-8''{section}"
+        return f";\r\n {name}*=utf-8''{section}"
     sections[0] = f"utf-8''{sections[0]}"  # only the first section has the charset, RFC 2231 4.1
-    return "".join(f";\r\n filename*{number}*={section}" for number, section in enumerate(sections))
+    return "".join(f";\r\n {name}*{number}*={section}" for number, section in enumerate(sections))

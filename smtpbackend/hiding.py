@@ -32,6 +32,9 @@ class Secret(str):
 
     __slots__ = ()
 
+    def __new__(cls, text: str) -> Secret:
+        return super().__new__(cls, str.__str__(text))  # its characters, also of an enumeration
+
     def __repr__(self) -> str:
         return "'***'"
 

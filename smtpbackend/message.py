@@ -124,13 +124,14 @@ def check_message_id(value: Any, field: str = "message_id") -> str:
 class Attachment:
     """A file that goes with a message.
 
-    ``content`` is bytes, a str (sent as text), a path, a binary file, or an ``email.message.Message`` (forwarded as
-    message/rfc822). A path is read when the message is sent, and a file from its present position; both can be sent
-    again, by many threads, but must not change before. A source that can be read only once is kept by the first
-    Attachment that reads it, for all messages with this Attachment. ``filename`` defaults to the name of the file,
-    whose octets count as Windows-1252 (Latin-1) where they are not UTF-8; ``content_type`` to that of the filename's
-    extension. With a ``content_id`` it belongs to the HTML text, which shows it as ``cid:...``; ``inline`` means that
-    it is shown and not offered for download (default: when it has a ``content_id``). Raises `InvalidInput`.
+    ``content`` is bytes, a str (sent as text), a path (``pathlib.Path``), a binary file, or an
+    ``email.message.Message`` (forwarded as message/rfc822). A str alone that is the path of a file is refused. A path
+    is read when the message is sent, and a file from its present position; both can be sent again, by many threads, but
+    must not change before. A source that can be read only once is kept by the first Attachment that reads it, for all
+    messages with this Attachment. ``filename`` defaults to the name of the file, whose octets count as Windows-1252
+    (Latin-1) where they are not UTF-8; ``content_type`` to that of the filename's extension. With a ``content_id`` it
+    belongs to the HTML text, which shows it as ``cid:...``; ``inline`` means that it is shown and not offered for
+    download (default: when it has a ``content_id``). Raises `InvalidInput`.
     """
 
     def __init__(
@@ -142,6 +143,8 @@ class Attachment:
         inline: bool | None = None,
         content_id: str | None = None,
     ) -> None:
+        if isinstance(content, str) and filename is None and content_type is None:
+            _reject_path(content)
         self.content: Any = content
         self.filename = _filename_of(content) if filename is None else filename
         self.content_id = content_id
@@ -185,10 +188,23 @@ class Attachment:
         return f"Attachment(filename={self.filename!r}, content_type={self.content_type!r})"
 
 
+def _reject_path(text: str) -> None:
+    """Raise `InvalidInput` where a text alone is the path of a file: which of the two is meant cannot be known."""
+    if len(text) <= _MAX_PATH and "\n" not in text and os.path.isfile(text):
+        raise InvalidInput(
+            f"attachments: {text!r} may be a text, or the path of the file that is there: give "
+            f"pathlib.Path({text!r}) to send the file, or content_type='text/plain' to send these words",
+            field="attachments",
+        )
+
+
+_MAX_PATH = 4096  # PATH_MAX of Linux
+
+
 def _filename_of(content: Any) -> str | None:
     if isinstance(content, os.PathLike):
         return os.path.basename(str(os.fspath(content)))
-    name = getattr(content, "name", None)
+    name = None if isinstance(content, str) else getattr(content, "name", None)  # a member of an enumeration has one
     return os.path.basename(name) if isinstance(name, str) else None
 
 
@@ -395,4 +411,8 @@ def _attachment(given: Any) -> Attachment:
         return given
     if isinstance(given, os.PathLike):
         return Attachment(given)
-    raise InvalidInput(f"attachments: {given!r} is neither an Attachment nor a path", field="attachments")
+    raise InvalidInput(
+        f"attachments: {given!r} is neither an Attachment nor a path; a path is given as pathlib.Path, all else as "
+        "Attachment(...)",
+        field="attachments",
+    )

@@ -306,7 +306,8 @@ class _Leaf:
         if media_type not in ("text/plain", "text/html"):
             media_type, parameters = _media_type(media_type, isinstance(content, str), self.field)
         main = media_type.partition("/")[0].lower()
-        if isinstance(content, str):
+        is_whole = main in ("message", "multipart")
+        if isinstance(content, str) and not is_whole:
             encoding, body = _encode_text(content, self.field, writer.token)
             charset = '; charset="utf-8"' if main == "text" else ""
             self._fields(writer, f"{media_type}{parameters}{charset}", encoding)
@@ -315,13 +316,16 @@ class _Leaf:
         if hasattr(content, "raw_items"):
             self._forwarded(writer, content)
             return
-        source = self.attachment.source() if self.attachment is not None else source_of(content, self.field)
+        if isinstance(content, str):
+            source = source_of(_octets(content, self.field), self.field)
+        else:
+            source = self.attachment.source() if self.attachment is not None else source_of(content, self.field)
         if media_type.lower() == "message/rfc822":
             octets = b"".join(source.blocks(CHUNK))
             source.close()
             self._forwarded(writer, parsed(octets, self.field))
             return
-        if main in ("message", "multipart"):
+        if is_whole:
             why = f"{self.field}: {media_type} cannot be an attachment, only message/rfc822 can (RFC 2046 5)"
             raise InvalidInput(why, field=self.field)
         self._fields(writer, f"{media_type}{parameters}", "base64")
@@ -377,8 +381,11 @@ def _encode_text(text: str, field: str, token: str) -> tuple[str, str]:
         and (token not in text)  # no boundary
     ):
         return "7bit", text.replace("\n", "\r\n")
+    return encode_octets(_octets(text.replace("\n", "\r\n"), field))
+
+
+def _octets(text: str, field: str) -> bytes:
     try:
-        octets = text.replace("\n", "\r\n").encode()
+        return text.encode()
     except UnicodeEncodeError as error:
         raise InvalidInput(f"{field}: it has half a surrogate pair: {error}", field=field) from error
-    return encode_octets(octets)

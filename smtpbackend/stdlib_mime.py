@@ -1,9 +1,10 @@
 """Simple messages as the ``email`` package of the standard library would write them, octet for octet, and faster.
 
-For frameworks that render by that package: what is sent stays what the framework would send, and none of the package's
-objects is made. The package has two APIs, and each has its writer here: `ModernWriter` and `LegacyWriter`. A field that
-is not plain is written by the package itself. `NotSimple` is raised for a message that only the package can write.
-Boundaries have the package's form, and cannot be guessed.
+For frameworks that render by that package: what is sent stays what the framework would send, but for fields that would
+be read as something else (``refolding.py``), and none of the package's objects is made. The package has two APIs, and
+each has its writer here: `ModernWriter` and `LegacyWriter`. A field that is not plain is written by the package itself.
+`NotSimple` is raised for a message that only the package can write. Boundaries have the package's form, and cannot be
+guessed.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from smtpbackend.header import (
     mailboxes,
     short_ascii,
 )
+from smtpbackend.refolding import arrives, rewritten
 from smtpbackend.sources import source_of
 
 __all__ = ["LegacyWriter", "ModernWriter", "NotSimple", "Part", "plain_addr_spec"]
@@ -127,7 +129,7 @@ class _Writer:
         """
         try:
             if text is not None and not alternatives and not attachments:
-                encoding, body = self._encode(text[0])
+                encoding, body = self._encoded(text[0])
                 head = self._head(f'{text[1]}; charset="utf-8"', encoding)
                 pieces: list[Piece] = [f"{head}{''.join(fields)}\r\n".encode("ascii") + body]
             else:
@@ -160,7 +162,7 @@ class _Writer:
             out.write("".join(fields))
         if text is not None:
             out.write(f"\r\n--{inner if alternatives else outer}\r\n")
-            encoding, body = self._encode(text[0])
+            encoding, body = self._encoded(text[0])
             out.write(self._body_head(f'{text[1]}; charset="utf-8"', encoding) + "\r\n")
             out.add(body)
         for part in alternatives:
@@ -182,7 +184,7 @@ class _Writer:
             raise NotSimple
         encoding, body, charset = "base64", b"", ""
         if isinstance(content, str):
-            encoding, body = self._encode(content)
+            encoding, body = self._encoded(content)
             charset = '; charset="utf-8"'
         out.write(self._head(media_type + charset, encoding, disposition, filename) + "\r\n")
         if isinstance(content, str):
@@ -191,6 +193,11 @@ class _Writer:
             out.add(base64_lines(content))
         else:
             out.add(Base64(source_of(content, "attachments")))
+
+    def _encoded(self, text: str) -> tuple[str, bytes]:
+        if "\0" in text:
+            raise NotSimple  # the package writes it as it is, and servers lose it
+        return self._encode(text)
 
     def _disposition(self, filename: str | None) -> str:
         if filename is None:
@@ -226,7 +233,8 @@ def _modern_field(name: str, value: str) -> str:
     header: Any = SMTP.header_store_parse(name, value)[1]
     if any(not address.addr_spec.isascii() for address in getattr(header, "addresses", ())):
         raise NotSimple
-    return str(header.fold(policy=SMTP))
+    field = str(header.fold(policy=SMTP))
+    return field if arrives(name, header, field) else rewritten(name, header)
 
 
 def _modern_filename(name: str, filename: str) -> str:

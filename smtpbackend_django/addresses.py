@@ -1,7 +1,8 @@
 """The addresses of a message in a form that Django writes into headers as the envelope has them.
 
 Django knows no pairs, and encodes hosts by IDNA 2003, where "faß.de" is another host. A message that has either is
-copied, with addresses that Django reads alike.
+copied, with addresses that Django reads alike. So is one with identifiers or URLs of which Django would make encoded
+words.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 from django.utils.functional import Promise
 
 from smtpbackend import Address, InvalidInput
-from smtpbackend.adapters import ADDRESS_FIELDS, ascii_domain
+from smtpbackend.adapters import ADDRESS_FIELDS, IDENTIFIERS, ascii_domain, characters, identifier_text
 
 __all__ = ["mailbox", "with_our_addresses", "with_our_hosts"]
 
@@ -25,19 +26,20 @@ def with_our_addresses(message: Any) -> Any:
     """The message, or a copy of it in which Django reads what the envelope says: pairs, and hosts of IDNA 2008."""
     changed: dict[str, Any] = {}
     given = getattr(message, "from_email", None)
-    if (written := _as_django_takes(given, "from_email")) != given:
+    if _is_other(written := _as_django_takes(given, "from_email"), given):
         changed["from_email"] = written
+    for attribute in ("subject", "body"):
+        given = getattr(message, attribute, None)
+        if _is_other(written := _plain(given), given):
+            changed[attribute] = written
     for attribute in ("to", "cc", "reply_to"):
         values = getattr(message, attribute, None) or ()
         listed = [_as_django_takes(one, attribute) for one in values]
-        if listed != list(values):
+        if any(map(_is_other, listed, values)):
             changed[attribute] = listed
     given = getattr(message, "extra_headers", None) or {}
-    headers = {
-        name: _as_django_takes(value, name) if name.lower() in ADDRESS_FIELDS else value
-        for name, value in given.items()
-    }
-    if headers != given:
+    headers = {_plain(name): _header(name, value) for name, value in given.items()}
+    if any(map(_is_other, headers, given)) or any(map(_is_other, headers.values(), given.values())):
         changed["extra_headers"] = headers
     if not changed:
         return message
@@ -46,12 +48,29 @@ def with_our_addresses(message: Any) -> Any:
     return message
 
 
+def _header(name: str, value: Any) -> Any:
+    value, lower = _plain(value), name.lower()
+    if lower in IDENTIFIERS and isinstance(value, str):
+        return identifier_text(value)
+    return _as_django_takes(value, name) if lower in ADDRESS_FIELDS else value
+
+
 def _as_django_takes(given: Any, field: str) -> Any:
     if isinstance(given, (tuple, list)):
         given = mailbox(given, field)
     elif isinstance(given, (Promise, Header)):  # each is equal to its text, which Django uses
         given = str(given)
+    given = _plain(given)
     return with_our_hosts(given) if isinstance(given, str) else given
+
+
+def _is_other(written: Any, given: Any) -> bool:
+    return bool(written != given) or (isinstance(given, str) and type(written) is not type(given))
+
+
+def _plain(value: Any) -> Any:
+    """The characters of a str whose ``__str__``, which Django writes, says something else: of an enumeration."""
+    return characters(value) if isinstance(value, str) and str(value) != characters(value) else value
 
 
 def mailbox(pair: Any, field: str) -> str:

@@ -22,6 +22,7 @@ from smtpbackend import Address, Envelope, InvalidInput
 from smtpbackend.adapters import (
     ADDRESS_FIELDS,
     HIDDEN_FIELDS,
+    IDENTIFIERS,
     MAX_FOLDED,
     MAX_LINE,
     Content,
@@ -34,10 +35,13 @@ from smtpbackend.adapters import (
     characters,
     check_name,
     date_of,
+    identifier_text,
     is_signed,
     media_type,
+    needs_encoding,
     plain_addr_spec,
     readable_filename,
+    refolded,
 )
 from smtpbackend_django.addresses import mailbox, with_our_addresses, with_our_hosts
 from smtpbackend_django.monkeypatches import RENDERING, is_untouched, prepares_as_django
@@ -115,7 +119,10 @@ def parcel_with(message: Any, envelope: Envelope, untouched: bool | None = None)
 def content_of(
     message: Any, envelope: Envelope, untouched: bool | None = None
 ) -> Content | bytes | email.message.Message:
-    """What Django's own backend would send, octet for octet.
+    """What Django's own backend would send, octet for octet, where that arrives as what the message says.
+
+    Header fields in which a reader would find something else are folded by the core (``refolding.py``), and parts with
+    NUL or "binary" ones are encoded.
 
     The core writes a simple message of Django's own classes, where no function that renders it was replaced
     (``untouched``, where that was asked before). For all others ``message()`` is called as Django calls it, and what it
@@ -146,6 +153,8 @@ def _spell(name: str, value: str) -> str:
     """Before 6.0 Django itself makes encoded words. A simple message has charset UTF-8."""
     if name.lower() in ADDRESS_FIELDS and with_our_hosts(value) != value:
         raise NotSimple
+    if name.lower() in IDENTIFIERS:
+        value = identifier_text(value)
     return str(mail.forbid_multi_line_headers(name, value, "utf-8")[1])
 
 
@@ -276,6 +285,10 @@ def _djangos_content(message: Any, envelope: Envelope) -> bytes | email.message.
         _check_headers(rendered)
     if not isinstance(octets, bytes):
         raise InvalidInput(f"message: as_bytes() gave {type(octets).__name__}, not bytes", field="message")
+    if isinstance(rendered, email.message.Message):
+        if needs_encoding(rendered) and _writes_as_package(rendered):
+            return rendered
+        octets = refolded(rendered, octets)
     return octets if _is_portable(octets) or not _may_be_encoded_anew(rendered) else rendered
 
 
@@ -314,10 +327,14 @@ def _is_portable(octets: bytes) -> bool:
 
 def _may_be_encoded_anew(rendered: Any) -> bool:
     """Whether the core writes the same octets, and may write 7-bit ones for a server without 8BITMIME."""
-    if not any(type(rendered).as_bytes is kind.as_bytes for kind in _RENDERERS) or is_signed(rendered):
+    if not _writes_as_package(rendered) or is_signed(rendered):
         return False
     complete = all(name in rendered for name in ("Date", "Message-ID", "MIME-Version"))
     return complete and ("Sender" in rendered or "," not in str(rendered["From"]))
+
+
+def _writes_as_package(rendered: Any) -> bool:
+    return any(type(rendered).as_bytes is kind.as_bytes for kind in _RENDERERS)
 
 
 _RENDERERS: tuple[Any, ...] = (email.message.Message, email.message.MIMEPart)

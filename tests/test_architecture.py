@@ -26,6 +26,7 @@ WORDS = {
     "sources",
     "header",
     "email_message",
+    "refolding",
     "stdlib_mime",
     "content_type",
     "unsubscribe",

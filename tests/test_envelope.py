@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email
+import enum
 import pickle
 from datetime import UTC, datetime
 from email import policy
@@ -247,3 +248,31 @@ def test_headers_that_hold_no_addresses_are_named() -> None:
     with pytest.raises(InvalidInput) as raised:
         Envelope.from_headers(email.message_from_bytes(b"From: a@x.org\r\nTo: b c d\r\n\r\n"))
     assert raised.value.field == "To"
+
+
+class Word(str, enum.Enum):  # noqa: UP042 -- a StrEnum is written as its value
+    ADDRESS = "ann@example.org"
+    NOTIFY = "FAILURE"
+    RETURN = "HDRS"
+    TEXT = "abc"
+    NAME = "Ann"
+
+
+def test_the_members_of_an_enumeration_are_their_characters() -> None:
+    """``str`` of a member is its name, which no server must be told."""
+
+    def made(kind: Any) -> Envelope:
+        address = Address(kind(Word.NAME), kind(Word.TEXT), kind(Word.NAME))
+        asked = Recipient(kind(Word.ADDRESS), notify=[kind(Word.NOTIFY)], orcpt=kind(Word.ADDRESS))
+        recipients = [asked, Recipient(address, notify=kind(Word.NOTIFY)), kind(Word.ADDRESS)]
+        return Envelope(
+            kind(Word.ADDRESS),
+            recipients,
+            envid=kind(Word.TEXT),
+            dsn_return=kind(Word.RETURN),
+            extra={kind(Word.NAME): kind(Word.TEXT)},
+        )
+
+    found = made(lambda word: word)
+    assert found == made(lambda word: word.value)
+    assert "Word." not in f"{found.to_json()}{found!r}{found.extra}"

@@ -173,6 +173,28 @@ def test_attachments_know_their_name_and_type(tmp_path: pathlib.Path) -> None:
     assert repr(Attachment(b"", "a.png")) == "Attachment(filename='a.png', content_type='image/png')"
 
 
+def test_a_text_that_is_the_path_of_a_file_is_asked_about(tmp_path: pathlib.Path) -> None:
+    """Its own words would be sent in the place of the file. Both ways out are named, and both work."""
+    path = tmp_path / "report.pdf"
+    path.write_bytes(b"%PDF")
+    message = Message("s", "a@x.org")
+    with pytest.raises(InvalidInput, match="may be a text, or the path of the file") as raised:
+        message.attach(str(path))
+    assert raised.value.field == "attachments"
+    assert f"pathlib.Path({str(path)!r})" in str(raised.value)
+    assert "content_type='text/plain'" in str(raised.value)
+    assert not message.attachments
+    message.attach(path)
+    message.attach(str(path), content_type="text/plain")
+    message.attach(str(path), "comment.txt")  # who names it has a text
+    message.attach(str(tmp_path / "no such file"))
+    message.attach(str(tmp_path))
+    message.attach("x\0" + "y" * 10_000)
+    assert [one.content_type for one in message.attachments] == ["application/pdf", *["text/plain"] * 5]
+    with pytest.raises(InvalidInput, match=r"given as pathlib\.Path"):
+        Message("s", "a@x.org", attachments=[str(path)])  # type: ignore[list-item]
+
+
 @pytest.mark.parametrize("content", [1, None, [b"x"]])
 def test_what_is_no_content_is_refused(content: Any) -> None:
     """Neither octets, text, a path, a file nor a message."""

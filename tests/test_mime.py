@@ -412,6 +412,29 @@ def test_forwarded_messages_are_7bit() -> None:
     assert content.is_8bit
 
 
+def test_a_forwarded_message_as_text_is_forwarded_as_its_octets() -> None:
+    """RFC 2046 5.2.1: message/rfc822 itself is never encoded. It is parsed, and its content is encoded."""
+    text = "Subject: inner\r\nFrom: c@x.org\r\n\r\n" + "日本語のメール\r\n" * 3
+    written = []
+    for content in (text, text.encode()):
+        message = Message("s", "a@x.org", text="x")
+        message.attach(content, "x.eml")
+        written.append(rendered(message))
+    assert written[0] == written[1]
+    assert b"Content-Type: message/rfc822\r\nContent-Transfer-Encoding: 7bit\r\n" in written[0]
+
+
+@pytest.mark.parametrize("media_type", ["multipart/mixed", "message/partial", "Message/Delivery-Status"])
+@pytest.mark.parametrize("content", ["x", "grüße", b"x"])
+def test_what_has_parts_cannot_be_an_attachment(content: str | bytes, media_type: str) -> None:
+    message = Message("s", "a@x.org", text="x")
+    message.attach(content, content_type=media_type)
+    alternative = Message("s", "a@x.org", text="x", alternatives=[(content, media_type)])
+    for one in (message, alternative):
+        with pytest.raises(InvalidInput, match="cannot be an attachment, only message/rfc822 can"):
+            rendered(one)
+
+
 def test_attachments_from_paths_and_files_are_replayed(tmp_path: pathlib.Path) -> None:
     """As often as asked for, by two readers at once, and in a second rendering."""
     data = os.urandom(300_000)

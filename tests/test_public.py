@@ -18,12 +18,13 @@ PUBLIC = {
         TLSNotOffered TLSRefused TimedOut Timeouts
     """,
     "smtpbackend.adapters": """
-        ADDRESS_FIELDS Configuration ENDINGS Content HIDDEN_FIELDS LINE LegacyWriter MAILER_KEYS
+        ADDRESS_FIELDS Configuration ENDINGS Content HIDDEN_FIELDS IDENTIFIERS LINE LegacyWriter MAILER_KEYS
         MAX_FOLDED MAX_LINE ModernWriter NotSimple Parcel Part SERVER_KEYS SharedAsyncMailer SharedMailer SignalListener
         alone_with ascii_domain bares_password begin_receiver call_receiver characters check_files check_name
         check_tuple client_context configure date_of discreet emit encode_octets filename_parameter flag has_names
-        is_loopback is_pair is_signed is_word media_type nearest no_mailbox parse_addresses parsed_message
-        plain_addr_spec port_doubt readable_filename register_messages signals_of text_content text_field warn_no_login
+        identifier_text is_loopback is_pair is_signed is_word media_type nearest needs_encoding no_mailbox
+        parse_addresses parsed_message plain_addr_spec port_doubt readable_filename refolded register_messages
+        signals_of text_content text_field warn_no_login
     """,
     "smtpbackend.oauth2": """
         ClientCredentials Grant Provider RefreshToken google microsoft365 microsoft365_app

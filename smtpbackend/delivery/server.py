@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from smtpbackend.address import characters
 from smtpbackend.delivery.hostnames import is_address, is_loopback
 from smtpbackend.delivery.setting_names import check_keys
 from smtpbackend.delivery.settings import SERVER_KEYS, read
@@ -223,7 +224,7 @@ def _read_url(url: str) -> dict[str, Any]:
         return InvalidSetting(f"servers has a URL {what}", field="servers")
 
     quote = "percent-encode '/', '?', '#', '@' and '%' in credentials, or give them as username and password"
-    url = url.strip()
+    url = characters(url).strip()
     scheme, _, rest = url.partition("://")
     scheme = scheme.lower()
     if scheme not in _SCHEMES:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from smtpbackend.address import characters
 from smtpbackend.delivery.setting_names import check_keys
 from smtpbackend.errors import InvalidSetting
 from smtpbackend.hiding import Secret
@@ -427,4 +428,13 @@ MAILER_KEYS = {setting.name: setting for setting in SETTINGS if setting.owner ==
 
 def read(setting: Setting, value: Any) -> Any:
     """The parsed value of a setting; None is the default."""
-    return setting.default if value is None else setting.parse(setting.name, value)
+    return setting.default if value is None else setting.parse(setting.name, _plain(value))
+
+
+def _plain(value: Any) -> Any:
+    """A value with the characters of each str in it: the ``__str__`` of an enumeration tells its name."""
+    if isinstance(value, str):
+        return value if isinstance(value, Secret) else characters(value)
+    if type(value) in (list, tuple, set):
+        return type(value)(map(_plain, value))
+    return {_plain(key): _plain(one) for key, one in value.items()} if type(value) is dict else value

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from smtpbackend.address import Address, reject_injection
+from smtpbackend.address import Address, characters, reject_injection
 from smtpbackend.envelope import Recipient
 from smtpbackend.errors import InvalidInput
 
@@ -133,6 +133,7 @@ def bdat(size: int, last: bool) -> bytes:
 
 def vrfy(argument: str, utf8: bool = False) -> bytes:
     """RFC 5321 4.1.1.6."""
+    argument = characters(argument)
     if not argument.strip():
         raise InvalidInput("VRFY needs an address or a name", field="address")
     return _line(f"VRFY {argument}" + (" SMTPUTF8" if utf8 else ""), "address", utf8=utf8)
@@ -140,12 +141,12 @@ def vrfy(argument: str, utf8: bool = False) -> bytes:
 
 def expn(argument: str) -> bytes:
     """RFC 5321 4.1.1.7."""
-    return _line(f"EXPN {argument}", "list name")
+    return _line(f"EXPN {characters(argument)}", "list name")
 
 
 def help_(argument: str = "") -> bytes:
     """RFC 5321 4.1.1.8."""
-    return _line(f"HELP {argument}" if argument else "HELP", "argument")
+    return _line(f"HELP {characters(argument)}" if argument else "HELP", "argument")
 
 
 def stuffed_whole(content: bytes) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.setting_names import check_keys
 from smtpbackend.delivery.settings import MAILER_KEYS, SERVER_KEYS, SETTINGS, read
 from smtpbackend.errors import InvalidSetting
+from smtpbackend.hiding import Secret
 from smtpbackend.protocol.timeouts import Timeouts
 
 BY_NAME = {**SERVER_KEYS, **MAILER_KEYS}
@@ -116,6 +119,36 @@ def test_a_value_that_cannot_work_is_named(name: str, given: Any) -> None:
     with pytest.raises(InvalidSetting) as caught:
         read(BY_NAME[name], given)
     assert caught.value.field.startswith(name) or caught.value.field == "conect"
+
+
+class Name(str, enum.Enum):  # noqa: UP042 -- a StrEnum is written as its value
+    HOST = "mx.example.com"
+    URL = "smtps://ann:secret@mx.example.com"
+    USER = "ann"
+    PASSWORD = "secret"
+    TLS = "required"
+    MECHANISM = "plain"
+    ADDRESS = "ann@example.org"
+
+
+def test_a_member_of_an_enumeration_is_its_characters() -> None:
+    """A site may keep its names and secrets in one; ``str`` of a member is its name, and so is its hash."""
+
+    def configured(name: str, kind: Callable[[Name], str]) -> Any:
+        servers = [kind(Name.URL), kind(Name.HOST), {"url": kind(Name.URL)}]
+        return configure({"servers": servers, "client_name": kind(Name.HOST), name: kind(Name.ADDRESS)})
+
+    for name in ("only_to", "redirect_to"):
+        found = configured(name, lambda word: word)
+        assert found == configured(name, lambda word: word.value)
+        assert "Name." not in repr(found)
+    given = {"host": Name.HOST, "username": Name.USER, "password": Name.PASSWORD, "tls": Name.TLS}
+    server = Server(**given, auth_mechanisms=[Name.MECHANISM])
+    assert server == Server(**{name: word.value for name, word in given.items()}, auth_mechanisms="plain")
+    texts = (server.host, server.username, server.password, server.tls, *server.auth_mechanisms)
+    assert [str(text) for text in texts] == ["mx.example.com", "ann", "secret", "required", "PLAIN"]
+    assert str(Secret(Name.PASSWORD)) == "secret"
+    assert "secret" not in repr(server)
 
 
 def test_a_callable_may_decide_about_tls() -> None:

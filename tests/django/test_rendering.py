@@ -7,6 +7,7 @@ import re
 import string
 import sys
 from collections.abc import Callable
+from email.utils import getaddresses
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from smtpbackend.errors import InvalidInput
 from smtpbackend.header import MAX_FOLDED
 from smtpbackend.stdlib_mime import plain_addr_spec
 from smtpbackend_django.message import IS_MODERN, content_of, envelope_of
+from tests.arriving import strictly_decoded
 from tests.django.corpus import CASES, PNG
 from tests.made_text import Made
 
@@ -83,7 +85,25 @@ def check(make: Callable[[], EmailMessage], must_be_simple: bool = True) -> None
     if found is None:
         assert not must_be_simple
         return
-    assert alike(found) == alike(theirs)
+    if alike(found) != alike(theirs):
+        assert must_be_left(alike(theirs), alike(found))
+
+
+def must_be_left(theirs: bytes, ours: bytes) -> bool:
+    """Whether the two differ in header fields alone, and only in some that are not read as what was given."""
+    (their_head, _, their_body), (our_head, _, our_body) = (one.partition(b"\r\n\r\n") for one in (theirs, ours))
+    fields = [re.split(rb"\r\n(?![ \t])", head) for head in (their_head, our_head)]
+    differ = [(their, our) for their, our in zip(*fields, strict=True) if their != our]
+    return their_body == our_body and all(says(their) != says(our) for their, our in differ)
+
+
+def says(field: bytes) -> tuple[bytes, object]:
+    """What a strict reader finds in a field."""
+    name, _, value = re.sub(rb"\r\n(?=[ \t])", b"", field).partition(b":")
+    text = value.decode("ascii").strip()
+    if name.lower() in (b"from", b"to", b"cc", b"reply-to", b"sender"):
+        return name, [(strictly_decoded(one), address) for one, address in getaddresses([text])]
+    return name, strictly_decoded(text) if name.lower() == b"subject" else text
 
 
 def stamped(make: Callable[[], EmailMessage]) -> Callable[[], EmailMessage]:
@@ -222,6 +242,7 @@ SETTINGS = settings(max_examples=300, deadline=None, suppress_health_check=[Heal
 def test_any_body(body: str) -> None:
     # A line that is long but for a separator which is none in mail is left to Django
     must_be_simple = IS_MODERN or re.search("[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]", body) is None
+    must_be_simple = must_be_simple and "\0" not in body  # which Django writes as it is
     check(stamped(lambda: EmailMessage("S", body, "from@example.com", ["to@example.org"])), must_be_simple)
 
 

@@ -14,6 +14,7 @@ from smtpbackend.address import Address
 from smtpbackend.envelope import Recipient
 from smtpbackend.errors import InvalidInput
 from smtpbackend.protocol import command
+from tests.made_text import Made
 
 CONTROLS = [*map(chr, range(0x20)), "\x7f"]
 ANN = Address("ann", "example.org")
@@ -154,6 +155,9 @@ class TestLines:
 
     def test_asking(self) -> None:
         assert command.vrfy("Ann Example") == b"VRFY Ann Example\r\n"
+        assert command.vrfy(Made("Ann")) + command.expn(Made("a")) + command.help_(Made("b")) == (
+            b"VRFY Ann\r\nEXPN a\r\nHELP b\r\n"
+        )
         assert command.vrfy("bjørn", utf8=True) == "VRFY bjørn SMTPUTF8\r\n".encode()
         assert command.expn("staff") == b"EXPN staff\r\n"
         assert command.help_() == b"HELP\r\n"
