@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from smtpbackend.public_names import on_first_use
 
 if TYPE_CHECKING:
-    from smtpbackend.address import characters, check_tuple, has_names, is_pair, is_word, parse_addresses
+    from smtpbackend.address import check_tuple, has_names, is_pair, is_word, parse_addresses
     from smtpbackend.address_list import no_mailbox
     from smtpbackend.aio.mailer import SharedAsyncMailer
     from smtpbackend.blocking.mailer import SharedMailer
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from smtpbackend.signals import SignalListener, emit
     from smtpbackend.sources import alone_with
     from smtpbackend.stdlib_mime import LegacyWriter, ModernWriter, NotSimple, Part, plain_addr_spec
+    from smtpbackend.text import characters
 
 __all__ = [
     "ADDRESS_FIELDS",
@@ -112,7 +113,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "smtpbackend.address": ("characters", "check_tuple", "has_names", "is_pair", "is_word", "parse_addresses"),
+    "smtpbackend.address": ("check_tuple", "has_names", "is_pair", "is_word", "parse_addresses"),
     "smtpbackend.address_list": ("no_mailbox",),
     "smtpbackend.aio.mailer": ("SharedAsyncMailer",),
     "smtpbackend.blocking.mailer": ("SharedMailer",),
@@ -146,6 +147,7 @@ _HOMES = {
     "smtpbackend.signals": ("SignalListener", "emit"),
     "smtpbackend.sources": ("alone_with",),
     "smtpbackend.stdlib_mime": ("LegacyWriter", "ModernWriter", "NotSimple", "Part", "plain_addr_spec"),
+    "smtpbackend.text": ("characters",),
 }
 
 __getattr__, __dir__ = on_first_use(__name__, _HOMES)

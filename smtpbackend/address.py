@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from smtpbackend.address_syntax import mailboxes
 from smtpbackend.domain import DOMAIN, MAX_DOMAIN, ascii_domain
 from smtpbackend.errors import Injection, InvalidInput
+from smtpbackend.text import characters
 from smtpbackend.values import Value
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ __all__ = [
     "DOT_STRING",
     "Address",
     "addresses_in_field",
-    "characters",
     "is_pair",
     "parse_addresses",
     "reject_injection",
@@ -53,11 +53,6 @@ def _has_control(text: str) -> bool:
         return _control(text) is not None
     # C1, the line and paragraph separators of str.splitlines, and surrogates, which have no octets.
     return re.search("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", text) is not None
-
-
-characters = str.__str__
-"""The characters of a str, of a subclass too, as a plain str: what a template or a translation made has methods of its
-own (``Markup`` escapes what is added to it), and the ``__str__`` of an enumeration tells its name."""
 
 
 def reject_injection(text: str, field: str) -> None:

@@ -11,7 +11,7 @@ import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from smtpbackend.address import Address, addresses_in_field, characters
+from smtpbackend.address import Address, addresses_in_field
 from smtpbackend.address_list import sift_field
 from smtpbackend.content import CHUNK, MAX_LINE, Content, Lines, Piece, base64_lines, crlf, encode_octets, has_utf8
 from smtpbackend.content_type import delimiters, media_type, raw, with_boundary
@@ -29,6 +29,7 @@ from smtpbackend.header import (
 )
 from smtpbackend.message import ADDRESS_FIELDS, HIDDEN_FIELDS, RECIPIENT_FIELDS, check_name, check_text
 from smtpbackend.refolding import arrives, rewritten
+from smtpbackend.text import characters
 
 if TYPE_CHECKING:
     import email.message

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from smtpbackend.address import Address, addresses_in_field, characters, check_tuple, is_pair, parse_addresses
+from smtpbackend.address import Address, addresses_in_field, check_tuple, is_pair, parse_addresses
 from smtpbackend.address_list import Refused, sift_field
 from smtpbackend.errors import InvalidInput, few
+from smtpbackend.text import characters
 from smtpbackend.values import Value
 
 if TYPE_CHECKING:

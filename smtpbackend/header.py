@@ -10,10 +10,11 @@ import re
 from datetime import datetime, timedelta
 from typing import Any
 
-from smtpbackend.address import ATEXT, DOT_STRING, Address, characters, parse_addresses
+from smtpbackend.address import ATEXT, DOT_STRING, Address, parse_addresses
 from smtpbackend.content import MAX_LINE
 from smtpbackend.errors import InvalidInput
 from smtpbackend.message import ADDRESS_FIELDS, check_name, check_text, readable_filename
+from smtpbackend.text import characters
 
 __all__ = [
     "address_field",

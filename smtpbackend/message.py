@@ -12,7 +12,6 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from smtpbackend.address import (
     Address,
-    characters,
     check_mixed,
     check_tuple,
     is_pair,
@@ -21,6 +20,7 @@ from smtpbackend.address import (
 )
 from smtpbackend.address_list import entries, sift
 from smtpbackend.errors import MAX_NAMED, InvalidInput, shortened
+from smtpbackend.text import characters
 
 if TYPE_CHECKING:
     import email.message

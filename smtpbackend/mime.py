@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from smtpbackend.address import Address, characters, parse_addresses
+from smtpbackend.address import Address, parse_addresses
 from smtpbackend.address_list import sift
 from smtpbackend.content import BLOCK, CHUNK, MAX_LINE, Base64, Content, Piece, base64_lines, encode_octets, given
 from smtpbackend.content_type import parsed
@@ -21,6 +21,7 @@ from smtpbackend.errors import InvalidInput
 from smtpbackend.header import LINE, address_field, any_field, date_of, filename_parameter, fold, text_field
 from smtpbackend.message import HIDDEN_FIELDS, RECIPIENT_FIELDS, Attachment, Message, check_message_id
 from smtpbackend.sources import source_of
+from smtpbackend.text import characters
 
 if TYPE_CHECKING:
     import email.message

@@ -9,8 +9,9 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from smtpbackend.address import characters, parse_addresses, reject_injection
+from smtpbackend.address import parse_addresses, reject_injection
 from smtpbackend.errors import Injection, InvalidInput
+from smtpbackend.text import characters
 
 __all__ = ["has_one_click", "uris"]
 

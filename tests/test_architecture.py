@@ -16,6 +16,7 @@ WORDS = {
     "hiding",
     "values",
     "public_names",
+    "text",
     "address",
     "domain",
     "address_list",

@@ -835,9 +835,10 @@ class TestFixture:
             "except ImportError: print('needs pytest')\n"
             "try: testing.nonsense\n"
             "except AttributeError: print('is not there')\n"
-            "print(sorted(name for name in sys.modules if name.startswith('smtpbackend.') and 'testing' not in name))\n"
+            "loaded = [name for name in sorted(sys.modules) if name.startswith('smtpbackend.') and 'testing' not in name]\n"
+            "print(loaded)\n"
         )
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, cwd=ROOT, check=True
         )
-        assert done.stdout == "needs pytest\nis not there\n[]\n"
+        assert done.stdout == "needs pytest\nis not there\n['smtpbackend.public_names']\n"

@@ -8,7 +8,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from smtpbackend.address import characters
 from smtpbackend.delivery.hostnames import is_address, is_loopback
 from smtpbackend.delivery.setting_names import check_keys
 from smtpbackend.delivery.settings import SERVER_KEYS, read
@@ -18,6 +17,7 @@ from smtpbackend.protocol.command import check_client_name
 from smtpbackend.protocol.mechanisms import check, needs_nothing
 from smtpbackend.protocol.sasl import Credentials
 from smtpbackend.protocol.timeouts import DeadlinePassed, Timeouts
+from smtpbackend.text import characters
 from smtpbackend.values import Value
 
 __all__ = ["Server", "from_url", "port_doubt"]

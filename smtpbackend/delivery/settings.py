@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from smtpbackend.address import characters
 from smtpbackend.delivery.setting_names import check_keys
 from smtpbackend.errors import InvalidSetting
 from smtpbackend.hiding import Secret
 from smtpbackend.protocol.timeouts import Timeouts
+from smtpbackend.text import characters
 
 __all__ = ["MAILER_KEYS", "SERVER_KEYS", "SETTINGS", "Setting", "flag", "read"]
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from smtpbackend.address import Address, characters, reject_injection
+from smtpbackend.address import Address, reject_injection
 from smtpbackend.envelope import Recipient
 from smtpbackend.errors import InvalidInput
+from smtpbackend.text import characters
 
 __all__ = [
     "DATA",
