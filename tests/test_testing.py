@@ -835,8 +835,8 @@ class TestFixture:
             "except ImportError: print('needs pytest')\n"
             "try: testing.nonsense\n"
             "except AttributeError: print('is not there')\n"
-            "loaded = [name for name in sorted(sys.modules) if name.startswith('smtpbackend.') and 'testing' not in name]\n"
-            "print(loaded)\n"
+            "ours = [name for name in sorted(sys.modules) if name.startswith('smtpbackend.')]\n"
+            "print([name for name in ours if 'testing' not in name])\n"
         )
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, cwd=ROOT, check=True
