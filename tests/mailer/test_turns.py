@@ -393,7 +393,9 @@ class TestInsideATask:
             await mailer.close()
 
         with asyncio.Runner() as runner:
-            mailer = AsyncMailer(server.url, max_connections=connections, window=1, deadline=0.5)
+            mailer = AsyncMailer(
+                server.url, max_connections=connections, window=1, deadline=3 if connections == 1 else 60
+            )
             runner.run(begin(mailer))
             if connections == 1:
                 runner.run(outside(mailer))

@@ -125,6 +125,7 @@ def test_uvloop(scripted: Scripted, ca: Certificates, tmp_path: Path, tls: str) 
 
 APPLICATION = """
 import os
+import threading
 from smtpbackend import Mailer, Message
 
 mailer = Mailer(os.environ["MAIL"])
@@ -133,11 +134,12 @@ def send(who):
     return mailer.send(Message(f"{who} {os.getpid()}", "ann@example.org", "bob@example.com", text="x"))
 
 send("loaded")
+threads = threading.active_count()
 
 def application(environ, start_response):
     receipt = send("request")
     start_response("200 OK", [("Content-Type", "text/plain")])
-    return [f"{receipt.ok} {mailer.stats().sent}".encode()]
+    return [f"{receipt.ok} {mailer.stats().sent} {threads}".encode()]
 """
 
 
@@ -147,7 +149,10 @@ def application(environ, start_response):
 )
 @pytest.mark.parametrize("tls", ["none", "required"])
 def test_uwsgi(scripted: Scripted, ca: Certificates, tmp_path: Path, tls: str) -> None:
-    """Its master forks without telling Python: a worker speaks on no connection of its own master all the same."""
+    """Its master forks without telling Python: a worker speaks on no connection of its own master all the same.
+
+    Nor has the master a thread at that moment, which could keep a worker from running Python at all.
+    """
     server, url = started(scripted, ca, tls)
     (port,) = free_ports(1)
     (tmp_path / "application.py").write_text(APPLICATION)
@@ -167,7 +172,7 @@ def test_uwsgi(scripted: Scripted, ca: Certificates, tmp_path: Path, tls: str) -
             for number in (1, 2):
                 with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as http_connection:
                     http_connection.request("GET", "/")
-                    assert http_connection.getresponse().read().decode() == f"True {number}", log.read_text()
+                    assert http_connection.getresponse().read().decode() == f"True {number} 1", log.read_text()
         finally:
             process.terminate()
             process.wait(60)
