@@ -76,13 +76,30 @@ def _read(name: str, body: str) -> _Named | None:
 
     What is special stands in quotes (RFC 5322 3.2.3), and encoded words do not (RFC 2047 5).
     """
-    bare = re.sub(r'"(?:[^"\\]|\\.)*"|<[^<>]*>', "", body)
-    if '"=?' in body or re.search(r'[][()\\"]', bare) is not None:
+    if '"=?' in body or not _SPECIAL.isdisjoint(_bare(body)):
         return None
     try:
         return _named(parse_addresses(body, name))
     except InvalidInput:
         return None
+
+
+_SPECIAL = frozenset('[]()\\"')
+
+
+def _bare(body: str) -> str:
+    """What stands neither in quotes nor in angle brackets. A quote that nothing closes is in it."""
+    kept, start, end = [], 0, ""  # what would end the quote or the bracket that is open
+    for match in re.finditer(r'\\.|["<>]', body, re.DOTALL):
+        mark = match[0]
+        if end:
+            if mark == end:
+                start, end = match.end(), ""
+        elif mark in '"<':
+            kept.append(body[start : match.start()])
+            start, end = match.start(), '"' if mark == '"' else ">"
+    kept.append(body[start:])
+    return "".join(kept)
 
 
 def _groups(name: str, value: Any, body: str | None = None) -> list[str] | None:
