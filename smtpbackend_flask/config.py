@@ -7,6 +7,7 @@ of a server (host, port, TLS, credentials) are not read. Errors name a setting a
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 from smtpbackend import InvalidSetting, Server
 from smtpbackend.adapters import MAILER_KEYS, SERVER_KEYS, configure, discreet, flag, nearest, port_doubt
 
-__all__ = ["Config", "mailer_settings", "read_config"]
+__all__ = ["Config", "mailer_settings", "read_config", "warn"]
 
 PREFIX = "SMTPBACKEND_"
 
@@ -92,7 +93,7 @@ def read_config(config: Mapping[str, Any], app_debug: bool | int = False) -> Con
     first = servers[0]
     told = [f"{server.name}: {doubt}; {_remedy(server)}" for server in servers if (doubt := port_doubt(server))]
     for why in (*told, *_half_login(config, mailer, has_server), *_misspelt(config)):
-        warnings.warn(why, RuntimeWarning, stacklevel=4)
+        warn(why)
     for name in _OWN:
         key = f"MAIL_{name.upper()}"
         keys[name] = key if own[name] is None else PREFIX + name.upper()
@@ -129,6 +130,20 @@ def mailer_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     read = read_config(config)
     suppress = bool(config.get("TESTING")) if read.suppress is None else read.suppress
     return {**read.mailer, "suppress_send": suppress}
+
+
+def warn(why: str) -> None:
+    """A ``RuntimeWarning`` at the line of the site that called us, through however many functions of ours.
+
+    Filters by module find the site, and Python shows the warning, which it does not for each line of a library.
+    """
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _PACKAGES:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(why, RuntimeWarning, stacklevel=level)
+
+
+_PACKAGES = ("smtpbackend", "smtpbackend_flask")
 
 
 def _check_files(servers: tuple[Server, ...]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import logging
 import threading
-import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
@@ -21,7 +20,7 @@ from flask.logging import default_handler, has_level_handler
 from werkzeug.local import LocalProxy
 
 from smtpbackend.adapters import SignalListener, discreet, emit
-from smtpbackend_flask.config import Config, read_config
+from smtpbackend_flask.config import Config, read_config, warn
 from smtpbackend_flask.message import Message
 from smtpbackend_flask.signals import email_dispatched, signals
 
@@ -333,7 +332,7 @@ class Mail(_Sending):
                 f'app.extensions["mail"] was that of another extension ({kind.__module__}.{kind.__qualname__}) and is '
                 "smtpbackend's from now on, for whoever sends by it: initialise one of the two alone"
             )
-            warnings.warn(why, RuntimeWarning, stacklevel=2)
+            warn(why)
         app.extensions["smtpbackend"] = app.extensions["mail"] = state
         self._apps.add(app)
         if state.config.wants_transcript:

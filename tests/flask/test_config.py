@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from flask import Flask
 from smtpbackend import InvalidInput
 from smtpbackend.delivery.configuration import configure
 from smtpbackend.errors import InvalidSetting
-from smtpbackend_flask import Mail
+from smtpbackend_flask import Mail, mailer_settings
 from smtpbackend_flask.config import Config, read_config
 
 
@@ -382,6 +383,38 @@ def test_a_password_without_a_username_is_told_at_once() -> None:
     assert len(caught) == 1
     with pytest.raises(InvalidSetting, match=r"password is set for a\.example, username is not"):
         read_config({"SMTPBACKEND_HOST": "a.example", "SMTPBACKEND_PASSWORD": "secret"})
+
+
+STARTS: dict[str, Callable[[Flask], Any]] = {
+    "Mail(app)": Mail,
+    "init_app": lambda app: Mail().init_app(app),
+    "a subclass": type("Ours", (Mail,), {}),
+}
+READS: dict[str, Callable[[Flask], Any]] = {
+    "init_mail": lambda app: Mail().init_mail(app.config),
+    "mailer_settings": lambda app: mailer_settings(app.config),
+}
+
+
+class TestTheLineOfAWarning:
+    """It is that of the site, however many functions of ours are in between."""
+
+    @pytest.mark.parametrize("start", [*STARTS.values(), *READS.values()], ids=[*STARTS, *READS])
+    @pytest.mark.parametrize("setting", ["MAIL_USE_TSL=1", "MAIL_PASSWORD=secret", "MAIL_PORT=465"])
+    def test_of_a_setting(self, start: Callable[[Flask], Any], setting: str) -> None:
+        app = Flask(__name__)
+        app.config.update([setting.split("=")])
+        with pytest.warns(RuntimeWarning) as caught:
+            start(app)
+        assert [warning.filename for warning in caught] == [__file__]
+
+    @pytest.mark.parametrize("start", STARTS.values(), ids=list(STARTS))
+    def test_of_another_extension(self, start: Callable[[Flask], Any]) -> None:
+        app = Flask(__name__)
+        app.extensions["mail"] = object()
+        with pytest.warns(RuntimeWarning, match="another extension") as caught:
+            start(app)
+        assert [warning.filename for warning in caught] == [__file__]
 
 
 @pytest.mark.parametrize("settings", [{"MAIL_USE_SSL": True}, {"MAIL_PORT": 587, "MAIL_USE_TLS": True}, {}])
