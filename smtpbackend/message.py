@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import IO, TYPE_CHECKING, Any, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from smtpbackend.address import (
     Address,
@@ -29,9 +29,19 @@ if TYPE_CHECKING:
     from smtpbackend.address import Addresses, Mailbox
     from smtpbackend.sources import Source
 
+    class SupportsAsBytes(Protocol):
+        """A message of a framework that writes itself: Flask's."""
+
+        def as_bytes(self) -> bytes: ...
+
+    class SupportsMessage(Protocol):
+        """A message of a framework that makes one of the ``email`` package: Django's."""
+
+        def message(self) -> email.message.Message[Any, Any]: ...
+
     Octets = bytes | bytearray | memoryview | os.PathLike[str] | IO[bytes] | Iterable[bytes]
     # octets only with an envelope, which they have not
-    Sendable: TypeAlias = "Message | email.message.Message[Any, Any] | Octets"
+    Sendable: TypeAlias = "Message | email.message.Message[Any, Any] | SupportsAsBytes | SupportsMessage | Octets"
     AttachmentContent = str | bytes | os.PathLike[str] | IO[bytes] | email.message.Message
 
 __all__ = ["Attachment", "Message"]

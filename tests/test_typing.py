@@ -21,8 +21,10 @@ from email.mime.text import MIMEText
 from pathlib import Path
 from typing import Any
 from smtpbackend import AsyncMailer, Envelope, Mailer, Message, Receipt, Secret, Server, Timeouts
+from smtpbackend_flask import Message as FlaskMessage
 
 MESSAGE = Message("s", "a@example.com", "b@example.org", text="x")
+FLASK = FlaskMessage("s", ["b@example.org"], "x")
 ENVELOPE = Envelope("a@example.com", "b@example.org")
 CONFIG: dict[str, Any] = {}
 
@@ -40,6 +42,8 @@ async def fresh() -> str:
 
 """
 GOOD = """\
+from django.core.mail import EmailMultiAlternatives  # type: ignore[import-untyped,unused-ignore]
+
 for kind in (Mailer, AsyncMailer):
     kind("smtp://localhost", deadline=5, timeout={"connect": 3}, tls="required", max_connections=8)
     kind(os.environ["URL"], password=Secret("x"), username=None, ca_file=Path("ca.pem"), only_to=["example.org"])
@@ -52,16 +56,20 @@ for kind in (Mailer, AsyncMailer):
 receipt: Receipt = Mailer().send(MESSAGE)
 for email in (EmailMessage(), MIMEText("x")):
     Mailer().send(email)
+Mailer().send(FLASK)
+Mailer().send(EmailMultiAlternatives("s", "x", "a@example.com", ["b@example.org"]))
 for octets in (b"x", Path("a.eml"), [b"a", b"b"], open("a.eml", "rb")):
     Mailer().send(octets, ENVELOPE)
 accepted: list[bool] = [one.ok for one in Mailer().send_many(several(), connections=2)]
 accepted += [one.ok for one in Mailer().send_many([MESSAGE, EmailMessage()])]
 accepted += [one.ok for one in Mailer().send_many([(MESSAGE, ENVELOPE)])]
+accepted += [one.ok for one in Mailer().send_many([FLASK, FlaskMessage("t")])]
 
 
 async def main() -> None:
     async with AsyncMailer("smtp://localhost", deadline=5.5) as mailer:
         answer: Receipt = await mailer.send(MESSAGE)
+        answer = await mailer.send(FLASK)
         print(answer, [one.ok async for one in mailer.send_many(others())])
 """
 BAD = """\
@@ -74,6 +82,9 @@ Mailer(max_connections=1.5)
 Mailer(timeout={"connect": "long"})
 Mailer().send(5)
 Mailer().send("text")
+Mailer().send(object())
+Mailer().send({"subject": "s"})
+print(AsyncMailer().send(5))
 Mailer().send_many([5])
 Mailer().send_many(MESSAGE)
 AsyncMailer().send_many([5])
@@ -82,7 +93,7 @@ Mailer().send(MESSAGE, "b@example.org")
 
 Check = Callable[[str], tuple[set[int], str]]
 MYPY = ("mypy", "--strict", "--follow-imports", "silent", "--no-error-summary", "--hide-error-context")
-PYRIGHT = ("pyright", "--level", "error")
+PYRIGHT = ("pyright", "--level", "error", "--pythonpath", sys.executable)
 
 
 def needs(library: str) -> pytest.MarkDecorator:
