@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,6 +40,10 @@ class Site:
 
 
 Do = Callable[[Site], Any]
+
+
+def started(site: Site) -> None:
+    """Nothing but that there is an app and its Mail."""
 
 
 class Row(NamedTuple):
@@ -113,6 +118,21 @@ def verbs(site: Site) -> Any:
 def connections(site: Site) -> int:
     for _ in range(3):
         site.send()
+    return site.server.connections
+
+
+def from_threads(site: Site) -> int:
+    """How many connections three threads have, one after the other."""
+
+    def run() -> None:
+        with site.app.app_context():
+            site.send()
+
+    for _ in range(3):
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+    assert len(site.server.taken) == 3
     return site.server.connections
 
 

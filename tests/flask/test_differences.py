@@ -11,7 +11,7 @@ import logging
 import smtplib
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr
 from email.message import EmailMessage
 from types import ModuleType
@@ -22,8 +22,9 @@ import pytest
 from flask import Flask
 from flask.logging import default_handler
 
+import smtpbackend
 import smtpbackend_flask
-from smtpbackend import InDoubt, RecipientsRefused
+from smtpbackend import Envelope, InDoubt, RecipientsRefused
 from smtpbackend.testing import CUT, Play, ScriptedServer, delay
 from tests.flask.differences import (
     BOB_REFUSED,
@@ -37,9 +38,11 @@ from tests.flask.differences import (
     Site,
     connections,
     content,
+    from_threads,
     greeted,
     message_id,
     sent,
+    started,
     verbs,
     when_tested_later,
 )
@@ -48,6 +51,7 @@ from tests.servers.tls import Certificates
 AUTH = Play(extensions=("AUTH PLAIN",))
 CRAM_MD5 = Play(extensions=("AUTH CRAM-MD5",))
 LOGIN = Play(extensions=("AUTH LOGIN",))
+ENVELOPE = Envelope("app@example.com", ["ann@example.com"])
 ALL_REFUSED = Play({"RCPT": "550 5.1.1 No such user"})
 DIGITS = {"MAIL_USERNAME": "u", "MAIL_PASSWORD": 12345}
 USER = {"MAIL_USERNAME": "u", "MAIL_PASSWORD": "Pw-zX8kQv2"}
@@ -110,8 +114,8 @@ def in_one_connect(site: Site) -> int:
     return site.server.connections
 
 
-def debugged(site: Site) -> tuple[bool, bool]:
-    """Whether the dialogue can be read somewhere, and whether the password can."""
+def debugged(site: Site) -> list[bool]:
+    """Whether the dialogue can be read somewhere, whether the password can, and what a message says."""
     said = io.StringIO()
     handler = logging.StreamHandler(said)
     wire = logging.getLogger("smtpbackend.wire")
@@ -122,7 +126,7 @@ def debugged(site: Site) -> tuple[bool, bool]:
     finally:
         wire.removeHandler(handler)
     password = base64.b64encode(b"\0u\0" + USER["MAIL_PASSWORD"].encode()).decode()
-    return "from:<app@example.com>" in said.getvalue().lower(), password in said.getvalue()
+    return [word in said.getvalue().lower() for word in ("from:<app@example.com>", password.lower(), "hello")]
 
 
 def at_once(wanted: int) -> Do:
@@ -154,26 +158,32 @@ def at_once(wanted: int) -> Do:
     return send
 
 
-def from_threads(site: Site) -> int:
-    """How many connections three threads have, one after the other."""
+def other_message(make: Callable[[Site], tuple[Any, ...]]) -> Do:
+    """How often that arrives which ``make`` makes the arguments of."""
 
-    def run() -> None:
-        with site.app.app_context():
-            site.send()
+    def send(site: Site) -> int:
+        site.mail.send(*make(site))
+        return len(site.server.taken)
 
-    for _ in range(3):
-        thread = threading.Thread(target=run)
-        thread.start()
-        thread.join()
-    assert len(site.server.taken) == 3
-    return site.server.connections
+    return send
 
 
-def other_message(site: Site) -> int:
+def email_message(site: Site) -> tuple[Any]:
     message = EmailMessage()
     message["To"] = "ann@example.com"
-    site.mail.send(message)
-    return len(site.server.taken)
+    return (message,)
+
+
+def signals(site: Site) -> int:
+    """How many recipients a signal tells of as rejected."""
+    told: list[Any] = []
+
+    def hear(app: Flask, **found: Any) -> None:
+        told.append(found)
+
+    with site.of.recipient_rejected.connected_to(hear):
+        site.send(recipients=["ann@example.com", "bob@example.com"])
+    return len(told)
 
 
 def args(site: Site) -> Any:
@@ -237,16 +247,22 @@ ROWS = {
     "MAIL_USE_TSL": Row(verbs, IN_CLEAR, RuntimeWarning, {"MAIL_USE_TSL": True}),
     "MAIL_HOST": Row(verbs, IN_CLEAR, RuntimeWarning, {"MAIL_SERVER": None, "MAIL_HOST": "localhost"}),
     "a value that cannot be": Row(verbs, IN_CLEAR, ValueError, {"MAIL_ASCII_ATTACHMENTS": "perhaps"}),
+    "a port that cannot be": Row(verbs, OSError, ValueError, {"MAIL_PORT": "smtp-port"}),
+    "both, at start": Row(started, None, ValueError, {"MAIL_USE_TLS": True, "MAIL_USE_SSL": True}),
+    "a port that cannot be, at start": Row(started, None, ValueError, {"MAIL_PORT": "smtp-port"}),
+    "a password alone, at start": Row(started, None, RuntimeWarning, {"MAIL_PASSWORD": "p"}),
+    "a misspelt name, at start": Row(started, None, RuntimeWarning, {"MAIL_USE_TSL": True}),
     "MAIL_TIMEOUT": Row(
-        verbs, IN_CLEAR, TimeoutError, {"MAIL_TIMEOUT": 0.1}, Play({"MAIL": (delay(2), "250 2.1.0 ok")})
+        verbs, IN_CLEAR, TimeoutError, {"MAIL_TIMEOUT": 0.3}, Play({"MAIL": (delay(2), "250 2.1.0 ok")})
     ),
-    "MAIL_DEBUG": Row(debugged, (True, True), (True, False), {"MAIL_DEBUG": True, **USER}, AUTH),
-    "app.debug": Row(debugged, (True, True), (False, False), {"DEBUG": True, **USER}, AUTH),
+    "MAIL_DEBUG": Row(debugged, [True] * 3, [True, False, False], {"MAIL_DEBUG": True, **USER}, AUTH),
+    "app.debug": Row(debugged, [True] * 3, [False] * 3, {"DEBUG": True, **USER}, AUTH),
     "testing later": Row(when_tested_later, 1, 0),
     "MAIL_MAX_EMAILS, one by one": Row(connections, 3, 2, {"MAIL_MAX_EMAILS": 2}),
     "MAIL_MAX_EMAILS, in one connect()": Row(in_one_connect, 2, 2, {"MAIL_MAX_EMAILS": 2}),
     # Sending
     "some are refused": Row(returned, "NoneType", "Receipt", None, BOB_REFUSED),
+    "some are refused, by signals": Row(signals, AttributeError, 1, None, BOB_REFUSED),
     "badly written": Row(
         sent(recipients=["ann@example.com", "bob@@example.com"]), ["", "ann@example.com"], ["ann@example.com"]
     ),
@@ -260,9 +276,18 @@ ROWS = {
     "threads": Row(at_once(8), 8, 4, instead=at_once(4)),
     "rcpt_options": Row(sent(rcpt_options=["X=1"]), ["ann@example.com"], ValueError),
     "asend": Row(lambda site: callable(site.mail.asend), False, True),
-    "other messages": Row(other_message, AttributeError, 1),
+    "a message of the email package": Row(other_message(email_message), AttributeError, 1),
+    "a message of the core": Row(
+        other_message(lambda site: (smtpbackend.Message(to="ann@example.com", text="Hello"),)), AttributeError, 1
+    ),
+    "a message of Flask-Mail": Row(
+        other_message(lambda site: (flask_mail.Message("Hi", ["ann@example.com"], "Hello"),)), 1, 1
+    ),
+    "octets": Row(other_message(lambda site: (b"Subject: Hi\r\n\r\nHello", ENVELOPE)), TypeError, 1),
+    "a file": Row(other_message(lambda site: (io.BytesIO(b"Subject: Hi\r\n\r\nHello"), ENVELOPE)), TypeError, 1),
     "state": Row(state, True, False),
     # Errors
+    "nothing listens": Row(sent(), ConnectionRefusedError, ConnectionRefusedError, {"MAIL_PORT": 1}),
     "args": Row(args, [int, bytes, str], [str], None, Play({"MAIL": "550 5.7.1 Not you"})),
     "what an error has": Row(refused, [False] * 4, [True] * 4, None, ALL_REFUSED),
     "all badly written": Row(sent(recipients=["bob@@example.com"]), [""], RecipientsRefused),
