@@ -94,9 +94,14 @@ def fold(name: str, value: str) -> str:
 
 
 def identifier_text(value: str) -> str:
-    """Identifiers or URLs in ASCII: percent-encoded (RFC 3987 3.1), since encoded words may not stand there."""
+    """Identifiers or URLs in ASCII: percent-encoded (RFC 3987 3.1), since encoded words may not stand there.
+
+    Raises `InvalidInput` for control characters beyond ASCII and Unicode's line ends.
+    """
     if value.isascii():
         return value
+    if re.search("[\x80-\x9f\u2028\u2029]", value) is not None:
+        raise InvalidInput(f"headers: {value[:100]!r} has a control character", field="headers")
     from urllib.parse import quote
 
     return re.sub("[^\x00-\x7f]+", lambda match: quote(match[0]), value)

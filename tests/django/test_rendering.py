@@ -286,6 +286,7 @@ def test_any_subject(subject: str) -> None:
 @example("X-Ü", "a letter in a name")
 @example("X:", "a colon in a name")
 @example("", "no name")
+@example("References", "\x850")
 def test_any_header(name: str, value: str) -> None:
     def made() -> EmailMessage:
         return EmailMessage("S", "B", "from@example.com", ["to@example.org"], headers={name: value})
