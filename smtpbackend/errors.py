@@ -112,12 +112,15 @@ class SMTPError(Exception):
     ``server`` names the server ("smtp.example.com:587") where there is one, ``reply`` is its reply, and ``receipt``
     has the outcome of each recipient when a delivery raised. A text over 4,096 characters is cut in its middle.
 
-    Where several servers failed, class, ``server`` and ``reply`` (``smtp_code``) are those of the last one tried, or of
-    the one that answered for the recipients; ``others`` has the errors of the others, and the text names each server
-    with its reason.
+    Where several servers failed, class, ``server`` and ``reply`` (``smtp_code``) are those of the last one that
+    answered for this message or its recipients, or else of the last one tried. ``others`` has the errors of the other
+    servers, in the order in which they failed. The text names up to five servers with their reasons, and counts the
+    rest.
     """
 
     others: tuple[SMTPError, ...] = ()
+    _alone: SMTPError | None = None
+    """The same error before its text named the others too."""
     _transient = False
 
     def __init__(

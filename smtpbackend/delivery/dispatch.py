@@ -168,6 +168,7 @@ class Dispatch(Connecting):
             mail.offered = len(mail.servers)
         while True:
             if self._down:
+                mail.remember(self._down)
                 mail.servers = [server for server in mail.servers if server not in self._down]
             if not mail.servers or not mail.servers[0].srv:
                 return mail.servers[0] if mail.servers else None
@@ -180,7 +181,7 @@ class Dispatch(Connecting):
     def _next_server(self, mail: Mail) -> Effects:
         """This server has had its chance with this message."""
         if mail.servers and isinstance(mail.error, SMTPError):
-            mail.passed = {**(mail.passed or {}), mail.servers[0]: mail.error}
+            mail.remember({mail.servers[0]: mail.error})
         del (mail.servers or [])[:1]
         mail.goes_behind = False
         mail.rejoin()
@@ -222,7 +223,8 @@ class Dispatch(Connecting):
                 if self._left is None
                 else DeliveryError("the stream was left before this message was sent")
             )
-        failed = [*(self._down | (mail.passed or {})).values()]
+        passed = mail.passed or {}
+        failed = [*passed.values(), *[error for server, error in self._down.items() if server not in passed]]
         mail.give_up(failed or [DeliveryError("no server could be tried")])
         self._note_end(mail)
 

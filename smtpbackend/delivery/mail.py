@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from smtpbackend import mime
@@ -230,8 +230,14 @@ class Mail:
                 self.settle(recipient, status, reply, replied_by, last_error)
         self.pending = ()
 
+    def remember(self, failed: Mapping[Server, SMTPError]) -> None:
+        """Why servers of this message did not take it, in the order in which they failed."""
+        gone = {server: error for server, error in failed.items() if server in (self.servers or ())}
+        if gone:
+            self.passed = {**(self.passed or {}), **gone}
+
     def give_up(self, failed: Sequence[SMTPError]) -> None:
-        """No server is left, or no time. ``failed``: the errors of the servers, the last one said most lately."""
+        """No server is left, or no time. ``failed``: the errors of the servers, in the order in which they failed."""
         error = self.error = self.error or failed[-1]
         if isinstance(error, SMTPError) and any(one is error for one in failed):  # else it is of no server
             error = self.error = of_all_servers(error, failed)

@@ -53,25 +53,29 @@ def failure(receipt: Receipt, last: Exception | None) -> Exception | None:
             transient=all(outcome.status is Status.DEFERRED for outcome in outcomes),
             server=next((outcome.server for outcome in reversed(outcomes) if outcome.server), None),
         )
-        # a server that gave no recipient an answer is told beside those
-        silent = {getattr(last, "server", None)} - {None, *[outcome.server for outcome in outcomes if outcome.reply]}
-        return of_all_servers(error, [*last.others, last]) if silent and isinstance(last, DeliveryError) else error
+        if not isinstance(last, DeliveryError):
+            return error
+        # servers that gave no recipient an answer are named beside those that did
+        answered = {outcome.server for outcome in outcomes if outcome.reply}
+        return of_all_servers(error, [one for one in _each(last) if one.server not in answered and one.server])
     return own(last)
 
 
 def of_all_servers(last: SMTPError, failed: Iterable[SMTPError]) -> SMTPError:
-    """The error of a delivery that no server is left for: ``last``, that of the last one, which names all that failed.
+    """The error of a delivery that no server is left for: ``last``, with a text that names the others too.
 
-    ``failed`` are the errors of the servers in the order in which they failed; the last one may be among them.
+    ``failed`` are the errors of the servers in the order in which they failed; ``last`` may be among them.
     """
+    last = last._alone or last
     if isinstance(last, MailerClosed):  # it is of no server
         return last
-    others = tuple(one for one in failed if one is not last and not isinstance(one, MailerClosed))
+    each = {id(one): one for given in failed for one in _each(given)}
+    others = tuple(one for one in each.values() if one is not last and not isinstance(one, MailerClosed))
     if not others:
         return last
     error = own(last)
     assert isinstance(error, SMTPError)
-    error.others = others
+    error.others, error._alone = others, last
     total = len(others) + 1
     named = [*others[: MAX_NAMED - 1], last]
     room = (MAX_TEXT - 100) // len(named) - 10
@@ -80,6 +84,11 @@ def of_all_servers(last: SMTPError, failed: Iterable[SMTPError]) -> SMTPError:
         texts[-1:] = [f"... {total - len(named):,} more, see others ...", f"({total:,}) {texts[-1].split(' ', 1)[1]}"]
     error.args = (shortened(f"{total:,} servers failed: {' '.join(texts)}", MAX_TEXT),)
     return error
+
+
+def _each(error: SMTPError) -> tuple[SMTPError, ...]:
+    """The errors of the servers that one error names."""
+    return (*error.others, error._alone or error)
 
 
 def _with_server(error: SMTPError) -> str:

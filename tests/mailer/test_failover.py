@@ -9,6 +9,7 @@ import pytest
 from smtpbackend import Envelope, Status
 from smtpbackend.errors import (
     AuthenticationFailed,
+    ConnectionRefused,
     ContentRefused,
     DeliveryError,
     InDoubt,
@@ -178,6 +179,17 @@ class TestMovesOn:
         with pytest.raises(DeliveryError) as caught:
             twin(first.url, second.url).send(hello())
         assert caught.value.is_transient
+
+    @pytest.mark.parametrize("command", ["MAIL", "RCPT"])
+    @pytest.mark.parametrize("is_down_first", [False, True], ids=["down behind it", "down before it"])
+    def test_each_server_is_named_once(self, twin: Twin, scripted: Scripted, command: str, is_down_first: bool) -> None:
+        putting_off, down = scripted({command: "451 4.3.0 later"}).url, "smtp://127.0.0.1:1"
+        urls = [down, putting_off] if is_down_first else [putting_off, down]
+        with pytest.raises(DeliveryError, match=r"^2 servers failed: \(1\).*\(2\)") as caught:
+            twin(*urls).send(hello())
+        assert str(caught.value).count("cannot connect") == 1
+        assert str(caught.value).count("451 4.3.0") == 1
+        assert [type(other) for other in caught.value.others] == [ConnectionRefused]
 
     @pytest.mark.parametrize("command", ["MAIL", "RCPT", "."])
     def test_what_was_refused_for_good_is_no_failure_of_servers(
