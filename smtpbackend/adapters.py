@@ -16,6 +16,7 @@ from smtpbackend.public_names import on_first_use
 if TYPE_CHECKING:
     from smtpbackend.address import check_tuple, has_names, is_pair, is_word, parse_addresses
     from smtpbackend.address_list import no_mailbox
+    from smtpbackend.after_fork import at_fork
     from smtpbackend.aio.mailer import SharedAsyncMailer
     from smtpbackend.blocking.mailer import SharedMailer
     from smtpbackend.content import MAX_LINE, Content, encode_octets
@@ -74,6 +75,7 @@ __all__ = [
     "SignalListener",
     "alone_with",
     "ascii_domain",
+    "at_fork",
     "bares_password",
     "begin_receiver",
     "call_receiver",
@@ -115,6 +117,7 @@ __all__ = [
 _HOMES = {
     "smtpbackend.address": ("check_tuple", "has_names", "is_pair", "is_word", "parse_addresses"),
     "smtpbackend.address_list": ("no_mailbox",),
+    "smtpbackend.after_fork": ("at_fork",),
     "smtpbackend.aio.mailer": ("SharedAsyncMailer",),
     "smtpbackend.blocking.mailer": ("SharedMailer",),
     "smtpbackend.content": ("MAX_LINE", "Content", "encode_octets"),

@@ -10,8 +10,8 @@ import threading
 import time
 import weakref
 
+from smtpbackend.after_fork import at_fork
 from smtpbackend.delivery.credentials import Provider, checked, failed
-from smtpbackend.forking import at_fork
 
 __all__ = ["fetched"]
 

@@ -17,13 +17,14 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from smtpbackend.after_fork import at_fork
 from smtpbackend.errors import InvalidSetting
-from smtpbackend.polling import MAX_POLL, WRITABLE, new_poll
+from smtpbackend.polling import MAX_POLL, WRITABLE, check_number, new_poll
 
 if TYPE_CHECKING:
     from smtpbackend.delivery.server import Server
 
-__all__ = ["Attempts", "at_end_of_child", "at_fork", "at_path", "notice_fork", "sockets", "unforked"]
+__all__ = ["Attempts", "at_end_of_child", "at_path", "sockets", "unforked"]
 
 PATIENCE = 1.0  # seconds that a fork waits at most: what is done unforked never waits for a network
 WORDS: dict[int, str] = getattr(socket, "errorTab", {})  # for Windows, where os.strerror does not know them
@@ -149,6 +150,7 @@ def _begin(info: tuple[Any, ...], source_address: str | None) -> socket.socket:
         with unforked:
             sock = socket.socket(family, kind, protocol)  # a kernel without IPv6 has no such sockets
             sockets.add(sock)
+        check_number(sock)
         sock.setblocking(False)
         if family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -186,31 +188,6 @@ def at_end_of_child(close: Callable[[], object]) -> None:
         signals.worker_process_shutdown.connect(lambda **_: close(), weak=False, dispatch_uid="smtpbackend")
 
 
-_in_child: list[Callable[[], object]] = []
-_process = 0
-
-
-def at_fork(*, in_child: Callable[[], object], **others: Callable[[], object]) -> None:
-    """``os.register_at_fork``, on systems that fork; ``others`` are its ``before`` and ``after_in_parent``."""
-    _in_child.append(in_child)
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=in_child, **others)
-
-
-def notice_fork() -> None:
-    """Do what a child must, if this is one and Python was not told: a worker of uWSGI (``py-call-osafterfork``)."""
-    if os.getpid() != _process:
-        for do in _in_child:
-            do()
-
-
-def _note_process() -> None:
-    global _process
-    _process = os.getpid()
-
-
-_note_process()
 unforked = _Unforked()
-at_fork(in_child=_note_process)
 at_fork(before=unforked.before_fork, after_in_parent=unforked.after_fork, in_child=unforked.in_child)
 at_fork(in_child=_close_sockets)

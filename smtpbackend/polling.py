@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import select
 import sys
 import time
 from typing import Any
 
-__all__ = ["MAX_POLL", "READABLE", "WRITABLE", "new_poll"]
+__all__ = ["MAX_POLL", "READABLE", "WRITABLE", "check_number", "new_poll"]
 
 READABLE: int = getattr(select, "POLLIN", 1)
 WRITABLE: int = getattr(select, "POLLOUT", 4)
@@ -18,6 +19,14 @@ def new_poll() -> Any:
     """A ``select.poll``, or what has its methods. Which is known only now: a program may be patched after its start."""
     poll = getattr(select, "poll", None)
     return _Select() if poll is None else poll()
+
+
+def check_number(sock: Any) -> None:
+    """Raise OSError for a socket that cannot be waited for: ``select`` takes no descriptor of 1,024 or more."""
+    poll = new_poll()
+    if isinstance(poll, _Select):
+        poll.register(sock, READABLE)
+        poll.poll(0)
 
 
 class _Select:
@@ -43,7 +52,13 @@ class _Select:
             return []
         # Windows counts an attempt to connect that failed among the exceptional, as `selectors` does
         failing = writing if sys.platform == "win32" else []
-        readable, writable, failed = select.select(reading, writing, failing, milliseconds / 1000)
+        try:
+            readable, writable, failed = select.select(reading, writing, failing, milliseconds / 1000)
+        except ValueError as error:
+            if -1 in self._wanted:
+                raise  # it is closed
+            # a number of 1,024 or more, which select cannot take
+            raise OSError(errno.EMFILE, f"too many open files to wait by select ({error})") from error
         ready = dict.fromkeys(readable, READABLE)
         for number in {*writable, *failed}:
             ready[number] = ready.get(number, 0) | WRITABLE

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
+from smtpbackend.after_fork import at_fork
 from smtpbackend.errors import InvalidInput
 
 __all__ = ["IN_MEMORY", "Source", "Spool", "alone_with", "position_of", "source_of", "spooled"]
@@ -343,9 +344,8 @@ at_present: dict[Any, object] = {}
 """Streams that are being read, of those without weak references."""
 
 # a child has not the threads of its parent
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=locks.forget_all)
-    os.register_at_fork(after_in_child=at_present.clear)
+at_fork(in_child=locks.forget_all)
+at_fork(in_child=at_present.clear)
 
 
 def alone_with(thing: Any) -> AbstractContextManager[Any]:

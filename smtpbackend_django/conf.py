@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -17,7 +16,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
 from smtpbackend import InvalidSetting
-from smtpbackend.adapters import MAILER_KEYS, SERVER_KEYS, discreet, nearest
+from smtpbackend.adapters import MAILER_KEYS, SERVER_KEYS, at_fork, discreet, nearest
 
 if TYPE_CHECKING:
     from smtpbackend import Mailer
@@ -202,5 +201,4 @@ def _renew_lock() -> None:
     _lock = threading.Lock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
+at_fork(in_child=_renew_lock)

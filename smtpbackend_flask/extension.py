@@ -19,7 +19,7 @@ from flask import Flask, current_app
 from flask.logging import default_handler, has_level_handler
 from werkzeug.local import LocalProxy
 
-from smtpbackend.adapters import SignalListener, discreet, emit
+from smtpbackend.adapters import SignalListener, at_fork, discreet, emit
 from smtpbackend_flask.config import Config, read_config, warn
 from smtpbackend_flask.message import Message
 from smtpbackend_flask.signals import email_dispatched, signals
@@ -77,32 +77,43 @@ class _Mailers:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._settings = settings
-        self._lock = threading.Lock()
         self._mailer: Mailer | None = None
         self._async_mailer: AsyncMailer | None = None
 
     def mailer(self) -> Mailer:
-        with self._lock:
-            if self._mailer is None:
-                from smtpbackend.adapters import SharedMailer
+        if self._mailer is None:
+            with _making:
+                if self._mailer is None:
+                    from smtpbackend.adapters import SharedMailer
 
-                for module in EVERY_MAIL:
-                    importlib.import_module(module)
-                self._mailer = SharedMailer.from_settings(self._settings)
-            return self._mailer
+                    for module in EVERY_MAIL:
+                        importlib.import_module(module)
+                    self._mailer = SharedMailer.from_settings(self._settings)
+        return self._mailer
 
     def async_mailer(self) -> AsyncMailer:
-        with self._lock:
-            if self._async_mailer is None:
-                from smtpbackend.adapters import SharedAsyncMailer
+        if self._async_mailer is None:
+            with _making:
+                if self._async_mailer is None:
+                    from smtpbackend.adapters import SharedAsyncMailer
 
-                self._async_mailer = SharedAsyncMailer.from_settings(self._settings)
-            return self._async_mailer
+                    self._async_mailer = SharedAsyncMailer.from_settings(self._settings)
+        return self._async_mailer
 
     def close(self) -> None:
-        with self._lock:
-            if self._mailer is not None:
-                self._mailer.close()
+        if self._mailer is not None:
+            self._mailer.close()
+
+
+_making = threading.Lock()  # of mailers, of whichever app
+
+
+def _renew_lock() -> None:
+    global _making
+    _making = threading.Lock()
+
+
+at_fork(in_child=_renew_lock)
 
 
 class State(_Sending):

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import io
 import os
+import resource
 import select
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from smtpbackend import AsyncMailer, InvalidSetting, Mailer
+from smtpbackend import AsyncMailer, ConnectFailed, InvalidSetting, Mailer, Message
 from smtpbackend.polling import READABLE, WRITABLE, new_poll
 from smtpbackend.sources import source_of
+from smtpbackend.testing import ScriptedServer
 
 ROOT = Path(__file__).parents[1]
 
@@ -121,6 +123,33 @@ class TestPoll:
             one.close()
             with pytest.raises(ValueError, match="file descriptor"):
                 wait()
+
+
+class TestManyOpenFiles:
+    """Without poll a descriptor of 1,024 or more cannot be waited for: an error of the connection, as any other."""
+
+    @pytest.fixture
+    def many(self) -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (4096, before[1]))
+        held = [os.dup(0) for _ in range(1100)]
+        yield
+        for number in held:
+            os.close(number)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+    def test_each_message_has_its_error(
+        self, many: None, smtp_server: Callable[..., ScriptedServer], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        server = smtp_server()
+        message = Message("Hi", "ann@example.org", "bob@example.com", text="Good day")
+        monkeypatch.delattr(select, "poll", raising=False)
+        with Mailer(server.url) as mailer:
+            receipts = list(mailer.send_many([message] * 3))
+            assert [type(receipt.error) for receipt in receipts] == [ConnectFailed] * 3
+            with pytest.raises(ConnectFailed, match="Too many open files"):
+                mailer.send(message)
+            assert mailer.stats().open == 0
 
 
 class TestFilesWithoutPread:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
+from smtpbackend.after_fork import notice_fork
 from smtpbackend.base_mailer import BaseMailer
 from smtpbackend.delivery.caller import Caller
 from smtpbackend.errors import SMTPError
@@ -154,6 +155,7 @@ class AsyncMailer(BaseMailer):
 
     def stats(self) -> Statistics:
         """How many connections are open and idle, and what was done with them, over all event loops."""
+        notice_fork()
         return self._pools.statistics()
 
     async def close(self) -> None:
@@ -191,6 +193,7 @@ def pool_of(mailer: AsyncMailer) -> Pool:
     """Its pool for the running loop."""
     from smtpbackend.aio.pool import Pool
 
+    notice_fork()
     loop = asyncio.get_running_loop()
     pools = mailer._pools
     pool = pools.get(loop)

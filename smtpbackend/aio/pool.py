@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Generator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from smtpbackend.after_fork import at_fork
 from smtpbackend.aio.perform import perform
 from smtpbackend.aio.wire import Wire
 from smtpbackend.delivery.caller import Caller
@@ -22,7 +23,7 @@ from smtpbackend.delivery.statistics import Statistics, Tally
 from smtpbackend.delivery.tls import Context, client_context
 from smtpbackend.delivery.transcript import transcript
 from smtpbackend.errors import SMTPError
-from smtpbackend.forking import at_fork, unforked
+from smtpbackend.forking import unforked
 from smtpbackend.outcome import Receipt
 
 if TYPE_CHECKING:

@@ -7,13 +7,12 @@ thread can be started, what is due is closed when its pool is used the next time
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from typing import Protocol
 
+from smtpbackend.after_fork import at_fork, forks_unseen
 from smtpbackend.delivery.pooling import GOODBYE, LOOK
-from smtpbackend.forking import at_fork
 
 __all__ = ["watch"]
 
@@ -44,7 +43,7 @@ class _Watch:
             self._start()
 
     def _start(self) -> None:
-        if self._thread is not None or self._rests or not self.pools or _is_uwsgi_master():
+        if self._thread is not None or self._rests or not self.pools or forks_unseen():
             return
         self._thread = threading.Thread(target=self._run, name="smtpbackend-idle", daemon=True)
         try:
@@ -102,16 +101,6 @@ class _Watch:
         with self._changed:
             self._rests = False
             self._start()
-
-
-def _is_uwsgi_master() -> bool:
-    """Whether workers of uWSGI are still to be forked from this process.
-
-    Python is not told of these forks. A worker whose master has another thread, one that just waits for the
-    interpreter, can wait for the interpreter for ever.
-    """
-    uwsgi = sys.modules.get("uwsgi")  # it is there inside of uWSGI alone
-    return uwsgi is not None and uwsgi.worker_id() == 0
 
 
 watch = _Watch()

@@ -186,6 +186,9 @@ class Mailer(BaseMailer):
 
     def stats(self) -> Statistics:
         """How many connections are open and idle, and what was done with them."""
+        from smtpbackend.after_fork import notice_fork
+
+        notice_fork()
         return self._pool.statistics()
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Generator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from smtpbackend.after_fork import at_fork, notice_fork
 from smtpbackend.blocking.idle import watch
 from smtpbackend.blocking.perform import perform
 from smtpbackend.blocking.wire import Wire
@@ -24,7 +25,7 @@ from smtpbackend.delivery.statistics import Statistics, Tally
 from smtpbackend.delivery.tls import Context, client_context
 from smtpbackend.delivery.transcript import transcript
 from smtpbackend.errors import SMTPError
-from smtpbackend.forking import at_end_of_child, at_fork, notice_fork, unforked
+from smtpbackend.forking import at_end_of_child, unforked
 from smtpbackend.outcome import Receipt
 
 if TYPE_CHECKING:

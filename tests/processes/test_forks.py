@@ -469,3 +469,85 @@ def new_mailer(url):
         assert len([subject for subject in sent if subject.startswith("child")]) == 40
         for speaker in server.speakers:
             assert len({subject.split()[0] for subject in subjects(speaker)}) <= 1
+
+
+def test_threads_of_a_child_that_python_is_not_told_of_wait_for_the_first(tmp_path: Path) -> None:
+    """As under uWSGI. Else one could use what is the parent's, or lose what it has just opened."""
+    source = """
+        from smtpbackend.after_fork import at_fork, notice_fork
+
+        begun, go_on, calls = threading.Event(), threading.Event(), []
+
+        def in_child():
+            calls.append(threading.get_ident())
+            begun.set()
+            assert go_on.wait(20)
+
+        at_fork(in_child=in_child)
+        os.getpid = lambda: -1  # as a child sees it
+        first = threading.Thread(target=notice_fork)
+        first.start()
+        assert begun.wait(20)
+        second = threading.Thread(target=lambda: (notice_fork(), calls.append(go_on.is_set())))
+        second.start()
+        second.join(0.3)
+        go_on.set()
+        first.join()
+        second.join()
+        notice_fork()
+        print(calls[1:])
+        """
+    with running(tmp_path, source) as script:
+        assert script.read() == "[True]"
+        assert script.end() == ""
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["send", "asend"])
+def test_a_flask_app_sends_in_a_child_while_its_parent_makes_a_mailer(
+    scripted: Scripted, ca: Certificates, tmp_path: Path, is_async: bool
+) -> None:
+    """The thread that makes it is no more in the child, and would hold its lock for ever."""
+    server = scripted(Play(extensions=("PIPELINING", "STARTTLS")), certificate="server")
+    file = tmp_path / "ca.pem"
+    file.write_bytes(Path(ca.ca_file).read_bytes())
+    source = """
+        from flask import Flask
+        from smtpbackend_flask import Mail, Message
+
+        file = sys.argv[2]
+        app = Flask("site")
+        app.config.update(SMTPBACKEND_SERVERS=sys.argv[1], SMTPBACKEND_CA_FILE=file)
+        app.config.update(MAIL_DEFAULT_SENDER="ann@example.org")
+        mail = Mail(app)
+        mail.connect()
+
+        def send(is_async):
+            with app.app_context():
+                message = Message("Hello", ["bob@example.com"], "Good day")
+                return asyncio.run(mail.asend(message)) if is_async else mail.send(message)
+
+        send(False)
+        octets = open(file, "rb").read()
+        os.remove(file)
+        os.mkfifo(file)  # the second mailer reads it as it is made, and waits
+        making = threading.Thread(target=send, args=(True,))
+        making.start()
+        writing = os.open(file, os.O_WRONLY)  # opened as soon as it is read
+        if child := os.fork():
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            os.write(writing, octets)
+            os.close(writing)
+            making.join()
+            print(code)
+        else:
+            signal.alarm(20)
+            os.close(writing)
+            os.remove(file)
+            open(file, "wb").write(octets)
+            os._exit(0 if send(sys.argv[3] == "True").ok else 1)
+        """
+    url = f"smtp://127.0.0.1:{server.port}?tls=required"
+    with running(tmp_path, source, url, file, is_async) as script:
+        assert script.read() == "0"
+        assert script.end() == ""
+    assert len(server.handed_over) == 3
