@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from smtpbackend.delivery.message_types import register_messages
     from smtpbackend.delivery.parcel import Parcel
     from smtpbackend.delivery.server import port_doubt
-    from smtpbackend.delivery.setting_names import nearest
     from smtpbackend.delivery.settings import MAILER_KEYS, SERVER_KEYS, flag
     from smtpbackend.delivery.tls import check_files, client_context
     from smtpbackend.domain import ascii_domain
@@ -51,7 +50,7 @@ if TYPE_CHECKING:
     from smtpbackend.signals import SignalListener, emit
     from smtpbackend.sources import alone_with
     from smtpbackend.stdlib_mime import LegacyWriter, ModernWriter, NotSimple, Part, plain_addr_spec
-    from smtpbackend.text import characters
+    from smtpbackend.text import characters, nearest
 
 __all__ = [
     "ADDRESS_FIELDS",
@@ -128,7 +127,6 @@ _HOMES = {
     "smtpbackend.delivery.message_types": ("register_messages",),
     "smtpbackend.delivery.parcel": ("Parcel",),
     "smtpbackend.delivery.server": ("port_doubt",),
-    "smtpbackend.delivery.setting_names": ("nearest",),
     "smtpbackend.delivery.settings": ("MAILER_KEYS", "SERVER_KEYS", "flag"),
     "smtpbackend.delivery.tls": ("check_files", "client_context"),
     "smtpbackend.domain": ("ascii_domain",),
@@ -150,7 +148,7 @@ _HOMES = {
     "smtpbackend.signals": ("SignalListener", "emit"),
     "smtpbackend.sources": ("alone_with",),
     "smtpbackend.stdlib_mime": ("LegacyWriter", "ModernWriter", "NotSimple", "Part", "plain_addr_spec"),
-    "smtpbackend.text": ("characters",),
+    "smtpbackend.text": ("characters", "nearest"),
 }
 
 __getattr__, __dir__ = on_first_use(__name__, _HOMES)

@@ -1,9 +1,18 @@
-"""What a text is, whatever made it."""
+"""What a text is, whatever made it; and which known name a wrong one may have meant."""
 
 from __future__ import annotations
 
-__all__ = ["characters"]
+from collections.abc import Collection
+
+__all__ = ["characters", "nearest"]
 
 characters = str.__str__
-"""The characters of a str, of a subclass too, as a plain str: what a template or a translation made has methods of its
-own (``Markup`` escapes what is added to it), and the ``__str__`` of an enumeration tells its name."""
+"""The characters of a str as a plain str. A subclass may tell something else: ``Markup`` escapes what is added to it,
+and the ``__str__`` of an enumeration gives the name of its member."""
+
+
+def nearest(name: str, known: Collection[str], likeness: float = 0.5) -> str | None:
+    """The known name that may have been meant by another one: at least so like it, from 0 to 1."""
+    import difflib
+
+    return next(iter(difflib.get_close_matches(name.lower(), known, 1, likeness)), None)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import Any, ClassVar, NoReturn, Self, dataclass_transform
 
+from smtpbackend.text import nearest
+
 __all__ = ["Value"]
 
 
@@ -34,7 +36,7 @@ class Value:
         cls._values = attrgetter(*cls._fields)
 
     def __init__(self, *values: Any, **named: Any) -> None:
-        fields, put = self._fields, self.__dict__  # frozen for others
+        fields, put = self._fields, self.__dict__  # past `__setattr__`, which refuses
         put.update(self._field_defaults)
         put.update(zip(fields, values, strict=False))
         put.update(named)
@@ -43,10 +45,17 @@ class Value:
         self.__post_init__()
 
     def _check_names(self, given: int, named: dict[str, Any]) -> None:
-        fields = self._fields
-        if given > len(fields) or not named.keys().isdisjoint(fields[:given]) or self.__dict__.keys() != {*fields}:
-            takes = ", ".join(f"{name}=..." if name in self._field_defaults else name for name in fields)
-            raise TypeError(f"{type(self).__name__}({takes}): one is missing or given twice, or there are others")
+        fields, name = self._fields, type(self).__name__
+        if given > len(fields):
+            raise TypeError(f"{name} has {len(fields)} fields, and was given {given} values")
+        for field in named:
+            if field not in fields:
+                near = nearest(field, fields)
+                raise TypeError(f"{name} has no field {field!r}" + (f"; did you mean {near!r}?" if near else ""))
+            if field in fields[:given]:
+                raise TypeError(f"{name} was given two values for {field!r}")
+        if missing := [field for field in fields if field not in self.__dict__]:
+            raise TypeError(f"{name} needs {', '.join(map(repr, missing))}")
 
     def __post_init__(self) -> None:
         """Check the fields, or complete them in ``__dict__``."""
@@ -54,6 +63,8 @@ class Value:
     def replace(self, **changes: Any) -> Self:
         """Another one with these fields changed; it is made and checked as any other."""
         return type(self)(**{name: getattr(self, name) for name in self._fields} | changes)
+
+    __replace__ = replace  # what `copy.replace` of Python 3.13 calls
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from smtpbackend.errors import InvalidSetting
+from smtpbackend.text import nearest
 
-__all__ = ["check_keys", "nearest"]
+__all__ = ["check_keys"]
 
 
 OF_DJANGO = {
@@ -17,13 +18,6 @@ OF_DJANGO = {
     "fail_silently": "catch DeliveryError",
 }
 """Options of Django that are no settings here, and what does the same."""
-
-
-def nearest(name: str, known: Collection[str], likeness: float = 0.5) -> str | None:
-    """The known name that may have been meant by another one: at least so like it, from 0 to 1."""
-    import difflib
-
-    return next(iter(difflib.get_close_matches(name.lower(), known, 1, likeness)), None)
 
 
 def check_keys(given: Iterable[str], known: Collection[str], what: str = "setting") -> None:
