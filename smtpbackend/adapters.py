@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from smtpbackend.receivers import call as call_receiver
     from smtpbackend.signals import SignalListener, emit
     from smtpbackend.sources import alone_with
+    from smtpbackend.spelling import Spelling
     from smtpbackend.stdlib_mime import LegacyWriter, ModernWriter, NotSimple, Part, plain_addr_spec
     from smtpbackend.text import characters, nearest
 
@@ -72,6 +73,7 @@ __all__ = [
     "SharedAsyncMailer",
     "SharedMailer",
     "SignalListener",
+    "Spelling",
     "alone_with",
     "ascii_domain",
     "at_fork",
@@ -147,6 +149,7 @@ _HOMES = {
     "smtpbackend.receivers": ("begin as begin_receiver", "call as call_receiver"),
     "smtpbackend.signals": ("SignalListener", "emit"),
     "smtpbackend.sources": ("alone_with",),
+    "smtpbackend.spelling": ("Spelling",),
     "smtpbackend.stdlib_mime": ("LegacyWriter", "ModernWriter", "NotSimple", "Part", "plain_addr_spec"),
     "smtpbackend.text": ("characters", "nearest"),
 }

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from smtpbackend.hiding import discreet
+from smtpbackend.spelling import KEYWORDS, Spelling
 
 # What sends is loaded as a Mailer is made (`load`): a program that only imports it does not pay for it (DESIGN 5.6).
 if TYPE_CHECKING:
@@ -48,7 +49,13 @@ class BaseMailer:
     _modules: tuple[str, ...] = ()  # what this mailer's mails need beside `EVERY_MAIL`
 
     @discreet
-    def __init__(self, *server: ServerLike, listeners: Sequence[Listener] = (), **settings: Unpack[Settings]) -> None:
+    def __init__(
+        self,
+        *server: ServerLike,
+        listeners: Sequence[Listener] = (),
+        spelling: Spelling = KEYWORDS,
+        **settings: Unpack[Settings],
+    ) -> None:
         from smtpbackend.delivery.configuration import configure
         from smtpbackend.delivery.route import Route
         from smtpbackend.events import check_listeners
@@ -56,7 +63,7 @@ class BaseMailer:
         self._listeners = check_listeners(listeners)
         if server:
             settings["servers"] = list(server)
-        self.configuration = configure(settings)
+        self.configuration = configure(settings, spelling)
         self._route = Route(self.configuration.servers, self.configuration.strategy, self.configuration.rest)
         self.load(self.configuration)
         # a wrong path is found now, not at the first mail
@@ -78,9 +85,14 @@ class BaseMailer:
 
     @classmethod
     @discreet
-    def from_settings(cls, settings: Mapping[str, Any], listeners: Sequence[Listener] = ()) -> Self:
-        """A mailer from the neutral keys, as an adapter has them. Raises `InvalidSetting`."""
-        return cls(listeners=listeners, **settings)
+    def from_settings(
+        cls, settings: Mapping[str, Any], listeners: Sequence[Listener] = (), spelling: Spelling = KEYWORDS
+    ) -> Self:
+        """A mailer from the neutral keys, as an adapter has them. Raises `InvalidSetting`.
+
+        ``spelling`` says how its errors write the settings.
+        """
+        return cls(listeners=listeners, spelling=spelling, **settings)
 
     def _set_up(self, with_files: Sequence[Server]) -> None:
         """Make what pools are made of, with the TLS contexts of these servers. Raises `InvalidSetting`."""

@@ -11,7 +11,8 @@ import time
 import weakref
 
 from smtpbackend.after_fork import at_fork
-from smtpbackend.delivery.credentials import Provider, checked, failed
+from smtpbackend.delivery.credentials import Provider, checked, too_late
+from smtpbackend.delivery.server import Server
 
 __all__ = ["fetched"]
 
@@ -19,7 +20,7 @@ _locks: weakref.WeakKeyDictionary[Provider, threading.Lock] = weakref.WeakKeyDic
 _guard = threading.Lock()
 
 
-def fetched(source: Provider, server: str, refused: str | None, patience: float) -> str:
+def fetched(source: Provider, server: Server, refused: str | None, patience: float) -> str:
     """A token for a server, not ``refused``: the one that is kept, or a fresh one. Blocks for ``patience`` seconds.
 
     Raises `SMTPError`, and whatever the provider raises.
@@ -27,10 +28,12 @@ def fetched(source: Provider, server: str, refused: str | None, patience: float)
     with _guard:
         lock = _locks.setdefault(source, threading.Lock())
     if patience <= 0 or not lock.acquire(timeout=patience):
-        raise failed(f"the token for {server} did not come in time; see deadline", True, server)
+        raise too_late(server)
     try:
         kept = source.current(time.monotonic(), refused)
-        return kept or checked(source.keep(source.fetch(patience), time.monotonic()), server)
+        return kept or checked(
+            source.keep(source.fetch(patience), time.monotonic()), server.name, server.spelling("token")
+        )
     finally:
         lock.release()
 

@@ -89,7 +89,7 @@ def at_path(server: Server) -> tuple[Any, ...]:
     """The unix socket of a server, as ``getaddrinfo`` says an address. Raises `InvalidSetting` where there are none."""
     family = getattr(socket, "AF_UNIX", None)
     if family is None:
-        why = f"{server.name}: Python has no unix sockets on this system (Windows); give host and port of the server"
+        why = f"{server.name}: Python has no unix sockets on this system (Windows); give its host and port"
         raise InvalidSetting(why, field="servers")
     return family, socket.SOCK_STREAM, 0, "", server.path
 

@@ -33,7 +33,7 @@ class Value:
         own = cls.__annotations__
         cls._fields = cls.__match_args__ = (*cls._fields, *own)  # type: ignore[attr-defined, misc]
         cls._field_defaults = cls._field_defaults | {name: vars(cls)[name] for name in own if name in vars(cls)}
-        cls._values = attrgetter(*cls._fields)
+        cls._values = attrgetter(*cls._fields) if cls._fields else lambda value: ()
 
     def __init__(self, *values: Any, **named: Any) -> None:
         fields, put = self._fields, self.__dict__  # past `__setattr__`, which refuses

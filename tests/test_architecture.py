@@ -17,6 +17,7 @@ WORDS = {
     "values",
     "public_names",
     "text",
+    "spelling",
     "after_fork",
     "address",
     "domain",

@@ -20,6 +20,7 @@ PUBLIC = {
     "smtpbackend.adapters": """
         ADDRESS_FIELDS Configuration ENDINGS Content HIDDEN_FIELDS IDENTIFIERS LINE LegacyWriter MAILER_KEYS
         MAX_FOLDED MAX_LINE ModernWriter NotSimple Parcel Part SERVER_KEYS SharedAsyncMailer SharedMailer SignalListener
+        Spelling
         alone_with ascii_domain at_fork bares_password begin_receiver call_receiver characters check_files check_name
         check_tuple client_context configure date_of discreet emit encode_octets filename_parameter flag has_names
         identifier_text is_loopback is_pair is_signed is_word media_type nearest needs_encoding no_mailbox

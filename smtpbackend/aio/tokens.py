@@ -8,7 +8,7 @@ import time
 import weakref
 from typing import Any
 
-from smtpbackend.delivery.credentials import PATIENCE, Provider, checked, failed, raised
+from smtpbackend.delivery.credentials import PATIENCE, Provider, checked, raised, too_late
 from smtpbackend.delivery.server import Server
 from smtpbackend.errors import SMTPError
 from smtpbackend.fetching import fetched
@@ -27,20 +27,20 @@ async def token(server: Server, refused: str | None, deadline: float | None) -> 
     try:
         async with asyncio.timeout_at(deadline):
             if not isinstance(server.token, Provider):
-                return checked(await _called(server), server.name)
+                return checked(await _called(server), server.name, server.spelling("token"))
             source = server.token
             patience = PATIENCE if deadline is None else min(PATIENCE, max(deadline - loop.time(), 0.001))
             async with _locks.setdefault(loop, weakref.WeakKeyDictionary()).setdefault(source, asyncio.Lock()):
                 kept = source.current(time.monotonic(), refused)
                 if kept is None:
-                    kept = await asyncio.to_thread(fetched, source, server.name, refused, patience)
+                    kept = await asyncio.to_thread(fetched, source, server, refused, patience)
                 return kept
     except SMTPError as error:
         error.server = error.server or server.name
         raise
     except Exception as error:
         if isinstance(error, TimeoutError) and deadline is not None and loop.time() >= deadline:
-            raise failed(f"the token for {server.name} did not come in time; see deadline", True, server.name) from None
+            raise too_late(server) from None
         raise raised(error, server.name) from error
 
 

@@ -16,9 +16,9 @@ def token(server: Server, refused: str | None, deadline: float | None) -> str:
     """A token for a server, not ``refused``. ``deadline`` is in seconds of ``time.monotonic``. Raises `SMTPError`."""
     try:
         if not isinstance(server.token, Provider):  # it is no local here: a partial shows its arguments
-            return checked(server.token(), server.name)
+            return checked(server.token(), server.name, server.spelling("token"))
         patience = PATIENCE if deadline is None else min(PATIENCE, deadline - time.monotonic())
-        return fetched(server.token, server.name, refused, patience)
+        return fetched(server.token, server, refused, patience)
     except SMTPError as error:
         error.server = error.server or server.name
         raise

@@ -47,12 +47,12 @@ def _make_ready(mail: Mail, parcel: Parcel, rules: Rules, stamp: Callable[[], tu
     if rules.only_to is not None:
         mail.keep_to(rules.only_to)
     if mail.refused and rules.recipient_policy == "all":
-        mail.send_to_nobody()
+        mail.send_to_nobody(rules.spelling)
     if not mail.pending:
         return
     mail.content = _content_of(parcel.content, stamp)
     if rules.redirect_to is not None:
-        mail.redirect(rules.redirect_to)
+        mail.redirect(rules.redirect_to, rules.spelling("redirect_to"))
     if rules.dkim:
         from smtpbackend.delivery.dkim import signed
 

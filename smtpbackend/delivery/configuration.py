@@ -10,6 +10,7 @@ from smtpbackend.delivery.setting_names import check_keys
 from smtpbackend.delivery.settings import MAILER_KEYS, SERVER_KEYS, read
 from smtpbackend.errors import InvalidSetting
 from smtpbackend.hiding import discreet
+from smtpbackend.spelling import KEYWORDS, Spelling
 
 if TYPE_CHECKING:
     from smtpbackend.address import Address
@@ -27,7 +28,7 @@ class PoolLimits(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """The settings about every message."""
+    """The settings about every message, and how errors write settings."""
 
     recipient_policy: str = "any"
     dkim: tuple[Any, ...] = ()
@@ -35,6 +36,7 @@ class Rules(NamedTuple):
     only_to: OnlyTo | None = None
     redirect_to: Address | None = None
     suppress_send: bool = False
+    spelling: Spelling = KEYWORDS
 
 
 class Configuration(NamedTuple):
@@ -49,21 +51,25 @@ class Configuration(NamedTuple):
 
 
 @discreet
-def configure(settings: Mapping[str, Any]) -> Configuration:
-    """Read and check settings; None is the same as a key that is not set. Raises `InvalidSetting`."""
+def configure(settings: Mapping[str, Any], spelling: Spelling = KEYWORDS) -> Configuration:
+    """Read and check settings; None is the same as a key that is not set. Raises `InvalidSetting`.
+
+    ``spelling`` says how errors write settings, now and when mail is sent.
+    """
     check_keys(settings, {"servers", "ports", *SERVER_KEYS, *MAILER_KEYS})
     given = {key: value for key, value in settings.items() if value is not None}
-    value = {name: read(setting, given.get(name)) for name, setting in MAILER_KEYS.items()}
-    servers = _servers(given)
+    value = {name: read(setting, given.get(name), spelling) for name, setting in MAILER_KEYS.items()}
+    servers = _servers(given, spelling)
     if value["recipient_policy"] == "all" and any(server.protocol == "lmtp" for server in servers):
         raise InvalidSetting(
-            "recipient_policy is 'all', and a server speaks LMTP, which delivers to each recipient by itself: "
-            "set it to 'any', or use an SMTP server",
+            f"{spelling('recipient_policy', 'all')} is set, and a server speaks LMTP, which delivers to each recipient "
+            "by itself: set it to 'any', or use an SMTP server",
             field="recipient_policy",
         )
     if value["only_to"] is not None and value["redirect_to"] is not None:
         raise InvalidSetting(
-            "only_to and redirect_to are both set: give one of them, or say in redirect_to alone where all mail goes",
+            f"{spelling.together('only_to', 'redirect_to')} are both set: give one of them, or say in "
+            f"{spelling('redirect_to')} alone where all mail goes",
             field="redirect_to",
         )
     return Configuration(
@@ -72,25 +78,29 @@ def configure(settings: Mapping[str, Any]) -> Configuration:
         value["strategy"],
         value["rest"],
         PoolLimits(value["max_connections"], value["max_idle"], value["max_messages"]),
-        Rules(**{name: value[name] for name in Rules._fields}),
+        Rules(**{name: value[name] for name in Rules._fields if name in value}, spelling=spelling),
     )
 
 
-def _servers(given: Mapping[str, Any]) -> tuple[Server, ...]:
+def _servers(given: Mapping[str, Any], spelling: Spelling) -> tuple[Server, ...]:
     """The servers, each with the port at its place: a missing one is the default, and more ports are ignored."""
     defaults = {key: given[key] for key in SERVER_KEYS if key in given}
     servers = given.get("servers", [{}])
     if "servers" in given and "host" in given:
-        raise InvalidSetting("both servers and host are set; give one of them", field="host")
+        raise InvalidSetting(f"{spelling.together('servers', 'host')} are both set; give one of them", field="host")
     if isinstance(servers, (str, Mapping, Server)):
         servers = [servers]
     if not isinstance(servers, Sequence) or not servers:
         raise InvalidSetting(
-            "servers must be a list of URLs, host names or mappings, with at least one", field="servers"
+            f"{spelling('servers')} must be a list of URLs, host names or mappings, with at least one",
+            field="servers",
         )
     ports = given.get("ports", [])
     if isinstance(ports, (str, int)):
         ports = [ports]
     padded = [*ports, *[None] * len(servers)]
-    found = [resolve(server, defaults, port) for server, port in zip(servers, padded, strict=False)]
+    found = [
+        resolve(server, defaults, port, spelling, None if len(servers) == 1 else number)
+        for number, (server, port) in enumerate(zip(servers, padded, strict=False))
+    ]
     return tuple(dict.fromkeys(found))

@@ -227,7 +227,10 @@ class Connecting:
 
     def ask(self, question: Callable[[Session], Effects]) -> Effects:
         """Put one question to the first server that can be asked; its answer is given, or the error of all raised."""
-        deadline = None if self.deadline is None else Deadline.after(self.deadline, self.clock())
+        deadline = None
+        if self.deadline is not None:
+            setting = self.route.servers[0].spelling("deadline")
+            deadline = Deadline.after(self.deadline, self.clock(), setting)
         failed: dict[Server, SMTPError] = {}
         servers = self.route.order(self.clock())
         while servers:

@@ -10,11 +10,14 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self
 
 from smtpbackend.delivery.hostnames import is_loopback
 from smtpbackend.errors import AuthenticationFailed, InvalidSetting, MissingExtra
 from smtpbackend.hiding import Mask, Secret, discreet, keep_here
+
+if TYPE_CHECKING:
+    from smtpbackend.delivery.server import Server
 
 __all__ = [
     "ClientCredentials",
@@ -292,20 +295,21 @@ def _is_host(name: str | None, *addresses: str | None) -> bool:
 
 
 @discreet
-def resolve(value: Any) -> Any:
-    """The value of the setting ``token``: a callable or `Provider`, the dotted path of one, or a token.
+def resolve(value: Any, setting: str = "token") -> Any:
+    """The value of ``setting``, which is ``token``: a callable or `Provider`, the dotted path of one, or a token.
 
     A string is a path if it has names with dots between, and the first names a module. Raises `InvalidSetting`, which
     never repeats what may be a token.
     """
     if isinstance(value, str) and _PATH.fullmatch(value) and len(value) <= 255 and _is_module(value.partition(".")[0]):
-        value = _imported(value)
+        value = _imported(value, setting)
     if isinstance(value, str):
         if not value or not value.isascii() or not value.isprintable() or " " in value:  # RFC 6750 2.1
-            raise InvalidSetting("token is empty, or has characters that no token has", field="token")
+            raise InvalidSetting(f"{setting} is empty, or has characters that no token has", field="token")
     elif not callable(value) and not isinstance(value, Provider):
         raise InvalidSetting(
-            f"token must be a token, a callable that gives one, or the dotted path of one, not {type(value).__name__}",
+            f"{setting} must be a token, a callable that gives one, or the dotted path of one, not "
+            f"{type(value).__name__}",
             field="token",
         )
     if isinstance(value, Provider):
@@ -313,7 +317,7 @@ def resolve(value: Any) -> Any:
     return Secret(value) if isinstance(value, str) else value
 
 
-def _imported(path: str) -> Any:
+def _imported(path: str, setting: str) -> Any:
     """The object at a dotted path, which may be a token after all: an error repeats no more than a module's name."""
     import importlib
     import sys
@@ -331,7 +335,8 @@ def _imported(path: str) -> Any:
     while module and module not in sys.modules:
         module = module.rpartition(".")[0]
     raise InvalidSetting(
-        f"token is a dotted path to something in {module!r}, and what follows there cannot be imported", field="token"
+        f"{setting} is a dotted path to something in {module!r}, and what follows there cannot be imported",
+        field="token",
     ) from cause
 
 
@@ -355,24 +360,30 @@ def failed(message: str, transient: bool = False, server: str | None = None) -> 
     return error
 
 
+def too_late(server: Server) -> AuthenticationFailed:
+    """The error where the token was not there in time."""
+    late = f"the token for {server.name} did not come in time; see {server.spelling('deadline')}"
+    return failed(late, True, server.name)
+
+
 def raised(error: Exception, server: str) -> AuthenticationFailed:
     """The error of a callable that raised. Its text may hold secrets, and stays in the cause."""
     return failed(f"the token for {server} cannot be had: its callable raised {type(error).__name__}", True, server)
 
 
 @discreet
-def checked(token: Any, server: str) -> str:
+def checked(token: Any, server: str, setting: str = "token") -> str:
     """The token that a callable returned. Raises `InvalidSetting` where it is none."""
     if inspect.isawaitable(token):
         if inspect.iscoroutine(token):
             token.close()
-        raise InvalidSetting(f"token for {server} is asynchronous: only an AsyncMailer can await it", field="token")
+        raise InvalidSetting(f"{setting} for {server} is asynchronous: only an AsyncMailer can await it", field="token")
     if isinstance(token, Grant):
         token = token.token
     if not isinstance(token, str):
-        raise InvalidSetting(f"token for {server} gave a {type(token).__name__}, and no token", field="token")
+        raise InvalidSetting(f"{setting} for {server} gave a {type(token).__name__}, and no token", field="token")
     if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise InvalidSetting(f"token for {server} gave what is empty or no token", field="token")
+        raise InvalidSetting(f"{setting} for {server} gave what is empty or no token", field="token")
     return Secret(token)
 
 

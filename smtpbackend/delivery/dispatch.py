@@ -219,7 +219,10 @@ class Dispatch(Connecting):
         mail.rejoin()
         if self._is_late(mail) and mail.error is None:
             mail.error = (
-                TimedOut(f"the deadline of {self.deadline:g} s passed before a server took the message; see deadline")
+                TimedOut(
+                    f"the deadline of {self.deadline:g} s passed before a server took the message; see "
+                    f"{self.rules.spelling('deadline')}"
+                )
                 if self._left is None
                 else DeliveryError("the stream was left before this message was sent")
             )
@@ -358,7 +361,7 @@ class Dispatch(Connecting):
                 session.capabilities,
                 connection.server.name,
                 session.secure,
-                self.rules.recipient_policy,
+                self.rules,
                 is_awake,
                 session.without_tls,
             )
@@ -375,7 +378,7 @@ class Dispatch(Connecting):
         server, session, error = connection.server, connection.session, transaction.error
         is_crowded = is_crowd(transaction.last_word)
         by_data = not is_crowded and self.route.experience.wants_data(connection, transaction, self.clock())
-        judgement = judge(transaction, self.rules.recipient_policy, server.name, by_data, session.without_tls)
+        judgement = judge(transaction, self.rules, server.name, by_data, session.without_tls)
         mail.record(transaction, judgement, server.name)
         had_worked = connection.has_worked  # then its end says nothing against the server
         if error is None:
@@ -447,7 +450,7 @@ class Dispatch(Connecting):
             if not transaction.is_settled:
                 transaction.error = transaction.error or ConnectionLost(why)
             name = mail.servers[0].name if mail.servers else ""
-            mail.record(transaction, judge(transaction, self.rules.recipient_policy, name), name)
+            mail.record(transaction, judge(transaction, self.rules, name), name)
             mail.error = transaction.error
         for mail in self.begun.values():
             self.lifecycle.break_off(mail, why)

@@ -43,11 +43,11 @@ class Signer:
     """One domain with its selector and key, and the names of the fields that it signs. Raises `InvalidSetting`."""
 
     @discreet
-    def __init__(self, domain: Any, selector: Any, key: Any, headers: Any = None) -> None:
-        self.domain = _name("domain", domain)
-        self.selector = _name("selector", selector)
-        self.headers = _headers(headers)
-        self.algorithm, self._key = _private_key(key)
+    def __init__(self, domain: Any, selector: Any, key: Any, headers: Any = None, setting: str = "dkim") -> None:
+        self.domain = _name("domain", domain, setting)
+        self.selector = _name("selector", selector, setting)
+        self.headers = _headers(headers, setting)
+        self.algorithm, self._key = _private_key(key, setting)
 
     def __repr__(self) -> str:
         return f"<Signer {self.selector}._domainkey.{self.domain} {self.algorithm}>"
@@ -101,7 +101,7 @@ def signers(name: str, value: Any) -> tuple[Signer, ...]:
     found = []
     for one in several:
         check_keys(one, ("domain", "selector", "key", "headers"), f"{name} key")
-        found.append(Signer(*(one.get(key) for key in ("domain", "selector", "key", "headers"))))
+        found.append(Signer(one.get("domain"), one.get("selector"), one.get("key"), one.get("headers"), name))
     return tuple(found)
 
 
@@ -176,33 +176,33 @@ def _library() -> Any:
     return dkim
 
 
-def _name(name: str, value: Any) -> str:
+def _name(name: str, value: Any, setting: str) -> str:
     if not isinstance(value, str) or not value:
-        raise InvalidSetting(f"dkim {name} is missing; it is a string", field="dkim")
+        raise InvalidSetting(f"{setting} {name} is missing; it is a string", field=setting)
     text = value
     if not text.isascii():
         try:
-            text = ascii_domain(text, f"dkim {name}")  # as the From that it is to be aligned with
+            text = ascii_domain(text, f"{setting} {name}")  # as the From that it is to be aligned with
         except InvalidInput as error:
-            raise InvalidSetting(str(error), field="dkim") from error
+            raise InvalidSetting(str(error), field=setting) from error
     if not _dns_name.fullmatch(text) or len(text) > 253:
-        raise InvalidSetting(f"dkim {name} {value!r} is not a domain name", field="dkim")
+        raise InvalidSetting(f"{setting} {name} {value!r} is not a domain name", field=setting)
     return text.lower()
 
 
-def _headers(value: Any) -> tuple[str, ...]:
+def _headers(value: Any, setting: str) -> tuple[str, ...]:
     """Lower-case names, From among them (RFC 6376 5.4)."""
     if value is None:
         return tuple(name.lower() for name in HEADERS)
     if isinstance(value, str):
         value = value.replace(",", " ").split()
     if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) and _field_name(name) for name in value):
-        raise InvalidSetting(f"dkim headers must be a list of field names, not {value!r}", field="dkim")
+        raise InvalidSetting(f"{setting} headers must be a list of field names, not {value!r}", field=setting)
     names = [name.lower() for name in value]
     if wrong := sorted(_NEVER.intersection(names)):
         raise InvalidSetting(
-            f"dkim headers has {', '.join(wrong)}, which is changed or removed on the way (RFC 6376 5.4.1)",
-            field="dkim",
+            f"{setting} headers has {', '.join(wrong)}, which is changed or removed on the way (RFC 6376 5.4.1)",
+            field=setting,
         )
     return tuple(dict.fromkeys(["from", *names]))
 
@@ -215,20 +215,20 @@ def _is_bare(key: str) -> bool:
     return bool(re.fullmatch(r"[A-Za-z0-9+/]{43}=|M[A-Za-z0-9+/]{60,}={0,2}", key.strip()))
 
 
-def _private_key(key: Any) -> tuple[str, Any]:
+def _private_key(key: Any, setting: str) -> tuple[str, Any]:
     """Algorithm and private key, from PEM or from the file at a path."""
     import os
 
     if isinstance(key, bytes):
         key = key.decode("ascii", "replace")
     if not isinstance(key, (str, os.PathLike)) or not os.fspath(key):
-        raise InvalidSetting("dkim key is missing; it is PEM, or the path of a PEM file", field="dkim")
+        raise InvalidSetting(f"{setting} key is missing; it is PEM, or the path of a PEM file", field=setting)
     if isinstance(key, str) and ("-----BEGIN" in key or "\n" in key.strip() or _is_bare(key)):
-        where, text = "dkim key", key
+        where, text = f"{setting} key", key
     else:
         # a missing file may be a key in an unknown form, but no key has a dot in it
         is_path = not isinstance(key, str) or "." in key or os.path.exists(key)
-        where = f"dkim key {os.fspath(key)!r}" if is_path else "dkim key"
+        where = f"{setting} key {os.fspath(key)!r}" if is_path else f"{setting} key"
         trouble: Exception | None = None
         try:
             with open(key, encoding="ascii", errors="replace") as file:
@@ -237,14 +237,15 @@ def _private_key(key: Any) -> tuple[str, Any]:
             trouble = error
         if trouble is not None and not is_path:
             raise InvalidSetting(
-                "dkim key is neither PEM nor the path of a file that is there (it is not repeated, as it may be a key)",
-                field="dkim",
+                f"{setting} key is neither PEM nor the path of a file that is there; it is not repeated, as it may be "
+                "a key",
+                field=setting,
             )
         if trouble is not None:
-            raise InvalidSetting(f"{where} cannot be read: {trouble}", field="dkim") from trouble
+            raise InvalidSetting(f"{where} cannot be read: {trouble}", field=setting) from trouble
     found = _parsed(text)
     if isinstance(found, str):
-        raise InvalidSetting(f"{where} {found}", field="dkim")
+        raise InvalidSetting(f"{where} {found}", field=setting)
     return found
 
 

@@ -20,10 +20,14 @@ __all__ = ["OnlyTo", "address", "only_to", "redirected", "with_original_to"]
 
 
 class OnlyTo(NamedTuple):
-    """Addresses and domains, their ASCII letters small. Others are as they are: two of them may share a small one."""
+    """Addresses and domains, their ASCII letters small. Others are as they are: two of them may share a small one.
+
+    ``setting`` is how the user writes this setting.
+    """
 
     addresses: frozenset[str]
     domains: frozenset[str]
+    setting: str = "only_to"
 
     def allows(self, address: Address) -> bool:
         """Whether mail may go to this address."""
@@ -37,7 +41,7 @@ class OnlyTo(NamedTuple):
             if self.allows(recipient.address):
                 left.append(recipient)
             else:
-                why = f"{recipient.address} is not in only_to, so that nothing was sent there"
+                why = f"{recipient.address} is not in {self.setting}, so that nothing was sent there"
                 refused.append(Outcome(recipient, Status.REJECTED, error=InvalidInput(why, field="only_to")))
         return tuple(left), tuple(refused)
 
@@ -59,7 +63,7 @@ def only_to(name: str, value: Any) -> OnlyTo:
             domains.add(_small(found.ascii_domain))
         else:
             addresses.add(_small(found.addr_spec))
-    return OnlyTo(frozenset(addresses), frozenset(domains))
+    return OnlyTo(frozenset(addresses), frozenset(domains), name)
 
 
 def _small(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from smtpbackend.delivery.configuration import Rules
 from smtpbackend.envelope import Recipient
 from smtpbackend.errors import (
     ContentRefused,
@@ -19,6 +20,7 @@ from smtpbackend.errors import (
 from smtpbackend.outcome import Reply, Status, named
 from smtpbackend.protocol.authentication import asks_for_tls, needs_tls
 from smtpbackend.protocol.transaction import Transaction
+from smtpbackend.spelling import Spelling
 
 __all__ = ["Judgement", "judge"]
 
@@ -44,7 +46,7 @@ class Judgement(NamedTuple):
 
 def judge(
     transaction: Transaction,
-    policy: str,
+    rules: Rules,
     server: str,
     by_data: bool = False,
     without_tls: TLSFailed | None = None,
@@ -63,8 +65,8 @@ def judge(
     if t.mail is not None and not t.mail.is_positive:
         return _judge_sender(t, t.mail, server, without_tls)
     for_good = any(reply is not None and reply.is_permanent for reply in t.rcpt)
-    if policy == "all" and not t.everybody_accepted and (t.error is None or for_good):
-        return _judge_all(t, server)
+    if rules.recipient_policy == "all" and not t.everybody_accepted and (t.error is None or for_good):
+        return _judge_all(t, server, rules.spelling)
     return _judge_any(t, server, by_data)
 
 
@@ -146,7 +148,7 @@ def _lost(t: Transaction, server: str) -> tuple[SMTPError | None, Status | None]
     return t.error, None
 
 
-def _judge_all(t: Transaction, server: str) -> Judgement:
+def _judge_all(t: Transaction, server: str, spelled: Spelling) -> Judgement:
     """Under "all", and a recipient was refused: none gets the mail from this server."""
     replies = list(zip(t.recipients, t.rcpt, strict=True))
     refused = [(recipient, reply) for recipient, reply in replies if reply and not reply.is_positive]
@@ -156,8 +158,8 @@ def _judge_all(t: Transaction, server: str) -> Judgement:
         answers = dict(refused)
         return Judgement([], [(recipient, answers.get(recipient), None) for recipient in t.recipients])
     error = RecipientsRefused(
-        f"{server} refused {named([(recipient.address, reply) for recipient, reply in refused])}; recipient_policy is "
-        "'all', so nobody was sent the message",
+        f"{server} refused {named([(recipient.address, reply) for recipient, reply in refused])}; with "
+        f"{spelled('recipient_policy', 'all')} nobody was sent the message",
         recipients={str(recipient.address): reply.as_smtplib for recipient, reply in refused},
         server=server,
     )

@@ -87,7 +87,7 @@ class Lifecycle:
         elif self.suppress and mail.pending:
             mail.pretend()
         if self.deadline is not None:
-            mail.deadline = Deadline.after(self.deadline, self.clock())
+            mail.deadline = Deadline.after(self.deadline, self.clock(), self.rules.spelling("deadline"))
         return mail
 
     def end(self, mail: Mail) -> Receipt | None:

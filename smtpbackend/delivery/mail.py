@@ -9,6 +9,7 @@ from typing import Any
 
 from smtpbackend import mime
 from smtpbackend.address import Address
+from smtpbackend.delivery.configuration import Rules
 from smtpbackend.delivery.guard import OnlyTo, redirected, with_original_to
 from smtpbackend.delivery.judgement import Judgement
 from smtpbackend.delivery.receipts import failure, of_all_servers, queue_id
@@ -19,6 +20,7 @@ from smtpbackend.errors import InvalidInput, NotSupported, RecipientsRefused, SM
 from smtpbackend.outcome import Outcome, Receipt, Reply, Status, named, refusals
 from smtpbackend.protocol.capabilities import Capabilities, Limits
 from smtpbackend.protocol.transaction import Transaction, notes, objection
+from smtpbackend.spelling import Spelling
 
 __all__ = ["Mail"]
 
@@ -45,6 +47,7 @@ class Mail:
     content: mime.Content | None = None
     refused: tuple[Outcome, ...] = ()  # here, before anything was sent
     redirected: Envelope | None = None  # what leaves instead, for one address
+    redirected_by = ""  # the setting that says so
     behind: deque[Recipient] | None = None  # in transactions of their own to the same server, one after the other
     aside: list[Recipient] | None = None  # for the next server, when this one is through with the others
     most: int | None = None  # recipients of one transaction: how many this server has shown to take
@@ -79,19 +82,20 @@ class Mail:
             self.envelope = self.envelope.replace(recipients=left) if self.envelope and left else None
             self.is_for(left)
 
-    def redirect(self, to: Address) -> None:
-        """Send it to one address instead, under a field that names its recipients."""
+    def redirect(self, to: Address, setting: str) -> None:
+        """Send it to one address instead, as ``setting`` says, under a field that names its recipients."""
         assert self.envelope is not None
         assert self.content is not None
         self.content = with_original_to(self.content, self.envelope)
         self.redirected = redirected(self.envelope, to)
+        self.redirected_by = setting
         self.pending = self.redirected.recipients
 
-    def send_to_nobody(self) -> None:
+    def send_to_nobody(self, spelled: Spelling) -> None:
         """Settle all: some were refused here, and the policy is "all" (DESIGN 4.2)."""
         names = named([(outcome.address, outcome.error) for outcome in self.refused])
         self.error = RecipientsRefused(
-            f"{names} cannot be sent to; recipient_policy is 'all', so nobody was sent the message",
+            f"{names} cannot be sent to; with {spelled('recipient_policy', 'all')} nobody was sent the message",
             recipients=refusals(self.refused),
         )
         self.settle_all(Status.DEFERRED, self.error)
@@ -125,7 +129,7 @@ class Mail:
         offered: Capabilities,
         server: str,
         secure: bool,
-        policy: str,
+        rules: Rules,
         is_awake: bool,
         without_tls: SMTPError | None = None,
     ) -> Transaction:
@@ -144,10 +148,11 @@ class Mail:
                 trouble = objection(envelope, content, offered, server, secure)
         if self.behind or self.most or "LIMITS" in offered:
             self._split(offered.limits)
-        if trouble is None and policy == "all" and self.behind:
+        if trouble is None and rules.recipient_policy == "all" and self.behind:
             trouble = NotSupported(
                 f"{server} takes no more than {len(self.pending)} of these {len(self.pending) + len(self.behind)} "
-                f"recipients in one transaction (LIMITS), and recipient_policy is 'all': nobody was sent the message",
+                f"recipients in one transaction (LIMITS): with {rules.spelling('recipient_policy', 'all')} nobody was "
+                "sent the message",
                 server=server,
             )
         if trouble is not None:
@@ -254,10 +259,10 @@ class Mail:
         if self.redirected is not None:
             (outcome,) = outcomes
             if outcome.status is Status.REJECTED and outcome.error is None:  # its own recipients were not refused
-                why = f"{outcome.address} was refused, to which redirect_to sends all mail"
+                why = f"{outcome.address} was refused, to which {self.redirected_by} sends all mail"
                 outcome = outcome.replace(error=InvalidInput(why, field="redirect_to"))
             outcomes = tuple([outcome.replace(recipient=recipient) for recipient in self.recipients])
-            notes += (f"for {self.redirected.recipients[0].address} alone, as redirect_to says",)
+            notes += (f"for {self.redirected.recipients[0].address} alone, as {self.redirected_by} says",)
         outcomes += self.refused
         message_id = self.content.message_id if self.content else None
         receipt = Receipt(

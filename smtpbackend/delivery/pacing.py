@@ -62,7 +62,9 @@ class Pacing:
         answer: Any = True
         while answer is True and (seconds := (yield Pace(server))):
             until = self.clock() + seconds
-            answer = yield from self._wait(mail, until, patient, server, f"see rate ({server.rate:g} a second)")
+            answer = yield from self._wait(
+                mail, until, patient, server, f"see {server.spelling('rate')} ({server.rate:g} a second)"
+            )
         return answer
 
     def _wait(self, mail: Mail, until: float, patient: bool, server: Server, why: str) -> Effects:

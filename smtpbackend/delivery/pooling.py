@@ -130,21 +130,23 @@ class Shelf(Generic[W]):
 
     def no_turn(self, server: Server, begun: float, now: float, deadline: float | None) -> TimedOut:
         """The error of a call that waited so long."""
+        spelled = server.spelling
         if deadline is not None and now >= deadline:
             why = (
                 f"the deadline passed while this delivery waited for its turn: all {self.open} connections to "
-                f"{server.name} were in use; raise max_connections, or deadline"
+                f"{server.name} were in use; raise {spelled('max_connections')}, or {spelled('deadline')}"
             )
         elif now - max(begun, self._given_back) < server.timeout.final:
             why = (
                 f"no connection to {server.name} could be made ready for {server.timeout.connect:g} s "
-                f'(timeout["connect"]), and this delivery had no turn among max_connections '
+                f"({spelled('timeout')}: connect), and this delivery had no turn among {spelled('max_connections')} "
                 f"({self.limits.max_connections}); server_failed, and the errors of those that tried, tell why"
             )
         else:
             why = (
                 f"none of the {self.open} connections to {server.name} was given back for {server.timeout.final:g} s "
-                '(timeout["final"]); raise max_connections, and see that every send_many is read to its end or closed'
+                f"({spelled('timeout')}: final); raise {spelled('max_connections')}, and see that every send_many is "
+                "read to its end or closed"
             )
         return TimedOut(why, server=server.name)
 
@@ -283,6 +285,7 @@ def new_session(
         lmtp=server.protocol == "lmtp",
         local_peer=server.proxy is None and is_local(peer),  # behind a proxy no server is near
         transcript=transcript,
+        spelling=server.spelling,
     )
 
 

@@ -6,6 +6,7 @@ import functools
 import os
 import re
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 from smtpbackend.delivery.hostnames import is_address, is_loopback
@@ -17,13 +18,14 @@ from smtpbackend.protocol.command import check_client_name
 from smtpbackend.protocol.mechanisms import check, needs_nothing
 from smtpbackend.protocol.sasl import Credentials
 from smtpbackend.protocol.timeouts import DeadlinePassed, Timeouts
+from smtpbackend.spelling import KEYWORDS, Spelling
 from smtpbackend.text import characters
 from smtpbackend.values import Value
 
 __all__ = ["Server", "from_url", "port_doubt"]
 
 _SCHEMES = ("smtp", "smtps", "lmtp", "smtp+unix", "lmtp+unix", "smtp+srv")
-_SECRET = frozenset(("client_key_password", "password", "token", "proxy"))
+_UNSHOWN = frozenset(("client_key_password", "password", "token", "proxy", "spelling"))  # most are secret
 
 
 class Server(Value):
@@ -31,7 +33,7 @@ class Server(Value):
 
     ``protocol`` is "smtp" or "lmtp"; ``path`` is that of a unix socket, and then ``host`` only names the certificate.
     With ``srv`` its host is a domain whose SRV records name the servers. ``identity`` is the name that the certificate
-    must hold, where it is not ``host``.
+    must hold, where it is not ``host``. ``spelling`` says how errors write its settings.
 
     >>> Server("smtp.example.com", username="user", password="secret").port
     587
@@ -62,17 +64,18 @@ class Server(Value):
     xque: bool = False
     source_address: str | None = None
     proxy: Any = None
-    # Not settings: the first three come from the scheme of a URL, the last from SRV records
+    # Not settings: the first three come from the scheme of a URL, the next from SRV records
     protocol: str = "smtp"
     path: str | None = None
     srv: bool = False
     identity: str | None = None
+    spelling: Spelling = KEYWORDS
 
     _left_open = frozenset[str]()
 
     def __repr__(self) -> str:
         """Without what is secret."""
-        shown = [f"{name}={getattr(self, name)!r}" for name in self._fields if name not in _SECRET]
+        shown = [f"{name}={getattr(self, name)!r}" for name in self._fields if name not in _UNSHOWN]
         return f"Server({', '.join(shown)})"
 
     def __hash__(self) -> int:
@@ -80,50 +83,54 @@ class Server(Value):
         return hash((self.host, self.port, self.username))
 
     def __post_init__(self) -> None:
-        put = self.__dict__  # frozen for others
+        put, spelled = self.__dict__, self.spelling
         # `resolve` may still fill these from a mailer's defaults
         put["_left_open"] = frozenset(key for key in ("port", "tls") if getattr(self, key) is None)
         for name, setting in SERVER_KEYS.items():
-            put[name] = read(setting, getattr(self, name))
+            put[name] = read(setting, getattr(self, name), spelled)
         host = self.host[1:-1] if self.host.startswith("[") and self.host.endswith("]") else self.host
         # a bad host may be a URL with a password, or a part of one: it is not repeated
         if not host or any(c.isspace() or not c.isprintable() or c in "/@" for c in host):
             raise InvalidSetting(
-                "host is neither a name nor an address: it is empty, or has a blank, '/' or '@' in it; a URL "
-                "(smtp://host:port) is given as a server, and credentials as username and password",
+                f"{spelled('host')} is neither a name nor an address: it is empty, or has a blank, '/' or '@' in it; a "
+                f"URL (smtp://host:port) stands in {spelled('servers')}, and credentials in "
+                f"{spelled.together('username', 'password')}",
                 field="host",
             )
         if ":" in host and not is_address(host):
             raise InvalidSetting(
-                "host has a ':' in it, and is no IPv6 address; give port beside it, or a URL (smtp://host:port)",
+                f"{spelled('host')} has a ':' in it, and is no IPv6 address; the port stands in {spelled('port')}",
                 field="host",
             )
         put["host"] = host
         if self.client_name is not None:
-            check_client_name(self.client_name)
-        check(self.auth_mechanisms or ())
+            check_client_name(self.client_name, spelled("client_name"))
+        check(self.auth_mechanisms or (), spelled("auth_mechanisms"))
         secretless = self.token is not None or needs_nothing(self.auth_mechanisms)
         if self.token is not None and not self.username:
-            raise InvalidSetting(f"token is set for {host}, username is not", field="username")
+            raise self._lacks("username", "token")
         if self.password and not self.username:
-            raise InvalidSetting(f"password is set for {host}, username is not", field="username")
+            raise self._lacks("username", "password")
         if self.username and self.password is None and not secretless:
-            raise InvalidSetting(f"username is set for {host}, password is not", field="password")
+            raise self._lacks("password", "username")
         for name in ("username", "password"):
             # NUL separates the parts of PLAIN (RFC 4616 2); no error repeats the value
             if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in getattr(self, name) or ""):
-                raise InvalidSetting(f"{name} for {host} has a NUL or a lone surrogate", field=name)
+                raise InvalidSetting(f"{spelled(name)} for {host} has a NUL or a lone surrogate", field=name)
         if self.username and self.username in (self.password, self.token):  # one API token as both, as at Postmark
             put["username"] = Secret(self.username)
         if self.client_key and not self.client_cert:
-            raise InvalidSetting(f"client_key is set for {host}, client_cert is not", field="client_cert")
+            raise self._lacks("client_cert", "client_key")
         if self.path is not None and (not self.path.startswith("/") or "\0" in self.path):
             raise InvalidSetting(
                 f"{self.path!r} is no path of a unix socket; three slashes follow the scheme: smtp+unix:///run/mail.sock",
                 field="servers",
             )
         if self.path is not None and self.proxy is not None:
-            raise InvalidSetting(f"{self.path} is a unix socket, which no proxy leads to", field="proxy")
+            raise InvalidSetting(
+                f"{self.path} is a unix socket, which no proxy leads to: leave {spelled('proxy')} out",
+                field="proxy",
+            )
         if self.srv:
             self._check_srv()
         if self.tls is None:
@@ -131,7 +138,11 @@ class Server(Value):
             tls = "implicit" if self.port == 465 else "opportunistic" if is_near else "required"
             put["tls"] = tls
         if self.pinned_sha256 and self.tls == "none":
-            raise InvalidSetting(f"pinned_sha256 is set for {host}, and tls='none' has no certificate", field="tls")
+            raise InvalidSetting(
+                f"{spelled('pinned_sha256')} is set for {host}, and {spelled('tls', 'none')} has no certificate; give "
+                "one of them",
+                field="tls",
+            )
         if self.protocol == "lmtp" and self.path is None and self.port in (None, 25):
             what = "LMTP is not spoken on port 25 (RFC 2033 5)" if self.port else "LMTP has no default port"
             raise InvalidSetting(f"{what}: give one, lmtp://{host}:24 or whatever the server listens on", field="port")
@@ -139,20 +150,26 @@ class Server(Value):
             secured = self.tls == "required" or self.login
             put["port"] = 465 if self.tls == "implicit" else 587 if secured else 25
 
+    def _lacks(self, missing: str, given: str) -> InvalidSetting:
+        spelled = self.spelling
+        return InvalidSetting(f"{spelled(given)} is set for {self.host}, {spelled(missing)} is not", field=missing)
+
     def _check_srv(self) -> None:
+        spelled = self.spelling
         try:
             import dns  # noqa: F401
         except ImportError as error:
             raise MissingExtra('smtp+srv:// needs dnspython: pip install "smtpbackend[srv]"') from error
         if self.tls in ("none", "opportunistic"):
             raise InvalidSetting(
-                f"tls is {self.tls!r}, and servers by SRV records have TLS always (RFC 8314): leave tls out, or set "
-                "'implicit' or 'required' for one of the two services",
+                f"servers by SRV records have TLS always (RFC 8314), and {spelled('tls', self.tls)} is set: leave it "
+                "out, or set 'implicit' or 'required' for one of the two services",
                 field="tls",
             )
         if self.proxy is not None:
             raise InvalidSetting(
-                f"the SRV records of {self.host} would be looked up past the proxy; name the server itself",
+                f"the SRV records of {self.host} would be looked up past the proxy: name the server itself, or leave "
+                f"{spelled('proxy')} out",
                 field="proxy",
             )
 
@@ -187,41 +204,67 @@ class Server(Value):
         return Credentials(self.username or "", self.password or "", token, self.host, self.port)
 
 
+# How its settings are written makes no other server of it
+Server._values = attrgetter(*(name for name in Server._fields if name != "spelling"))
 # The traceback of a wrong setting would show the passwords that were given with it
 Server.__init__ = discreet(Server.__init__)  # type: ignore[method-assign]
 
 
-def from_mapping(values: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> Server:
-    """A Server from its settings; with ``url``, its address and kind are read from there, and not its credentials."""
+def from_mapping(
+    values: Mapping[str, Any],
+    defaults: Mapping[str, Any] | None = None,
+    spelling: Spelling = KEYWORDS,
+    number: int | None = None,
+) -> Server:
+    """A Server from its settings; with ``url``, its address and kind are read from there, and not its credentials.
+
+    ``spelling`` is that of the mailer, and ``number`` the place in its list of servers.
+    """
     given = {key: value for key, value in values.items() if value is not None}
     url = given.pop("url", None)
-    check_keys(given, SERVER_KEYS)
+    spelled = spelling.of_server(number, "mapping", given)
+    servers = spelled("servers")
+    check_keys(given, SERVER_KEYS, where=f" in {servers}")
     if url is None:
-        return Server(**{**(defaults or {}), **given})
+        return Server(**{**(defaults or {}), **given, "spelling": spelled})
     if not isinstance(url, str):
         raise InvalidSetting(f"the url of a server must be a string, not {type(url).__name__}", field="servers")
-    if twice := sorted(given.keys() & _read_url(url).keys()):
-        raise InvalidSetting(f"a server has {', '.join(twice)} in its url and beside it; give it once", field=twice[0])
-    return from_url(url, {**(defaults or {}), **given})
+    in_url = _read_url(url, servers)
+    if twice := sorted(given.keys() & in_url.keys()):
+        raise InvalidSetting(f"{servers} has {', '.join(twice)} in a url and beside it; give it once", field=twice[0])
+    spelled = spelled.of_server(number, "URL", _written(in_url))
+    return Server(**{**(defaults or {}), **given, **in_url, "spelling": spelled})
 
 
 @discreet
-def from_url(url: str, defaults: Mapping[str, Any] | None = None) -> Server:
+def from_url(
+    url: str,
+    defaults: Mapping[str, Any] | None = None,
+    spelling: Spelling = KEYWORDS,
+    number: int | None = None,
+) -> Server:
     """A Server from ``smtp://host:port?key=value``; credentials, ``user:password@``, are percent-encoded.
 
     ``smtps://`` begins with TLS, ``lmtp://`` speaks LMTP, ``smtp+unix:///path`` and ``lmtp+unix:///path`` do so over a
     unix socket, and ``smtp+srv://domain`` finds the servers of a domain by its SRV records. Any key of a server may
     stand in the query. Raises `InvalidSetting`, which repeats no part of the URL that may be of a password.
     """
-    return Server(**{**(defaults or {}), **_read_url(url)})
+    in_url = _read_url(url, spelling("servers"))
+    spelled = spelling.of_server(number, "URL", _written(in_url))
+    return Server(**{**(defaults or {}), **in_url, "spelling": spelled})
 
 
-def _read_url(url: str) -> dict[str, Any]:
+def _written(in_url: Mapping[str, Any]) -> frozenset[str]:
+    """The settings that stand in a URL."""
+    return frozenset(SERVER_KEYS).intersection(in_url)
+
+
+def _read_url(url: str, servers: str) -> dict[str, Any]:
     """The fields of a Server in a URL. An error repeats no part: each may belong to a password without quoting."""
     from urllib.parse import parse_qsl, unquote, urlsplit
 
     def wrong(what: str) -> InvalidSetting:
-        return InvalidSetting(f"servers has a URL {what}", field="servers")
+        return InvalidSetting(f"{servers} has a URL {what}", field="servers")
 
     quote = "percent-encode '/', '?', '#', '@' and '%' in credentials, or give them as username and password"
     url = characters(url).strip()
@@ -250,7 +293,7 @@ def _read_url(url: str) -> dict[str, Any]:
         raise wrong(f"that cannot be read: check its port, brackets and query; {quote}")
     if (path not in ("", "/") and not is_unix) or parts.fragment:
         raise wrong(f"with a path or fragment; {quote}")
-    check_keys(values, SERVER_KEYS)
+    check_keys(values, SERVER_KEYS, where=f" in a URL of {servers}")
     if is_unix and (parts.hostname or port is not None):
         raise wrong(
             "with a host or port, and a unix socket has none; three slashes follow the scheme: "
@@ -263,28 +306,45 @@ def _read_url(url: str) -> dict[str, Any]:
     if port is not None:
         values["port"] = port
     if scheme == "smtps" and values.setdefault("tls", "implicit") != "implicit":
-        raise InvalidSetting(f"smtps:// means tls='implicit', and the URL says tls={values['tls']!r}", field="tls")
+        raise InvalidSetting(
+            f"{servers} has a URL with smtps://, which means implicit TLS, and with another tls in its query",
+            field="servers",
+        )
     kind = {"protocol": protocol.removesuffix("s"), "srv": way == "srv", "path": path if is_unix else None}
     return {**values, **credentials, **kind}
 
 
-def resolve(given: Any, defaults: Mapping[str, Any], port: Any = None) -> Server:
+def resolve(
+    given: Any,
+    defaults: Mapping[str, Any],
+    port: Any = None,
+    spelling: Spelling = KEYWORDS,
+    number: int | None = None,
+) -> Server:
     """A Server from a URL, a host name, a mapping or a Server.
 
-    ``defaults`` are settings for keys that it leaves open; ``port`` is the one listed at its place.
+    ``defaults`` are settings for keys that it leaves open; ``port`` is the one listed at its place, ``number``.
+    ``spelling`` is that of the mailer.
     """
     if port is not None:
         defaults = {**defaults, "port": port}
     if isinstance(given, Server):
         plain = Server._field_defaults
         unset = {k: v for k, v in defaults.items() if k in given._left_open or getattr(given, k) == plain[k]}
-        return given.replace(**{**dict.fromkeys(given._left_open), **unset}) if unset else given
+        own = [k for k in SERVER_KEYS if k not in given._left_open and getattr(given, k) != plain[k]]
+        spelled = spelling.of_server(number, "Server", own)
+        if not unset and given.spelling == spelled:
+            return given
+        return given.replace(**{**dict.fromkeys(given._left_open), **unset, "spelling": spelled})
     if isinstance(given, Mapping):
-        return from_mapping(given, defaults)
+        return from_mapping(given, defaults, spelling, number)
+    if isinstance(given, str) and "://" in given:
+        return from_url(given, defaults, spelling, number)
     if isinstance(given, str):
-        return from_url(given, defaults) if "://" in given else from_mapping({"host": given}, defaults)
+        return Server(**{**defaults, "host": given, "spelling": spelling.of_server(number, "name", ["host"])})
     raise InvalidSetting(
-        f"servers holds a {type(given).__name__}; give URLs, host names, mappings or Servers", field="servers"
+        f"{spelling('servers')} holds a {type(given).__name__}; give URLs, host names, mappings or Servers",
+        field="servers",
     )
 
 
@@ -296,14 +356,17 @@ def unreachable(
     ``late`` is the time-out or deadline that ended the waiting, or would have.
     """
     what = "; ".join(f"{address}: {_reason(cause)}" if address else _reason(cause) for address, cause in causes)
-    remedy = "check host and port, and that no firewall is in the way"
+    spelled = server.spelling
+    remedy = f"check {spelled.together('host', 'port')}, and that no firewall is in the way"
+    kind = cannot_connect(causes[-1][1])  # as socket.create_connection, which smtplib calls: that of the last address
+    if not any(address for address, _ in causes):
+        remedy = f"check {spelled('host')}, and that this machine can look names up"
     if server.proxy is not None:
-        remedy = "check host and port, and proxy and its credentials"
+        remedy = f"check {spelled.together('host', 'port')}, and {spelled('proxy')} and its credentials"
     if server.path is not None:
         remedy = "check that the server listens there, and that this user may write to the socket"
     if isinstance(late, DeadlinePassed):
         remedy = f"{late}; {remedy}"
-    kind = cannot_connect(causes[-1][1])  # as socket.create_connection, which smtplib calls: that of the last address
     return kind(f"cannot connect to {server.name} ({what}); {remedy}", server=server.name)
 
 
@@ -314,14 +377,19 @@ def shown(address: Any) -> str:
 
 def port_doubt(server: Server) -> str:
     """Why port and ``tls`` do not seem to fit together, or ""."""
+    spelled = server.spelling
     if server.path is not None or server.srv:
         return ""
     if server.port == 465 and server.tls != "implicit":  # RFC 8314 7.3
         return (
-            f"port 465 is that of implicit TLS, and tls is {server.tls!r}: a server there waits for TLS, and is silent"
+            f"port 465 is that of implicit TLS, and {spelled('tls', server.tls)} is not: a server there waits for TLS, "
+            "and is silent"
         )
     if server.port in (25, 587) and server.tls == "implicit":
-        return f"port {server.port} begins in clear, and tls is 'implicit': what a server says there is not TLS"
+        return (
+            f"port {server.port} begins in clear, and {spelled('tls', 'implicit')} does not: what a server says there "
+            "is not TLS"
+        )
     return ""
 
 

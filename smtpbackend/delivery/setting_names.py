@@ -20,18 +20,21 @@ OF_DJANGO = {
 """Options of Django that are no settings here, and what does the same."""
 
 
-def check_keys(given: Iterable[str], known: Collection[str], what: str = "setting") -> None:
-    """Raise `InvalidSetting` for the first key that is not known, with the nearest one that is."""
+def check_keys(given: Iterable[str], known: Collection[str], what: str = "setting", where: str = "") -> None:
+    """Raise `InvalidSetting` for the first key that is not known, with the nearest one that is.
+
+    ``what`` the keys are, and ``where`` they stand: " in servers[1]".
+    """
     for key in given:
         if key not in known:
             if not (isinstance(key, str) and key.isidentifier()):  # such as a URL in the place of its settings
-                raise InvalidSetting(f"unknown {what}: a key that is no name, and is not repeated", field="")
+                raise InvalidSetting(f"unknown {what}{where}: a key that is no name, and is not repeated", field="")
             if ours := OF_DJANGO.get(key):
                 raise InvalidSetting(
-                    f"unknown {what} {key!r}, which is an option of Django: {ours} here, or have the site's read by "
-                    "smtpbackend_django.mailer_settings()",
+                    f"unknown {what} {key!r}{where}, which is an option of Django: {ours} here, or have the site's "
+                    "read by smtpbackend_django.mailer_settings()",
                     field=key,
                 )
             near = nearest(key, known)
             hint = f"did you mean {near!r}?" if near else f"known are {', '.join(sorted(known))}"
-            raise InvalidSetting(f"unknown {what} {key!r}; {hint}", field=key)
+            raise InvalidSetting(f"unknown {what} {key!r}{where}; {hint}", field=key)

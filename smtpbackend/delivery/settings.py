@@ -149,7 +149,7 @@ def _tls_decision(name: str, value: Any) -> Any:
 def token(name: str, value: Any) -> Any:
     from smtpbackend.delivery.credentials import resolve
 
-    return _hashable(name, resolve(value))
+    return _hashable(name, resolve(value, name))
 
 
 def _hashable(name: str, value: Any) -> Any:
@@ -165,7 +165,7 @@ def _timeouts(name: str, value: Any) -> Timeouts:
         return value
     if isinstance(value, Mapping):
         check_keys(value, Timeouts._fields, f"{name} key")
-        given = {key: _number(f"{name}[{key!r}]", seconds) for key, seconds in value.items()}
+        given = {key: _number(f'{name}["{key}"]', seconds) for key, seconds in value.items()}
         # a greeting is a reply: a shorter time-out for replies holds for it too
         given.setdefault("greeting", min(Timeouts().greeting, given.get("reply", Timeouts().reply)))
         return Timeouts()._replace(**given)
@@ -426,9 +426,17 @@ SERVER_KEYS = {setting.name: setting for setting in SETTINGS if setting.owner ==
 MAILER_KEYS = {setting.name: setting for setting in SETTINGS if setting.owner == "mailer"}
 
 
-def read(setting: Setting, value: Any) -> Any:
-    """The parsed value of a setting; None is the default."""
-    return setting.default if value is None else setting.parse(setting.name, _plain(value))
+def read(setting: Setting, value: Any, spelled: Callable[[str], str] = str) -> Any:
+    """The parsed value of a setting; None is the default. Errors name the setting as ``spelled`` writes it."""
+    if value is None:
+        return setting.default
+    name = spelled(setting.name)
+    try:
+        return setting.parse(name, _plain(value))
+    except InvalidSetting as error:
+        if error.field == name:
+            error.field = setting.name
+        raise
 
 
 def _plain(value: Any) -> Any:

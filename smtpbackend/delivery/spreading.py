@@ -166,6 +166,7 @@ def check_connections(connections: int, configuration: Configuration) -> None:
     most = configuration.limits.max_connections
     if not isinstance(connections, int) or not 1 <= connections <= most:
         raise InvalidInput(
-            f"connections must be a whole number from 1 to max_connections, which is {most}, not {connections!r}",
+            f"connections must be a whole number from 1 to {configuration.rules.spelling('max_connections')}, which is "
+            f"{most}, not {connections!r}",
             field="connections",
         )

@@ -16,6 +16,7 @@ from smtpbackend.delivery.server import Server
 from smtpbackend.errors import InvalidSetting, SMTPError
 from smtpbackend.hiding import discreet
 from smtpbackend.outcome import Reply
+from smtpbackend.spelling import KEYWORDS, Spelling
 
 __all__ = ["Context", "check_files", "client_context", "on_failure"]
 
@@ -28,9 +29,13 @@ STRICT = ssl.VERIFY_X509_STRICT if sys.version_info >= (3, 13) else 0  # as ssl.
 
 
 class Context(ssl.SSLContext):
-    """A context for one server. With ``pins`` it accepts only one of these certificates or keys."""
+    """A context for one server. With ``pins`` it accepts only one of these certificates or keys.
+
+    ``spelled`` says how errors write settings.
+    """
 
     pins: tuple[str, ...] = ()
+    spelled: Spelling = KEYWORDS
 
     def take_session(self) -> ssl.SSLSession | None:
         """The session that a new connection should resume: each is used once (RFC 8446 C.4)."""
@@ -72,6 +77,7 @@ def client_context(server: Server) -> Context:
     Raises `InvalidSetting` for a file that cannot be used, with its path and the setting's name.
     """
     context = Context(ssl.PROTOCOL_TLS_CLIENT)
+    context.spelled = server.spelling
     context.sslsocket_class = _Socket
     context.sslobject_class = _Object
     context.minimum_version = ssl.TLSVersion.TLSv1_3 if server.min_tls == "1.3" else ssl.TLSVersion.TLSv1_2
@@ -102,7 +108,7 @@ def _load_files(context: ssl.SSLContext, server: Server) -> None:
         try:
             context.load_verify_locations(server.ca_file)
         except OSError as error:
-            raise _unusable("ca_file", server.ca_file, error, "a PEM file of certificates is wanted") from error
+            raise _unusable(server, "ca_file", error, "a PEM file of certificates is wanted") from error
     if server.client_cert:
         _load_client(context, server)
 
@@ -110,9 +116,10 @@ def _load_files(context: ssl.SSLContext, server: Server) -> None:
 def _load_client(context: ssl.SSLContext, server: Server) -> None:
     """Load the client's certificate and key. An error names the setting that is wrong, which OpenSSL does not tell."""
     assert server.client_cert is not None
+    spelled = server.spelling
     key = server.client_key or server.client_cert
     key_setting = "client_key" if server.client_key else "client_cert"
-    for name, path, wanted, what in (
+    for setting, path, wanted, what in (
         ("client_cert", server.client_cert, b"-----BEGIN CERTIFICATE-----", "certificate"),
         (key_setting, key, b"PRIVATE KEY-----", "private key"),
     ):
@@ -120,10 +127,11 @@ def _load_client(context: ssl.SSLContext, server: Server) -> None:
             with open(path, "rb") as file:
                 content = file.read()
         except OSError as error:
-            raise _unusable(name, path, error) from error
+            raise _unusable(server, setting, error) from error
         if wanted not in content:
-            hint = "; set client_key to the file that does" if name == "client_cert" and what == "private key" else ""
-            raise _unusable(name, path, f"it holds no {what} in PEM{hint}")
+            alone = setting == "client_cert" and what == "private key"
+            hint = f"; set {spelled('client_key')} to the file that does" if alone else ""
+            raise _unusable(server, setting, f"it holds no {what} in PEM{hint}")
     is_encrypted = b"ENCRYPTED" in content
     try:
         # without a password OpenSSL would ask the terminal for that of an encrypted key, and wait
@@ -132,20 +140,22 @@ def _load_client(context: ssl.SSLContext, server: Server) -> None:
         if is_encrypted:
             why = "is wrong" if server.client_key_password else "is not set"
             raise InvalidSetting(
-                f"{key_setting} {key!r} is encrypted, and client_key_password {why}", field="client_key_password"
+                f"{spelled(key_setting)} {key!r} is encrypted, and {spelled('client_key_password')} {why}",
+                field="client_key_password",
             ) from error
-        both = f", client_key {server.client_key!r}" if server.client_key else ""
+        both = f", {spelled(key_setting)} {server.client_key!r}" if server.client_key else ""
         raise InvalidSetting(
-            f"client_cert {server.client_cert!r}{both} cannot be used: {_reason(error)}",
-            field="client_key" if server.client_key else "client_cert",
+            f"{spelled('client_cert')} {server.client_cert!r}{both} cannot be used: {_reason(error)}", field=key_setting
         ) from error
 
 
-def _unusable(setting: str, path: str, why: str | OSError, hint: str = "") -> InvalidSetting:
+def _unusable(server: Server, setting: str, why: str | OSError, hint: str = "") -> InvalidSetting:
+    """The error of a setting whose file cannot be used; ``hint`` is for one that OpenSSL cannot read."""
     reason = _reason(why) if isinstance(why, OSError) else why
-    is_ours = isinstance(why, ssl.SSLError)
+    if hint and isinstance(why, ssl.SSLError):
+        reason += f"; {hint}"
     return InvalidSetting(
-        f"{setting} {path!r} cannot be used: {reason}{f'; {hint}' if hint and is_ours else ''}", field=setting
+        f"{server.spelling(setting)} {getattr(server, setting)!r} cannot be used: {reason}", field=setting
     )
 
 
@@ -170,7 +180,7 @@ def _check_pins(tls: Any) -> None:
     except ValueError:
         found = "", ""
     if not set(pins) & set(found):
-        why = "neither the certificate nor its key is in pinned_sha256"
+        why = f"neither the certificate nor its key is in {tls.context.spelled('pinned_sha256')}"
         error = ssl.SSLCertVerificationError(1, why)
         error.verify_code, error.verify_message = 0, why
         raise error
@@ -188,22 +198,28 @@ def _explain(error: ssl.SSLCertVerificationError, tls: Any) -> None:
             certificate, fingerprint = read_certificate(der), fingerprints(der)
         except ValueError:
             der = None
-    pins = f"pinned_sha256={fingerprint[1]!r} (its key)" if der else "pinned_sha256"
+    spelled = tls.context.spelled
+    lenient = spelled("strict_x509", False)
+    pins = f"{spelled('pinned_sha256', fingerprint[1])} (its key)" if der else spelled("pinned_sha256")
     if tls.context.pins:
-        remedy = f"if the server has a new key and its operator confirms it, add {fingerprint[1]!r} to pinned_sha256"
+        setting = spelled("pinned_sha256")
+        remedy = f"if the server has a new key and its operator confirms it, add {fingerprint[1]!r} to {setting}"
     elif error.verify_code in _NAME_CODES:
-        remedy = f"set host to a name that stands in the certificate, or {pins} if its operator confirms that"
+        remedy = (
+            f"set {spelled('host')} to a name that stands in the certificate, or {pins} if its operator confirms that"
+        )
     elif error.verify_code in _STRICT_CODES:
         remedy = (
-            f"only Python's strict mode refuses it: set strict_x509=False, which leaves all other checks, or {pins} if "
-            "the server's operator confirms that"
+            f"only Python's strict mode refuses it: set {lenient}, which leaves all other checks, or {pins} if the "
+            "server's operator confirms that"
         )
     elif error.verify_code in _DATE_CODES:
         remedy = f"check this machine's clock; the server's operator has to renew it, or set {pins} meanwhile"
     else:
-        remedy = f"set ca_file to the authority that signed it, or {pins} if the server's operator confirms that"
+        ca_file = spelled("ca_file")
+        remedy = f"set {ca_file} to the authority that signed it, or {pins} if the server's operator confirms that"
         if error.verify_code == _NO_CA_CODE and tls.context.verify_flags & ssl.VERIFY_X509_STRICT:
-            remedy = f"if its authority is an old root without extensions, set strict_x509=False; else {remedy}"
+            remedy = f"if its authority is an old root without extensions, set {lenient}; else {remedy}"
     described = ""
     if certificate is not None:
         described = (
@@ -227,6 +243,8 @@ def presented(tls: Any) -> bytes | None:
 def on_failure(server: Server, local_peer: bool) -> Callable[[Reply | SMTPError], str]:
     """What follows under ``tls="opportunistic"`` when TLS cannot be had: "secure" or "insecure" (DESIGN 4.6)."""
 
+    setting = server.spelling("on_tls_failure")
+
     def decide(trouble: Reply | SMTPError) -> str:
         decision = server.on_tls_failure
         if callable(decision):
@@ -234,11 +252,11 @@ def on_failure(server: Server, local_peer: bool) -> Callable[[Reply | SMTPError]
                 decision = decision(server, trouble)
             except Exception as error:
                 raise InvalidSetting(
-                    f"on_tls_failure raised {type(error).__name__}: {error}", field="on_tls_failure", server=server.name
+                    f"{setting} raised {type(error).__name__}: {error}", field="on_tls_failure", server=server.name
                 ) from error
             if decision not in ("secure", "insecure"):
                 raise InvalidSetting(
-                    f"on_tls_failure returned {decision!r}; 'secure' or 'insecure' is wanted",
+                    f"{setting} returned {decision!r}; 'secure' or 'insecure' is wanted",
                     field="on_tls_failure",
                     server=server.name,
                 )

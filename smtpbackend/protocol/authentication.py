@@ -185,7 +185,7 @@ class Authentication:
         if self.without_tls is not None and asks_for_tls(reply):
             self.line.phase = "tls"
             return needs_tls(self.without_tls, f"answers AUTH with {reply}", reply)
-        remedy = f"check username and {self._secret}"
+        remedy = f"check {self.line.spelled.together('username', self._secret)}"
         if reply is not None and reply.is_transient:
             remedy = "try again later"
         said = self.line.masked("; ".join(attempt.said))
@@ -198,23 +198,27 @@ class Authentication:
 
     def _no_mechanism(self) -> DeliveryError:
         """The error of a server none of whose mechanisms may be used."""
-        server, offered = self.line.server, self.credentials.offered
+        server, spelled, offered = self.line.server, self.line.spelled, self.credentials.offered
         names = self.line.masked(", ".join(offered))
         if self.without_tls is not None and not self._choose(True):
             self.line.phase = "tls"
             return needs_tls(self.without_tls, f"offers no login but {names}" if offered else "offers no login (AUTH)")
         if not offered:
-            why = f"{server} offers no login (AUTH); remove username and password, or check the port and tls"
+            why = (
+                f"{server} offers no login (AUTH); check {spelled.together('port', 'tls')}, or remove "
+                f"{spelled.together('username', self._secret)}"
+            )
         elif not self.clear_allowed and self._choose(True):
             why = (
                 f"{server} would get the {self._secret} in clear, over a connection that is not verified"
                 f"{f' ({self.without_tls})' if self.without_tls else ''}; "
-                "set tls='required' or 'implicit', or allow_cleartext_auth=True if the path is private"
+                f"set {spelled('tls', 'required')} or {spelled('tls', 'implicit')}, or "
+                f"{spelled('allow_cleartext_auth', True)} if the path is private"
             )
         else:
             usable = choose(known(), None, True, self.credentials)
             ours = ", ".join(self.wanted or [one.name for one in usable if "-PLUS" not in one.name])
-            why = f"{server} offers {names} to log in, and none of {ours}; see auth_mechanisms"
+            why = f"{server} offers {names} to log in, and none of {ours}; see {spelled('auth_mechanisms')}"
         return (AuthenticationFailed if offered else LoginNotOffered)(why, server=server)
 
     @property
@@ -288,7 +292,11 @@ class Authentication:
         except StopIteration:
             raise _Over from None
         except TimeoutError as late:
-            limit = str(late) if isinstance(late, DeadlinePassed) else f"at most {line.timeouts.reply:g} s; see timeout"
+            limit = (
+                str(late)
+                if isinstance(late, DeadlinePassed)
+                else f"at most {line.timeouts.reply:g} s; see {line.spelled('timeout')}"
+            )
             what = f"the login that {line.server} asks for takes too long to compute ({line.phase}, {limit})"
             raise line.fatal(TimedOut, what) from late
         return step

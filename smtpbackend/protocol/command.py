@@ -71,10 +71,10 @@ def _line(text: str, field: str, limit: int = MAX_LINE, utf8: bool = False) -> b
     return line
 
 
-def check_client_name(name: str) -> str:
+def check_client_name(name: str, setting: str = "client_name") -> str:
     """``name`` if it can stand behind EHLO: a domain or an address literal. Raises `InvalidInput`."""
     if not _NAME.fullmatch(name) or len(name) > 255:
-        raise InvalidInput(f"client_name {name!r} is neither a domain nor an address literal", field="client_name")
+        raise InvalidInput(f"{setting} {name!r} is neither a domain nor an address literal", field="client_name")
     return name
 
 

@@ -21,6 +21,7 @@ from smtpbackend.protocol.effects import NOW, Conversation, Read, Write
 from smtpbackend.protocol.reply import MAX_LINE, ReplyReader
 from smtpbackend.protocol.timeouts import DeadlinePassed, Timeouts
 from smtpbackend.protocol.transaction import Transaction
+from smtpbackend.spelling import KEYWORDS, Spelling
 
 __all__ = ["SILENCE", "Closed", "Line", "Transcript"]
 
@@ -36,10 +37,16 @@ class Closed(Exception):
 
 
 class Line:
-    """What is composed and not yet sent, read and not yet parsed; ``server`` names the peer in errors."""
+    """What is composed and not yet sent, read and not yet parsed; ``server`` names the peer in errors.
 
-    def __init__(self, server: str, timeouts: Timeouts, transcript: Transcript | None) -> None:
+    ``spelled`` says how errors write settings.
+    """
+
+    def __init__(
+        self, server: str, timeouts: Timeouts, transcript: Transcript | None, spelled: Spelling = KEYWORDS
+    ) -> None:
         self.server = server
+        self.spelled = spelled
         self.timeouts = timeouts
         self.phase = "connect"
         self.ended: str | None = None
@@ -245,7 +252,7 @@ class Line:
                 raise
             if not isinstance(error, TimeoutError):
                 raise self._hung_up(f"the connection to {self.server} was lost", f": {error}") from error
-            limit = f"at most {self._patience(timeout):g} s); see timeout"
+            limit = f"at most {self._patience(timeout):g} s); see {self.spelled('timeout')}"
             if isinstance(error, DeadlinePassed):
                 limit = f"{error})"
             raise self.fatal(TimedOut, f"{self.server} did not answer in time ({self.phase}, {limit}") from error

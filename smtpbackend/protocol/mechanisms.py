@@ -186,14 +186,14 @@ def needs_nothing(wanted: Collection[str] | None) -> bool:
     return any(not mechanisms[name].needs for name in wanted or ())
 
 
-def check(wanted: Iterable[str]) -> None:
+def check(wanted: Iterable[str], setting: str = "auth_mechanisms") -> None:
     """Raise `InvalidSetting` for an unknown mechanism, and `MissingExtra` for one whose library is not installed."""
     mechanisms = known()
     for name in wanted:
         mechanism = mechanisms.get(name.upper())
         if mechanism is None:
             raise InvalidSetting(
-                f"auth_mechanisms has {name!r}, which is not known; known are {', '.join(mechanisms)}, and what is "
+                f"{setting} has {name!r}, which is not known; known are {', '.join(mechanisms)}, and what is "
                 "registered before the Server is made",
                 field="auth_mechanisms",
             )

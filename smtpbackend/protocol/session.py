@@ -50,6 +50,7 @@ from smtpbackend.protocol.line import Line, Transcript
 from smtpbackend.protocol.pipeline import Pipeline
 from smtpbackend.protocol.timeouts import Timeouts
 from smtpbackend.protocol.transaction_steps import Terms
+from smtpbackend.spelling import KEYWORDS, Spelling
 
 __all__ = ["Session"]
 
@@ -59,9 +60,9 @@ T = TypeVar("T")
 class Session:
     """One connection to one server.
 
-    ``server`` names it in errors; ``client_name`` stands behind EHLO; ``local_peer`` tells that the peer address is
-    loopback or a unix socket; ``ignore`` masks keywords that the server wrongly offers. With ``lmtp`` it is LMTP
-    (RFC 2033): each accepted recipient has a final reply of its own.
+    ``server`` names it in errors, and ``spelling`` says how they write settings; ``client_name`` stands behind EHLO;
+    ``local_peer`` tells that the peer address is loopback or a unix socket; ``ignore`` masks keywords that the server
+    wrongly offers. With ``lmtp`` it is LMTP (RFC 2033): each accepted recipient has a final reply of its own.
     """
 
     def __init__(
@@ -74,8 +75,10 @@ class Session:
         local_peer: bool = False,
         lmtp: bool = False,
         transcript: Transcript | None = None,
+        spelling: Spelling = KEYWORDS,
     ) -> None:
-        self.line = Line(server, timeouts, transcript)
+        self.line = Line(server, timeouts, transcript, spelling)
+        self.spelled = spelling
         self.history = History()
         self.server = server
         self.client_name = command.check_client_name(client_name)
@@ -181,8 +184,8 @@ class Session:
         except (ConnectionLost, TimedOut) as error:
             if not self.secure and not self.line.reads and not self.lmtp:
                 error.args = (
-                    f"{error}; if it is a port of implicit TLS (465), set tls='implicit' (USE_SSL instead of USE_TLS), "
-                    "or change port to 587",
+                    f"{error}; if it is a port of implicit TLS (465), set {self.spelled('tls', 'implicit')}, or "
+                    f"{self.spelled('port', 587)}",
                 )
             raise
 
@@ -218,7 +221,7 @@ class Session:
             raise self.line.fatal(
                 HelloRefused,
                 f"{self.server} refused {what} with {reply}; "
-                f"if it refuses the name {self.client_name!r}, set client_name",
+                f"if it refuses the name {self.client_name!r}, set {self.spelled('client_name')}",
                 reply,
             )
 
@@ -252,10 +255,11 @@ class Session:
             raise error
 
     def _no_tls(self, what: str, required: bool, reply: Reply | None = None) -> TLSFailed:
-        why = "tls is 'required'" if required else "on_tls_failure says 'secure'"
-        remedy = "set tls='none' only if the path is private" if required else "tls='none' only if the path is private"
+        spelled = self.spelled
+        why = f"{spelled('tls', 'required')} is set" if required else "without TLS nothing may be sent there"
+        remedy = f"check {spelled('port')}; set {spelled('tls', 'none')} only if the path is private"
         kind = TLSNotOffered if reply is None else TLSRefused
-        return kind(f"{self.server} {what} and {why}; {remedy}", server=self.server, reply=reply)
+        return kind(f"{self.server} {what}, and {why}; {remedy}", server=self.server, reply=reply)
 
     def _secure(self, timeout: float) -> Conversation[None]:
         if self.line.replies.has_unread:
@@ -267,8 +271,8 @@ class Session:
         except OSError as error:
             if self.greeting is None and _is_clear(error):
                 raise HandshakeFailed(
-                    f"{self.server} speaks in clear, and tls is 'implicit'; check that port and tls fit together: for "
-                    "this port set tls='required' (STARTTLS; USE_TLS instead of USE_SSL), or change port to 465",
+                    f"{self.server} speaks in clear, and {self.spelled('tls', 'implicit')} does not: set "
+                    f"{self.spelled('tls', 'required')} (STARTTLS) for this port, or {self.spelled('port', 465)}",
                     cause=error,
                     server=self.server,
                 ) from error
@@ -279,10 +283,10 @@ class Session:
                 # the wire adds which certificate it is, and what to set
                 shown = f" ({certificate})" if (certificate := getattr(error, "certificate", "")) else ""
                 what = f"the certificate of {self.server}{shown} is not trusted: {reason.rstrip('.')}"
-                remedy = getattr(error, "remedy", "set ca_file to the authority that signed it")
+                remedy = getattr(error, "remedy", f"set {self.spelled('ca_file')} to the authority that signed it")
             else:
                 what = f"the TLS handshake with {self.server} failed: {reason}"
-                remedy = _remedy(getattr(error, "reason", None) or "")
+                remedy = self._remedy(getattr(error, "reason", None) or "")
             raise handshake_failed(f"{what}; {remedy}", error, self.server) from error
         self.secure = True
         self.line.replies.clear()
@@ -298,8 +302,20 @@ class Session:
             self.line.phase, self.secure = "tls", False
             reason = getattr(alert, "reason", None) or ""
             raise handshake_failed(
-                f"the TLS handshake with {self.server} failed: {alert}; {_remedy(reason)}", alert, self.server
+                f"the TLS handshake with {self.server} failed: {alert}; {self._remedy(reason)}", alert, self.server
             ) from alert
+
+    def _remedy(self, reason: str) -> str:
+        """What to do about a failed handshake; ``reason`` is OpenSSL's name for it."""
+        spelled = self.spelled
+        ours = f"{spelled.together('client_cert', 'client_key')} to a certificate that the server takes"
+        if "_ALERT_" in reason and ("CERTIFICATE" in reason or reason.endswith("UNKNOWN_CA")):
+            return f"it wants a client certificate: set {ours}"  # the client's is the only one that it can refuse
+        check = (
+            f"check that port and kind of TLS fit together: {spelled('tls', 'implicit')} for port 465, "
+            f"{spelled('tls', 'required')} for 587 and 25"
+        )
+        return f"{check}; or set {ours} if it asks for one" if reason.endswith("ALERT_HANDSHAKE_FAILURE") else check
 
     # Mail --------------------------------------------------------------------------------------------------------
 
@@ -352,15 +368,6 @@ class Session:
         """QUIT, and whatever the server says to it (RFC 5321 4.1.1.10)."""
         self.end("QUIT")
         yield from self.line.ask(command.QUIT)
-
-
-def _remedy(reason: str) -> str:
-    """What to do about a failed handshake; ``reason`` is OpenSSL's name for it."""
-    ours = "client_cert and client_key to a certificate that the server takes"
-    if "_ALERT_" in reason and ("CERTIFICATE" in reason or reason.endswith("UNKNOWN_CA")):
-        return f"it wants a client certificate: set {ours}"  # the client's is the only one that it can refuse
-    check = "check that port and tls fit together (465 is 'implicit', 587 and 25 are 'required')"
-    return f"{check}, or set {ours} if it asks for one" if reason.endswith("ALERT_HANDSHAKE_FAILURE") else check
 
 
 def _is_clear(error: OSError) -> bool:

@@ -21,15 +21,16 @@ class Timeouts(NamedTuple):
 
 
 class Deadline(float):
-    """When a whole send must end, on the clock of its mailer; ``seconds`` is the setting."""
+    """When a whole send must end, on the clock of its mailer; ``seconds`` is the value of ``setting``."""
 
     seconds: float
+    setting: str
 
     @classmethod
-    def after(cls, seconds: float, now: float) -> Deadline:
+    def after(cls, seconds: float, now: float, setting: str = "deadline") -> Deadline:
         """The deadline so many seconds from now."""
         deadline = cls(now + seconds)
-        deadline.seconds = seconds
+        deadline.seconds, deadline.setting = seconds, setting
         return deadline
 
 
@@ -46,4 +47,4 @@ def time_is_up(until: float, deadline: float | None) -> TimeoutError:
     """The error of a wait that ended at ``until``; if that was the deadline, it says so."""
     if not isinstance(deadline, Deadline) or until < deadline:
         return TimeoutError("timed out")
-    return DeadlinePassed(f"the deadline of {deadline.seconds:g} s passed, see deadline")
+    return DeadlinePassed(f"the deadline of {deadline.seconds:g} s passed, see {deadline.setting}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from smtpbackend import Envelope, Reply, Status
+from smtpbackend.delivery.configuration import Rules
 from smtpbackend.delivery.judgement import judge
 from smtpbackend.errors import ConnectionLost, ContentRefused, InDoubt, InvalidInput, RecipientsRefused, SenderRefused
 from smtpbackend.mime import given
@@ -26,7 +27,7 @@ def settled(*rcpt: Reply | None, mail: Reply | None = OK, final: Reply | None = 
 
 def what(transaction: Transaction, policy: str = "any") -> list[str]:
     """What becomes of each recipient, in their order: a status, "wait" or "again"."""
-    judgement = judge(transaction, policy, "mx.example.com:25")
+    judgement = judge(transaction, Rules(policy), "mx.example.com:25")
     told = {recipient: status.value for recipient, status, _, _ in judgement.settled}
     told |= {recipient: "again" if recipient in judgement.again else "wait" for recipient, _, _ in judgement.pending}
     assert len(told) == len(judgement.settled) + len(judgement.pending)
@@ -169,7 +170,7 @@ def test_too_many_recipients_under_all(octets: str) -> None:
     [("452 4.5.3 x", True), ("452 #4.5.3 x", True), ("451 4.5.3 x", True), ("452 x", False), ("552 5.5.3 x", False)],
 )
 def test_too_many_messages_for_this_connection(octets: str, renew: bool) -> None:
-    assert judge(settled(OK, mail=replied(octets)), "any", "mx.example.com:25").renew is renew
+    assert judge(settled(OK, mail=replied(octets)), Rules("any"), "mx.example.com:25").renew is renew
 
 
 @pytest.mark.parametrize("policy", ["any", "all"])
@@ -177,7 +178,7 @@ def test_too_many_messages_for_this_connection(octets: str, renew: bool) -> None
 def test_a_refused_sender(policy: str, mail: Reply, expected: str) -> None:
     transaction = settled(Reply(503), Reply(503), mail=mail)
     assert what(transaction, policy) == [expected] * 2
-    judgement = judge(transaction, policy, "mx.example.com:25")
+    judgement = judge(transaction, Rules(policy), "mx.example.com:25")
     assert isinstance(judgement.error, SenderRefused)
     assert judgement.error.sender == "ann@example.org"
     assert judgement.renew is (mail is FULL)
@@ -200,7 +201,7 @@ def test_a_conversation_that_ended(handed_over: bool, was_closed: bool, expected
 def test_in_doubt_has_its_cause() -> None:
     transaction = settled(OK)
     transaction.error, transaction.handed_over = LOST, True
-    [(_, status, reply, error)] = judge(transaction, "any", "mx.example.com:25").settled
+    [(_, status, reply, error)] = judge(transaction, Rules("any"), "mx.example.com:25").settled
     assert status is Status.IN_DOUBT
     assert reply is None
     assert isinstance(error, InDoubt)
@@ -214,8 +215,8 @@ def test_what_only_we_could_not_send_fails() -> None:
 
 
 def test_why_nobody_was_accepted() -> None:
-    assert isinstance(judge(settled(OK, final=NO), "any", "mx").error, ContentRefused)
-    error = judge(settled(OK, NO), "all", "mx").error
+    assert isinstance(judge(settled(OK, final=NO), Rules("any"), "mx").error, ContentRefused)
+    error = judge(settled(OK, NO), Rules("all"), "mx").error
     assert isinstance(error, RecipientsRefused)
     assert error.recipients == {"u1@example.com": (550, b"5.1.1")}
-    assert judge(settled(OK, final=OK), "any", "mx").error is None
+    assert judge(settled(OK, final=OK), Rules("any"), "mx").error is None

@@ -154,7 +154,7 @@ class TestFromUrl:
             ("smtp://mx.example.com#x", "servers", "percent-encode"),
             ("smtp://mx.example.com?hsot=x", "hsot", "did you mean 'host'"),
             ("smtp://mx.example.com?rest=1", "rest", "unknown setting"),
-            ("smtps://mx.example.com?tls=required", "tls", "smtps:// means"),
+            ("smtps://mx.example.com?tls=required", "servers", "smtps://, which means implicit TLS"),
             ("smtp://ann@mx.example.com", "password", "password is not"),
             ("smtp://:secret@mx.example.com", "username", "username is not"),
             ("smtp://mx.example.com?password=secret", "username", "username is not"),

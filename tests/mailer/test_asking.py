@@ -297,7 +297,7 @@ class TestReadableErrors:
             twin(f"smtp://127.0.0.1:{port}").send(hello())
         assert str(caught.value) == (
             f"cannot connect to 127.0.0.1:{port} (127.0.0.1: Connection refused); "
-            "check host and port, and that no firewall is in the way"
+            "check host and port in the URL, and that no firewall is in the way"
         )
         assert caught.value.server == f"127.0.0.1:{port}"
 
@@ -309,7 +309,11 @@ class TestReadableErrors:
                 {},
                 "refused the login of 'ann'.*check username and password",
             ),
-            (Play(extensions=()), {}, "offers no login.*remove username and password"),
+            (
+                Play(extensions=()),
+                {},
+                "offers no login.*; check port and tls in the URL, or remove username and password",
+            ),
             (Play(extensions=("AUTH GSSAPI",)), {}, "offers GSSAPI to log in, and none of SCRAM-SHA-512"),
             (Play(extensions=("AUTH PLAIN",)), {"auth_mechanisms": "login"}, "none of LOGIN; see auth_mechanisms"),
         ],

@@ -112,7 +112,7 @@ class TestSecurely:
         assert resumed == [False, True]
 
     def test_the_wrong_port_for_implicit_tls(self, twin: Twin, postfix: Postfix) -> None:
-        with pytest.raises(DeliveryError, match="check that port and tls fit together"):
+        with pytest.raises(DeliveryError, match="speaks in clear, and tls"):
             twin(at(postfix, tls="implicit", port=postfix.plain_port)).send(hello())
 
 
