@@ -35,7 +35,7 @@ from smtpbackend_django.setting_names import EMAIL_SETTINGS, FLAGS, flag_doubt
 if TYPE_CHECKING:
     from ssl import SSLContext
 
-    from smtpbackend import Mailer
+    from smtpbackend import Mailer, Receipt
     from smtpbackend.adapters import Configuration, Parcel
 
 __all__ = ["EmailBackend", "mailer_settings"]
@@ -318,7 +318,7 @@ class EmailBackend(smtp.EmailBackend):
         def prepare(message: Any) -> Parcel | None:
             if not message.recipients():
                 return None
-            message.smtp_receipt = None
+            _leave_receipt(message, None)
             return parcel_with(message, envelope_of(message, prep_address, mailer.bounce_address), untouched)
 
         sent = 0
@@ -329,8 +329,7 @@ class EmailBackend(smtp.EmailBackend):
             for message, receipt in pairs:
                 if receipt is None:
                     continue
-                with contextlib.suppress(AttributeError):  # what is no message has the receipt of that error
-                    message.smtp_receipt = receipt
+                _leave_receipt(message, receipt)
                 if receipt.error is None:
                     sent += 1
                 elif not isinstance(receipt.error, CancelSend) and not (
@@ -340,6 +339,12 @@ class EmailBackend(smtp.EmailBackend):
         if failures:
             raise failures[0]
         return sent
+
+
+def _leave_receipt(message: Any, receipt: Receipt | None) -> None:
+    """Set ``message.smtp_receipt``. A message that cannot take it, whatever its setter raises, is sent as well."""
+    with contextlib.suppress(Exception):
+        message.smtp_receipt = receipt
 
 
 def mailer_settings(using: str = "default") -> dict[str, Any]:

@@ -495,6 +495,27 @@ def test_receipt_is_that_of_the_last_sending(backend: EmailBackend) -> None:
     assert message.smtp_receipt.ok
 
 
+@pytest.mark.parametrize("error", [AttributeError, RuntimeError, ValueError, TypeError, KeyError])
+def test_a_message_that_takes_no_receipt_is_sent_as_the_others_are(
+    error: type[Exception], backend: EmailBackend, server: AiosmtpdServer
+) -> None:
+    """Such as one with a property of that name: the attribute is lost, and no mail."""
+
+    class ReadOnly(EmailMessage):
+        @property
+        def smtp_receipt(self) -> Any:
+            return None
+
+        @smtp_receipt.setter
+        def smtp_receipt(self, value: Any) -> None:
+            raise error("read-only")
+
+    batch = [mail("a@example.org"), ReadOnly("S", "B", "from@example.com", ["b@example.org"]), mail("c@example.org")]
+    assert backend.send_messages(batch) == 3
+    assert [one.recipients for one in server.arrived] == [("a@example.org",), ("b@example.org",), ("c@example.org",)]
+    assert [bool(message.smtp_receipt) for message in batch] == [True, False, True]
+
+
 def test_same_message_twice_in_a_batch(backend: EmailBackend, server: AiosmtpdServer) -> None:
     message = mail()
     assert backend.send_messages([message, message]) == 2
