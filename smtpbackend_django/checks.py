@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import django
@@ -70,7 +71,7 @@ def _of_backend(name: str, backend: EmailBackend | Exception) -> Iterator[CheckM
 def _unread(is_used: bool) -> Iterator[CheckMessage]:
     """What is set and not read, since other settings take its place."""
     given = getattr(settings, "SMTPBACKEND", None)
-    if _mailers() is not None:
+    if _has_mailers():
         if given is not None:
             yield Warning(
                 "SMTPBACKEND is not read where MAILERS is defined.",
@@ -105,17 +106,16 @@ def _of_value(name: str, key: str, value: Any) -> Iterator[CheckMessage]:
         )
 
 
-def _options(is_used: bool) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _options(is_used: bool) -> Iterator[tuple[str, Mapping[Any, Any]]]:
     """The name and the options of each mailer of ours, as they are written in the settings."""
-    mailers = _mailers()
-    if mailers is None:
+    if not _has_mailers():
         if is_used:
             yield "The site", {EMAIL_SETTINGS[flag]: _quietly(EMAIL_SETTINGS[flag]) for flag in ("use_tls", "use_ssl")}
         if isinstance(given := getattr(settings, "SMTPBACKEND", None), Mapping):
             yield "SMTPBACKEND", given
         return
-    for alias, mailer in mailers.items():
-        if _is_ours(mailer.get("BACKEND", "")):
+    for alias, mailer in _mailers().items():
+        if not _malformed(alias, mailer) and _is_ours(mailer.get("BACKEND", "")):
             yield f"MAILERS[{alias!r}]", mailer.get("OPTIONS", {})
 
 
@@ -141,9 +141,35 @@ def check_credentials(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
     ]
 
 
-def _mailers() -> Any:
-    """``MAILERS`` where Django knows it and it is defined, else None."""
-    return getattr(settings, "MAILERS", None) if django.VERSION >= (6, 1) else None
+def _has_mailers() -> bool:
+    """Whether Django knows ``MAILERS``, and it is defined."""
+    return django.VERSION >= (6, 1) and hasattr(settings, "MAILERS")
+
+
+def _mailers() -> Mapping[Any, Any]:
+    """``MAILERS``; nothing where it is no dict."""
+    return settings.MAILERS if isinstance(settings.MAILERS, Mapping) else {}
+
+
+def _malformed(alias: Any, mailer: Any) -> str:
+    """What cannot be read of a mailer in ``MAILERS``, or ""."""
+    name = f"MAILERS[{alias!r}]"
+    if not isinstance(mailer, Mapping):
+        return f"{name} must be a dict, not {_kind(mailer)}"
+    if not isinstance(path := mailer.get("BACKEND", ""), str):
+        return f"{name}['BACKEND'] must be {_PATH}, not {_kind(path)}"
+    if not isinstance(options := mailer.get("OPTIONS", {}), Mapping):
+        return f"{name}['OPTIONS'] must be a dict, not {_kind(options)}"
+    if strange := [key for key in options if not isinstance(key, str)]:
+        return f"{name}['OPTIONS'] has the key {strange[0]!r}, which is no name of an option"
+    return ""
+
+
+_PATH = "the dotted path of a class, as a string"
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"
 
 
 def _quietly(name: str) -> Any:
@@ -154,29 +180,34 @@ def _quietly(name: str) -> Any:
 
 
 def _backends() -> Iterator[tuple[str, EmailBackend | Exception]]:
-    """The name of each mailer of ours in the settings, and its backend or error."""
-    mailers = _mailers()
-    if mailers is None:
+    """The name of each mailer of ours in the settings, and its backend or error; and of each that cannot be read."""
+    if not _has_mailers():
         path = _quietly("EMAIL_BACKEND")
-        if _is_ours(path):
+        if not isinstance(path, str):
+            yield "EMAIL_BACKEND", ImproperlyConfigured(f"EMAIL_BACKEND must be {_PATH}, not {_kind(path)}")
+        elif _is_ours(path):
             name = "EMAIL_BACKEND" if getattr(settings, "SMTPBACKEND", None) is None else "SMTPBACKEND"
-            try:
-                backend = import_string(path)()
-                backend.mailer()
-                yield name, backend
-            except UNUSABLE as error:
-                yield name, error
+            yield name, _made(import_string(path))
         return
     from django.core.mail import mailers as handler
 
-    for alias, mailer in mailers.items():
-        if _is_ours(mailer.get("BACKEND", "")):
-            try:
-                backend = handler[alias]
-                backend.mailer()
-                yield f"MAILERS[{alias!r}]", backend
-            except UNUSABLE as error:
-                yield f"MAILERS[{alias!r}]", error
+    if not isinstance(settings.MAILERS, Mapping):
+        yield "MAILERS", ImproperlyConfigured(f"MAILERS must be a dict, not {_kind(settings.MAILERS)}")
+    for alias, mailer in _mailers().items():
+        if wrong := _malformed(alias, mailer):
+            yield f"MAILERS[{alias!r}]", ImproperlyConfigured(wrong)
+        elif _is_ours(mailer.get("BACKEND", "")):
+            yield f"MAILERS[{alias!r}]", _made(partial(handler.__getitem__, alias))
+
+
+def _made(make: Callable[[], EmailBackend]) -> EmailBackend | Exception:
+    """A backend that can be used, or why it cannot."""
+    try:
+        backend = make()
+        backend.mailer()
+    except UNUSABLE as error:
+        return error
+    return backend
 
 
 def _is_ours(path: str) -> bool:
@@ -184,6 +215,6 @@ def _is_ours(path: str) -> bool:
 
     try:
         backend = import_string(path)
-    except ImportError:
+    except Exception:  # whatever the module raises
         return False  # Django says so when it is used
     return isinstance(backend, type) and issubclass(backend, EmailBackend)

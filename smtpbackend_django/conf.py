@@ -129,6 +129,8 @@ def _freeze(value: Any) -> Any:
         return frozenset((key, _freeze(item)) for key, item in value.items())
     if isinstance(value, (list, tuple)):
         return tuple(_freeze(item) for item in value)
+    if isinstance(value, (set, frozenset)):
+        return frozenset(map(_freeze, value))
     return type(value), value
 
 
@@ -141,7 +143,8 @@ def shared_mailer(settings: Mapping[str, Any]) -> Mailer:
     """The one Mailer of this process that has these neutral settings. Raises `InvalidSetting`."""
     from smtpbackend.adapters import SharedMailer
 
-    key = Key(settings)
+    if (key := key_of(settings)) is None:  # the Mailer names the setting
+        return SharedMailer.from_settings(settings)
     with _lock:
         mailer = shared_mailers.get(key)
         if mailer is None:
@@ -165,7 +168,7 @@ def key_of(settings: Mapping[str, Any]) -> Key | None:
     """The key of a Mailer with these settings; None where a value cannot be one of a setting."""
     try:
         return Key(settings)
-    except TypeError:  # `configure` names the setting
+    except TypeError:
         return None
 
 

@@ -98,6 +98,10 @@ def _servers(given: Mapping[str, Any], spelling: Spelling) -> tuple[Server, ...]
     ports = given.get("ports", [])
     if isinstance(ports, (str, int)):
         ports = [ports]
+    if not isinstance(ports, Sequence) or isinstance(ports, bytes):
+        raise InvalidSetting(
+            f"ports must be a list of numbers, one for each server, not {type(ports).__name__}", field="ports"
+        )
     padded = [*ports, *[None] * len(servers)]
     found = [
         resolve(server, defaults, port, spelling, None if len(servers) == 1 else number)

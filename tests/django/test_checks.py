@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 from django.core.checks import run_checks
 from django.test import override_settings
 
+from smtpbackend_django.checks import check_credentials, check_settings
+from smtpbackend_django.conf import OPTIONS
 from tests.django.conftest import HAS_MAILERS, PATH, email_settings
 
 mailers_only = pytest.mark.skipif(not HAS_MAILERS, reason="Django 6.1 has MAILERS")
@@ -260,3 +263,85 @@ def test_w006_in_options() -> None:
         ((identifier, text),) = found()
     assert identifier == "smtpbackend.W006"
     assert "MAILERS['default'] has the string 'yes' for fail_silently" in text
+
+
+MALFORMED: list[Any] = [
+    *(None, True, 0, 7, 1.5, "", "x", "a b", ".", ".a.b", "a..b", "\0", b"x", PATH, "this.s", object(), Exception),
+    *([], ["x"], [None], [[]], [{}], (), ("x", 1), set(), {}, {"x": 1}, {1: 2}, {None: None}, {"default": None}),
+    *({"host": None}, {"HOST": []}, {"host": {}}),
+]
+OF_DJANGO = [
+    *("EMAIL_BACKEND", "EMAIL_HOST", "EMAIL_PORT", "EMAIL_HOST_USER", "EMAIL_HOST_PASSWORD", "EMAIL_USE_TLS"),
+    *("EMAIL_USE_SSL", "EMAIL_TIMEOUT", "EMAIL_SSL_CERTFILE", "EMAIL_SSL_KEYFILE"),
+]
+UNCLEAR = re.compile("object|attribute|argument|unhashable|iterable|subscript|unpack")
+"""Words of Python's own errors, which know no setting."""
+
+
+def check_all(**settings: Any) -> None:
+    """No check raises, and what they say is about the settings."""
+    with email_settings(**settings):
+        told = [*check_settings(), *check_credentials()]
+    assert [
+        one.msg for one in told if one.id == "smtpbackend.E001" and UNCLEAR.search(one.msg.partition(" not ")[0])
+    ] == []
+
+
+class TestSettingsOfAnyShape:
+    """Whatever stands in the settings, the checks say what is wrong with it, and never raise."""
+
+    @pytest.mark.parametrize("name", OF_DJANGO)
+    def test_email(self, name: str) -> None:
+        for value in MALFORMED:
+            check_all(**{"EMAIL_BACKEND": PATH, name: value})
+            check_all(**{"EMAIL_BACKEND": PATH, "SMTPBACKEND": {"HOST": "a.example"}, name: value})
+
+    def test_smtpbackend(self) -> None:
+        for value in MALFORMED:
+            check_all(EMAIL_BACKEND=PATH, SMTPBACKEND=value)
+
+    @pytest.mark.parametrize("option", sorted(OPTIONS))
+    def test_an_option(self, option: str) -> None:
+        for value in MALFORMED:
+            check_all(EMAIL_BACKEND=PATH, SMTPBACKEND={option.upper(): value})
+            check_all(EMAIL_BACKEND=PATH, SMTPBACKEND={"SERVERS": [{option: value}]})
+            check_all(EMAIL_BACKEND=PATH, SMTPBACKEND={option.upper(): [value], "SERVERS": ["smtp://a.example"]})
+            if HAS_MAILERS:
+                check_all(MAILERS={"default": {"BACKEND": PATH, "OPTIONS": {option: value}}})
+
+    @mailers_only
+    def test_mailers(self) -> None:
+        for value in MALFORMED:
+            check_all(MAILERS=value)
+            check_all(MAILERS={"default": value, 1: {"BACKEND": PATH}})
+            check_all(MAILERS={"default": {"BACKEND": value}})
+            check_all(MAILERS={"default": {"BACKEND": PATH, "OPTIONS": value}})
+            check_all(MAILERS={"default": {"BACKEND": PATH, "OPTIONS": {value if callable(value) else 1: value}}})
+
+    @mailers_only
+    @pytest.mark.parametrize(
+        ("mailers", "text"),
+        [
+            (None, "MAILERS must be a dict, not None"),
+            ([{}], "MAILERS must be a dict, not a list"),
+            ({"news": None}, "MAILERS['news'] must be a dict, not None"),
+            ({"news": {"BACKEND": None}}, "MAILERS['news']['BACKEND'] must be the dotted path of a class, as a string"),
+            ({"news": {"BACKEND": PATH, "OPTIONS": None}}, "MAILERS['news']['OPTIONS'] must be a dict, not None"),
+            ({"news": {"BACKEND": PATH, "OPTIONS": []}}, "MAILERS['news']['OPTIONS'] must be a dict, not a list"),
+            (
+                {"news": {"BACKEND": PATH, "OPTIONS": {1: 2}}},
+                "MAILERS['news']['OPTIONS'] has the key 1, which is no name",
+            ),
+        ],
+    )
+    def test_the_error_names_what_is_malformed(self, mailers: Any, text: str) -> None:
+        with override_settings(MAILERS=mailers):
+            [message] = check_settings()
+        assert message.id == "smtpbackend.E001"
+        assert message.msg.startswith(text)
+
+    def test_a_backend_that_is_no_path(self) -> None:
+        with email_settings(EMAIL_BACKEND=None):
+            [message] = check_settings()
+        assert message.id == "smtpbackend.E001"
+        assert message.msg == "EMAIL_BACKEND must be the dotted path of a class, as a string, not None"
