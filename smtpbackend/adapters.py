@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from smtpbackend.delivery.hostnames import is_loopback
     from smtpbackend.delivery.message_types import register_messages
     from smtpbackend.delivery.parcel import Parcel
-    from smtpbackend.delivery.server import port_doubt
+    from smtpbackend.delivery.server import half_login, port_doubt
     from smtpbackend.delivery.settings import MAILER_KEYS, SERVER_KEYS, flag
     from smtpbackend.delivery.tls import check_files, client_context
     from smtpbackend.domain import ascii_domain
@@ -92,6 +92,7 @@ __all__ = [
     "encode_octets",
     "filename_parameter",
     "flag",
+    "half_login",
     "has_names",
     "identifier_text",
     "is_loopback",
@@ -128,7 +129,7 @@ _HOMES = {
     "smtpbackend.delivery.hostnames": ("is_loopback",),
     "smtpbackend.delivery.message_types": ("register_messages",),
     "smtpbackend.delivery.parcel": ("Parcel",),
-    "smtpbackend.delivery.server": ("port_doubt",),
+    "smtpbackend.delivery.server": ("half_login", "port_doubt"),
     "smtpbackend.delivery.settings": ("MAILER_KEYS", "SERVER_KEYS", "flag"),
     "smtpbackend.delivery.tls": ("check_files", "client_context"),
     "smtpbackend.domain": ("ascii_domain",),

@@ -181,13 +181,17 @@ class EmailBackend(smtp.EmailBackend):
         """Raise for wrong settings now, and not at the first mail. Files are opened when needed, as in Django."""
         from smtpbackend.adapters import configure
 
-        settings = self._settings()
-        self._key = key_of(settings)
-        if self._key is not None and (known := known_mailer(self._key)) is not None:
-            return known.configuration
-        for name in ("client_cert", "client_key"):
-            settings.pop(name, None)
+        if type(self).ssl_context is not EmailBackend.ssl_context:
+            raise self._wrong(
+                f"{type(self).__name__}.ssl_context would not be used; use the options ca_file, client_cert and min_tls"
+            )
         try:
+            settings = self._settings()
+            self._key = key_of(settings)
+            if self._key is not None and (known := known_mailer(self._key)) is not None:
+                return known.configuration
+            for name in ("client_cert", "client_key"):
+                settings.pop(name, None)
             configuration = configure(settings)
         except InvalidInput as error:
             raise self._wrong(str(error), error.field) from error
@@ -210,10 +214,6 @@ class EmailBackend(smtp.EmailBackend):
 
     def _settings(self) -> dict[str, Any]:
         """The neutral settings, from the attributes as they are now: a subclass may have changed them."""
-        if type(self).ssl_context is not EmailBackend.ssl_context:
-            raise self._wrong(
-                f"{type(self).__name__}.ssl_context would not be used; use the options ca_file, client_cert and min_tls"
-            )
         settings = {
             "tls": "required" if self.use_tls else "implicit" if self.use_ssl else self._tls,
             "timeout": self.timeout,
@@ -223,18 +223,21 @@ class EmailBackend(smtp.EmailBackend):
         settings = {name: value for name, value in settings.items() if value is not None} | self._options
         if "servers" not in settings:
             settings |= {"host": self.host, "port": self.port}
-        if (self.username or self.password) and not self.lacking:
+        # Half a login is none, as in Django; of a name with mechanisms it is an error of the core
+        is_wanted = self.username and "auth_mechanisms" in self._options
+        if (self.username or self.password) and (is_wanted or not self.lacking):
             settings |= {"username": self.username or None, "password": self.password or None}
         return settings
 
     @property
     def lacking(self) -> str:
         """What a login lacks, for want of which there is none, as in Django: "username", "password", or ""."""
-        if self._is_ours or bool(self.username) == bool(self.password):  # what is ours is told by the core
+        if self._is_ours:  # told by the core
             return ""
-        if not self.username:
-            return "username"
-        return "" if "token" in self._options or "auth_mechanisms" in self._options else "password"
+        from smtpbackend.adapters import half_login
+
+        of_ours = self._options.get("token"), self._options.get("auth_mechanisms")
+        return half_login(self.username or None, self.password or None, *of_ours) or ""
 
     def _attributes(self) -> tuple[Any, ...]:
         """Those of Django's that `_settings` reads."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from smtpbackend import InvalidSetting, Server
-from smtpbackend.adapters import MAILER_KEYS, SERVER_KEYS, configure, discreet, flag, nearest, port_doubt
+from smtpbackend.adapters import MAILER_KEYS, SERVER_KEYS, configure, discreet, flag, half_login, nearest, port_doubt
 
 __all__ = ["Config", "mailer_settings", "read_config", "warn"]
 
@@ -78,21 +78,20 @@ def read_config(config: Mapping[str, Any], app_debug: bool | int = False) -> Con
     ours = _ours(config, keys)
     own = {name: ours.pop(name, None) for name in _OWN}
     has_server = "servers" in ours or "host" in ours
-    mailer = {} if has_server else _server_of_flask_mail(config, ours, keys)
-    for name, key in _OF_MAILER.items():
-        if (value := _value(config, key)) not in (None, "", "0"):
-            mailer[name], keys[name] = value, key
-    mailer.update(ours)
-    keys.update({name: PREFIX + name.upper() for name in ours})
     try:
+        mailer, told = ({}, []) if has_server else _server_of_flask_mail(config, ours, keys)
+        for name, key in _OF_MAILER.items():
+            if name not in ours and (value := _value(config, key)) not in (None, "", "0"):
+                mailer[name], keys[name] = value, key
+        mailer.update(ours)
         configuration = configure(mailer)
         servers = configuration.servers
         _check_files(servers)
     except InvalidSetting as error:
         raise _as_written(error, keys) from None
     first = servers[0]
-    told = [f"{server.name}: {doubt}; {_remedy(server)}" for server in servers if (doubt := port_doubt(server))]
-    for why in (*told, *_half_login(config, mailer, has_server), *_misspelt(config)):
+    told += [f"{server.name}: {doubt}; {_remedy(server)}" for server in servers if (doubt := port_doubt(server))]
+    for why in (*told, *_misspelt(config)):
         warn(why)
     for name in _OWN:
         key = f"MAIL_{name.upper()}"
@@ -177,17 +176,6 @@ def _remedy(server: Server) -> str:
     return "set MAIL_USE_SSL instead of MAIL_USE_TLS (SMTPBACKEND_TLS = 'implicit'), or MAIL_PORT = 587"
 
 
-def _half_login(config: Mapping[str, Any], mailer: Mapping[str, Any], has_server: bool) -> Iterator[str]:
-    """What a password without a user name, or the other way round, comes to. Flask-Mail logs in with both only."""
-    if has_server or "username" in mailer:
-        return
-    username, password = _value(config, "MAIL_USERNAME"), _value(config, "MAIL_PASSWORD")
-    if password and not username:
-        yield "MAIL_PASSWORD is set, MAIL_USERNAME is not: there is no login; set both, or neither"
-    if username and not password:
-        yield "MAIL_USERNAME is set, MAIL_PASSWORD is not, or is empty: there is no login; set both, or neither"
-
-
 def _misspelt(config: Mapping[str, Any]) -> Iterator[str]:
     """The names that are not read, and are near to one that is. Other ``MAIL_*`` may belong to the site."""
     known = [key.lower() for key in sorted(_READ)]
@@ -217,12 +205,14 @@ def _ours(config: Mapping[str, Any], keys: dict[str, str]) -> dict[str, Any]:
             raise InvalidSetting(f"unknown setting {key}; {hint}", field=key)
         if value is not None:
             found[name] = value if name == "default_sender" else _plain(value, name, key)
+            keys[name] = key
     return found
 
 
-def _server_of_flask_mail(config: Mapping[str, Any], ours: Mapping[str, Any], keys: dict[str, str]) -> dict[str, Any]:
-    """The server of ``MAIL_*`` in the core's names, with Flask-Mail's defaults."""
-    keys.update(_OF_SERVER)
+def _server_of_flask_mail(
+    config: Mapping[str, Any], ours: Mapping[str, Any], keys: dict[str, str]
+) -> tuple[dict[str, Any], list[str]]:
+    """The server of ``MAIL_*`` in the core's names, with Flask-Mail's defaults; and what to warn of."""
     use_tls, use_ssl = [flag(key, _value(config, key) or False) for key in ("MAIL_USE_TLS", "MAIL_USE_SSL")]
     if use_tls and use_ssl:
         raise InvalidSetting(
@@ -230,17 +220,21 @@ def _server_of_flask_mail(config: Mapping[str, Any], ours: Mapping[str, Any], ke
             "byte (mostly port 465)",
             field="MAIL_USE_SSL",
         )
-    keys["tls"] = "MAIL_USE_SSL" if use_ssl else "MAIL_USE_TLS"
+    of_theirs = {**_OF_SERVER, "tls": "MAIL_USE_SSL" if use_ssl else "MAIL_USE_TLS"}
+    keys.update({name: key for name, key in of_theirs.items() if name not in ours})
     given = {name: _value(config, key) for name, key in _OF_SERVER.items()}
     found: dict[str, Any] = {
         "host": given["host"] or "127.0.0.1",
         "port": given["port"] if given["port"] not in (None, "", "0") else 465 if use_ssl else 25,
         "tls": "implicit" if use_ssl else "required" if use_tls else "opportunistic",
     }
-    username = given["username"] or ours.get("username")
-    if username and (given["password"] or ours.get("password") or ours.get("token")):
-        found |= {name: given[name] for name in ("username", "password") if given[name]}
-    return found
+    login = {name: given[name] for name in ("username", "password") if given[name]}
+    username, password = (ours.get(name) or login.get(name) for name in ("username", "password"))
+    lacking = half_login(username, password, ours.get("token"), ours.get("auth_mechanisms"))
+    if lacking is None or not login:
+        return {**found, **login}, []
+    has, misses = [_OF_SERVER[name] for name in (*login, lacking)]
+    return found, [f"{has} is set, {misses} is not, or is empty: there is no login; set both, or neither"]
 
 
 def _value(config: Mapping[str, Any], key: str) -> Any:

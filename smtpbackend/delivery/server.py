@@ -22,7 +22,7 @@ from smtpbackend.spelling import KEYWORDS, Spelling
 from smtpbackend.text import characters
 from smtpbackend.values import Value
 
-__all__ = ["Server", "from_url", "port_doubt"]
+__all__ = ["Server", "from_url", "half_login", "port_doubt"]
 
 _SCHEMES = ("smtp", "smtps", "lmtp", "smtp+unix", "lmtp+unix", "smtp+srv")
 _UNSHOWN = frozenset(("client_key_password", "password", "token", "proxy", "spelling"))  # most are secret
@@ -106,13 +106,11 @@ class Server(Value):
         if self.client_name is not None:
             check_client_name(self.client_name, spelled("client_name"))
         check(self.auth_mechanisms or (), spelled("auth_mechanisms"))
-        secretless = self.token is not None or needs_nothing(self.auth_mechanisms)
-        if self.token is not None and not self.username:
-            raise self._lacks("username", "token")
-        if self.password and not self.username:
-            raise self._lacks("username", "password")
-        if self.username and self.password is None and not secretless:
-            raise self._lacks("password", "username")
+        lacking = half_login(self.username, self.password, self.token, self.auth_mechanisms)
+        if lacking is not None:
+            raise self._lacks(
+                lacking, "username" if lacking == "password" else "password" if self.token is None else "token"
+            )
         for name in ("username", "password"):
             # NUL separates the parts of PLAIN (RFC 4616 2); no error repeats the value
             if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in getattr(self, name) or ""):
@@ -373,6 +371,19 @@ def unreachable(
 def shown(address: Any) -> str:
     """An address of the socket module as text; for a unix socket its path."""
     return address if isinstance(address, str) else str(address[0])
+
+
+def half_login(username: str | None, password: str | None, token: Any = None, mechanisms: Any = None) -> str | None:
+    """What half a login lacks: "username" or "password"; None where it is whole, or there is none.
+
+    ``mechanisms`` is the setting ``auth_mechanisms``: with one that needs neither password nor token, such as EXTERNAL,
+    a user name is a whole login. Raises `InvalidSetting` for one that is not known.
+    """
+    names = read(SERVER_KEYS["auth_mechanisms"], mechanisms) or ()
+    check(names)
+    if not username:
+        return "username" if password or token is not None else None
+    return "password" if password is None and token is None and not needs_nothing(names) else None
 
 
 def port_doubt(server: Server) -> str:

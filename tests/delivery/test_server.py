@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from smtpbackend import Server
-from smtpbackend.delivery.server import from_url, unreachable
+from smtpbackend.delivery.server import from_url, half_login, unreachable
 from smtpbackend.errors import ConnectFailed, InvalidInput, InvalidSetting
 from smtpbackend.protocol.sasl import Credentials
 from smtpbackend.protocol.timeouts import Timeouts
@@ -184,3 +184,39 @@ def test_unreachable_names_every_address() -> None:
         "cannot connect to mx.example.com:587 (192.0.2.1: Connection refused; 192.0.2.2: no answer in time; "
         "192.0.2.3: Network is unreachable; no words; OSError); check host and port, and that no firewall is in the way"
     )
+
+
+@pytest.mark.parametrize(
+    ("login", "lacking"),
+    [
+        ({}, None),
+        ({"username": ""}, None),
+        ({"username": "ann"}, "password"),
+        ({"username": "ann", "password": "secret"}, None),
+        ({"username": "ann", "password": ""}, None),  # a password may be empty
+        ({"password": "secret"}, "username"),
+        ({"username": "", "password": "secret"}, "username"),
+        ({"token": "ya29"}, "username"),
+        ({"username": "ann", "token": "ya29"}, None),
+        ({"username": "ann", "auth_mechanisms": "external"}, None),
+        ({"username": "ann", "auth_mechanisms": ["PLAIN", "EXTERNAL"]}, None),
+        ({"username": "ann", "auth_mechanisms": ("PLAIN",)}, "password"),
+        ({"auth_mechanisms": "EXTERNAL"}, None),
+        ({"password": "secret", "auth_mechanisms": "EXTERNAL"}, "username"),
+    ],
+)
+def test_half_a_login_is_told_by_one_rule(login: dict[str, Any], lacking: str | None) -> None:
+    """The same for a Server and for adapters."""
+    arguments = {"mechanisms" if name == "auth_mechanisms" else name: value for name, value in login.items()}
+    assert half_login(**{"username": None, "password": None, **arguments}) == lacking
+    if lacking is None:
+        Server("mx.example.com", **login)
+        return
+    with pytest.raises(InvalidSetting, match=rf"is set for mx\.example\.com, {lacking} is not") as raised:
+        Server("mx.example.com", **login)
+    assert raised.value.field == lacking
+
+
+def test_a_mechanism_that_is_not_known_is_no_login() -> None:
+    with pytest.raises(InvalidSetting, match="auth_mechanisms has 'EXTRENAL'"):
+        half_login("ann", None, None, "EXTRENAL")

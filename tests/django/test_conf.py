@@ -157,6 +157,12 @@ def test_a_mechanism_that_needs_no_password_gets_the_username() -> None:
         EmailBackend(host="localhost", username="ann", auth_mechanisms=["PLAIN"])
 
 
+def test_a_mechanism_that_is_not_known_is_an_error_of_the_settings() -> None:
+    """Also where it is looked at to find out whether there is a login."""
+    with email_settings(EMAIL_HOST_PASSWORD="secret"), pytest.raises(conf.SettingsError, match="'EXTRENAL'"):
+        EmailBackend(auth_mechanisms=["EXTRENAL"])
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

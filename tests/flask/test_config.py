@@ -107,6 +107,15 @@ def test_the_two_halves_of_a_login_may_have_names_of_either_kind(login: dict[str
     assert (config.username, config.password) == ("user", "secret")
 
 
+def test_a_mechanism_that_needs_no_password_gets_the_username() -> None:
+    config = read(MAIL_USERNAME="user", SMTPBACKEND_AUTH_MECHANISMS="EXTERNAL")
+    assert (config.username, config.password) == ("user", None)
+    with pytest.warns(RuntimeWarning, match="MAIL_USERNAME is set, MAIL_PASSWORD is not"):
+        assert read(MAIL_USERNAME="user", SMTPBACKEND_AUTH_MECHANISMS="PLAIN").username is None
+    with pytest.raises(InvalidSetting, match=r"^SMTPBACKEND_AUTH_MECHANISMS has 'EXTRENAL'"):
+        read(MAIL_USERNAME="user", SMTPBACKEND_AUTH_MECHANISMS="EXTRENAL")
+
+
 def test_ours_win() -> None:
     """Key by key where both speak of the same server."""
     config = read(MAIL_SERVER="smtp.example.com", MAIL_USE_TLS=True, SMTPBACKEND_TLS="implicit", SMTPBACKEND_PORT=465)
