@@ -95,10 +95,10 @@ def read_config(config: Mapping[str, Any], app_debug: bool | int = False) -> Con
         warn(why)
     for name in _OWN:
         key = f"MAIL_{name.upper()}"
-        keys[name] = key if own[name] is None else PREFIX + name.upper()
-        own[name] = config.get(key) if own[name] is None else own[name]
+        if _is_empty(own[name]):
+            own[name], keys[name] = config.get(key), key
         if name != "default_sender":
-            own[name] = _plain(own[name], name, keys[name])
+            own[name] = None if _is_empty(own[name]) else _plain(own[name], name, keys[name])
     debug = None if own["debug"] is None else _level(keys["debug"], own["debug"])
     max_emails = mailer.get("max_messages")
     return Config(
@@ -259,6 +259,11 @@ def _plain(value: Any, name: str, key: str) -> Any:
             field=key,
         )
     return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+def _is_empty(value: Any) -> bool:
+    """Whether a key is not set: None, or an empty variable of the environment, which switches nothing on or off."""
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _level(key: str, value: Any) -> int:

@@ -427,8 +427,12 @@ MAILER_KEYS = {setting.name: setting for setting in SETTINGS if setting.owner ==
 
 
 def read(setting: Setting, value: Any, spelled: Callable[[str], str] = str) -> Any:
-    """The parsed value of a setting; None is the default. Errors name the setting as ``spelled`` writes it."""
-    if value is None:
+    """The parsed value of a setting. None is the default, and so is an empty text for a flag.
+
+    Errors name the setting as ``spelled`` writes it.
+    """
+    # A variable of the environment that is empty switches nothing off
+    if value is None or (setting.parse is flag and isinstance(value, str) and not value.strip()):
         return setting.default
     name = spelled(setting.name)
     try:

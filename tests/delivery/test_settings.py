@@ -268,3 +268,18 @@ class TestConfigure:
         with pytest.raises(InvalidSetting) as caught:
             configure(settings)
         assert caught.value.field == field
+
+
+FLAGS = [setting.name for setting in SETTINGS if isinstance(setting.default, bool)]
+
+
+@pytest.mark.parametrize("name", FLAGS)
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_empty_text_is_no_value_of_a_flag(name: str, empty: str) -> None:
+    """A variable of the environment that is there and empty switches nothing off."""
+    assert read(BY_NAME[name], empty) is BY_NAME[name].default
+
+
+def test_a_flag_in_a_url_may_be_empty() -> None:
+    (server,) = configure({"servers": "smtp://mx.example.com?strict_x509=&xque="}).servers
+    assert (server.strict_x509, server.xque) == (True, False)

@@ -331,7 +331,7 @@ def test_null_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (config.server, config.use_tls, config.max_emails) == ("127.0.0.1", False, None)
 
 
-@pytest.mark.parametrize("word", ["false", "False", "0", "no", "off", ""])
+@pytest.mark.parametrize("word", ["false", "False", "0", "no", "off"])
 @pytest.mark.parametrize("key", ["MAIL_USE_TLS", "MAIL_SUPPRESS_SEND", "SMTPBACKEND_STRICT_X509", "SMTPBACKEND_XQUE"])
 def test_words_that_are_false(monkeypatch: pytest.MonkeyPatch, key: str, word: str) -> None:
     """For every flag, whosever it is."""
@@ -340,6 +340,22 @@ def test_words_that_are_false(monkeypatch: pytest.MonkeyPatch, key: str, word: s
     flags = {"MAIL_USE_TLS": config.use_tls, "MAIL_SUPPRESS_SEND": config.suppress}
     flags |= {"SMTPBACKEND_STRICT_X509": server.strict_x509, "SMTPBACKEND_XQUE": server.xque}
     assert flags[key] is False
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_empty_word_is_not_set(monkeypatch: pytest.MonkeyPatch, empty: str) -> None:
+    """It switches neither a check off, nor on the mail of an app that is testing."""
+    keys = ("MAIL_USE_TLS", "MAIL_SUPPRESS_SEND", "MAIL_DEBUG", "MAIL_ASCII_ATTACHMENTS", "SMTPBACKEND_STRICT_X509")
+    for key in (*keys, "SMTPBACKEND_XQUE", "SMTPBACKEND_SUPPRESS_SEND"):
+        monkeypatch.setenv(f"FLASK_{key}", empty)
+    app = Flask(__name__)
+    app.config.from_prefixed_env()
+    app.testing = app.debug = True
+    state = Mail().init_app(app)
+    (server,) = state.mailer.configuration.servers
+    assert (server.strict_x509, server.xque, server.tls) == (True, False, "opportunistic")
+    assert (state.suppress, state.debug, state.ascii_attachments) == (True, 1, False)
+    assert mailer_settings(app.config)["suppress_send"]
 
 
 @pytest.mark.parametrize("word", ["true", "True", "1", "yes", "on"])
