@@ -250,7 +250,7 @@ def _plain(value: Any, name: str, key: str) -> Any:
     """
     if isinstance(value, Mapping):
         return {inner: _plain(one, inner, key) for inner, one in value.items()}
-    if isinstance(value, list):
+    if type(value) in (list, tuple):  # a NamedTuple, such as `Timeouts`, is a value by itself
         return [_plain(one, name, key) for one in value]
     if isinstance(value, float) and name in _CREDENTIALS:  # it may have been 1.50 or 1e5
         raise InvalidSetting(

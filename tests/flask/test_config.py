@@ -11,6 +11,7 @@ from flask import Flask
 from smtpbackend import InvalidInput
 from smtpbackend.delivery.configuration import configure
 from smtpbackend.errors import InvalidSetting
+from smtpbackend.protocol.timeouts import Timeouts
 from smtpbackend_flask import Mail, mailer_settings
 from smtpbackend_flask.config import Config, read_config
 
@@ -315,6 +316,22 @@ def test_digits_in_a_list_of_servers_are_text_too(monkeypatch: pytest.MonkeyPatc
     servers = '[{"host": "mx.example.com", "port": 587, "username": 1234, "password": 12345}]'
     (server,) = configure(from_environment(monkeypatch, SMTPBACKEND_SERVERS=servers).mailer).servers
     assert (server.port, server.username, server.password) == (587, "1234", "12345")
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_a_tuple_is_read_as_a_list_is(kind: type) -> None:
+    """Of servers, of ports, of names, and one in another."""
+    server = {"host": "mx.example.com", "username": 1234, "password": 12345, "auth_mechanisms": kind(["PLAIN"])}
+    config = read(SMTPBACKEND_SERVERS=kind([server]), SMTPBACKEND_PORTS=kind([2525]))
+    (found,) = configure(config.mailer).servers
+    assert (found.username, found.password, found.port, found.auth_mechanisms) == ("1234", "12345", 2525, ("PLAIN",))
+    with pytest.raises(InvalidSetting, match=r"SMTPBACKEND_SERVERS.*double quotes"):
+        read(SMTPBACKEND_SERVERS=kind([{**server, "password": 1.5}]))
+
+
+def test_a_tuple_with_names_stays_what_it_is() -> None:
+    timeouts = Timeouts(connect=3)
+    assert configure(read(SMTPBACKEND_TIMEOUT=timeouts).mailer).servers[0].timeout == timeouts
 
 
 @pytest.mark.parametrize("password", ["1.50", "12e45678", "1e5"])
