@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
+
+from smtpbackend import InvalidSetting
 
 __all__ = ["EMAIL_SETTINGS", "FLAGS", "flag_doubt"]
 
@@ -20,11 +23,15 @@ EMAIL_SETTINGS = {
 """Django's settings of a server, which are read where ``SMTPBACKEND`` names none."""
 FLAGS = ("use_tls", "use_ssl", "fail_silently")
 """Django's options that are True or False."""
-_TRUE = ("1", "true", "yes", "on")
 
 
 def flag_doubt(name: str, value: Any) -> str:
     """Why a string does not do for a flag, or "": Django takes every string for true, "False" as well."""
-    if not isinstance(value, str) or not value or value.lower() in _TRUE:
+    if not isinstance(value, str) or not value:
         return ""
+    from smtpbackend.adapters import flag  # few sites have strings, and all register the checks
+
+    with contextlib.suppress(InvalidSetting):
+        if flag(name, value):
+            return ""
     return f"{name} is the string {value!r}, which Django takes for true: set True or False, without quotes"

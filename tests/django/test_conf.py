@@ -99,7 +99,7 @@ def test_a_server_beside_those_of_the_site_is_not_given_the_credentials_of_email
 
 
 @pytest.mark.parametrize("name", ["use_tls", "use_ssl", "fail_silently"])
-@pytest.mark.parametrize("value", ["False", "false", "0", "no", "off", "maybe"])
+@pytest.mark.parametrize("value", ["False", "false", "0", "no", "off", "maybe", " "])
 def test_a_string_that_does_not_say_true_is_no_flag(configured: Any, name: str, value: str) -> None:
     """Django takes it for true: TLS that was not asked for, or errors that nobody sees."""
     if name == "fail_silently":
@@ -117,7 +117,7 @@ def test_two_strings_are_not_two_flags() -> None:
     assert "EMAIL_USE_SSL" in str(caught.value)
 
 
-@pytest.mark.parametrize("value", ["True", "true", "1", "yes", "on"])
+@pytest.mark.parametrize("value", ["True", "true", "1", "yes", "on", " true", "1\n"])
 def test_a_string_that_says_true_is_true(configured: Any, value: str) -> None:
     """As sites have it from the environment, and as Django takes it."""
     backend = configured(host="localhost", use_tls=value)
