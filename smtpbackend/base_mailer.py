@@ -85,14 +85,12 @@ class BaseMailer:
 
     @classmethod
     @discreet
-    def from_settings(
-        cls, settings: Mapping[str, Any], listeners: Sequence[Listener] = (), spelling: Spelling = KEYWORDS
-    ) -> Self:
+    def from_settings(cls, settings: Mapping[str, Any], listeners: Sequence[Listener] = ()) -> Self:
         """A mailer from the neutral keys, as an adapter has them. Raises `InvalidSetting`.
 
-        ``spelling`` says how its errors write the settings.
+        ``spelling`` may be among them: how errors write the others.
         """
-        return cls(listeners=listeners, spelling=spelling, **settings)
+        return cls(listeners=listeners, **settings)
 
     def _set_up(self, with_files: Sequence[Server]) -> None:
         """Make what pools are made of, with the TLS contexts of these servers. Raises `InvalidSetting`."""

@@ -57,7 +57,10 @@ class OfServer(Spelling):
         if self.form == "Server":
             return KEYWORDS(setting, *value)
         if self.form == "URL":
-            return f"{setting}={value[0]} in {self._url}" if value else f"{setting} in {self._url}"
+            what = f"{setting}={value[0]}" if value else setting
+            if setting == "tls" and value:  # smtps:// stands for it, and goes with no other
+                what = "smtps://" if value[0] == "implicit" else f"smtp:// with {what}"
+            return f"{what} in {self._url}"
         what = self.place if self.form == "name" else f'{self.place}["{setting}"]'
         return f"{what} = {value[0]!r}" if value else what
 

@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 
 from smtpbackend import InvalidSetting, Server
 from smtpbackend.adapters import MAILER_KEYS, SERVER_KEYS, configure, discreet, flag, half_login, nearest, port_doubt
+from smtpbackend_flask.spelling import FLAGS, PREFIX, AppConfig
 
 __all__ = ["Config", "mailer_settings", "read_config", "warn"]
-
-PREFIX = "SMTPBACKEND_"
 
 _OWN = ("default_sender", "suppress_send", "ascii_attachments", "debug")
 _OF_SERVER = {"host": "MAIL_SERVER", "port": "MAIL_PORT", "username": "MAIL_USERNAME", "password": "MAIL_PASSWORD"}
@@ -42,13 +41,18 @@ _MEANT = {
     "MAIL_USE_SSL": ("SSL", "SSL_TLS"),
     "MAIL_SUPPRESS_SEND": ("SUPPRESS",),
 }
+_NAMES = {"servers", "ports", *SERVER_KEYS, *MAILER_KEYS}
 _CREDENTIALS = frozenset(("username", "password", "token", "client_key_password"))
 
 
 class Config(NamedTuple):
-    """The settings of one app. ``mailer`` has the core's; ``suppress`` None means: while the app is testing."""
+    """The settings of one app. ``mailer`` has the core's, and ``spelling`` their keys.
+
+    ``suppress`` None means: while the app is testing.
+    """
 
     mailer: dict[str, Any]
+    spelling: AppConfig
     server: str
     port: int
     username: str | None
@@ -80,17 +84,22 @@ def read_config(config: Mapping[str, Any], app_debug: bool | int = False) -> Con
     has_server = "servers" in ours or "host" in ours
     try:
         mailer, told = ({}, []) if has_server else _server_of_flask_mail(config, ours, keys)
+        switched = FLAGS.get(mailer.get("tls", ""), "")
         for name, key in _OF_MAILER.items():
             if name not in ours and (value := _value(config, key)) not in (None, "", "0"):
                 mailer[name], keys[name] = value, key
         mailer.update(ours)
-        configuration = configure(mailer)
+        theirs = tuple((name, key) for name, key in keys.items() if not key.startswith(PREFIX))
+        spelling = AppConfig(theirs, switched)
+        configuration = configure(mailer, spelling)
         servers = configuration.servers
         _check_files(servers)
     except InvalidSetting as error:
-        raise _as_written(error, keys) from None
+        if error.field in _NAMES:
+            error.field = keys.get(error.field) or PREFIX + ("SERVERS" if "servers" in ours else error.field.upper())
+        raise
     first = servers[0]
-    told += [f"{server.name}: {doubt}; {_remedy(server)}" for server in servers if (doubt := port_doubt(server))]
+    told += [f"{server.name}: {'; '.join(doubt)}" for server in servers if (doubt := port_doubt(server))]
     for why in (*told, *_misspelt(config)):
         warn(why)
     for name in _OWN:
@@ -103,6 +112,7 @@ def read_config(config: Mapping[str, Any], app_debug: bool | int = False) -> Con
     max_emails = mailer.get("max_messages")
     return Config(
         mailer=mailer,
+        spelling=spelling,
         server=first.host,
         port=first.port,
         username=first.username,
@@ -128,7 +138,7 @@ def mailer_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     read = read_config(config)
     suppress = bool(config.get("TESTING")) if read.suppress is None else read.suppress
-    return {**read.mailer, "suppress_send": suppress}
+    return {**read.mailer, "suppress_send": suppress, "spelling": read.spelling}
 
 
 def warn(why: str) -> None:
@@ -154,28 +164,6 @@ def _check_files(servers: tuple[Server, ...]) -> None:
             check_files(server)
 
 
-def _as_written(error: InvalidSetting, keys: Mapping[str, str]) -> InvalidSetting:
-    """The same error, of the key that the app has, or would have for a setting that is missing."""
-    field, text = error.field.partition("[")[0], str(error)
-    if field in keys:
-        key = keys[field]
-        if text.startswith(field) and text.removeprefix(field)[:1] in ("", " ", ",", ":", "=", "["):
-            return InvalidSetting(key + text.removeprefix(field), field=key)
-    elif "servers" in keys:
-        key = keys["servers"]  # it stands in there, under its own name
-    elif field in SERVER_KEYS or field in MAILER_KEYS:
-        key = PREFIX + field.upper()
-    else:
-        return error
-    return InvalidSetting(f"{key}: {text}", field=key)
-
-
-def _remedy(server: Server) -> str:
-    if server.tls == "implicit":
-        return "set MAIL_USE_TLS instead of MAIL_USE_SSL (SMTPBACKEND_TLS = 'required'), or MAIL_PORT = 465"
-    return "set MAIL_USE_SSL instead of MAIL_USE_TLS (SMTPBACKEND_TLS = 'implicit'), or MAIL_PORT = 587"
-
-
 def _misspelt(config: Mapping[str, Any]) -> Iterator[str]:
     """The names that are not read, and are near to one that is. Other ``MAIL_*`` may belong to the site."""
     known = [key.lower() for key in sorted(_READ)]
@@ -192,7 +180,7 @@ def _misspelt(config: Mapping[str, Any]) -> Iterator[str]:
 
 def _ours(config: Mapping[str, Any], keys: dict[str, str]) -> dict[str, Any]:
     """The settings under ``SMTPBACKEND_`` in the core's names; one with None is not set."""
-    known = {"servers", "ports", *SERVER_KEYS, *MAILER_KEYS, *_OWN}
+    known = {*_NAMES, *_OWN}
     found: dict[str, Any] = {}
     for key, value in config.items():
         if not isinstance(key, str) or not key.startswith(PREFIX):
@@ -230,7 +218,7 @@ def _server_of_flask_mail(
     }
     login = {name: given[name] for name in ("username", "password") if given[name]}
     username, password = (ours.get(name) or login.get(name) for name in ("username", "password"))
-    lacking = half_login(username, password, ours.get("token"), ours.get("auth_mechanisms"))
+    lacking = half_login(username, password, ours.get("token"), ours.get("auth_mechanisms"), AppConfig())
     if lacking is None or not login:
         return {**found, **login}, []
     has, misses = [_OF_SERVER[name] for name in (*login, lacking)]

@@ -138,7 +138,7 @@ class State(_Sending):
         self._app = app
         self._testing = testing
         self._suppress = config.suppress
-        self._mailers = _Mailers(config.mailer)
+        self._mailers = _Mailers({**config.mailer, "spelling": config.spelling})
 
     def __repr__(self) -> str:
         name = f" of {self._app.name}" if self._app is not None else ""

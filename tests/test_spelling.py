@@ -33,7 +33,7 @@ def test_keywords() -> None:
 @pytest.mark.parametrize(
     ("servers", "name", "with_value", "both"),
     [
-        ("smtp://ann@mx.example.com:25?tls=none", "tls in the URL of MY_SERVERS", "tls=x in the URL of MY_SERVERS",
+        ("smtp://ann@mx.example.com:25?tls=none", "tls in the URL of MY_SERVERS", "smtp:// with tls=x in the URL of MY_SERVERS",
          "username and tls in the URL of MY_SERVERS"),
         ({"username": "ann", "tls": "none"}, 'MY_SERVERS["tls"]', "MY_SERVERS[\"tls\"] = 'x'",
          'MY_SERVERS["username"] and MY_SERVERS["tls"]'),
@@ -48,7 +48,7 @@ def test_what_a_server_was_given_is_written_as_it_stands_there(
         servers |= {"password": "x"}
     if isinstance(servers, str):
         servers = servers.replace("ann@", "ann:x@")
-    [server] = Mailer.from_settings({"servers": servers}, spelling=Shouting()).configuration.servers
+    [server] = Mailer.from_settings({"servers": servers, "spelling": Shouting()}).configuration.servers
     assert server.spelling("tls") == name
     assert server.spelling("tls", "x") == with_value
     assert server.spelling.together("username", "tls") == both
@@ -56,7 +56,7 @@ def test_what_a_server_was_given_is_written_as_it_stands_there(
 
 def test_of_several_servers_each_says_its_place() -> None:
     servers = ["smtp://ann:x@a.example.com", {"host": "b.example.com", "port": 26}, "c.example.com"]
-    first, second, third = Mailer.from_settings({"servers": servers}, spelling=Shouting()).configuration.servers
+    first, second, third = Mailer.from_settings({"servers": servers, "spelling": Shouting()}).configuration.servers
     assert first.spelling("username") == "username in the URL of MY_SERVERS[0]"
     assert second.spelling("port") == 'MY_SERVERS[1]["port"]'
     assert third.spelling("host") == "MY_SERVERS[2]"
@@ -93,7 +93,7 @@ def test_a_server_is_the_same_however_it_is_written() -> None:
 )
 def test_errors_of_settings(settings: dict[str, Any], text: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        Mailer.from_settings(settings, spelling=Shouting())
+        Mailer.from_settings({**settings, "spelling": Shouting()})
     assert str(caught.value).startswith(text)
 
 

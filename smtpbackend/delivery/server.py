@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -105,8 +105,7 @@ class Server(Value):
         put["host"] = host
         if self.client_name is not None:
             check_client_name(self.client_name, spelled("client_name"))
-        check(self.auth_mechanisms or (), spelled("auth_mechanisms"))
-        lacking = half_login(self.username, self.password, self.token, self.auth_mechanisms)
+        lacking = half_login(self.username, self.password, self.token, self.auth_mechanisms, spelled)
         if lacking is not None:
             raise self._lacks(
                 lacking, "username" if lacking == "password" else "password" if self.token is None else "token"
@@ -373,35 +372,44 @@ def shown(address: Any) -> str:
     return address if isinstance(address, str) else str(address[0])
 
 
-def half_login(username: str | None, password: str | None, token: Any = None, mechanisms: Any = None) -> str | None:
+def half_login(
+    username: str | None,
+    password: str | None,
+    token: Any = None,
+    mechanisms: Any = None,
+    spelled: Callable[[str], str] = str,
+) -> str | None:
     """What half a login lacks: "username" or "password"; None where it is whole, or there is none.
 
     ``mechanisms`` is the setting ``auth_mechanisms``: with one that needs neither password nor token, such as EXTERNAL,
-    a user name is a whole login. Raises `InvalidSetting` for one that is not known.
+    a user name is a whole login. Raises `InvalidSetting` for one that is not known, and writes settings as
+    ``spelled`` does.
     """
-    names = read(SERVER_KEYS["auth_mechanisms"], mechanisms) or ()
-    check(names)
+    names = read(SERVER_KEYS["auth_mechanisms"], mechanisms, spelled) or ()
+    check(names, spelled("auth_mechanisms"))
     if not username:
         return "username" if password or token is not None else None
     return "password" if password is None and token is None and not needs_nothing(names) else None
 
 
-def port_doubt(server: Server) -> str:
-    """Why port and ``tls`` do not seem to fit together, or ""."""
+def port_doubt(server: Server) -> tuple[str, str] | None:
+    """Why port and ``tls`` do not seem to fit together, and what to set; or None."""
     spelled = server.spelling
     if server.path is not None or server.srv:
-        return ""
+        return None
     if server.port == 465 and server.tls != "implicit":  # RFC 8314 7.3
         return (
             f"port 465 is that of implicit TLS, and {spelled('tls', server.tls)} is not: a server there waits for TLS, "
-            "and is silent"
+            "and is silent",
+            f"set {spelled('tls', 'implicit')}, or {spelled('port', 587)}",
         )
     if server.port in (25, 587) and server.tls == "implicit":
         return (
             f"port {server.port} begins in clear, and {spelled('tls', 'implicit')} does not: what a server says there "
-            "is not TLS"
+            "is not TLS",
+            f"set {spelled('tls', 'required')}, or {spelled('port', 465)}",
         )
-    return ""
+    return None
 
 
 def _reason(error: OSError) -> str:

@@ -438,7 +438,7 @@ def read(setting: Setting, value: Any, spelled: Callable[[str], str] = str) -> A
     try:
         return setting.parse(name, _plain(value))
     except InvalidSetting as error:
-        if error.field == name:
+        if error.field.partition("[")[0] == name.partition("[")[0]:
             error.field = setting.name
         raise
 

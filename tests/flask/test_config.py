@@ -233,11 +233,10 @@ def test_a_path_that_cannot_be_used_is_found_at_once(name: str) -> None:
     ],
 )
 def test_an_error_names_the_setting_as_it_was_written(config: dict[str, Any], key: str) -> None:
-    """With the text of the core behind it, where that begins otherwise."""
     with pytest.raises(InvalidSetting) as raised:
         read(**config)
     assert raised.value.field == key
-    assert str(raised.value).startswith(key)
+    assert key in str(raised.value)
 
 
 def test_other_peoples_settings_are_left_alone() -> None:
@@ -401,10 +400,19 @@ def test_a_key_for_dkim_is_read_at_start() -> None:
 @pytest.mark.parametrize(
     ("settings", "remedy"),
     [
-        ({"MAIL_PORT": 465, "MAIL_USE_TLS": True}, "set MAIL_USE_SSL instead of MAIL_USE_TLS"),
-        ({"MAIL_PORT": 465}, "set MAIL_USE_SSL instead of MAIL_USE_TLS"),
-        ({"MAIL_PORT": 587, "MAIL_USE_SSL": True}, "set MAIL_USE_TLS instead of MAIL_USE_SSL"),
-        ({"SMTPBACKEND_SERVERS": ["smtp://b.example", "smtps://a.example:587"]}, "SMTPBACKEND_TLS = 'required'"),
+        (
+            {"MAIL_PORT": 465, "MAIL_USE_TLS": True},
+            "set MAIL_USE_SSL = True instead of MAIL_USE_TLS, or MAIL_PORT = 587",
+        ),
+        ({"MAIL_PORT": 465}, "set MAIL_USE_SSL = True, or MAIL_PORT = 587"),
+        (
+            {"MAIL_PORT": 587, "MAIL_USE_SSL": True},
+            "set MAIL_USE_TLS = True instead of MAIL_USE_SSL, or MAIL_PORT = 465",
+        ),
+        (
+            {"SMTPBACKEND_SERVERS": ["smtp://b.example", "smtps://a.example:587"]},
+            "set smtp:// with tls=required in the URL of SMTPBACKEND_SERVERS\[1\], or port=465",
+        ),
     ],
 )
 def test_a_port_that_does_not_fit_the_kind_of_tls_is_told_at_once(settings: dict[str, Any], remedy: str) -> None:
@@ -423,7 +431,9 @@ def test_a_password_without_a_username_is_told_at_once() -> None:
     with pytest.warns(RuntimeWarning, match="MAIL_PASSWORD is set, MAIL_USERNAME is not") as caught:
         Mail(app)
     assert len(caught) == 1
-    with pytest.raises(InvalidSetting, match=r"password is set for a\.example, username is not"):
+    with pytest.raises(
+        InvalidSetting, match=r"^SMTPBACKEND_PASSWORD is set for a\.example, SMTPBACKEND_USERNAME is not"
+    ):
         read_config({"SMTPBACKEND_HOST": "a.example", "SMTPBACKEND_PASSWORD": "secret"})
 
 
