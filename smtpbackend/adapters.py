@@ -103,6 +103,7 @@ __all__ = [
     "nearest",
     "needs_encoding",
     "no_mailbox",
+    "on_first_use",
     "parse_addresses",
     "parsed_message",
     "plain_addr_spec",

@@ -5,11 +5,11 @@ It translates Django's settings, messages and signals; all else is in ``smtpback
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from django.core import mail
 
-from smtpbackend.adapters import register_messages
+from smtpbackend.adapters import on_first_use, register_messages
 
 if TYPE_CHECKING:
     from smtpbackend_django.backend import EmailBackend, mailer_settings
@@ -18,11 +18,5 @@ __all__ = ["EmailBackend", "mailer_settings"]
 
 register_messages(mail.EmailMessage, "smtpbackend_django.message", "parcel_of")
 
-
-def __getattr__(name: str) -> Any:
-    """The backend, when it is first asked for: an app in ``INSTALLED_APPS`` and receivers of signals need none."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from smtpbackend_django import backend
-
-    return getattr(backend, name)
+# An app in INSTALLED_APPS and receivers of signals need no backend
+__getattr__, __dir__ = on_first_use(__name__, {"smtpbackend_django.backend": __all__})

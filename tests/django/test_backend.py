@@ -10,6 +10,8 @@ import os
 import smtplib
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -35,6 +37,15 @@ def closed_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port: int = listening.getsockname()[1]
     return port
+
+
+def test_the_package_lists_its_names_before_one_is_used() -> None:
+    code = "import smtpbackend_django as ours; assert {'EmailBackend', 'mailer_settings'} <= set(dir(ours))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    import smtpbackend_django
+
+    with pytest.raises(AttributeError, match="module 'smtpbackend_django' has no attribute 'Backend'"):
+        _ = smtpbackend_django.Backend
 
 
 # Construction
