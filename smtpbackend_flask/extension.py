@@ -6,7 +6,6 @@ at ``app.extensions["mail"]``; one `Mail` serves as many apps as there are. Mail
 
 from __future__ import annotations
 
-import importlib
 import logging
 import threading
 import weakref
@@ -31,10 +30,6 @@ if TYPE_CHECKING:
     from smtpbackend_flask.sanitize import Mailbox
 
 __all__ = ["Connection", "Mail", "State"]
-
-
-# What a mail of Flask needs beside what the core loads as it makes a Mailer
-EVERY_MAIL = ("smtpbackend_flask.mime", "smtpbackend_flask.translate")
 
 
 class _Sending:
@@ -86,8 +81,6 @@ class _Mailers:
                 if self._mailer is None:
                     from smtpbackend.adapters import SharedMailer
 
-                    for module in EVERY_MAIL:
-                        importlib.import_module(module)
                     self._mailer = SharedMailer.from_settings(self._settings)
         return self._mailer
 
@@ -167,7 +160,7 @@ class State(_Sending):
 
     @property
     def async_mailer(self) -> AsyncMailer:
-        """The AsyncMailer of this app, that `asend` sends with."""
+        """The AsyncMailer of this app, that `asend` sends with; all that it needs is loaded as it is made."""
         return self._mailers.async_mailer()
 
     def share_mailers(self, other: State) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import subprocess
+import sys
 import threading
 import warnings
 import weakref
@@ -52,6 +54,33 @@ def test_an_async_view_sends(smtp_server: StartServer, make_app: MakeApp) -> Non
     (taken,) = server.handed_over
     assert taken.mail == "MAIL FROM:<app@example.com>" or taken.mail.startswith("MAIL FROM:<app@example.com> ")
     assert b"eve@example.com" not in taken.content
+
+
+FIRST = """
+import asyncio, sys
+from flask import Flask
+from smtpbackend_flask import Mail, Message
+
+app = Flask("site")
+app.config.update(MAIL_SERVER="127.0.0.1", MAIL_PORT=int(sys.argv[1]), MAIL_DEFAULT_SENDER="app@example.com")
+mail = Mail()
+state = mail.init_app(app)
+if sys.argv[2] == "asend":
+    state.async_mailer
+before = set(sys.modules)
+message = Message("Hi", recipients=["ann@example.com"], body="Hello", html="<p>Hello")
+with app.app_context():
+    assert (asyncio.run(mail.asend(message)) if sys.argv[2] == "asend" else mail.send(message)).ok
+print(*sorted(set(sys.modules) - before))
+"""
+
+
+@pytest.mark.parametrize("way", ["send", "asend"])
+def test_the_first_mail_loads_no_module_where_its_mailer_is_there(smtp_server: StartServer, way: str) -> None:
+    """That of `send` is, when the app is initialised; that of `asend` when it is first asked for."""
+    command = [sys.executable, "-c", FIRST, str(smtp_server().port), way]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.stdout.strip(), done.stderr) == ("", "")
 
 
 def test_signals_are_those_of_send(smtp_server: StartServer, make_app: MakeApp) -> None:
