@@ -11,8 +11,8 @@ characters = str.__str__
 and the ``__str__`` of an enumeration gives the name of its member."""
 
 
-def nearest(name: str, known: Collection[str], likeness: float = 0.5) -> str | None:
-    """The known name that may have been meant by another one: at least so like it, from 0 to 1."""
+def nearest(name: str, known: Collection[str]) -> str | None:
+    """The known name that may have been meant by another one."""
     import difflib
 
-    return next(iter(difflib.get_close_matches(name.lower(), known, 1, likeness)), None)
+    return next(iter(difflib.get_close_matches(name.lower(), known, 1, 0.5)), None)

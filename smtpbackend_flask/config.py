@@ -165,17 +165,33 @@ def _check_files(servers: tuple[Server, ...]) -> None:
 
 
 def _misspelt(config: Mapping[str, Any]) -> Iterator[str]:
-    """The names that are not read, and are near to one that is. Other ``MAIL_*`` may belong to the site."""
-    known = [key.lower() for key in sorted(_READ)]
+    """The names that are not read, and are one slip away from one that is. Other ``MAIL_*`` may belong to the site."""
     for key, value in config.items():
         if not isinstance(key, str) or not key.startswith("MAIL_") or value is None or key in _READ | _OF_OTHERS:
             continue
-        near = (nearest(key, known, 0.88) or "").upper()
-        if near[:6] != key[:6]:  # who misspells a word seldom does so in its first letter
+        slips = [name for name in sorted(_READ) if _is_slip(key, name)]
+        near = min(slips, key=lambda name: sorted(name) != sorted(key), default="")  # two exchanged are the likeliest
+        if not near:
             names = (meant for meant, others in _MEANT.items() if key.removeprefix("MAIL_") in others)
             near = next((meant for meant in names if config.get(meant) is None), "")
         if near:
             yield f"{key} is set, and no setting is called so: did you mean {near}?"
+
+
+def _is_slip(typed: str, meant: str) -> bool:
+    """Whether one letter is left out, added or another one, or two are exchanged.
+
+    The first letter is seldom mistaken; and a name that goes on behind another, such as that of a second one, is meant.
+    """
+    same = next((place for place, (one, other) in enumerate(zip(typed, meant, strict=False)) if one != other), None)
+    if same is None:
+        return len(typed) == len(meant) - 1
+    of_typed, of_meant = typed[same:], meant[same:]
+    if same <= len("MAIL_"):
+        return False
+    if of_typed[1:] == of_meant[1:] or of_typed == of_meant[1:] or of_typed[1:] == of_meant:
+        return True
+    return of_typed[:2] == of_meant[1::-1] and of_typed[2:] == of_meant[2:]
 
 
 def _ours(config: Mapping[str, Any], keys: dict[str, str]) -> dict[str, Any]:

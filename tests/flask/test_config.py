@@ -244,6 +244,8 @@ def test_other_peoples_settings_are_left_alone() -> None:
     theirs = ["BACKEND", "SSL_KEYFILE", "SSL_CERTFILE", "USE_LOCALTIME", "FILE_PATH", "DEFAULT_CHARSET", "SEND_OPTIONS"]
     theirs += ["FROM", "FROM_NAME", "TEMPLATE_FOLDER"]
     own = ["SUBJECT_PREFIX", "ADMINS", "REPORT", "SENDER", "FOOTER", "USERS", "SUPPORT", "DOMAIN", "SERVICE"]
+    own += ["DEFAULT_SENDER_NAME", "USERNAME_2", "USERNAME2", "SERVERS", "PORTAL", "DEBUGGER", "USE_TLS_13", "SORT"]
+    own += ["SUPPRESSED_SENDS", "DEFAULT_SENDERS", "DEFAULTSENDER_", "PASSWORDS", "TIMEOUTS", "MAX_EMAIL_SIZE"]
     config = read(SECRET_KEY="x", SMTP="y", **{f"MAIL_{name}": "z" for name in theirs + own})
     assert config.server == "127.0.0.1"
 
@@ -255,7 +257,10 @@ def test_other_peoples_settings_are_left_alone() -> None:
         ("MAIL_USETLS", "MAIL_USE_TLS"),
         ("MAIL_USE_STARTTLS", "MAIL_USE_TLS"),
         ("MAIL_HOST", "MAIL_SERVER"),
-        ("MAIL_SERVERS", "MAIL_SERVER"),
+        ("MAIL_SERVE", "MAIL_SERVER"),
+        ("MAIL_SERVRE", "MAIL_SERVER"),
+        ("MAIL_SEERVER", "MAIL_SERVER"),
+        ("MAIL_SARVER", "MAIL_SERVER"),
         ("MAIL_PROT", "MAIL_PORT"),
         ("MAIL_USER", "MAIL_USERNAME"),
         ("MAIL_USER_NAME", "MAIL_USERNAME"),
