@@ -76,10 +76,11 @@ class BaseMailer:
         A process that is forked while one of its threads loads a module can never load that module. And a first mail
         should take no longer than the others.
         """
-        from smtpbackend.delivery.message_types import modules
+        from smtpbackend.delivery.message_types import load
 
-        for module in (*EVERY_MAIL, *cls._modules, *modules()):
+        for module in (*EVERY_MAIL, *cls._modules):
             importlib.import_module(module)
+        load()
         for server in configuration.servers:
             _load_for(server, cls._twin)
 

@@ -1,13 +1,17 @@
 """The messages of frameworks that every mailer takes, and the function that makes the parcel of each.
 
 An adapter registers them as it is imported. Its function is loaded as a mailer is made, with all else that mails need.
+One that cannot be loaded is told where such a message is sent: a mailer may have nothing to do with it.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
+
+from smtpbackend.errors import InvalidInput
 
 if TYPE_CHECKING:
     from smtpbackend.address import Address
@@ -16,10 +20,9 @@ if TYPE_CHECKING:
 
     Maker = Callable[[Any, Envelope | None, Address | None], Parcel]
 
-__all__ = ["maker_of", "modules", "register_messages"]
+__all__ = ["load", "maker_of", "places", "register_messages"]
 
-
-_places: dict[type, tuple[str, str]] = {}  # of a class of messages: module and function
+places: dict[type, tuple[str, str]] = {}  # of a class of messages: module and function
 
 
 def register_messages(kind: type, module: str, function: str) -> None:
@@ -28,20 +31,28 @@ def register_messages(kind: type, module: str, function: str) -> None:
     ``function`` of ``module`` is called with the message, an `Envelope` or None, and the mailer's ``bounce_address`` or
     None; it returns the `Parcel`.
     """
-    _places[kind] = module, function
+    places[kind] = module, function
 
 
-def modules() -> set[str]:
-    """Those that a mailer loads as it is made."""
-    return {module for module, _ in _places.values()}
+def load() -> None:
+    """Load the modules of these functions."""
+    for module in {module for module, _ in places.values()}:
+        with suppress(Exception):  # `maker_of` tells
+            importlib.import_module(module)
 
 
 def maker_of(message: Any) -> Maker | None:
-    """The function for this message, or None."""
-    if not _places:
+    """The function for this message, or None. Raises `InvalidInput` for one that cannot be loaded."""
+    if not places:
         return None
     for kind in type(message).__mro__:
-        if kind in _places:
-            module, function = _places[kind]
-            return cast("Maker", getattr(importlib.import_module(module), function))
+        if kind in places:
+            module, function = places[kind]
+            try:
+                return cast("Maker", getattr(importlib.import_module(module), function))
+            except Exception as error:
+                raise InvalidInput(
+                    f"a {type(message).__name__} is sent by {module}.{function}, which cannot be loaded: {error}",
+                    field="message",
+                ) from error
     return None

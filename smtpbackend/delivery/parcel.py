@@ -36,14 +36,15 @@ class Parcel(NamedTuple):
         originator. Raises `InvalidInput`.
         """
         if isinstance(envelope, Envelope):
-            if (make := maker_of(message)) is not None:
-                return make(message, envelope, bounce_address)
-            return cls(envelope, message)
+            try:
+                return _by_adapter(message, envelope, bounce_address) or cls(envelope, message)
+            except Exception as error:  # every recipient fails by that
+                return cls(envelope, error)
         if envelope is not None:
             raise InvalidInput(f"envelope must be an Envelope, not {type(envelope).__name__}", field="envelope")
         if not hasattr(message, "raw_items") and not hasattr(message, "address_fields"):
-            if (make := maker_of(message)) is not None:
-                return make(message, None, bounce_address)
+            if (parcel := _by_adapter(message, None, bounce_address)) is not None:
+                return parcel
             raise InvalidInput(
                 f"a {type(message).__name__} has no originator and recipients that could be read: give an envelope"
                 f"{_remedy(message)}",
@@ -60,6 +61,20 @@ class Parcel(NamedTuple):
             if not recipients:
                 raise
             return cls(Envelope(None, recipients), error, refused)  # the receipt tells of each recipient
+
+
+def _by_adapter(message: Any, envelope: Envelope | None, bounce_address: Address | None) -> Parcel | None:
+    """The parcel that the adapter of a framework makes; None for a message of no framework."""
+    if (make := maker_of(message)) is None:
+        return None
+    parcel: Any = make(message, envelope, bounce_address)
+    if not isinstance(parcel, Parcel):
+        raise InvalidInput(
+            f"{make.__module__}.{make.__qualname__} must return the Parcel of a {type(message).__name__}, not "
+            f"{type(parcel).__name__}",
+            field="message",
+        )
+    return parcel
 
 
 def _remedy(message: Any) -> str:
