@@ -29,7 +29,7 @@ from smtpbackend_django.conf import (
     shared_mailer,
     site_options,
 )
-from smtpbackend_django.setting_names import EMAIL_SETTINGS, FLAGS, flag_doubt
+from smtpbackend_django.setting_names import FLAGS, flag_doubt
 
 # What reads settings and what sends is loaded as the first backend is made, see `_check`
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from smtpbackend import Mailer, Receipt
     from smtpbackend.adapters import Configuration, Parcel
+    from smtpbackend_django.spelling import SiteSettings
 
 __all__ = ["EmailBackend", "mailer_settings"]
 
@@ -55,7 +56,7 @@ class EmailBackend(smtp.EmailBackend):
     """
 
     connection: Any  # after `open` the Mailer
-    _is_ours = True
+    _is_ours = False
     """Whether neither EMAIL_* nor Django's defaults are used."""
 
     @discreet
@@ -116,17 +117,19 @@ class EmailBackend(smtp.EmailBackend):
         if not fail_silently:
             options.pop("fail_silently", None)
         site = site_options() if alias is None else None
+        self._by_call = () if alias is not None else _without_silence(options)
         if site is not None:
             options = overridden(site, options)
         self.alias = alias
         if kwargs:
             self._check_names(kwargs)
+        self._given = _without_silence(options)
         self._check_flags(options)
         # A server that is named neither in EMAIL_* nor in Django's OPTIONS has the defaults of the core
-        is_ours = "servers" in options or (names_server(site) and "host" in options)
-        self._begin(options, is_ours, kwargs)
+        self._is_ours = "servers" in options or (names_server(site) and "host" in options)
+        self._begin(options, kwargs)
         first = self._check().servers[0]
-        if is_ours:
+        if self._is_ours:
             self.host, self.port = first.host, first.port
         self._checked = self._attributes()
 
@@ -142,22 +145,25 @@ class EmailBackend(smtp.EmailBackend):
 
     def _check_flags(self, values: Mapping[str, Any]) -> None:
         for name in FLAGS:
-            if doubt := flag_doubt(name, values.get(name)):
-                raise self._wrong(doubt, name)
+            value = values.get(name)
+            if isinstance(value, str) and (doubt := flag_doubt(self._spelling(name), value)):
+                raise self._wrong(doubt)
 
-    def _begin(self, options: dict[str, Any], is_ours: bool, kwargs: dict[str, Any]) -> None:
-        """Have Django read its options. ``is_ours``: neither EMAIL_* nor Django's defaults are used."""
+    def _begin(self, options: dict[str, Any], kwargs: dict[str, Any]) -> None:
+        """Have Django read its options."""
+        is_ours = self._is_ours
         if "servers" in options and "host" in options:
-            raise self._wrong("both 'servers' and 'host' are set; give one of them")
+            raise self._wrong(f"{self._spelling.together('servers', 'host')} are both set; give one of them")
         tls = options.pop("tls", None)
         use_tls, use_ssl = options.get("use_tls"), options.get("use_ssl")
         if tls is not None:
             if (use_tls and tls != "required") or (use_ssl and tls != "implicit"):
-                raise self._wrong(f"tls={tls!r} contradicts use_tls or use_ssl; give one of them")
+                flag = "use_tls" if use_tls else "use_ssl"
+                spelled = self._spelling
+                raise self._wrong(f"{spelled('tls', tls)} contradicts {spelled(flag, True)}; give one of them")
             options |= {"use_tls": tls == "required", "use_ssl": tls == "implicit"}  # else Django reads EMAIL_USE_*
         # Without a flag Django's backend is opportunistic; a server of ours has the default of the core
         self._tls = tls or (None if is_ours and use_tls is None and use_ssl is None else "opportunistic")
-        self._is_ours = is_ours
         of_django = {name: options.pop(name, None) for name in DJANGO_OPTIONS}
         of_django["fail_silently"] = bool(of_django["fail_silently"])
         if "servers" in options and of_django["port"] is not None:
@@ -183,34 +189,44 @@ class EmailBackend(smtp.EmailBackend):
 
         if type(self).ssl_context is not EmailBackend.ssl_context:
             raise self._wrong(
-                f"{type(self).__name__}.ssl_context would not be used; use the options ca_file, client_cert and min_tls"
+                f"{type(self).__name__}.ssl_context would not be used; use "
+                f"{self._spelling.together('ca_file', 'client_cert', 'min_tls')}"
             )
         try:
             settings = self._settings()
-            self._key = key_of(settings)
+            self._key = key_of(settings, self._face())
             if self._key is not None and (known := known_mailer(self._key)) is not None:
                 return known.configuration
             for name in ("client_cert", "client_key"):
                 settings.pop(name, None)
-            configuration = configure(settings)
+            configuration = configure(settings, self._spelling)
         except InvalidInput as error:
-            raise self._wrong(str(error), error.field) from error
+            raise self._wrong(str(error)) from error
         load_for_mail(configuration)
         return configuration
 
-    def _wrong(self, why: str, option: str = "") -> Exception:
-        """The error of a setting; ``option`` is the name that it has here."""
-        if (name := self._named(option)) != option:
-            why = f"{why} (the setting {name}, where the option {option} is not given)"
+    def _wrong(self, why: str) -> Exception:
+        """The error of a setting."""
         if self.alias is None or django.VERSION < (6, 1):
             return SettingsError(why)
         from django.core.mail import InvalidMailer
 
+        # Django puts MAILERS and the alias in front
+        why = why.replace(f'MAILERS["{self.alias}"]["OPTIONS"]', "OPTIONS")
         return InvalidMailer(why, alias=self.alias)  # type: ignore[no-any-return]
 
-    def _named(self, option: str) -> str:
-        """What an option is called where it is set."""
-        return option if self._is_ours or self.alias is not None else EMAIL_SETTINGS.get(option, option)
+    def _face(self) -> tuple[Any, ...]:
+        """Where the settings of this backend stand: what `SiteSettings` is made of."""
+        flags = vars(self)
+        flag = "use_tls" if flags.get("use_tls") else "use_ssl" if flags.get("use_ssl") else ""
+        return self.alias, self._by_call, self._given, self._is_ours, flag
+
+    @property
+    def _spelling(self) -> SiteSettings:
+        """How errors write the settings of this backend."""
+        from smtpbackend_django.spelling import SiteSettings
+
+        return SiteSettings(*self._face())
 
     def _settings(self) -> dict[str, Any]:
         """The neutral settings, from the attributes as they are now: a subclass may have changed them."""
@@ -253,13 +269,13 @@ class EmailBackend(smtp.EmailBackend):
             if known is not None:
                 return known
         try:
-            mailer = shared_mailer(self._settings())
+            mailer = shared_mailer(self._settings(), self._face())
         except InvalidInput as error:
-            raise self._wrong(str(error), error.field) from error
+            raise self._wrong(str(error)) from error
         if self.lacking == "password":  # username="" is how code logs in nowhere
             from smtpbackend.adapters import warn_no_login
 
-            warn_no_login(mailer.configuration.servers[0].name, self._named("password"))
+            warn_no_login(mailer.configuration.servers[0].name, self._spelling("password"))
         return mailer
 
     @property  # without a setter: its value would not be used
@@ -344,6 +360,11 @@ class EmailBackend(smtp.EmailBackend):
         return sent
 
 
+def _without_silence(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of options but ``fail_silently``: a Mailer is the same with it and without."""
+    return tuple([name for name in options if name != "fail_silently"])
+
+
 def _leave_receipt(message: Any, receipt: Receipt | None) -> None:
     """Set ``message.smtp_receipt``. A message that cannot take it, whatever its setter raises, is sent as well."""
     with contextlib.suppress(Exception):
@@ -371,4 +392,4 @@ def mailer_settings(using: str = "default") -> dict[str, Any]:
             "sends nothing); name smtpbackend_django.EmailBackend in the settings to use its settings",
             field="using",
         )
-    return backend._settings()
+    return {**backend._settings(), "spelling": backend._spelling}

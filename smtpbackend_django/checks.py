@@ -19,7 +19,6 @@ from smtpbackend_django.setting_names import EMAIL_SETTINGS, FLAGS, flag_doubt
 
 # Every process of a site registers checks, and few run them
 if TYPE_CHECKING:
-    from smtpbackend import Server
     from smtpbackend_django import EmailBackend
 
 __all__ = ["check_credentials", "check_settings", "register_checks"]
@@ -56,16 +55,19 @@ def _of_backend(name: str, backend: EmailBackend | Exception) -> Iterator[CheckM
     if isinstance(backend, Exception):
         yield Error(str(backend), id="smtpbackend.E001", hint="The settings are listed in docs/reference/settings.md.")
         return
+    spelled = backend._spelling
     if lacking := backend.lacking:
         has = "password" if lacking == "username" else "username"
         yield Warning(
             f"{name} has a {has} and no {lacking}: there is no login.",
             id="smtpbackend.W005",
-            hint=f"Set {EMAIL_SETTINGS[lacking]} ({lacking}) too, or leave {EMAIL_SETTINGS[has]} ({has}) out.",
+            hint=f"Set {spelled(lacking)} too, or leave {spelled(has)} out.",
         )
     for server in backend.mailer().configuration.servers:
         if doubt := port_doubt(server):
-            yield Warning(f"{name}, {server.name}: {doubt}.", id="smtpbackend.W003", hint=_remedy(server))
+            why, remedy = doubt
+            hint = f"{remedy[0].upper()}{remedy[1:]}."
+            yield Warning(f"{name}, {server.name}: {why}.", id="smtpbackend.W003", hint=hint)
 
 
 def _unread(is_used: bool) -> Iterator[CheckMessage]:
@@ -119,12 +121,6 @@ def _options(is_used: bool) -> Iterator[tuple[str, Mapping[Any, Any]]]:
             yield f"MAILERS[{alias!r}]", mailer.get("OPTIONS", {})
 
 
-def _remedy(server: Server) -> str:
-    if server.tls == "implicit":
-        return "Set EMAIL_USE_TLS instead of EMAIL_USE_SSL (use_tls, or tls='required'), or port 465."
-    return "Set EMAIL_USE_SSL instead of EMAIL_USE_TLS (use_ssl, or tls='implicit'), or port 587."
-
-
 def check_credentials(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
     """W001: a login on another host that does not require TLS."""
     return [
@@ -132,7 +128,7 @@ def check_credentials(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
             f"{name} logs in to {server.name} and does not require TLS: mail fails there whenever TLS does"
             + (", or the password is sent in clear." if server.allow_cleartext_auth else "."),
             id="smtpbackend.W001",
-            hint="Set use_tls (STARTTLS) or use_ssl (implicit TLS), or tls='required' or 'implicit'.",
+            hint=f"Set {server.spelling('tls', 'required')} (STARTTLS) or {server.spelling('tls', 'implicit')}.",
         )
         for name, backend in _backends()
         if not isinstance(backend, Exception)

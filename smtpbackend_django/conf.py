@@ -100,14 +100,15 @@ def hint(given: Iterable[Any], known: Iterable[str]) -> str:
 
 
 class Key:
-    """A configuration as a key of a dict. Its repr shows nothing, for it has passwords."""
+    """A configuration as a key of a dict, with the face that its errors show. Its repr hides the passwords in it."""
 
     __slots__ = ("_frozen", "_hash")
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
+    def __init__(self, settings: Mapping[str, Any], face: tuple[Any, ...]) -> None:
         kinds = tuple(map(type, settings.values()))
         flat = _FLAT.issuperset(kinds)
-        self._frozen = frozenset(zip(settings, kinds, settings.values(), strict=True)) if flat else _freeze(settings)
+        frozen = frozenset(zip(settings, kinds, settings.values(), strict=True)) if flat else _freeze(settings)
+        self._frozen = frozen, face
         self._hash = hash(self._frozen)
 
     def __hash__(self) -> int:
@@ -139,15 +140,20 @@ _lock = threading.Lock()
 
 
 @discreet
-def shared_mailer(settings: Mapping[str, Any]) -> Mailer:
-    """The one Mailer of this process that has these neutral settings. Raises `InvalidSetting`."""
-    from smtpbackend.adapters import SharedMailer
+def shared_mailer(settings: Mapping[str, Any], face: tuple[Any, ...]) -> Mailer:
+    """The one Mailer of this process with these neutral settings and this face. Raises `InvalidSetting`.
 
-    if (key := key_of(settings)) is None:  # the Mailer names the setting
-        return SharedMailer.from_settings(settings)
+    ``face`` is what a `SiteSettings` is made of.
+    """
+    from smtpbackend.adapters import SharedMailer
+    from smtpbackend_django.spelling import SiteSettings
+
+    if (key := key_of(settings, face)) is None:  # the Mailer names the setting
+        return SharedMailer.from_settings({**settings, "spelling": SiteSettings(*face)})
     with _lock:
         mailer = shared_mailers.get(key)
         if mailer is None:
+            settings = {**settings, "spelling": SiteSettings(*face)}
             mailer = shared_mailers[key] = SharedMailer.from_settings(settings)
         shared_mailers.move_to_end(key)
         surplus = shared_mailers.popitem(last=False)[1] if len(shared_mailers) > MAX_MAILERS else None
@@ -164,10 +170,10 @@ def load_for_mail(configuration: Configuration) -> None:
         importlib.import_module(module)
 
 
-def key_of(settings: Mapping[str, Any]) -> Key | None:
-    """The key of a Mailer with these settings; None where a value cannot be one of a setting."""
+def key_of(settings: Mapping[str, Any], face: tuple[Any, ...]) -> Key | None:
+    """The key of a Mailer with these settings and this face; None where a value cannot be one of a setting."""
     try:
-        return Key(settings)
+        return Key(settings, face)
     except TypeError:
         return None
 

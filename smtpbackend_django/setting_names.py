@@ -7,7 +7,7 @@ from typing import Any
 
 from smtpbackend import InvalidSetting
 
-__all__ = ["EMAIL_SETTINGS", "FLAGS", "flag_doubt"]
+__all__ = ["EMAIL_SETTINGS", "FLAGS", "OF_FILES", "OF_FLAGS", "flag_doubt"]
 
 EMAIL_SETTINGS = {
     "host": "EMAIL_HOST",
@@ -17,10 +17,13 @@ EMAIL_SETTINGS = {
     "use_tls": "EMAIL_USE_TLS",
     "use_ssl": "EMAIL_USE_SSL",
     "timeout": "EMAIL_TIMEOUT",
-    "client_cert": "EMAIL_SSL_CERTFILE",
-    "client_key": "EMAIL_SSL_KEYFILE",
+    "ssl_certfile": "EMAIL_SSL_CERTFILE",
+    "ssl_keyfile": "EMAIL_SSL_KEYFILE",
 }
-"""Django's settings of a server, which are read where ``SMTPBACKEND`` names none."""
+"""Django's settings of a server, which are read where ``SMTPBACKEND`` names none, by its options."""
+OF_FLAGS = {"required": "use_tls", "implicit": "use_ssl"}
+OF_FILES = {"client_cert": "ssl_certfile", "client_key": "ssl_keyfile"}
+"""Django's options for the kind of TLS and for files."""
 FLAGS = ("use_tls", "use_ssl", "fail_silently")
 """Django's options that are True or False."""
 

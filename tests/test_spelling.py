@@ -33,7 +33,8 @@ def test_keywords() -> None:
 @pytest.mark.parametrize(
     ("servers", "name", "with_value", "both"),
     [
-        ("smtp://ann@mx.example.com:25?tls=none", "tls in the URL of MY_SERVERS", "smtp:// with tls=x in the URL of MY_SERVERS",
+        ("smtp://ann@mx.example.com:25?tls=none", "tls in the URL of MY_SERVERS",
+         "smtp:// with tls=x in the URL of MY_SERVERS",
          "username and tls in the URL of MY_SERVERS"),
         ({"username": "ann", "tls": "none"}, 'MY_SERVERS["tls"]', "MY_SERVERS[\"tls\"] = 'x'",
          'MY_SERVERS["username"] and MY_SERVERS["tls"]'),

@@ -67,10 +67,14 @@ def with_path(settings: Any, path: str) -> Any:
 @pytest.mark.parametrize(
     ("settings", "name", "path"),
     [
-        ({"SMTPBACKEND": {"HOST": "x", "CA_FILE": "/no/ca.pem"}}, "ca_file", "/no/ca.pem"),
-        ({"SMTPBACKEND": {"HOST": "x", "CLIENT_CERT": "/no/cert.pem"}}, "client_cert", "/no/cert.pem"),
-        ({"SMTPBACKEND": {"HOST": "x", "CLIENT_CERT": CERT, "CLIENT_KEY": "/no/key.pem"}}, "client_key", "/no/key.pem"),
-        ({"EMAIL_SSL_CERTFILE": CERT, "EMAIL_SSL_KEYFILE": "/no/key.pem"}, "client_key", "/no/key.pem"),
+        ({"SMTPBACKEND": {"HOST": "x", "CA_FILE": "/no/ca.pem"}}, 'SMTPBACKEND["CA_FILE"]', "/no/ca.pem"),
+        ({"SMTPBACKEND": {"HOST": "x", "CLIENT_CERT": "/no/cert.pem"}}, 'SMTPBACKEND["CLIENT_CERT"]', "/no/cert.pem"),
+        (
+            {"SMTPBACKEND": {"HOST": "x", "CLIENT_CERT": CERT, "CLIENT_KEY": "/no/key.pem"}},
+            'SMTPBACKEND["CLIENT_KEY"]',
+            "/no/key.pem",
+        ),
+        ({"EMAIL_SSL_CERTFILE": CERT, "EMAIL_SSL_KEYFILE": "/no/key.pem"}, "EMAIL_SSL_KEYFILE", "/no/key.pem"),
     ],
 )
 def test_e001_names_the_path_that_cannot_be_used_and_its_setting(
@@ -150,12 +154,27 @@ def test_w001_in_email_mode() -> None:
 @pytest.mark.parametrize(
     ("settings", "remedy"),
     [
-        ({"EMAIL_PORT": 465, "EMAIL_USE_TLS": True}, "EMAIL_USE_SSL instead of EMAIL_USE_TLS"),
-        ({"EMAIL_PORT": 465}, "EMAIL_USE_SSL instead of EMAIL_USE_TLS"),
-        ({"EMAIL_PORT": 587, "EMAIL_USE_SSL": True}, "EMAIL_USE_TLS instead of EMAIL_USE_SSL"),
-        ({"EMAIL_PORT": 25, "EMAIL_USE_SSL": True}, "EMAIL_USE_TLS instead of EMAIL_USE_SSL"),
-        ({"SMTPBACKEND": {"SERVERS": ["smtp://a.example:465?tls=required"]}}, "tls='implicit'"),
-        ({"SMTPBACKEND": {"SERVERS": ["smtp://b.example", "smtps://a.example:587"]}}, "tls='required'"),
+        (
+            {"EMAIL_PORT": 465, "EMAIL_USE_TLS": True},
+            "Set EMAIL_USE_SSL = True instead of EMAIL_USE_TLS, or EMAIL_PORT = 587.",
+        ),
+        ({"EMAIL_PORT": 465}, "Set EMAIL_USE_SSL = True, or EMAIL_PORT = 587."),
+        (
+            {"EMAIL_PORT": 587, "EMAIL_USE_SSL": True},
+            "Set EMAIL_USE_TLS = True instead of EMAIL_USE_SSL, or EMAIL_PORT = 465.",
+        ),
+        (
+            {"EMAIL_PORT": 25, "EMAIL_USE_SSL": True},
+            "Set EMAIL_USE_TLS = True instead of EMAIL_USE_SSL, or EMAIL_PORT = 465.",
+        ),
+        (
+            {"SMTPBACKEND": {"SERVERS": ["smtp://a.example:465?tls=required"]}},
+            'Set smtps:// in the URL of SMTPBACKEND["SERVERS"]',
+        ),
+        (
+            {"SMTPBACKEND": {"SERVERS": ["smtp://b.example", "smtps://a.example:587"]}},
+            'Set smtp:// with tls=required in the URL of SMTPBACKEND["SERVERS"][1]',
+        ),
         ({"EMAIL_PORT": 465, "EMAIL_USE_SSL": True}, None),
         ({"EMAIL_PORT": 587, "EMAIL_USE_TLS": True}, None),
         ({"EMAIL_PORT": 2465, "EMAIL_USE_TLS": True}, None),

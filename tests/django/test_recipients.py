@@ -53,7 +53,7 @@ def test_only_to(backend_with: Any, server: AiosmtpdServer, fired: list[tuple[st
     assert str(rejected.address) == "bob@example.com"
     assert [carried["outcome"] for name, carried in fired if name == "recipient_rejected"] == [rejected]
     alone = mail("bob@example.com")
-    with pytest.raises(RecipientsRefused, match="only_to"):
+    with pytest.raises(RecipientsRefused, match=r"ONLY_TO|only_to"):
         backend.send_messages([alone])
     assert ("message_failed", alone) in [(name, carried.get("message")) for name, carried in fired]
 

@@ -416,7 +416,7 @@ def test_a_key_for_dkim_is_read_at_start() -> None:
         ),
         (
             {"SMTPBACKEND_SERVERS": ["smtp://b.example", "smtps://a.example:587"]},
-            "set smtp:// with tls=required in the URL of SMTPBACKEND_SERVERS\[1\], or port=465",
+            r"set smtp:// with tls=required in the URL of SMTPBACKEND_SERVERS\[1\], or port=465",
         ),
     ],
 )
