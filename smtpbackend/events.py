@@ -122,9 +122,11 @@ def check_listeners(given: Any) -> tuple[Listener, ...]:
             field="listeners",
         )
     listeners = tuple(given)
-    for listener in listeners:
-        import inspect  # which takes longer to load than all events
+    if not listeners:
+        return ()
+    import inspect  # which takes longer to load than all events
 
+    for listener in listeners:
         if not callable(listener):
             raise InvalidSetting(
                 f"listeners holds {_called(listener)}, which cannot be called; a Listener is a callable that takes one "

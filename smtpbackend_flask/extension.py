@@ -20,7 +20,7 @@ from werkzeug.local import LocalProxy
 
 from smtpbackend.adapters import SignalListener, at_fork, discreet, emit
 from smtpbackend_flask.config import Config, read_config, warn
-from smtpbackend_flask.message import Message
+from smtpbackend_flask.message import IncompleteMessage, Message
 from smtpbackend_flask.signals import email_dispatched, signals
 
 # What mails need is loaded as the Mailer is made, see `_Mailers`
@@ -210,8 +210,8 @@ class State(_Sending):
             suppress=self.suppress,
             in_order=True,
         )
-        [pair] = [pair async for pair in stream]
-        receipt = _told(app, *pair)
+        [(_, ended)] = [pair async for pair in stream]
+        receipt = _told(app, message, cast("Receipt", ended))
         if receipt.error is not None:
             raise receipt.error
         return receipt
@@ -232,7 +232,10 @@ class State(_Sending):
         from smtpbackend_flask.translate import parcel_of
 
         with self._context():  # a flask_mail.Message looks up the app when it is rendered
-            return parcel_of(message, self.default_sender, envelope_from, envelope, self.config.bounce_address)
+            parcel = parcel_of(message, self.default_sender, envelope_from, envelope, self.config.bounce_address)
+        if parcel.envelope is None and not parcel.refused:  # else it would have no receipt
+            raise IncompleteMessage("No recipients have been added", field="recipients")
+        return parcel
 
     def _context(self) -> AbstractContextManager[Any]:
         if self._app is None or (current_app and _current_app() is self._app):
@@ -246,9 +249,8 @@ def _receipts(app: Flask, pairs: Any) -> Iterator[Receipt]:
             yield _told(app, message, receipt)
 
 
-def _told(app: Flask, message: Any, receipt: Receipt | None) -> Receipt:
+def _told(app: Flask, message: Any, receipt: Receipt) -> Receipt:
     """The receipt of a message that ended, after Flask-Mail's signal."""
-    assert receipt is not None  # every message has a parcel with recipients
     if receipt.accepted:
         emit(email_dispatched, app, message=message)
     from smtpbackend_flask.translate import left_out

@@ -10,13 +10,35 @@ import pytest
 from smtpbackend import Status
 from smtpbackend.errors import InvalidInput, RecipientsRefused
 from smtpbackend.testing import EXTENSIONS, Play
-from smtpbackend_flask import Message
+from smtpbackend_flask import IncompleteMessage, Message
 from smtpbackend_flask.signals import email_dispatched, message_failed, message_sent
 from tests.flask.conftest import MakeApp
 
 
 def messages(count: int) -> list[Message]:
     return [Message(f"nr {number}", [f"u{number}@example.org"], "Hello") for number in range(count)]
+
+
+class Foreign:
+    """Like a message of Flask-Mail, but that no field has its recipients."""
+
+    sender, subject, send_to, date = "app@example.com", "Hi", {"ann@example.com"}, None
+
+    def as_bytes(self) -> bytes:
+        return b"Subject: Hi\r\n\r\nHello\r\n"
+
+
+def test_a_message_whose_recipients_are_nowhere_fails_alone(make_app: MakeApp, smtp_server: Any) -> None:
+    server = smtp_server(Play())
+    app, mail = make_app(MAIL_SERVER=server.host, MAIL_PORT=server.port)
+    given = [*messages(1), Foreign(), *messages(1)]
+    with app.app_context(), mail.connect() as connection:
+        first, second, third = connection.send_many(given)
+        assert (first.ok, third.ok) == (True, True)
+        with pytest.raises(IncompleteMessage, match="No recipients have been added"):
+            raise second.error or LookupError
+        with pytest.raises(IncompleteMessage, match="No recipients have been added"):
+            connection.send(Foreign())
 
 
 def test_they_leave_in_windows(make_app: MakeApp, smtp_server: Any) -> None:
