@@ -200,33 +200,12 @@ class Receipt(Value):
 
     message_id: str | None
     outcomes: tuple[Outcome, ...]
-    reply: Reply | None
-    server: str | None
-    queue_id: str | None
-    error: Exception | None
-    notes: tuple[str, ...]
-    envelope: Envelope | None
-
-    def __init__(
-        self,
-        message_id: str | None,
-        outcomes: tuple[Outcome, ...],
-        reply: Reply | None = None,
-        server: str | None = None,
-        queue_id: str | None = None,
-        error: Exception | None = None,
-        notes: tuple[str, ...] = (),
-        envelope: Envelope | None = None,
-    ) -> None:
-        put = self.__dict__  # frozen for others
-        put["message_id"] = message_id
-        put["outcomes"] = outcomes
-        put["reply"] = reply
-        put["server"] = server
-        put["queue_id"] = queue_id
-        put["error"] = error
-        put["notes"] = notes
-        put["envelope"] = envelope
+    reply: Reply | None = None
+    server: str | None = None
+    queue_id: str | None = None
+    error: Exception | None = None
+    notes: tuple[str, ...] = ()
+    envelope: Envelope | None = None
 
     def __repr__(self) -> str:
         """Of many outcomes the first few."""

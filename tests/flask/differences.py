@@ -124,6 +124,13 @@ def connections(site: Site) -> int:
     return site.server.connections
 
 
+def in_one_connect(site: Site) -> int:
+    with site.mail.connect() as connection:
+        for _ in range(3):
+            connection.send(site.message())
+    return site.server.connections
+
+
 def from_threads(site: Site) -> int:
     """How many connections three threads have, one after the other."""
 
@@ -178,5 +185,6 @@ SECURED = ["EHLO", "STARTTLS", "EHLO", "MAIL", "RCPT", "DATA"]
 TLS = Play(extensions=("STARTTLS",))
 UTF8 = Play(extensions=("SMTPUTF8", "8BITMIME"))
 BOB_REFUSED = Play({"RCPT TO:<bob@example.com>": "550 5.1.1 No such user"})
+ALL_REFUSED = Play({"RCPT": "550 5.1.1 No such user"})
 # its sockets stay open where it raises
 THEIRS_LEAK = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

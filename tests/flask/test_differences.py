@@ -27,6 +27,7 @@ import smtpbackend_flask
 from smtpbackend import Envelope, InDoubt, RecipientsRefused
 from smtpbackend.testing import CUT, Play, ScriptedServer, delay
 from tests.flask.differences import (
+    ALL_REFUSED,
     BOB_REFUSED,
     IN_CLEAR,
     SECURED,
@@ -40,6 +41,7 @@ from tests.flask.differences import (
     content,
     from_threads,
     greeted,
+    in_one_connect,
     message_id,
     sent,
     started,
@@ -52,7 +54,6 @@ AUTH = Play(extensions=("AUTH PLAIN",))
 CRAM_MD5 = Play(extensions=("AUTH CRAM-MD5",))
 LOGIN = Play(extensions=("AUTH LOGIN",))
 ENVELOPE = Envelope("app@example.com", ["ann@example.com"])
-ALL_REFUSED = Play({"RCPT": "550 5.1.1 No such user"})
 DIGITS = {"MAIL_USERNAME": "u", "MAIL_PASSWORD": 12345}
 USER = {"MAIL_USERNAME": "u", "MAIL_PASSWORD": "Pw-zX8kQv2"}
 
@@ -105,13 +106,6 @@ def attachment(text: str) -> Do:
         return part.get_content_charset(), part.get_payload(decode=True)
 
     return send
-
-
-def in_one_connect(site: Site) -> int:
-    with site.mail.connect() as connection:
-        for _ in range(3):
-            connection.send(site.message())
-    return site.server.connections
 
 
 def debugged(site: Site) -> list[bool]:

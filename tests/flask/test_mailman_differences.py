@@ -25,6 +25,7 @@ import smtpbackend_flask
 from smtpbackend import DeliveryError, Envelope
 from smtpbackend.testing import Play, delay
 from tests.flask.differences import (
+    ALL_REFUSED,
     BOB_REFUSED,
     IN_CLEAR,
     SECURED,
@@ -38,6 +39,7 @@ from tests.flask.differences import (
     content,
     from_threads,
     greeted,
+    in_one_connect,
     message_id,
     sent,
     verbs,
@@ -48,7 +50,6 @@ from tests.servers.tls import Certificates
 ANN, BOB = "ann@example.com", "bob@example.com"
 NAMES = {"recipients": "to", "sender": "from_email", "extra_headers": "headers"}
 OLD_CONTEXT = pytest.mark.filterwarnings("ignore:ssl.*:DeprecationWarning")
-ALL_REFUSED = Play({"RCPT": "550 5.1.1 No such user"})
 
 
 class Theirs(Site):
@@ -177,13 +178,6 @@ def in_one_connection(site: Site) -> int:
     with site.mail.get_connection() as connection:
         for _ in range(3):
             flask_mailman.EmailMessage("Hi", "Hello", None, [ANN], connection=connection).send()
-    return site.server.connections
-
-
-def in_one_connect(site: Site) -> int:
-    with site.mail.connect() as connection:
-        for _ in range(3):
-            connection.send(site.message())
     return site.server.connections
 
 
