@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from smtpbackend.sources import alone_with
     from smtpbackend.spelling import Spelling
     from smtpbackend.stdlib_mime import LegacyWriter, ModernWriter, NotSimple, Part, plain_addr_spec
-    from smtpbackend.text import characters, nearest
+    from smtpbackend.text import characters, nearest, with_texts_now
 
 __all__ = [
     "ADDRESS_FIELDS",
@@ -115,6 +115,7 @@ __all__ = [
     "text_content",
     "text_field",
     "warn_no_login",
+    "with_texts_now",
 ]
 
 _HOMES = {
@@ -153,7 +154,7 @@ _HOMES = {
     "smtpbackend.sources": ("alone_with",),
     "smtpbackend.spelling": ("Spelling",),
     "smtpbackend.stdlib_mime": ("LegacyWriter", "ModernWriter", "NotSimple", "Part", "plain_addr_spec"),
-    "smtpbackend.text": ("characters", "nearest"),
+    "smtpbackend.text": ("characters", "nearest", "with_texts_now"),
 }
 
 __getattr__, __dir__ = on_first_use(__name__, _HOMES)

@@ -327,17 +327,18 @@ class EmailBackend(smtp.EmailBackend):
                 self.close()
 
     def _send_all(self, mailer: Mailer, email_messages: Iterable[Any]) -> int:
-        from smtpbackend_django.message import envelope_of, parcel_with
+        from smtpbackend_django.message import envelope_of, parcel_with, with_addresses_now
         from smtpbackend_django.monkeypatches import is_untouched
         from smtpbackend_django.signalling import Signalling
 
         prep_address = getattr(self, "prep_address", None)
         untouched = is_untouched()  # once for all of them: it takes longer than to write one
 
-        def prepare(message: Any) -> Parcel | None:
+        def prepare(given: Any) -> Parcel | None:
+            message = with_addresses_now(given)
             if not message.recipients():
                 return None
-            _leave_receipt(message, None)
+            _leave_receipt(given, None)
             return parcel_with(message, envelope_of(message, prep_address, mailer.bounce_address), untouched)
 
         sent = 0

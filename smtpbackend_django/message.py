@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable
 from contextlib import ExitStack
+from operator import attrgetter
 from types import MethodType
 from typing import Any
 
@@ -42,11 +43,12 @@ from smtpbackend.adapters import (
     plain_addr_spec,
     readable_filename,
     refolded,
+    with_texts_now,
 )
 from smtpbackend_django.addresses import mailbox, with_our_addresses, with_our_hosts
 from smtpbackend_django.monkeypatches import RENDERING, is_untouched, prepares_as_django
 
-__all__ = ["content_of", "envelope_of", "parcel_of", "parcel_with"]
+__all__ = ["content_of", "envelope_of", "parcel_of", "parcel_with", "with_addresses_now"]
 
 IS_MODERN = django.VERSION >= (6, 0)  # message() makes an email.message.EmailMessage, and takes a policy
 
@@ -100,9 +102,26 @@ _prep_address: Any = MethodType(smtp.EmailBackend.prep_address, smtp.EmailBacken
 
 def parcel_of(message: Any, envelope: Envelope | None = None, bounce_address: Address | None = None) -> Parcel:
     """The parcel of a message that no backend sends: what a `Mailer` or an `AsyncMailer` itself is given."""
+    message = with_addresses_now(message)
     if envelope is None:
         envelope = envelope_of(message, _prep_address, bounce_address)
     return parcel_with(message, envelope)
+
+
+def with_addresses_now(message: Any) -> Any:
+    """The message, or a copy without lazy addresses: envelope and headers have the same ones."""
+    try:  # quickly, for few have any
+        sender, to, cc, bcc, reply_to = _addresses(message)
+        if _NEVER_LAZY.issuperset(map(type, (sender, *to, *cc, *bcc, *reply_to))):
+            return message
+    except (AttributeError, TypeError):
+        pass  # not as Django makes it
+    return with_texts_now(message, _ADDRESSES)
+
+
+_ADDRESSES = ("from_email", "to", "cc", "bcc", "reply_to")
+_addresses = attrgetter(*_ADDRESSES)
+_NEVER_LAZY = frozenset((str, type(None)))
 
 
 def parcel_with(message: Any, envelope: Envelope, untouched: bool | None = None) -> Parcel:

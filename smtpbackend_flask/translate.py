@@ -13,7 +13,10 @@ from collections.abc import Iterable
 from datetime import datetime
 from email import policy
 from itertools import chain
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
 
 import smtpbackend
 from smtpbackend import Address, Envelope, Injection, InvalidInput, Outcome, Recipient, Status
@@ -27,6 +30,7 @@ from smtpbackend.adapters import (
     parse_addresses,
     parsed_message,
     text_content,
+    with_texts_now,
 )
 from smtpbackend_flask.message import BadHeaderError, IncompleteMessage, Message, app_option, bad_header
 from smtpbackend_flask.mime import part_text
@@ -109,8 +113,12 @@ def failing(message: Any, envelope: Envelope | None, error: Exception) -> Parcel
 def _translate_flask_mail(
     message: Any, default_sender: Any, envelope_from: Mailbox | None, envelope: Envelope | None
 ) -> Parcel:
+    given, message = message, _with_texts_now(message)
     if not message.sender and default_sender:
-        message.sender = joined(default_sender, "sender") if isinstance(default_sender, tuple) else default_sender
+        sender = joined(default_sender, "sender") if isinstance(default_sender, tuple) else default_sender
+        given.sender = message.sender = sender
+    if given is not message and isinstance(given, Message):
+        given.msgId = message.msgId
     if not message.send_to and envelope is None:
         raise IncompleteMessage("No recipients have been added", field="recipients")
     if not message.sender:
@@ -122,7 +130,7 @@ def _translate_flask_mail(
     if bad := bad_header(message):
         raise BadHeaderError(f"{bad} has a line break or another control character", field=bad)
     if getattr(message, "date", None) is None:
-        message.date = time.time()
+        given.date = message.date = time.time()
     date = _moment_of(message.date)
     authors = _authors(message) if isinstance(message, Message) else []
     named, refused = _sifted(message)
@@ -139,6 +147,23 @@ def _translate_flask_mail(
         else:  # parsed, so that it can be encoded anew for a server that takes 7 bits only
             content = parsed_message(message.as_bytes(), "message")
     return Parcel(envelope, content, tuple(refused.values()))
+
+
+def _with_texts_now(message: Any) -> Any:
+    """The message, or a copy without lazy texts: envelope and headers have the same ones."""
+    try:  # quickly, for few have any
+        subject, body, sender, reply_to, recipients, cc, bcc, headers = _texts(message)
+        texts = (subject, body, sender, reply_to, *recipients, *cc, *bcc)
+        if not headers and _NEVER_LAZY.issuperset(map(type, texts)):
+            return message
+    except (AttributeError, TypeError):
+        pass  # it is like a `Message`, or was changed
+    return with_texts_now(message, _TEXTS)
+
+
+_TEXTS = ("subject", "body", "sender", "reply_to", "recipients", "cc", "bcc", "extra_headers")
+_texts = attrgetter(*_TEXTS)
+_NEVER_LAZY = frozenset((str, Markup, Address, type(None)))
 
 
 def _tree(message: Message) -> email.message.Message:

@@ -37,6 +37,16 @@ class Lazy:
         return getattr(str(self), name)
 
 
+class Counted(Lazy):
+    """One that says something else with each look, and counts them."""
+
+    looks = 0
+
+    def __str__(self) -> str:
+        self.looks += 1
+        return f"{self.looks}.{self._text}"
+
+
 def made(value: Any) -> Any:
     """``value`` with each str in it as such a subclass."""
     if isinstance(value, str):

@@ -6,6 +6,7 @@ import email
 import email.policy
 import random
 import re
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from django.core.mail import EmailMessage, EmailMultiAlternatives
 from django.core.mail.backends import smtp
+from django.utils.functional import lazy
 from hypothesis import given, reject
 from hypothesis import strategies as st
 
@@ -354,3 +356,31 @@ def test_how_to_leave_a_list_is_signed(server: AiosmtpdServer, tmp_path: Path) -
     message = mail(headers=UNSUBSCRIBE)
     message.from_email = "news@example.org"
     assert signs_how_to_leave(arrived(server, backend, message).content, keys)
+
+
+@pytest.mark.parametrize("options", [{}, {"attachments": [("a.txt", "x", "text/plain")]}, {"headers": {"X": "\u00e9"}}])
+@pytest.mark.parametrize("kind", [EmailMessage, type("Own", (EmailMessage,), {})])
+def test_a_lazy_address_is_looked_at_once(server: AiosmtpdServer, kind: type[EmailMessage], options: Any) -> None:
+    """Envelope and header have the same address, and the message keeps what it was given."""
+    looks: Counter[str] = Counter()
+
+    def text(name: str) -> str:
+        looks[name] += 1
+        return f"{name}{looks[name]}@example.org"
+
+    names = ["from", "to", "cc", "bcc", "reply", "pair"]
+    sender, to, cc, bcc, reply, pair = [lazy(text, str)(name) for name in names]
+    recipients = [to, ("Eve", pair)]
+    message = kind("Hi", "Hello", sender, recipients, bcc=[bcc], cc=[cc], reply_to=[reply], **options)
+    looks.clear()  # of Django's own as it is made
+    assert EmailBackend(host=server.host, port=server.port).send_messages([message]) == 1
+    assert looks == dict.fromkeys(names, 1)
+    (arrived,) = server.arrived
+    assert arrived.sender == "from1@example.org"
+    assert arrived.recipients == tuple(f"{name}1@example.org" for name in ("to", "pair", "cc", "bcc"))
+    found = email.message_from_bytes(arrived.content, policy=email.policy.default)
+    assert [one.addr_spec for one in found["To"].addresses] == ["to1@example.org", "pair1@example.org"]
+    assert (found["From"], found["Cc"]) == ("from1@example.org", "cc1@example.org")
+    assert message.to is not None
+    assert message.to[0] is to
+    assert message.smtp_receipt.ok

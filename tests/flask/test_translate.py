@@ -21,7 +21,8 @@ from smtpbackend.errors import InvalidInput
 from smtpbackend_flask import Attachment, BadHeaderError, Mail, Message
 from smtpbackend_flask.signals import message_failed, recipient_rejected
 from smtpbackend_flask.translate import translate
-from tests.made_text import Lazy, Made
+from tests.arriving import octets_of
+from tests.made_text import Counted, Lazy, Made
 
 SIMPLE: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -226,3 +227,32 @@ def test_the_date_is_in_the_zone_of_this_moment(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.undo()
         time.tzset()
     assert written == ["Fri, 15 Jan 2027 08:00:00 +0000", "Fri, 15 Jan 2027 17:00:00 +0900"]
+
+
+@pytest.mark.parametrize("options", [{}, {"extra_headers": {"X-Kind": "b"}}, {"charset": "latin-1"}])
+@pytest.mark.parametrize("kind", [Message, type("Own", (Message,), {})])
+def test_a_lazy_text_is_looked_at_once(kind: type[Message], options: dict[str, Any]) -> None:
+    """Envelope and header have the same address, and the message keeps what it was given."""
+    texts = {name: Counted(f"{name}@example.org") for name in ("sender", "to", "cc", "bcc", "reply_to", "pair")}
+    texts |= {"subject": Counted("Hi"), "body": Counted("Hello")}
+    given = kind(
+        texts["subject"],
+        [texts["to"], ("Eve", texts["pair"])],  # type: ignore[list-item]
+        texts["body"],
+        sender=texts["sender"],
+        cc=[texts["cc"]],
+        bcc=[texts["bcc"]],
+        reply_to=texts["reply_to"],
+        **options,
+    )
+    parcel = translate(given, None)
+    octets = octets_of(parcel.content)
+    assert {name: text.looks for name, text in texts.items()} == dict.fromkeys(texts, 1)
+    found = email.message_from_bytes(octets, policy=SMTP)
+    assert parcel.envelope is not None
+    addresses = [str(one.address) for one in parcel.envelope.recipients]
+    assert addresses == [f"1.{name}@example.org" for name in ("to", "pair", "cc", "bcc")]
+    assert found["To"] == "1.to@example.org, Eve <1.pair@example.org>"
+    assert (found["From"], found["Cc"], found["Subject"]) == ("1.sender@example.org", "1.cc@example.org", "1.Hi")
+    assert given.subject is texts["subject"]
+    assert (given.msgId, given.date is None) == (found["Message-ID"], False)
