@@ -68,12 +68,11 @@ def _by_adapter(message: Any, envelope: Envelope | None, bounce_address: Address
     if (make := maker_of(message)) is None:
         return None
     parcel: Any = make(message, envelope, bounce_address)
+    maker, kind = f"{make.__module__}.{make.__qualname__}", type(message).__name__
     if not isinstance(parcel, Parcel):
-        raise InvalidInput(
-            f"{make.__module__}.{make.__qualname__} must return the Parcel of a {type(message).__name__}, not "
-            f"{type(parcel).__name__}",
-            field="message",
-        )
+        raise InvalidInput(f"{maker} must return the Parcel of a {kind}, not {type(parcel).__name__}", field="message")
+    if parcel.envelope is None and not parcel.refused:
+        raise InvalidInput(f"{maker} gave the Parcel of a {kind} no recipient", field="message")
     return parcel
 
 
