@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from smtpbackend.delivery.settings import MAILER_KEYS, SERVER_KEYS, flag
     from smtpbackend.delivery.tls import check_files, client_context
     from smtpbackend.domain import ascii_domain
-    from smtpbackend.email_message import is_signed, needs_encoding, refolded
     from smtpbackend.events import ENDINGS, signals_of
     from smtpbackend.header import (
         IDENTIFIERS,
@@ -45,8 +44,10 @@ if TYPE_CHECKING:
     from smtpbackend.hiding import bares_password, discreet
     from smtpbackend.message import ADDRESS_FIELDS, HIDDEN_FIELDS, check_name, readable_filename
     from smtpbackend.mime import text_content
+    from smtpbackend.part_encoding import is_signed, needs_encoding
     from smtpbackend.receivers import begin as begin_receiver
     from smtpbackend.receivers import call as call_receiver
+    from smtpbackend.refolding import refolded
     from smtpbackend.signals import SignalListener, emit
     from smtpbackend.sources import alone_with
     from smtpbackend.spelling import Spelling
@@ -135,7 +136,6 @@ _HOMES = {
     "smtpbackend.delivery.settings": ("MAILER_KEYS", "SERVER_KEYS", "flag"),
     "smtpbackend.delivery.tls": ("check_files", "client_context"),
     "smtpbackend.domain": ("ascii_domain",),
-    "smtpbackend.email_message": ("is_signed", "needs_encoding", "refolded"),
     "smtpbackend.events": ("ENDINGS", "signals_of"),
     "smtpbackend.header": (
         "IDENTIFIERS",
@@ -149,7 +149,9 @@ _HOMES = {
     "smtpbackend.hiding": ("bares_password", "discreet"),
     "smtpbackend.message": ("ADDRESS_FIELDS", "HIDDEN_FIELDS", "check_name", "readable_filename"),
     "smtpbackend.mime": ("text_content",),
+    "smtpbackend.part_encoding": ("is_signed", "needs_encoding"),
     "smtpbackend.receivers": ("begin as begin_receiver", "call as call_receiver"),
+    "smtpbackend.refolding": ("refolded",),
     "smtpbackend.signals": ("SignalListener", "emit"),
     "smtpbackend.sources": ("alone_with",),
     "smtpbackend.spelling": ("Spelling",),

@@ -52,19 +52,19 @@ def parsed(octets: bytes, field: str) -> Any:
     return email.message_from_bytes(octets)
 
 
-def with_boundary(message: Any, new: str, taken: Callable[[], set[str]], is_signed: Callable[[], bool]) -> Any:
+def with_boundary(message: Any, new: str, taken: Callable[[], set[str]], is_signed: bool) -> Any:
     """A multipart with a boundary that can separate its parts: itself, or a copy that has the ``new`` boundary.
 
     A boundary that RFC 2046 5.1.1 does not allow could end a line, and begin the commands of another mail. One that is
-    ``taken`` by a line of the content would cut a part in two. Raises `InvalidInput` for both where the whole message
-    ``is_signed``. The two functions are called only where they matter.
+    ``taken`` by a line of the content would cut a part in two. Raises `InvalidInput` for both where it ``is_signed``.
+    ``taken`` is called only where it matters.
     """
     bounded(message)
     boundary = message.get_boundary()
     is_valid = bool(boundary) and _valid(boundary) is not None
     if is_valid and boundary not in taken():
         return message
-    if boundary and is_signed():
+    if boundary and is_signed:
         why = "a line of the content" if is_valid else "not what RFC 2046 5.1.1 allows"
         raise InvalidInput(
             f"Content-Type: the boundary {boundary!r} is {why}, and a signed message must not be altered",

@@ -6,15 +6,14 @@ Missing headers are added, and Bcc and its kind are left out. All else keeps its
 
 from __future__ import annotations
 
-import copy
 import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from smtpbackend.address import Address, addresses_in_field
 from smtpbackend.address_list import sift_field
-from smtpbackend.content import CHUNK, MAX_LINE, Content, Lines, Piece, base64_lines, crlf, encode_octets, has_utf8
-from smtpbackend.content_type import delimiters, media_type, raw, with_boundary
+from smtpbackend.content import CHUNK, MAX_LINE, Content, Lines, Piece, crlf, has_utf8
+from smtpbackend.content_type import delimiters, media_type, with_boundary
 from smtpbackend.errors import InvalidInput
 from smtpbackend.header import (
     IDENTIFIERS,
@@ -28,6 +27,17 @@ from smtpbackend.header import (
     text_field,
 )
 from smtpbackend.message import ADDRESS_FIELDS, HIDDEN_FIELDS, RECIPIENT_FIELDS, check_name, check_text
+from smtpbackend.part_encoding import (
+    LABEL,
+    begins_signature,
+    damage,
+    encoded_copy,
+    has_header_signature,
+    may_be_7bit,
+    payload_octets,
+    relabelled,
+    seven_bit_copy,
+)
 from smtpbackend.refolding import arrives, rewritten
 from smtpbackend.text import characters
 
@@ -41,7 +51,7 @@ def flatten(message: email.message.Message, date: datetime, token: str) -> Conte
     flat.body()
 
     def seven_bit() -> Content | None:
-        return None if is_signed(message) else flatten(seven_bit_copy(message), date, token)
+        return flatten(seven_bit_copy(message), date, token) if may_be_7bit(message) else None
 
     return Content(flat.finish(), message_id=message_id, needs_smtputf8=has_utf8(head), seven_bit=seven_bit)
 
@@ -59,7 +69,7 @@ class Flattener:
         self._out: list[Piece] = []
         self._root: Any = None
         self._delimiters: set[str] | None = None
-        self._is_signed: bool | None = None
+        self._is_signed = False  # what is written now
         self._policy: Any = None
 
     def finish(self) -> list[Piece]:
@@ -81,6 +91,7 @@ class Flattener:
     def head(self, message: email.message.Message, date: datetime) -> tuple[bytes, str | None]:
         """Write the header section, missing fields added, and return its octets and the Message-ID."""
         self._root = message
+        self._is_signed = begins_signature(message)
         self._root = message = self._encoded(self._with_boundary(message))
         self._policy = _folding_policy(message)
         found: dict[str, Any] = {}
@@ -114,6 +125,8 @@ class Flattener:
     def message(self, message: email.message.Message, is_root: bool = False) -> None:
         """Write a message or a part unchanged."""
         self._root = self._root or message
+        outside = self._is_signed
+        self._is_signed = outside or begins_signature(message)
         message = self._encoded(self._with_boundary(message))
         if self._policy is None:
             self._policy = _folding_policy(message)
@@ -123,25 +136,31 @@ class Flattener:
         if not _has_defect(message, "MissingHeaderBodySeparatorDefect"):
             self._out.append(b"\r\n")
         self._body(message, is_root)
+        self._is_signed = outside
 
     def _with_boundary(self, message: email.message.Message) -> email.message.Message:
         if not media_type(message).startswith("multipart/"):
             return message
         new = f"=_{self._prefix}{self.boundaries + 1}.{self._token}"
-        bound: email.message.Message = with_boundary(message, new, self._taken, self._may_not_change)
+        bound: email.message.Message = with_boundary(message, new, self._taken, self._is_signed)
         self.boundaries += bound is not message
         return bound
 
     def _encoded(self, message: email.message.Message) -> email.message.Message:
         """The part, or a copy of one that would not arrive as it is."""
-        if not (why := _damage(message)):
+        if not (why := damage(message)):
             return message
         kind = media_type(message)
-        if not self._may_not_change() and not kind.startswith(("message/", "multipart/")):
-            return _encoded_copy(message)
-        if why == _LABEL:
-            return message
-        cannot = "is signed" if self._may_not_change() else "is of a type that is never encoded (RFC 2046 5)"
+        if self._is_signed:
+            if why == LABEL:  # its octets arrive, whatever they are called
+                return message
+            cannot = "is signed"
+        elif not kind.startswith(("message/", "multipart/")):
+            return encoded_copy(message)
+        elif why == LABEL:
+            return relabelled(message)
+        else:
+            cannot = "is of a type that is never encoded (RFC 2046 5)"
         raise InvalidInput(
             f"message: a part of type {kind} has {why}, and cannot be encoded, since it {cannot}; give its content "
             "base64 before",
@@ -152,11 +171,6 @@ class Flattener:
         if self._delimiters is None:
             self._delimiters = delimiters(self._root)
         return self._delimiters
-
-    def _may_not_change(self) -> bool:
-        if self._is_signed is None:
-            self._is_signed = is_signed(self._root)
-        return self._is_signed
 
     def field(self, name: str, value: Any, may_fold: bool = False) -> None:
         """Write one field. It is folded anew only where a line of it is too long, and ``may_fold`` allows it."""
@@ -226,7 +240,7 @@ class Flattener:
         except (MessageError, IndexError, AttributeError, ValueError, TypeError):  # known defects of the package
             return rewritten(name, value)
         # A signature was made over what the package writes
-        is_signed = has_header_signature(self._root) if is_head else self._may_not_change()
+        is_signed = has_header_signature(self._root) if is_head else self._is_signed
         return field if is_signed or arrives(name, value, field) else rewritten(name, value)
 
     def _body(self, message: email.message.Message, is_root: bool = False) -> None:
@@ -253,7 +267,7 @@ class Flattener:
         boundary = message.get_boundary() or ""
         out = self._out
         if message.preamble is not None:
-            out.append(_payload_octets(message.preamble) + b"\r\n")
+            out.append(self._margin(message.preamble) + b"\r\n")
         delimiter = b"--" + boundary.encode("ascii", "surrogateescape")
         out.append(delimiter + b"\r\n")
         for number, part in enumerate(parts):
@@ -263,9 +277,18 @@ class Flattener:
         out.append(b"\r\n" + delimiter + b"--")
         # None: not even a line end followed. The root gets one in any case.
         if message.epilogue is not None:
-            out.append(b"\r\n" + _payload_octets(message.epilogue))
+            out.append(b"\r\n" + self._margin(message.epilogue))
         elif is_root:
             out.append(b"\r\n")
+
+    def _margin(self, text: Any) -> bytes:
+        """What stands before the first part, or behind the last. Readers do not show it, and NUL in it is left out."""
+        octets = payload_octets(text)
+        if b"\0" in octets and self._is_signed:
+            raise InvalidInput(
+                "message: a signed part has NUL before its first part or behind its last", field="message"
+            )
+        return octets.replace(b"\0", b"")
 
 
 _CRLF = "\r\n"
@@ -326,154 +349,4 @@ def _payload_piece(payload: Any) -> Piece:
             return Lines(payload)
         except UnicodeEncodeError:
             pass
-    return _payload_octets(payload)
-
-
-def _payload_octets(payload: Any) -> bytes:
-    if payload is None:
-        return b""
-    if isinstance(payload, str):
-        try:
-            payload = payload.encode("ascii", "surrogateescape")
-        except UnicodeEncodeError as error:
-            why = "message: a part has text beyond ASCII and no charset; use set_content, or set_payload with a charset"
-            raise InvalidInput(why, field="message") from error
-    if not isinstance(payload, bytes):
-        raise InvalidInput(f"message: a part holds {type(payload).__name__}, not text", field="message")
-    return crlf(payload)
-
-
-_SIGNED = frozenset(
-    (
-        *("multipart/signed", "multipart/encrypted", "application/pkcs7-mime", "application/x-pkcs7-mime"),
-        *("application/pgp-encrypted", "application/pgp-signature"),
-    )
-)
-
-
-def has_header_signature(message: email.message.Message) -> bool:
-    """Whether header fields are signed as well (RFC 6376, RFC 8617)."""
-    return "dkim-signature" in message or "arc-message-signature" in message
-
-
-def is_signed(message: email.message.Message) -> bool:
-    """Whether a change of the content would break a signature (RFC 1847, RFC 3156, RFC 8551, RFC 6376)."""
-    return has_header_signature(message) or any(media_type(part) in _SIGNED for part in message.walk())
-
-
-def refolded(message: email.message.Message, octets: bytes) -> bytes:
-    """``octets``, which the package wrote for ``message``, with header fields as `Flattener` writes them.
-
-    Fields in which a reader finds what the message says stay, and all that were signed.
-    """
-    if has_header_signature(message) or b"\nDKIM-Signature:" in octets:
-        return octets
-    parts = [message] if is_signed(message) else message.walk()
-    for part in parts:
-        for name, value in part.raw_items():
-            if hasattr(value, "fold") and not (value.isascii() and len(name) + len(value) <= LINE - 2):
-                field = str(value.fold(policy=message.policy))
-                if not arrives(name, value, field):
-                    octets = octets.replace(field.encode(), rewritten(name, value).encode(), 1)
-    return octets
-
-
-def seven_bit_copy(message: email.message.Message) -> email.message.Message:
-    """A copy in which what is not 7-bit, or has lines over 998 octets, is encoded."""
-    twin: Any = copy.copy(message)
-    twin._headers = [(name, _seven_bit_value(value)) for name, value in message.raw_items()]
-    payload = twin._payload
-    for margin in ("preamble", "epilogue"):
-        text = getattr(twin, margin)
-        if text is not None:
-            setattr(twin, margin, text.encode("ascii", "replace").decode("ascii"))
-    encoding = None
-    if isinstance(payload, list):
-        twin._payload = [seven_bit_copy(part) for part in payload]
-        if str(raw(message, "content-transfer-encoding") or "").strip().lower() in ("8bit", "binary"):
-            encoding = "7bit"
-    else:
-        octets = _payload_octets(payload)
-        if not octets.isascii() or max(map(len, octets.split(b"\r\n"))) > MAX_LINE or _damage(message):
-            encoding, twin._payload = _encoded_payload(twin)
-    if encoding is not None:
-        _replace_encoding(twin, encoding)
-    return twin  # type: ignore[no-any-return]
-
-
-def needs_encoding(message: email.message.Message) -> bool:
-    """Whether a part of it would not arrive as it is: it is binary, or has NUL."""
-    return any(map(_damage, message.walk()))
-
-
-_LABEL = "Content-Transfer-Encoding: binary"
-_wide = re.compile(
-    "utf-?(?:16|32)|ucs-?[24]", re.IGNORECASE
-).search  # charsets with NUL, and other octets for line ends
-
-
-def _damage(message: email.message.Message) -> str:
-    """What keeps a part from arriving as it is, or "".
-
-    Servers lose NUL, and line ends become CRLF. "binary" needs BINARYMIME (RFC 3030 3). Lines of a text, and of what is
-    ASCII or signed, may end as files of this system end them.
-    """
-    payload: Any = message._payload  # type: ignore[attr-defined]
-    if isinstance(payload, bytes):
-        payload = payload.decode("ascii", "surrogateescape")
-    if not isinstance(payload, str):
-        return ""
-    if "\0" in payload:
-        return "NUL"
-    encoding = str(raw(message, "content-transfer-encoding") or "").strip().lower()
-    is_binary = encoding == "binary"
-    if not (encoding in ("base64", "quoted-printable") or _has_lines(message)):
-        ends, returns, feeds = payload.count("\r\n"), payload.count("\r"), payload.count("\n")
-        if returns != ends or (feeds != ends and (ends or is_binary)):
-            return "line ends that are none of a text"
-        if feeds != ends and not payload.isascii():
-            return _LABEL
-    return _LABEL if is_binary else ""
-
-
-def _has_lines(message: email.message.Message) -> bool:
-    """Whether its line ends may be changed."""
-    kind = media_type(message)
-    return _is_text(message) if kind.startswith("text/") else kind.startswith(("message/", "multipart/"))
-
-
-def _is_text(message: email.message.Message) -> bool:
-    return media_type(message).startswith("text/") and _wide(str(raw(message, "content-type"))) is None
-
-
-def _encoded_copy(message: email.message.Message) -> email.message.Message:
-    twin: Any = copy.copy(message)
-    twin._headers = list(twin._headers)
-    encoding, twin._payload = _encoded_payload(twin)
-    _replace_encoding(twin, encoding)
-    return twin  # type: ignore[no-any-return]
-
-
-def _encoded_payload(message: Any) -> tuple[str, str]:
-    """A transfer encoding for a part, and its encoded content."""
-    _payload_octets(message._payload)
-    if len(str(raw(message, "content-transfer-encoding") or "")) > LINE:
-        _replace_encoding(message, "binary")  # it is no encoding
-    decoded: bytes = message.get_payload(decode=True)
-    if _is_text(message):
-        return encode_octets(crlf(decoded))
-    return "base64", base64_lines(decoded).decode("ascii")
-
-
-def _seven_bit_value(value: Any) -> Any:
-    if isinstance(value, str) and not hasattr(value, "fold") and not value.isascii():
-        return re.sub(r"\r?\n(?=[ \t])", "", value.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
-    return value
-
-
-def _replace_encoding(message: Any, encoding: str) -> None:
-    for number, (name, _) in enumerate(message._headers):
-        if name.lower() == "content-transfer-encoding":
-            message._headers[number] = (name, encoding)
-            return
-    message._headers.append(("Content-Transfer-Encoding", encoding))
+    return payload_octets(payload)

@@ -135,12 +135,12 @@ class Attachment:
     """A file that goes with a message.
 
     ``content`` is bytes, a str (sent as text), a path (``pathlib.Path``), a binary file, or an
-    ``email.message.Message`` (forwarded as message/rfc822). A str alone that is the path of a file is refused. A path
-    is read when the message is sent, and a file from its present position; both can be sent again, by many threads, but
-    must not change before. A source that can be read only once is kept by the first Attachment that reads it, for all
-    messages with this Attachment. ``filename`` defaults to the name of the file, whose octets count as Windows-1252
-    (Latin-1) where they are not UTF-8; ``content_type`` to that of the filename's extension. With a ``content_id`` it
-    belongs to the HTML text, which shows it as ``cid:...``; ``inline`` means that it is shown and not offered for
+    ``email.message.Message`` (forwarded as message/rfc822). A str without a type that is the path of a file is
+    refused. A path is read when the message is sent, and a file from its present position; both can be sent again, by
+    many threads, but must not change before. A source that can be read only once is kept by the first Attachment that
+    reads it, for all messages with this Attachment. ``filename`` defaults to the name of the file, whose octets count
+    as Windows-1252 (Latin-1) where they are not UTF-8; ``content_type`` to that of the filename's extension. With a
+    ``content_id`` it belongs to the HTML text, which shows it as ``cid:...``; ``inline`` means that it is shown and not offered for
     download (default: when it has a ``content_id``). Raises `InvalidInput`.
     """
 
@@ -153,7 +153,7 @@ class Attachment:
         inline: bool | None = None,
         content_id: str | None = None,
     ) -> None:
-        if isinstance(content, str) and filename is None and content_type is None:
+        if isinstance(content, str) and content_type is None:
             _reject_path(content)
         self.content: Any = content
         self.filename = _filename_of(content) if filename is None else filename
@@ -199,7 +199,7 @@ class Attachment:
 
 
 def _reject_path(text: str) -> None:
-    """Raise `InvalidInput` where a text alone is the path of a file: which of the two is meant cannot be known."""
+    """Raise `InvalidInput` where a text is the path of a file: which of the two is meant cannot be known."""
     if len(text) <= _MAX_PATH and "\n" not in text and os.path.isfile(text):
         raise InvalidInput(
             f"attachments: {text!r} may be a text, or the path of the file that is there: give "
@@ -273,12 +273,12 @@ class Message:
         sender: Mailbox | None = None,
         text: str | None = None,
         html: str | None = None,
-        alternatives: Iterable[tuple[str | bytes, str]] = (),
-        attachments: Iterable[Attachment | os.PathLike[str]] = (),
-        headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+        alternatives: Iterable[tuple[str | bytes, str]] | None = (),
+        attachments: Iterable[Attachment | os.PathLike[str]] | None = (),
+        headers: Mapping[str, str] | Iterable[tuple[str, str]] | None = (),
         date: datetime | None = None,
         message_id: str | None = None,
-        list_unsubscribe: str | Iterable[str] = (),
+        list_unsubscribe: str | Iterable[str] | None = (),
     ) -> None:
         self.subject = subject
         self.from_ = from_
@@ -290,11 +290,12 @@ class Message:
         self.text = text
         self.html = html
         self.alternatives = _pairs(alternatives, "alternatives")
-        self.attachments = [_attachment(one) for one in attachments]
+        self.attachments = [_attachment(one) for one in _several(attachments, "attachments")]
         self.headers = _pairs(headers.items() if isinstance(headers, Mapping) else headers, "headers")
         self.date = date
         self.message_id = message_id
-        self.list_unsubscribe = [list_unsubscribe] if isinstance(list_unsubscribe, str) else list(list_unsubscribe)
+        is_one = isinstance(list_unsubscribe, str)
+        self.list_unsubscribe = [list_unsubscribe] if is_one else [*_several(list_unsubscribe, "list_unsubscribe")]
         self.check()
 
     def attach(
@@ -409,8 +410,17 @@ def _listed(given: Any, field: str) -> list[Mailbox]:
     return [given]
 
 
-def _pairs(given: Iterable[tuple[Any, str]], field: str) -> list[tuple[Any, str]]:
-    pairs = [tuple(pair) if isinstance(pair, (tuple, list)) else () for pair in given]
+def _several(given: Any, field: str) -> Iterable[Any]:
+    """The elements of what is a list or the like; None has none."""
+    if given is None:
+        return ()
+    if isinstance(given, Iterable) and not isinstance(given, (str, bytes)):
+        return given
+    raise InvalidInput(f"{field}: a list is wanted, not {type(given).__name__}", field=field)
+
+
+def _pairs(given: Any, field: str) -> list[tuple[Any, str]]:
+    pairs = [tuple(pair) if isinstance(pair, (tuple, list)) else () for pair in _several(given, field)]
     if any(len(pair) != 2 for pair in pairs):
         raise InvalidInput(f"{field}: pairs are wanted, not {given!r}", field=field)
     return pairs

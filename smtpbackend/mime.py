@@ -16,10 +16,11 @@ from smtpbackend.address import Address, parse_addresses
 from smtpbackend.address_list import sift
 from smtpbackend.content import BLOCK, CHUNK, MAX_LINE, Base64, Content, Piece, base64_lines, encode_octets, given
 from smtpbackend.content_type import parsed
-from smtpbackend.email_message import Flattener, flatten, is_signed, seven_bit_copy
+from smtpbackend.email_message import Flattener, flatten
 from smtpbackend.errors import InvalidInput
 from smtpbackend.header import LINE, address_field, any_field, date_of, filename_parameter, fold, text_field
 from smtpbackend.message import HIDDEN_FIELDS, RECIPIENT_FIELDS, Attachment, Message, check_message_id
+from smtpbackend.part_encoding import is_signed, seven_bit_copy
 from smtpbackend.sources import source_of
 from smtpbackend.text import characters
 

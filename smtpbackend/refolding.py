@@ -1,24 +1,28 @@
-"""Whether a header that the ``email`` package has folded is read as what it is, and how it is written where it is not.
+"""Header fields that the ``email`` package has folded: whether readers find in them what was given.
 
-The package has faults that change what is read: it takes quotes off a long name, so that one mailbox becomes several
+A field in which they do not is written anew, by the rules of ``header.py``. The package has faults that change what is read: it takes quotes off a long name, so that one mailbox becomes several
 (CPython gh-80222, gh-121284); it writes encoded words where none may stand (gh-100991), and loses or adds blanks
-between them (gh-92081, gh-144156). Such a field is written by ``header.py``. What is compared is what a reader decodes.
+between them (gh-92081, gh-144156). What is compared is what a reader decodes, and not the octets.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from smtpbackend.address import Address, addresses_in_field, parse_addresses
 from smtpbackend.errors import InvalidInput
-from smtpbackend.header import IDENTIFIERS, list_field, mailbox_text, parameter, phrase, text_field
+from smtpbackend.header import IDENTIFIERS, LINE, list_field, mailbox_text, parameter, phrase, text_field
+from smtpbackend.part_encoding import has_header_signature, is_signed
 
-__all__ = ["arrives", "rewritten"]
+if TYPE_CHECKING:
+    import email.message
+
+__all__ = ["arrives", "refolded", "rewritten"]
 
 _encoded_word = re.compile(r"=\?([!#-'*+0-9A-Z^_`a-z{|}~-]+)\?([bBqQ])\?([!->@-~]*)\?=").fullmatch
 _has_surrogate = re.compile("[\ud800-\udfff]").search
-# Fields in which a reader decodes encoded words (RFC 2047 5); in others the package may write them for what is ASCII.
+# In these fields a reader decodes encoded words (RFC 2047 5), and a text in ASCII may be written as one
 _TEXTS = frozenset(("subject", "comments", "content-description"))
 
 
@@ -33,7 +37,7 @@ def arrives(name: str, value: Any, field: str) -> bool:
         except InvalidInput:
             given = []
         if not given:
-            return True  # no mailbox is lost
+            return True  # there is no mailbox that could be lost
         return _named(given) == _read(name, body) and _groups(name, value) == _groups(name, value, body)
     lower = name.lower()
     if "=?" in body and (lower in IDENTIFIERS or (value.isascii() and lower not in _TEXTS)):
@@ -63,6 +67,39 @@ def rewritten(name: str, value: Any) -> str:
     return list_field(name, entries)
 
 
+def refolded(message: email.message.Message, octets: bytes) -> bytes:
+    """``octets``, which the package wrote for ``message``, with header fields as `Flattener` writes them.
+
+    Fields in which a reader finds what the message says stay, and all that were signed.
+    """
+    end = message.policy.linesep.encode()
+    if has_header_signature(message) or end + b"DKIM-Signature:" in octets.partition(end + end)[0]:
+        return octets
+    done: list[bytes] = []
+    at = 0
+    for part in [message] if is_signed(message) else message.walk():
+        if any(_may_differ(name, value) for name, value in part.raw_items()):
+            fields = [(name, value, message.policy.fold_binary(name, value)) for name, value in part.raw_items()]
+            section = b"".join(field for *_, field in fields) + end
+            begin = octets.find(section, at)  # the whole section: a text may have a line that looks like a field of it
+            if begin < 0:
+                continue
+            done += [octets[at:begin], *(_arriving(*field) for field in fields), end]
+            at = begin + len(section)
+    return b"".join([*done, octets[at:]])
+
+
+def _may_differ(name: str, value: Any) -> bool:
+    return hasattr(value, "fold") and not (value.isascii() and len(name) + len(value) <= LINE - 2)
+
+
+def _arriving(name: str, value: Any, field: bytes) -> bytes:
+    """The field, or its text by our own rules where it would not be read as what it is."""
+    if not _may_differ(name, value) or arrives(name, value, field.decode("utf-8", "surrogateescape")):
+        return field
+    return rewritten(name, value).encode()
+
+
 _Named = list[tuple[str | None, tuple[str, str]]]
 """The mailboxes with their names."""
 
@@ -72,7 +109,7 @@ def _named(addresses: list[Address]) -> _Named:
 
 
 def _read(name: str, body: str) -> _Named | None:
-    """The mailboxes as a strict reader finds them; None where it may find none.
+    """The mailboxes that a strict reader finds, or None where such a reader may find others.
 
     What is special stands in quotes (RFC 5322 3.2.3), and encoded words do not (RFC 2047 5).
     """
@@ -88,7 +125,7 @@ _SPECIAL = frozenset('[]()\\"')
 
 
 def _bare(body: str) -> str:
-    """What stands neither in quotes nor in angle brackets. A quote that nothing closes is in it."""
+    """The text without what stands in quotes or in angle brackets. A quote without an end stays in it."""
     kept, start, end = [], 0, ""  # what would end the quote or the bracket that is open
     for match in re.finditer(r'\\.|["<>]', body, re.DOTALL):
         mark = match[0]

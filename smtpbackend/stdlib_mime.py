@@ -377,7 +377,8 @@ class _Joined:
 def _seven_bit(pieces: list[Piece], message_id: str | None) -> Content:
     """The same message as 7-bit, with other parts encoded anew."""
     from smtpbackend.content_type import parsed
-    from smtpbackend.email_message import Flattener, seven_bit_copy
+    from smtpbackend.email_message import Flattener
+    from smtpbackend.part_encoding import seven_bit_copy
 
     flat = Flattener("")
     whole = b"".join(Content(pieces).chunks())

@@ -19,7 +19,8 @@ from smtpbackend.adapters import ADDRESS_FIELDS, IDENTIFIERS, ascii_domain, char
 
 __all__ = ["mailbox", "with_our_addresses", "with_our_hosts"]
 
-_host = re.compile(r'@([^\s<>()\[\]@,;:"\\]++)(?=\s*(?:[>,;(]|$))')
+# The host behind an @; what stands in quotes is a name or a local part
+_host = re.compile(r'"(?:[^"\\]++|\\.)*+"|@([^\s<>()\[\]@,;:"\\]++)(?=\s*(?:[>,;(]|$))', re.DOTALL)
 
 
 def with_our_addresses(message: Any) -> Any:
@@ -87,6 +88,8 @@ def with_our_hosts(text: str) -> str:
 
 def _our_host(match: re.Match[str]) -> str:
     domain = match[1]
+    if domain is None:
+        return match[0]
     try:
         ours = ascii_domain(domain, "")
         djangos = domain.encode("idna").decode("ascii")

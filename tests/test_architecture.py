@@ -29,6 +29,7 @@ WORDS = {
     "sources",
     "header",
     "email_message",
+    "part_encoding",
     "refolding",
     "stdlib_mime",
     "content_type",

@@ -173,6 +173,17 @@ def test_attachments_know_their_name_and_type(tmp_path: pathlib.Path) -> None:
     assert repr(Attachment(b"", "a.png")) == "Attachment(filename='a.png', content_type='image/png')"
 
 
+@pytest.mark.parametrize("field", ["alternatives", "attachments", "headers", "list_unsubscribe"])
+def test_a_list_that_is_none_is_empty_and_another_thing_is_named(field: str) -> None:
+    settings: Any = {field: None}
+    assert list(getattr(Message("s", "a@x.org", **settings), field)) == []
+    for wrong in (5, object(), b"x"):
+        settings = {field: wrong}
+        with pytest.raises(InvalidInput, match=f"^{field}: a list is wanted, not {type(wrong).__name__}") as raised:
+            Message("s", "a@x.org", **settings)
+        assert raised.value.field == field
+
+
 def test_a_text_that_is_the_path_of_a_file_is_asked_about(tmp_path: pathlib.Path) -> None:
     """Its own words would be sent in the place of the file. Both ways out are named, and both work."""
     path = tmp_path / "report.pdf"
@@ -183,14 +194,15 @@ def test_a_text_that_is_the_path_of_a_file_is_asked_about(tmp_path: pathlib.Path
     assert raised.value.field == "attachments"
     assert f"pathlib.Path({str(path)!r})" in str(raised.value)
     assert "content_type='text/plain'" in str(raised.value)
+    with pytest.raises(InvalidInput, match="may be a text, or the path of the file"):
+        message.attach(str(path), "report.pdf")
     assert not message.attachments
     message.attach(path)
     message.attach(str(path), content_type="text/plain")
-    message.attach(str(path), "comment.txt")  # who names it has a text
     message.attach(str(tmp_path / "no such file"))
     message.attach(str(tmp_path))
     message.attach("x\0" + "y" * 10_000)
-    assert [one.content_type for one in message.attachments] == ["application/pdf", *["text/plain"] * 5]
+    assert [one.content_type for one in message.attachments] == ["application/pdf", *["text/plain"] * 4]
     with pytest.raises(InvalidInput, match=r"given as pathlib\.Path"):
         Message("s", "a@x.org", attachments=[str(path)])  # type: ignore[list-item]
 

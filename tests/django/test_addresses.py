@@ -110,6 +110,11 @@ def test_a_header_object_is_the_address_in_it() -> None:
     assert found["To"].addresses[0].addr_spec == "bob@xn--fa-hia.example"
 
 
+def test_what_stands_in_quotes_is_a_name() -> None:
+    given = '"Ann @ faß.de, or so" <ann@faß.de>, "b@faß.de "@faß.de'
+    assert with_our_hosts(given) == '"Ann @ faß.de, or so" <ann@xn--fa-hia.de>, "b@faß.de "@xn--fa-hia.de'
+
+
 @settings(deadline=None)
 @given(st.text(alphabet='ab@ß.<>,;: ()"\\＠é'))
 @example('"ann@faß.de" <ann@faß.de>, b@faß.de (faß.de)')
