@@ -140,8 +140,8 @@ class Attachment:
     many threads, but must not change before. A source that can be read only once is kept by the first Attachment that
     reads it, for all messages with this Attachment. ``filename`` defaults to the name of the file, whose octets count
     as Windows-1252 (Latin-1) where they are not UTF-8; ``content_type`` to that of the filename's extension. With a
-    ``content_id`` it belongs to the HTML text, which shows it as ``cid:...``; ``inline`` means that it is shown and not offered for
-    download (default: when it has a ``content_id``). Raises `InvalidInput`.
+    ``content_id`` it belongs to the HTML text, which shows it as ``cid:...``; ``inline`` means that it is shown and not
+    offered for download (default: when it has a ``content_id``). Raises `InvalidInput`.
     """
 
     def __init__(

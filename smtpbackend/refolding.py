@@ -1,8 +1,9 @@
 """Header fields that the ``email`` package has folded: whether readers find in them what was given.
 
-A field in which they do not is written anew, by the rules of ``header.py``. The package has faults that change what is read: it takes quotes off a long name, so that one mailbox becomes several
-(CPython gh-80222, gh-121284); it writes encoded words where none may stand (gh-100991), and loses or adds blanks
-between them (gh-92081, gh-144156). What is compared is what a reader decodes, and not the octets.
+A field in which they do not is written anew, by the rules of ``header.py``. The package has faults that change what is
+read: it takes quotes off a long name, so that one mailbox becomes several (CPython gh-80222, gh-121284); it writes
+encoded words where none may stand (gh-100991), and loses or adds blanks between them (gh-92081, gh-144156). What is
+compared is what a reader decodes, and not the octets.
 """
 
 from __future__ import annotations
