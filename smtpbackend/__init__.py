@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from smtpbackend.address import Address as Address
     from smtpbackend.aio.mailer import AsyncMailer as AsyncMailer
     from smtpbackend.blocking.mailer import Mailer as Mailer
+    from smtpbackend.delivery.diagnosis import Check as Check
     from smtpbackend.delivery.server import Server as Server
     from smtpbackend.delivery.statistics import Statistics as Statistics
     from smtpbackend.envelope import Envelope as Envelope
@@ -74,6 +75,7 @@ _HOMES = {
     "smtpbackend.address": ("Address",),
     "smtpbackend.aio.mailer": ("AsyncMailer",),
     "smtpbackend.blocking.mailer": ("Mailer",),
+    "smtpbackend.delivery.diagnosis": ("Check",),
     "smtpbackend.delivery.server": ("Server",),
     "smtpbackend.delivery.statistics": ("Statistics",),
     "smtpbackend.envelope": (

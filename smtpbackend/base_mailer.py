@@ -46,6 +46,7 @@ class BaseMailer:
 
     _name = "Mailer"
     _twin = ""  # the package that performs
+    _is_quiet = False  # whether no signal is sent
     _modules: tuple[str, ...] = ()  # what this mailer's mails need beside `EVERY_MAIL`
 
     @discreet
@@ -92,6 +93,15 @@ class BaseMailer:
         ``spelling`` may be among them: how errors write the others.
         """
         return cls(listeners=listeners, **settings)
+
+    def _beside(self, server: Server) -> Self:
+        """A mailer of the same settings for this server alone, with connections of its own; it tells no Listener."""
+        other = object.__new__(type(self))
+        other._listeners, other._is_quiet = (), True
+        other.configuration = self.configuration._replace(servers=(server,))
+        other._route = type(self._route)(other.configuration.servers)
+        other._set_up([])
+        return other
 
     def _set_up(self, with_files: Sequence[Server]) -> None:
         """Make what pools are made of, with the TLS contexts of these servers. Raises `InvalidSetting`."""
@@ -153,7 +163,7 @@ class BaseMailer:
         rules, pool = self.configuration.rules, self._here()
         return Lifecycle(
             rules,
-            tell=Telling((*listeners, *self._listeners, SignalListener(self))),
+            tell=Telling((*listeners, *self._listeners, *(() if self._is_quiet else (SignalListener(self),)))),
             clock=pool.clock,
             stamp=stamp,
             deadline=self.configuration.deadline,

@@ -412,6 +412,8 @@ def _listed(given: Any, field: str) -> list[Mailbox]:
 
 def _several(given: Any, field: str) -> Iterable[Any]:
     """The elements of what is a list or the like; None has none."""
+    if type(given) is tuple or type(given) is list:
+        return given
     if given is None:
         return ()
     if isinstance(given, Iterable) and not isinstance(given, (str, bytes)):

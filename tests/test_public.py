@@ -9,7 +9,7 @@ import pytest
 
 PUBLIC = {
     "smtpbackend": """
-        Address AsyncMailer Attachment AuthenticationFailed CancelSend CertificateRefused CommandRefused
+        Address AsyncMailer Attachment AuthenticationFailed CancelSend CertificateRefused Check CommandRefused
         ConnectFailed ConnectTimedOut ConnectionLost ConnectionRefused ContentRefused DeliveryError Envelope Event
         HandshakeFailed HelloRefused HostNotFound InDoubt Injection InvalidInput
         InvalidSetting Listener LoginNotOffered Mailer MailerClosed Message MessageEnded MessageSending MissingExtra

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
+import time
 import warnings
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, Self
@@ -17,6 +19,7 @@ from smtpbackend.streams import AsyncStream
 
 if TYPE_CHECKING:
     from smtpbackend.aio.pool import Pool
+    from smtpbackend.delivery.diagnosis import Check
     from smtpbackend.delivery.parcel import Parcel
     from smtpbackend.delivery.server import Server
     from smtpbackend.delivery.statistics import Statistics
@@ -139,19 +142,32 @@ class AsyncMailer(BaseMailer):
         """Have a connection ready, logged in; True when it had to be opened. Raises `DeliveryError`."""
         return bool(await self._perform(self._dispatch().ask(lambda session: session.is_new())))
 
-    async def check(self) -> list[tuple[str, SMTPError | None]]:
-        """Connect and log in to each server; its name, and the error or None."""
-        from smtpbackend.delivery.route import Route
+    async def check(self, send_to: str | None = None) -> list[Check]:
+        """Find out what becomes of mail at each server. See `smtpbackend.Mailer.check`."""
+        targets = [target for server in self.configuration.servers for target in await self._each(server)]
+        return [await self._check(target, send_to) for target in targets]
 
-        found: list[tuple[str, SMTPError | None]] = []
-        for server in self.configuration.servers:
+    async def _each(self, server: Server) -> list[Server]:
+        """The servers that SRV records name, or the server itself; also where they cannot be found."""
+        if server.srv:
+            with contextlib.suppress(SMTPError):
+                return await pool_of(self).find(server, None)
+        return [server]
+
+    async def _check(self, server: Server, send_to: str | None) -> Check:
+        from smtpbackend.delivery.diagnosis import Watch, check_of, message_to
+
+        watch = Watch(time.monotonic)
+        error: Exception | None = None
+        receipt: Receipt | None = None
+        async with self._beside(server.replace(watch=watch.note)) as mailer:
             try:
-                await self._perform(self._dispatch(route=Route([server])).ask(lambda session: session.noop()))
-            except SMTPError as error:
-                found.append((server.name, error))
-            else:
-                found.append((server.name, None))
-        return found
+                await mailer._perform(mailer._dispatch(mailer._lifecycle([watch])).ask(watch.look))
+                if send_to is not None:
+                    receipt = await mailer.send(message_to(send_to, self.bounce_address), listeners=[watch])
+            except SMTPError as failed:
+                error, receipt = failed, failed.receipt
+        return check_of(server, watch, error, time.time(), receipt)
 
     def stats(self) -> Statistics:
         """How many connections are open and idle, and what was done with them, over all event loops."""

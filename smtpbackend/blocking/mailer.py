@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, Self
@@ -14,6 +16,7 @@ from smtpbackend.hiding import keep_here
 if TYPE_CHECKING:
     from smtpbackend.blocking.pool import Pool
     from smtpbackend.delivery.caller import Caller
+    from smtpbackend.delivery.diagnosis import Check
     from smtpbackend.delivery.parcel import Parcel
     from smtpbackend.delivery.server import Server
     from smtpbackend.delivery.statistics import Statistics
@@ -170,19 +173,36 @@ class Mailer(BaseMailer):
         """Have a connection ready, logged in; True when it had to be opened. Raises `DeliveryError`."""
         return bool(self._perform(self._dispatch().ask(lambda session: session.is_new())))
 
-    def check(self) -> list[tuple[str, SMTPError | None]]:
-        """Connect and log in to each server; its name, and the error or None."""
-        from smtpbackend.delivery.route import Route
+    def check(self, send_to: str | None = None) -> list[Check]:
+        """Find out what becomes of mail at each server: a `Check` for each, with its steps and how long they took.
 
-        found: list[tuple[str, SMTPError | None]] = []
-        for server in self.configuration.servers:
+        A connection of its own is made ready for mail, as for every mail, and is closed then. With ``send_to`` a short
+        message is sent over it to that address, from ``bounce_address`` or the same address. What fails is told in the
+        `Check`, and not raised. No Listener and no receiver is told.
+        """
+        return [self._check(target, send_to) for server in self.configuration.servers for target in self._each(server)]
+
+    def _each(self, server: Server) -> list[Server]:
+        """The servers that SRV records name, or the server itself; also where they cannot be found."""
+        if server.srv:
+            with contextlib.suppress(SMTPError):
+                return self._pool.find(server, None)
+        return [server]
+
+    def _check(self, server: Server, send_to: str | None) -> Check:
+        from smtpbackend.delivery.diagnosis import Watch, check_of, message_to
+
+        watch = Watch(time.monotonic)
+        error: Exception | None = None
+        receipt: Receipt | None = None
+        with self._beside(server.replace(watch=watch.note)) as mailer:
             try:
-                self._perform(self._dispatch(route=Route([server])).ask(lambda session: session.noop()))
-            except SMTPError as error:
-                found.append((server.name, error))
-            else:
-                found.append((server.name, None))
-        return found
+                mailer._perform(mailer._dispatch(mailer._lifecycle([watch])).ask(watch.look))
+                if send_to is not None:
+                    receipt = mailer.send(message_to(send_to, self.bounce_address), listeners=[watch])
+            except SMTPError as failed:
+                error, receipt = failed, failed.receipt
+        return check_of(server, watch, error, time.time(), receipt)
 
     def stats(self) -> Statistics:
         """How many connections are open and idle, and what was done with them."""

@@ -53,7 +53,9 @@ def reach(
     server: Server, found: Sequence[Info], clock: Callable[[], float], deadline: float | None
 ) -> Generator[Begin | Wait | Use, Any, None]:
     """Try the addresses until one is ready. ``deadline`` is in seconds of the clock. Raises `ConnectFailed`."""
-    patience = server.timeout.connect
+    patience, watch = server.timeout.connect, server.watch
+    if watch is not None:
+        watch("found", [shown(info[4]) for info in found])
     next_at = over = clock()
     waiting = _in_order(server, found, next_at)
     causes: dict[Info, OSError] = {}  # of each that was begun: why it is of no use
@@ -83,9 +85,13 @@ def reach(
             error = ended[info]
             if error is None:
                 _remember(server, found, info, clock())
+                if watch is not None:
+                    watch("connected", shown(info[4]))
                 error = yield Use(info, earliest(clock() + patience, deadline))
             under_way.remove(info)
             causes[info] = error
+            if watch is not None:
+                watch("tried", shown(info[4]), error)
             next_at = clock()  # a failure needs no delay
     forget(server)
     causes.update((info, TimeoutError("not tried in time")) for info in waiting if info not in causes)

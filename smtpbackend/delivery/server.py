@@ -22,10 +22,13 @@ from smtpbackend.spelling import KEYWORDS, Spelling
 from smtpbackend.text import characters
 from smtpbackend.values import Value
 
-__all__ = ["Server", "from_url", "half_login", "port_doubt"]
+__all__ = ["Server", "Watch", "from_url", "half_login", "port_doubt"]
+
+Watch = Callable[..., object]
+"""Is called with what happened, and with what goes with it: see ``diagnosis.py``."""
 
 _SCHEMES = ("smtp", "smtps", "lmtp", "smtp+unix", "lmtp+unix", "smtp+srv")
-_UNSHOWN = frozenset(("client_key_password", "password", "token", "proxy", "spelling"))  # most are secret
+_UNSHOWN = frozenset(("client_key_password", "password", "token", "proxy", "spelling", "watch"))  # most are secret
 
 
 class Server(Value):
@@ -33,7 +36,8 @@ class Server(Value):
 
     ``protocol`` is "smtp" or "lmtp"; ``path`` is that of a unix socket, and then ``host`` only names the certificate.
     With ``srv`` its host is a domain whose SRV records name the servers. ``identity`` is the name that the certificate
-    must hold, where it is not ``host``. ``spelling`` says how errors write its settings.
+    must hold, where it is not ``host``. ``spelling`` says how errors write its settings, and ``watch``
+    is told what happens on each new connection (`Mailer.check`).
 
     >>> Server("smtp.example.com", username="user", password="secret").port
     587
@@ -70,6 +74,7 @@ class Server(Value):
     srv: bool = False
     identity: str | None = None
     spelling: Spelling = KEYWORDS
+    watch: Watch | None = None
 
     _left_open = frozenset[str]()
 
@@ -201,8 +206,8 @@ class Server(Value):
         return Credentials(self.username or "", self.password or "", token, self.host, self.port)
 
 
-# How its settings are written makes no other server of it
-Server._values = attrgetter(*(name for name in Server._fields if name != "spelling"))
+# How its settings are written, and who looks on, makes no other server of it
+Server._values = attrgetter(*(name for name in Server._fields if name not in ("spelling", "watch")))
 # The traceback of a wrong setting would show the passwords that were given with it
 Server.__init__ = discreet(Server.__init__)  # type: ignore[method-assign]
 

@@ -6,13 +6,14 @@ last TLS session of its server, and so cannot be used for another server.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import ssl
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from smtpbackend.delivery.server import Server
+from smtpbackend.delivery.server import Server, Watch
 from smtpbackend.errors import InvalidSetting, SMTPError
 from smtpbackend.hiding import discreet
 from smtpbackend.outcome import Reply
@@ -31,11 +32,12 @@ STRICT = ssl.VERIFY_X509_STRICT if sys.version_info >= (3, 13) else 0  # as ssl.
 class Context(ssl.SSLContext):
     """A context for one server. With ``pins`` it accepts only one of these certificates or keys.
 
-    ``spelled`` says how errors write settings.
+    ``spelled`` says how errors write settings; ``watch`` is told of each handshake that ends well.
     """
 
     pins: tuple[str, ...] = ()
     spelled: Spelling = KEYWORDS
+    watch: Watch | None = None
 
     def take_session(self) -> ssl.SSLSession | None:
         """The session that a new connection should resume: each is used once (RFC 8446 C.4)."""
@@ -60,6 +62,8 @@ class _Checked:
         except ssl.SSLCertVerificationError as error:
             _explain(error, self)
             raise
+        if self.context.watch is not None:  # type: ignore[attr-defined]
+            self.context.watch("tls", facts(self))  # type: ignore[attr-defined]
 
 
 class _Socket(_Checked, ssl.SSLSocket):
@@ -77,7 +81,7 @@ def client_context(server: Server) -> Context:
     Raises `InvalidSetting` for a file that cannot be used, with its path and the setting's name.
     """
     context = Context(ssl.PROTOCOL_TLS_CLIENT)
-    context.spelled = server.spelling
+    context.spelled, context.watch = server.spelling, server.watch
     context.sslsocket_class = _Socket
     context.sslobject_class = _Object
     context.minimum_version = ssl.TLSVersion.TLSv1_3 if server.min_tls == "1.3" else ssl.TLSVersion.TLSv1_2
@@ -227,6 +231,29 @@ def _explain(error: ssl.SSLCertVerificationError, tls: Any) -> None:
             f"{certificate.not_after}, SHA-256 {fingerprint[0]}"
         )
     error.certificate, error.remedy = described, remedy  # type: ignore[attr-defined]
+
+
+def facts(tls: Any) -> tuple[str, str, tuple[str, ...], tuple[str, ...], float | None]:
+    """Protocol, cipher, the certificates of the chain, the names of the first, and its end in seconds since 1970.
+
+    A connection that is trusted by a pin alone has neither names nor an end: its certificate was not verified.
+    """
+    from smtpbackend.delivery.certificate import read_certificate
+
+    given = tls.getpeercert() or {}
+    try:  # public from Python 3.13 on
+        chain = (tls if hasattr(tls, "get_verified_chain") else tls._sslobj).get_verified_chain() or ()
+        certificates = [one if isinstance(one, bytes) else bytes(one.public_bytes(2)) for one in chain]  # 2: as DER
+    except (AttributeError, TypeError, ValueError, OSError):
+        certificates = []
+    shown = []
+    for der in certificates or [tls.getpeercert(binary_form=True) or b""]:
+        with contextlib.suppress(ValueError):
+            certificate = read_certificate(der)
+            shown.append(f"{certificate.subject}, issued by {certificate.issuer}")
+    names = tuple(name for _, name in given.get("subjectAltName", ()))
+    until = ssl.cert_time_to_seconds(given["notAfter"]) if "notAfter" in given else None
+    return tls.version() or "", (tls.cipher() or ("",))[0], tuple(shown), names, until
 
 
 def presented(tls: Any) -> bytes | None:

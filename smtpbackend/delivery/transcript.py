@@ -1,4 +1,4 @@
-"""The dialogue with a server, for debugging: at DEBUG on logger ``smtpbackend.wire``.
+"""The dialogue with a server, for debugging, at DEBUG on logger ``smtpbackend.wire``; and for who watches a server.
 
 Secrets never come here: a session shows them as ``***``, and content as its number of octets.
 """
@@ -12,10 +12,12 @@ __all__ = ["transcript"]
 
 
 def transcript(server: Server) -> Transcript | None:
-    """What a session tells its dialogue, or None when it is not logged."""
+    """What a session tells its dialogue, or None when it is not wanted."""
     import logging
 
-    logger = logging.getLogger("smtpbackend.wire")
+    logger, watch = logging.getLogger("smtpbackend.wire"), server.watch
+    if watch is not None:
+        return lambda direction, line: watch("line", direction, line)
     if not logger.isEnabledFor(logging.DEBUG):
         return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
@@ -402,10 +403,12 @@ class TestTheRest:
     async def test_close(self, scripted: Scripted, answer: Any, when: When, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("smtpbackend.aio.pool.GOODBYE", 0.05)
         servers = [scripted({"QUIT": answer}), scripted({"QUIT": answer})]
-        mailer = AsyncMailer(*(server.url for server in servers))
+        mailer = AsyncMailer(*(server.url for server in servers), strategy="round_robin")
+        numbers = itertools.count()
 
         async def before() -> None:
-            await mailer.check()
+            for _ in servers:
+                await mailer.send(hello(subject=f"before {next(numbers)}"))
 
         async def close(_: str) -> None:
             await mailer.close()

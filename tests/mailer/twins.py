@@ -47,8 +47,8 @@ class Driven(Protocol):
     def connect(self) -> bool:
         return self.ask("connect")
 
-    def check(self) -> Any:
-        return self.ask("check")
+    def check(self, send_to: str | None = None) -> Any:
+        return self.ask("check", send_to)
 
     def close(self) -> None:
         self.ask("close")

@@ -1,0 +1,149 @@
+"""`check`: what is found out about a server, step by step, on the way that mail takes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from smtpbackend import Check, Server
+from smtpbackend.testing import SILENCE, Play
+from tests.mailer.conftest import Names, Scripted
+from tests.mailer.twins import Twin, hello
+from tests.servers.ports import free_ports
+from tests.servers.tls import Certificates
+
+EXTENSIONS = ("PIPELINING", "SIZE 1000", "8BITMIME", "AUTH PLAIN LOGIN", "STARTTLS")
+
+
+def names_of(check: Check) -> list[str]:
+    return [step.name if step.ok else f"{step.name}!" for step in check.steps]
+
+
+def details(check: Check) -> dict[str, str]:
+    return {step.name: step.detail for step in check.steps}
+
+
+def test_each_step_with_what_was_found(twin: Twin, scripted: Scripted, ca: Certificates) -> None:
+    server = scripted(Play(extensions=EXTENSIONS), certificate="server")
+    [found] = twin(
+        Server("localhost", server.port, tls="required", ca_file=str(ca.ca_file), username="ann", password="secret")
+    ).check()
+    assert found.ok
+    assert names_of(found) == ["look-up", "connect", "greeting", "EHLO", "TLS", "EHLO", "login"]
+    assert "127.0.0.1" in found.addresses
+    assert details(found)["login"] == "ann by PLAIN"
+    assert found.greeting == "mx.example.com ESMTP ready"
+    assert found.extensions["SIZE"] == "1000"
+    assert found.mechanisms == ("PLAIN", "LOGIN")
+    assert found.security is not None
+    assert found.security.protocol == "TLSv1.3"
+    assert found.security.names
+    assert "localhost" in found.security.names
+    assert found.security.days is not None
+    assert found.security.days > 0
+    assert "issued by" in found.security.chain[0]
+    assert f"{found.security.days} days left" in details(found)["TLS"]
+    assert all(step.seconds >= 0 for step in found.steps)
+    assert "secret" not in repr(found)
+    told = json.loads(json.dumps(found.to_json()))
+    assert told["ok"] is True
+    assert [step["name"] for step in told["steps"]] == names_of(found)
+
+
+def test_it_says_what_a_mail_says_and_quit(twin: Twin, scripted: Scripted) -> None:
+    """It is the conversation of mail; and the connection is its own."""
+    server = scripted(Play(extensions=("PIPELINING", "AUTH PLAIN")))
+    mailer = twin(f"smtp://ann:secret@127.0.0.1:{server.port}")
+    mailer.send(hello())
+    mailer.check()
+    mail, check = server.speakers
+    before = mail.verbs[: mail.verbs.index("MAIL")]
+    assert check.verbs == [*before, "QUIT"]
+
+
+def test_a_message_is_sent_where_it_is_wanted(twin: Twin, scripted: Scripted) -> None:
+    server = scripted(Play(extensions=("PIPELINING",)), {"RCPT": "550 5.1.1 no such user"})
+    mailer = twin(server.url, bounce_address="bounces@example.com")
+    [found] = mailer.check(send_to="bob@example.org")
+    assert found.ok
+    assert found.receipt is not None
+    assert found.receipt.ok
+    assert names_of(found)[-1] == "message"
+    assert "queued" in details(found)["message"]
+    assert b"RCPT TO:<bob@example.org>" in server.received
+    assert b"MAIL FROM:<bounces@example.com>" in server.received
+    [refused] = mailer.check(send_to="bob@example.org")
+    assert not refused.ok
+    assert names_of(refused)[-1] == "message!"
+    assert "550 5.1.1 no such user" in details(refused)["message"]
+    assert refused.receipt is not None
+    assert refused.receipt.rejected
+
+
+@pytest.mark.parametrize(
+    ("play", "settings", "steps"),
+    [
+        ({"": "554 no"}, {}, ["look-up", "connect", "greeting!"]),
+        ({"": SILENCE}, {"timeout": 0.1}, ["look-up", "connect", "greeting!"]),
+        ({"EHLO": "502 no", "HELO": "502 no"}, {}, ["look-up", "connect", "greeting", "EHLO!"]),
+        ({"AUTH": "535 5.7.8 no"}, {"username": "ann", "password": "x"},
+         ["look-up", "connect", "greeting", "EHLO", "login!"]),
+        ({}, {"tls": "required"}, ["look-up", "connect", "greeting", "EHLO", "TLS!"]),
+        ({}, {"tls": "implicit"}, ["look-up", "connect", "TLS!"]),
+    ],
+)  # fmt: skip
+def test_the_step_that_fails_is_the_last(
+    twin: Twin, scripted: Scripted, play: Any, settings: dict[str, Any], steps: list[str]
+) -> None:
+    server = scripted(Play(play, extensions=("AUTH PLAIN",)))
+    [found] = twin(Server("127.0.0.1", server.port, **{"tls": "none", **settings})).check()
+    assert names_of(found) == steps
+    assert not found.ok
+    assert found.steps[-1].detail == str(found.error)
+
+
+def test_a_server_that_cannot_be_reached(twin: Twin) -> None:
+    [port] = free_ports(1)
+    closed, nowhere = twin(f"smtp://127.0.0.1:{port}", "smtp://nowhere.invalid?tls=none").check()
+    assert names_of(closed) == ["look-up", "connect!"]
+    assert names_of(nowhere) == ["look-up!"]
+    assert "firewall" not in str(nowhere.error)
+
+
+def test_every_address_is_told(twin: Twin, scripted: Scripted, names: Names) -> None:
+    server = scripted()
+    [closed] = free_ports(1)
+    names["mx.example.com"] = [("127.0.0.2", closed), ("127.0.0.1", server.port)]
+    [found] = twin({"host": "mx.example.com", "tls": "none"}).check()
+    assert found.addresses == ("127.0.0.2", "127.0.0.1")
+    assert details(found)["connect"] == "127.0.0.2: Connection refused; 127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("extensions", "settings", "waits"),
+    [
+        ((), {}, ["4 replies a message, and 1 for each further recipient: the server does not offer PIPELINING"]),
+        (("PIPELINING",), {}, ["2 replies a message: MAIL, RCPT and DATA leave together"]),
+        (("PIPELINING", "CHUNKING", "SIZE"), {"chunk_in_flight": "probe"}, ["2 replies", "1 reply a message"]),
+        (("PIPELINING", "CHUNKING", "SIZE"), {}, ["2 replies", "never 1: the server is not known"]),
+        (("PIPELINING", "CHUNKING", "SIZE"), {"chunk_in_flight": "never"}, ["2 replies", "never 1: chunk_in_flight="]),
+    ],
+)
+def test_how_long_a_message_will_wait(
+    twin: Twin, scripted: Scripted, extensions: tuple[str, ...], settings: dict[str, Any], waits: list[str]
+) -> None:
+    server = scripted(Play(extensions=extensions))
+    [found] = twin(Server("127.0.0.1", server.port, **settings)).check()
+    assert len(found.waits) == len(waits)
+    for told, begin in zip(found.waits, waits, strict=True):
+        assert told.startswith(begin)
+
+
+def test_nobody_else_is_told(twin: Twin, scripted: Scripted) -> None:
+    """A site that is checked does not mail its administrators that a server failed."""
+    told: list[object] = []
+    server = scripted({"": "554 no"})
+    assert not twin(server.url, listeners=[told.append]).check()[0].ok
+    assert told == []
