@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from smtpbackend.after_fork import at_fork
     from smtpbackend.aio.mailer import SharedAsyncMailer
     from smtpbackend.blocking.mailer import SharedMailer
+    from smtpbackend.command_line.report import report as report_checks
     from smtpbackend.content import MAX_LINE, Content, encode_octets
     from smtpbackend.content_type import media_type
     from smtpbackend.content_type import parsed as parsed_message
@@ -112,6 +113,7 @@ __all__ = [
     "readable_filename",
     "refolded",
     "register_messages",
+    "report_checks",
     "signals_of",
     "text_content",
     "text_field",
@@ -125,6 +127,7 @@ _HOMES = {
     "smtpbackend.after_fork": ("at_fork",),
     "smtpbackend.aio.mailer": ("SharedAsyncMailer",),
     "smtpbackend.blocking.mailer": ("SharedMailer",),
+    "smtpbackend.command_line.report": ("report as report_checks",),
     "smtpbackend.content": ("MAX_LINE", "Content", "encode_octets"),
     "smtpbackend.content_type": ("media_type", "parsed as parsed_message"),
     "smtpbackend.delivery.alarm": ("no_login as warn_no_login",),

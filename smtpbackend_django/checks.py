@@ -21,7 +21,7 @@ from smtpbackend_django.setting_names import EMAIL_SETTINGS, FLAGS, flag_doubt
 if TYPE_CHECKING:
     from smtpbackend_django import EmailBackend
 
-__all__ = ["check_credentials", "check_settings", "register_checks"]
+__all__ = ["backends", "check_credentials", "check_settings", "register_checks"]
 
 TAG = "mail"  # Django 6.1's Tags.mail
 UNUSABLE = (ImproperlyConfigured, ValueError, TypeError, MissingExtra)
@@ -40,10 +40,10 @@ def check_settings(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
     the kind of TLS. W004: a URL has a password in it, which Django's error pages and mails show. W005: half a login.
     W006: a flag is a string. W007: ``EMAIL_*`` are set and not read, for ``SMTPBACKEND`` names the server.
     """
-    backends = list(_backends())
-    found = [message for name, backend in backends for message in _of_backend(name, backend)]
-    found += _unread(is_used=bool(backends))
-    for name, options in _options(is_used=bool(backends)):
+    found_backends = list(backends())
+    found = [message for name, backend in found_backends for message in _of_backend(name, backend)]
+    found += _unread(is_used=bool(found_backends))
+    for name, options in _options(is_used=bool(found_backends)):
         for key, value in options.items():
             found += _of_value(name, str(key), value)
     return found
@@ -130,7 +130,7 @@ def check_credentials(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
             id="smtpbackend.W001",
             hint=f"Set {server.spelling('tls', 'required')} (STARTTLS) or {server.spelling('tls', 'implicit')}.",
         )
-        for name, backend in _backends()
+        for name, backend in backends()
         if not isinstance(backend, Exception)
         for server in backend.mailer().configuration.servers
         if server.username and server.tls in ("none", "opportunistic") and not is_loopback(server.host)
@@ -175,7 +175,7 @@ def _quietly(name: str) -> Any:
         return getattr(settings, name)
 
 
-def _backends() -> Iterator[tuple[str, EmailBackend | Exception]]:
+def backends() -> Iterator[tuple[str, EmailBackend | Exception]]:
     """The name of each mailer of ours in the settings, and its backend or error; and of each that cannot be read."""
     if not _has_mailers():
         path = _quietly("EMAIL_BACKEND")

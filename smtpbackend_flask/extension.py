@@ -329,7 +329,7 @@ class Mail(_Sending):
         app = _flask_app(app)
         state = State(read_config(app.config, app.debug), app, app.testing)
         before = app.extensions.get("smtpbackend")
-        if isinstance(before, State) and before.config.mailer == state.config.mailer:
+        if isinstance(before, State) and before.config[:2] == state.config[:2]:  # the settings and their keys
             state.share_mailers(before)
         theirs = app.extensions.get("mail")
         if theirs is not None and not isinstance(theirs, State):
@@ -344,6 +344,10 @@ class Mail(_Sending):
         if state.config.wants_transcript:
             _show_transcript()
         state.make_ready()
+        if "mail" not in app.cli.commands:  # the site may have commands of that name
+            from smtpbackend_flask.cli import commands
+
+            app.cli.add_command(commands)
         return state
 
     @discreet

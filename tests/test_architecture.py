@@ -40,7 +40,7 @@ WORDS = {
     "receivers",
     "logs",
 }
-ABOVE = {"outbox", "testing", "diagnose", "adapters", "oauth2", "sasl", "__main__"}
+ABOVE = {"outbox", "testing", "diagnose", "adapters", "oauth2", "sasl", "__main__", "command_line"}
 FLOORS = ["words", "protocol", "delivery", "signals", "twins", "above", "frameworks"]
 FORBIDDEN = {"socket", "ssl", "asyncio", "threading", "time", "select", "selectors", "_socket", "_ssl", "_thread"}
 

@@ -56,7 +56,7 @@ def test_a_unix_socket_where_there_are_none_is_told_as_the_mailer_is_made(
     kind: Any, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(socket, "AF_UNIX", raising=False)
-    with pytest.raises(InvalidSetting, match=r"no unix sockets on this system.*give host and port"):
+    with pytest.raises(InvalidSetting, match=r"no unix sockets on this system.*give its host and port"):
         kind(url)
 
 

@@ -273,7 +273,7 @@ class TestRate:
         for result in results:
             if isinstance(result, BaseException):
                 assert isinstance(result, TimedOut)
-                assert "rate (2 a second)" in str(result)
+                assert "rate in the URL (2 a second)" in str(result)
 
 
 class TestCrowd:

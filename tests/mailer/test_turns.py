@@ -97,7 +97,7 @@ class TestTurns:
             listeners=[lambda event: events.append(event.name)],
         )
         in_use = lease(mailer)
-        with pytest.raises(TimedOut, match=r'given back for 0.2 s \(timeout\["final"\]\); raise max_connections'):
+        with pytest.raises(TimedOut, match=r"given back for 0.2 s \(timeout: final\); raise max_connections"):
             mailer.send(hello())
         assert mailer.raw.stats().waiting == 0
         assert "server_failed" not in events

@@ -1,0 +1,182 @@
+"""``python -m smtpbackend``: check, send and verify, each as its own process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smtpbackend.command_line import main
+from smtpbackend.testing import SILENCE, Play, ScriptedServer
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+def ran(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    command = [sys.executable, "-m", "smtpbackend", *arguments]
+    done = subprocess.run(command, input=stdin, capture_output=True, timeout=60, env=environment)
+    assert b"Traceback" not in done.stderr
+    return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+@pytest.fixture
+def server(smtp_server: Any) -> ScriptedServer:
+    started: ScriptedServer = smtp_server(Play(extensions=("PIPELINING", "AUTH PLAIN", "SIZE 100000000")))
+    return started
+
+
+class TestCheck:
+    def test_all_is_well(self, server: ScriptedServer) -> None:
+        done = ran("check", server.url, "--send-to", "bob@example.org")
+        assert done.returncode == 0, done.stderr
+        assert [line.split()[:2] for line in done.stdout.splitlines()[1:7]] == [
+            *(["✓", name] for name in ("look-up", "connect", "greeting", "EHLO", "message")),
+            ["waits", "2"],
+        ]
+        assert done.stdout.splitlines()[0] == server.name
+        assert len(server.taken) == 1
+
+    def test_what_fails_is_told_with_what_to_do(self, smtp_server: Any) -> None:
+        server = smtp_server(Play({"AUTH": "535 5.7.8 no"}, extensions=("AUTH PLAIN",)))
+        done = ran("check", f"smtp://ann:secret@127.0.0.1:{server.port}?tls=none")
+        assert done.returncode == 1
+        assert "✗ login" in done.stdout
+        assert "check username and password in the URL" in " ".join(done.stdout.split())
+        assert "secret" not in done.stdout + done.stderr
+
+    def test_json(self, server: ScriptedServer) -> None:
+        done = ran("check", server.url, "smtp://127.0.0.1:1", "--json")
+        assert done.returncode == 1
+        well, ill = json.loads(done.stdout)
+        assert (well["server"], well["ok"], ill["ok"]) == (server.name, True, False)
+        assert ill["steps"][-1]["detail"] == ill["error"]
+
+    def test_a_terminal_that_cannot_show_ticks(self, server: ScriptedServer, capsys: Any) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "smtpbackend", "check", server.url],
+            capture_output=True,
+            env={**os.environ, "PYTHONIOENCODING": "ascii"},
+            timeout=60,
+        )
+        assert done.returncode == 0
+        assert b"  ok connect" in done.stdout
+
+    @pytest.mark.parametrize("arguments", [["check", "smtp://a b"], ["check", "http://x"], ["send", "--to", "x@y.org"]])
+    def test_wrong_arguments(self, arguments: list[str]) -> None:
+        done = ran(*arguments)
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: ")
+
+    def test_it_can_be_interrupted(self, smtp_server: Any) -> None:
+        server = smtp_server({"": SILENCE})
+        command = [sys.executable, "-m", "smtpbackend", "check", server.url]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            while not server.connections:
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=30)
+        assert (process.returncode, out, err) == (130, b"", b"")
+
+
+class TestSend:
+    def test_a_message_of_arguments(self, server: ScriptedServer, tmp_path: Path) -> None:
+        (tmp_path / "a.bin").write_bytes(bytes(range(256)) * 10_000)
+        done = ran(
+            *(
+                "send",
+                "--server",
+                server.url,
+                "--from",
+                "ann@example.com",
+                "--to",
+                "bob@example.org",
+                "--subject",
+                "Hi",
+            ),
+            *("--text", "-", "--attach", str(tmp_path / "a.bin"), "--header", "X-Word: one"),
+            stdin="Grüße\n".encode(),
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith("accepted: bob@example.org (250 ")
+        import email
+        from email import policy
+
+        [content] = server.taken
+        arrived = email.message_from_bytes(content.content, policy=policy.default)
+        assert arrived["X-Word"] == "one"
+        text, attached = arrived.iter_parts()  # type: ignore[attr-defined]
+        assert text.get_content().split() == ["Grüße"]
+        assert attached.get_content() == bytes(range(256)) * 10_000
+
+    def test_messages_that_are_files(self, server: ScriptedServer, tmp_path: Path) -> None:
+        for number in range(3):
+            given = f"From: ann@example.com\r\nTo: u{number}@example.org\r\nSubject: {number}\r\n\r\nx\r\n"
+            (tmp_path / f"{number}.eml").write_text(given)
+        files = [word for number in range(3) for word in ("--message", str(tmp_path / f"{number}.eml"))]
+        done = ran("send", "--server", server.url, *files, "--json")
+        assert done.returncode == 0
+        receipts = [json.loads(line) for line in done.stdout.splitlines()]
+        assert len(receipts) == 3
+        assert len(server.taken) == 3
+        assert ran("send", "--server", server.url, *files, "--to", "eve@example.org").returncode == 0
+        assert server.received.count(b"RCPT TO:<eve@example.org>") == 3
+
+    def test_one_that_is_refused(self, smtp_server: Any) -> None:
+        server = smtp_server({"RCPT": "550 5.1.1 no such user"})
+        done = ran(
+            *("send", "--server", server.url, "--from", "a@example.com", "--to", "b@example.org"),
+            *("--envelope-from", "bounces@example.com", "--text", "-"),
+            stdin=b"x",
+        )
+        assert done.returncode == 1
+        assert done.stdout == "rejected: b@example.org (550 5.1.1 no such user)\n"
+        assert b"MAIL FROM:<bounces@example.com>" in server.received
+
+    def test_a_file_that_is_not_there(self, server: ScriptedServer) -> None:
+        done = ran("send", "--server", server.url, "--from", "a@b.org", "--to", "b@b.org", "--attach", "/no/such")
+        assert (done.returncode, done.stderr) == (
+            2,
+            "error: --attach /no/such cannot be read: No such file or directory\n",
+        )
+
+    def test_a_password_is_read_from_a_file(self, server: ScriptedServer, tmp_path: Path) -> None:
+        (tmp_path / "password").write_text("secret\n")
+        given = ["check", server.url, "--username", "ann", "--password-file", str(tmp_path / "password")]
+        done = ran(*given)
+        assert done.returncode == 0
+        assert "ann by PLAIN" in done.stdout
+
+
+class TestVerify:
+    def test_what_the_server_says(self, smtp_server: Any) -> None:
+        server = smtp_server({"VRFY": ["252 2.0.0 perhaps", "550 5.1.1 no", "502 5.5.1 what"]})
+        done = ran("verify", "--server", server.url, "ann", "bob@example.org", "eve")
+        assert done.returncode == 1
+        assert done.stdout.splitlines() == [
+            "ann: the server does not tell, and would take mail for it (252 2.0.0 perhaps)",
+            "bob@example.org: it is not there (550 5.1.1 no)",
+            "eve: the server does not answer VRFY (502 5.5.1 what)",
+        ]
+
+
+def test_on_a_terminal_with_rich(monkeypatch: pytest.MonkeyPatch, server: ScriptedServer) -> None:
+    import pty
+
+    controller, terminal = pty.openpty()
+    with open(terminal, "w", encoding="utf-8", closefd=False) as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        assert main(["check", server.url]) == 0
+    os.close(terminal)
+    shown = b""
+    with open(controller, "rb", buffering=0) as read:
+        while b"waits" not in shown:
+            shown += read.read(4096) or b""
+    assert b"\x1b[32m" in shown
