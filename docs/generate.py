@@ -108,7 +108,14 @@ With `"smtpbackend_django"` in `INSTALLED_APPS`, `manage.py check` tells:
 
 | id | what it found |
 | --- | --- |
-| `smtpbackend.E001` | a setting is unknown or cannot work; files are opened for that |
+| `smtpbackend.E001` | a value cannot work |
+| `smtpbackend.E002` | a name is not known |
+| `smtpbackend.E003` | two kinds of TLS are set |
+| `smtpbackend.E004` | a file of a key, a certificate or authorities cannot be used; they are opened for that |
+| `smtpbackend.E005` | a key does not fit its certificate |
+| `smtpbackend.E006` | a `token`, or what its dotted path leads to, cannot be used |
+| `smtpbackend.E007` | `auth_mechanisms` has a mechanism that is not known |
+| `smtpbackend.E008` | a library is not installed; the text has the command |
 | `smtpbackend.W001` | with `--deploy`: a login on another host that does not require TLS |
 | `smtpbackend.W002` | `SMTPBACKEND` is set, and not read, since there is `MAILERS` |
 | `smtpbackend.W003` | the port does not fit the kind of TLS |
@@ -116,6 +123,10 @@ With `"smtpbackend_django"` in `INSTALLED_APPS`, `manage.py check` tells:
 | `smtpbackend.W005` | a user name or a password without the other: there is no login, as in Django |
 | `smtpbackend.W006` | `EMAIL_USE_TLS` or another flag of Django is a string |
 | `smtpbackend.W007` | `EMAIL_*` are set, and not read, since `SMTPBACKEND` has `SERVERS` or `HOST` |
+| `smtpbackend.W008` | a certificate in a file has expired |
+| `smtpbackend.W009` | with `--deploy`: mail goes to another host without TLS (`tls="none"`) |
+
+No check opens a connection: `manage.py smtpcheck` does ([more](../howto/check.md)).
 """
 
 WHICH = (

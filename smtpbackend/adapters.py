@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from smtpbackend.delivery.parcel import Parcel
     from smtpbackend.delivery.server import half_login, port_doubt
     from smtpbackend.delivery.settings import MAILER_KEYS, SERVER_KEYS, flag
-    from smtpbackend.delivery.tls import check_files, client_context
+    from smtpbackend.delivery.tls import check_files, client_context, expired_files
     from smtpbackend.domain import ascii_domain
     from smtpbackend.events import ENDINGS, signals_of
     from smtpbackend.header import (
@@ -92,6 +92,7 @@ __all__ = [
     "discreet",
     "emit",
     "encode_octets",
+    "expired_files",
     "filename_parameter",
     "flag",
     "half_login",
@@ -137,7 +138,7 @@ _HOMES = {
     "smtpbackend.delivery.parcel": ("Parcel",),
     "smtpbackend.delivery.server": ("half_login", "port_doubt"),
     "smtpbackend.delivery.settings": ("MAILER_KEYS", "SERVER_KEYS", "flag"),
-    "smtpbackend.delivery.tls": ("check_files", "client_context"),
+    "smtpbackend.delivery.tls": ("check_files", "client_context", "expired_files"),
     "smtpbackend.domain": ("ascii_domain",),
     "smtpbackend.events": ("ENDINGS", "signals_of"),
     "smtpbackend.header": (

@@ -141,7 +141,8 @@ class EmailBackend(smtp.EmailBackend):
         by_call = kwargs if self.alias is None else kwargs.get("_ignore_unknown_kwargs") or ()
         of_others = OF_OTHER_BACKENDS.intersection(by_call)
         if unknown := sorted(kwargs.keys() - {"_ignore_unknown_kwargs"} - of_others):
-            raise self._wrong(f"Unknown options {', '.join(map(repr, unknown))}{hint(unknown, OPTIONS) or '.'}")
+            why = f"Unknown options {', '.join(map(repr, unknown))}{hint(unknown, OPTIONS) or '.'}"
+            raise self._wrong(why, unknown[0])
 
     def _check_flags(self, values: Mapping[str, Any]) -> None:
         for name in FLAGS:
@@ -160,7 +161,8 @@ class EmailBackend(smtp.EmailBackend):
             if (use_tls and tls != "required") or (use_ssl and tls != "implicit"):
                 flag = "use_tls" if use_tls else "use_ssl"
                 spelled = self._spelling
-                raise self._wrong(f"{spelled('tls', tls)} contradicts {spelled(flag, True)}; give one of them")
+                why = f"{spelled('tls', tls)} contradicts {spelled(flag, True)}; give one of them"
+                raise self._wrong(why, "use_tls")
             options |= {"use_tls": tls == "required", "use_ssl": tls == "implicit"}  # else Django reads EMAIL_USE_*
         # Without a flag Django's backend is opportunistic; a server of ours has the default of the core
         self._tls = tls or (None if is_ours and use_tls is None and use_ssl is None else "opportunistic")
@@ -201,19 +203,21 @@ class EmailBackend(smtp.EmailBackend):
                 settings.pop(name, None)
             configuration = configure(settings, self._spelling)
         except InvalidInput as error:
-            raise self._wrong(str(error)) from error
+            raise self._wrong(str(error), error.field) from error
         load_for_mail(configuration)
         return configuration
 
-    def _wrong(self, why: str) -> Exception:
-        """The error of a setting."""
+    def _wrong(self, why: str, field: str = "") -> Exception:
+        """The error of a setting; its ``field`` is the setting's neutral name, or the one that is not known."""
         if self.alias is None or django.VERSION < (6, 1):
-            return SettingsError(why)
+            return SettingsError(why, field=field)
         from django.core.mail import InvalidMailer
 
         # Django puts MAILERS and the alias in front
         why = why.replace(f'MAILERS["{self.alias}"]["OPTIONS"]', "OPTIONS")
-        return InvalidMailer(why, alias=self.alias)  # type: ignore[no-any-return]
+        error = InvalidMailer(why, alias=self.alias)
+        error.field = field
+        return error  # type: ignore[no-any-return]
 
     def _face(self) -> tuple[Any, ...]:
         """Where the settings of this backend stand: what `SiteSettings` is made of."""
@@ -271,7 +275,7 @@ class EmailBackend(smtp.EmailBackend):
         try:
             mailer = shared_mailer(self._settings(), self._face())
         except InvalidInput as error:
-            raise self._wrong(str(error)) from error
+            raise self._wrong(str(error), error.field) from error
         if self.lacking == "password":  # username="" is how code logs in nowhere
             from smtpbackend.adapters import warn_no_login
 

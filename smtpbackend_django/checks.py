@@ -36,9 +36,10 @@ def register_checks() -> None:
 def check_settings(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
     """Settings that cannot work, or hardly are what was meant.
 
-    E001: a setting is unknown or cannot work. W002: ``SMTPBACKEND`` is set and not read. W003: the port does not fit
-    the kind of TLS. W004: a URL has a password in it, which Django's error pages and mails show. W005: half a login.
-    W006: a flag is a string. W007: ``EMAIL_*`` are set and not read, for ``SMTPBACKEND`` names the server.
+    Errors: see ``_identifier``. W002: ``SMTPBACKEND`` is set and not read. W003: the port does not fit the kind of TLS.
+    W004: a URL has a password in it, which Django's error pages and mails show. W005: half a login. W006: a flag is a
+    string. W007: ``EMAIL_*`` are set and not read, for ``SMTPBACKEND`` names the server. W008: a certificate in a file
+    has expired. No connection is opened.
     """
     found_backends = list(backends())
     found = [message for name, backend in found_backends for message in _of_backend(name, backend)]
@@ -50,10 +51,11 @@ def check_settings(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
 
 
 def _of_backend(name: str, backend: EmailBackend | Exception) -> Iterator[CheckMessage]:
-    from smtpbackend.adapters import port_doubt
+    from smtpbackend.adapters import expired_files, port_doubt
 
     if isinstance(backend, Exception):
-        yield Error(str(backend), id="smtpbackend.E001", hint="The settings are listed in docs/reference/settings.md.")
+        hint = "`python -m smtpbackend settings` lists all settings with their meaning."
+        yield Error(str(backend), id=_identifier(backend), hint=hint)
         return
     spelled = backend._spelling
     if lacking := backend.lacking:
@@ -68,6 +70,37 @@ def _of_backend(name: str, backend: EmailBackend | Exception) -> Iterator[CheckM
             why, remedy = doubt
             hint = f"{remedy[0].upper()}{remedy[1:]}."
             yield Warning(f"{name}, {server.name}: {why}.", id="smtpbackend.W003", hint=hint)
+        for setting, path, date in expired_files(server):
+            yield Warning(
+                f"{name}: a certificate in {spelled(setting)} {path!r} has expired on {date}.",
+                id="smtpbackend.W008",
+                hint="Renew it, or leave the setting out where it is needed no more.",
+            )
+
+
+def _identifier(error: Exception) -> str:
+    """E001: a value that cannot work. E002: a name that is not known. E003: kinds of TLS that exclude each other.
+
+    E004: a file that cannot be used. E005: a key that does not fit its certificate. E006: a ``token`` that cannot be
+    had. E007: mechanisms that are not known. E008: a library that is not installed.
+    """
+    from smtpbackend_django.conf import OPTIONS
+
+    field, number = getattr(error, "field", ""), 1
+    if isinstance(error, MissingExtra) or isinstance(error.__cause__, MissingExtra):
+        number = 8
+    elif field == "use_tls" or "mutually exclusive" in str(error) or "incompatible" in str(error):
+        number = 3
+    elif field in ("ca_file", "client_cert", "client_key", "client_key_password"):
+        number = 5 if "does not belong to the certificate" in str(error) else 4
+    elif field in _OWN_NUMBER:
+        number = _OWN_NUMBER[field]
+    elif field and field.lower() not in OPTIONS:
+        number = 2
+    return f"smtpbackend.E{number:03}"
+
+
+_OWN_NUMBER = {"token": 6, "auth_mechanisms": 7, "SMTPBACKEND": 1}
 
 
 def _unread(is_used: bool) -> Iterator[CheckMessage]:
@@ -122,18 +155,33 @@ def _options(is_used: bool) -> Iterator[tuple[str, Mapping[Any, Any]]]:
 
 
 def check_credentials(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
-    """W001: a login on another host that does not require TLS."""
-    return [
+    """W001: a login on another host that does not require TLS. W009: another host without TLS."""
+    servers = [
+        (name, server)
+        for name, backend in backends()
+        if not isinstance(backend, Exception)
+        for server in backend.mailer().configuration.servers
+        if not is_loopback(server.host) and server.path is None
+    ]
+    in_clear = [
+        Warning(
+            f"{name} sends to {server.name} in clear: {server.spelling('tls', 'none')} is set.",
+            id="smtpbackend.W009",
+            hint=f"Set {server.spelling('tls', 'required')} (STARTTLS) or {server.spelling('tls', 'implicit')}, unless "
+            "the way to the server is private.",
+        )
+        for name, server in servers
+        if server.tls == "none" and not server.username
+    ]
+    return in_clear + [
         Warning(
             f"{name} logs in to {server.name} and does not require TLS: mail fails there whenever TLS does"
             + (", or the password is sent in clear." if server.allow_cleartext_auth else "."),
             id="smtpbackend.W001",
             hint=f"Set {server.spelling('tls', 'required')} (STARTTLS) or {server.spelling('tls', 'implicit')}.",
         )
-        for name, backend in backends()
-        if not isinstance(backend, Exception)
-        for server in backend.mailer().configuration.servers
-        if server.username and server.tls in ("none", "opportunistic") and not is_loopback(server.host)
+        for name, server in servers
+        if server.username and server.tls in ("none", "opportunistic")
     ]
 
 

@@ -13,7 +13,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from smtpbackend import InvalidSetting, Server
-from smtpbackend.adapters import MAILER_KEYS, SERVER_KEYS, configure, discreet, flag, half_login, nearest, port_doubt
+from smtpbackend.adapters import (
+    MAILER_KEYS,
+    SERVER_KEYS,
+    configure,
+    discreet,
+    flag,
+    half_login,
+    nearest,
+    port_doubt,
+)
 from smtpbackend_flask.spelling import FLAGS, PREFIX, AppConfig
 
 __all__ = ["Config", "mailer_settings", "read_config", "warn"]
@@ -93,7 +102,7 @@ def read_config(config: Mapping[str, Any], app_debug: bool | int = False) -> Con
         spelling = AppConfig(theirs, switched)
         configuration = configure(mailer, spelling)
         servers = configuration.servers
-        _check_files(servers)
+        told += _check_files(servers)
     except InvalidSetting as error:
         if error.field in _NAMES:
             error.field = keys.get(error.field) or PREFIX + ("SERVERS" if "servers" in ours else error.field.upper())
@@ -155,13 +164,20 @@ def warn(why: str) -> None:
 _PACKAGES = ("smtpbackend", "smtpbackend_flask")
 
 
-def _check_files(servers: tuple[Server, ...]) -> None:
-    """A wrong path is found now, not at the first mail."""
-    if any(server.ca_file or server.client_cert for server in servers):
-        from smtpbackend.adapters import check_files
+def _check_files(servers: tuple[Server, ...]) -> list[str]:
+    """A wrong path is found now, not at the first mail; returns what to warn of."""
+    with_files = [server for server in servers if server.ca_file or server.client_cert]
+    if not with_files:
+        return []
+    from smtpbackend.adapters import check_files, expired_files
 
-        for server in servers:
-            check_files(server)
+    for server in with_files:
+        check_files(server)
+    return [
+        f"a certificate in {server.spelling(setting)} {path!r} has expired on {date}: renew it, or leave it out"
+        for server in with_files
+        for setting, path, date in expired_files(server)
+    ]
 
 
 def _misspelt(config: Mapping[str, Any]) -> Iterator[str]:

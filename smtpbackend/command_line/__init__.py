@@ -1,4 +1,4 @@
-"""The commands of ``python -m smtpbackend``: check, send and verify.
+"""The commands of ``python -m smtpbackend``: check, send, verify and settings.
 
 Each has a module with ``add``, which describes its arguments, and ``run``, which returns the exit code: 0 where all
 went well, 1 where a server or a recipient refused, 2 for wrong arguments and settings.
@@ -17,11 +17,11 @@ __all__ = ["main"]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    from smtpbackend.command_line import check, send, verify
+    from smtpbackend.command_line import check, send, settings, verify
 
     parser = argparse.ArgumentParser("python -m smtpbackend", description="Find out about mail servers, and send mail.")
     commands = parser.add_subparsers(required=True, metavar="command")
-    for command in (check, send, verify):
+    for command in (check, send, verify, settings):
         command.add(commands)
     given = parser.parse_args(arguments)
     try:

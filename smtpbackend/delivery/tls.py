@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import ssl
 import sys
 from collections.abc import Callable
@@ -105,6 +106,30 @@ def check_files(server: Server) -> None:
     """Raise `InvalidSetting` for a file that cannot be used, without loading the system's authorities."""
     if server.ca_file or server.client_cert:
         _load_files(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), server)
+
+
+def expired_files(server: Server) -> list[tuple[str, str, str]]:
+    """The settings of files that hold a certificate whose time is over: the setting, the path, and the last day."""
+    from datetime import UTC, datetime
+
+    from smtpbackend.delivery.certificate import read_certificate
+
+    today = datetime.now(UTC).date().isoformat()
+    found = []
+    for setting in ("ca_file", "client_cert"):
+        path = getattr(server, setting)
+        if not path:
+            continue
+        with contextlib.suppress(OSError, ValueError), open(path, encoding="ascii", errors="replace") as file:
+            for pem in _PEM.findall(file.read()):
+                last = read_certificate(ssl.PEM_cert_to_DER_cert(pem)).not_after
+                if last < today:
+                    found.append((setting, path, last))
+                    break
+    return found
+
+
+_PEM = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 
 
 def _load_files(context: ssl.SSLContext, server: Server) -> None:

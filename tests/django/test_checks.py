@@ -14,6 +14,7 @@ from django.test import override_settings
 from smtpbackend_django.checks import check_credentials, check_settings
 from smtpbackend_django.conf import OPTIONS
 from tests.django.conftest import HAS_MAILERS, PATH, email_settings
+from tests.servers.tls import Certificates
 
 mailers_only = pytest.mark.skipif(not HAS_MAILERS, reason="Django 6.1 has MAILERS")
 
@@ -38,20 +39,69 @@ def test_nothing_to_say_when_all_is_well() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "number"),
     [
-        {"EMAIL_USE_TLS": True, "EMAIL_USE_SSL": True},
-        {"EMAIL_PORT": 70000},
-        {"SMTPBACKEND": {"HOTS": "x"}},
-        {"SMTPBACKEND": {"HOST": "x", "TLS": "maybe"}},
-        {"SMTPBACKEND": []},
-        {"SMTPBACKEND": {"HOST": "x", "CA_FILE": "/nowhere.pem"}},
-        {"EMAIL_SSL_CERTFILE": "/nowhere.pem"},
+        ({"EMAIL_PORT": 70000}, 1),
+        ({"SMTPBACKEND": {"HOST": "x", "TLS": "maybe"}}, 1),
+        ({"SMTPBACKEND": []}, 1),
+        ({"SMTPBACKEND": {"SERVERS": []}}, 1),
+        ({"SMTPBACKEND": {"HOTS": "x"}}, 2),
+        ({"SMTPBACKEND": {"SERVERS": [{"hots": "x"}]}}, 2),
+        ({"EMAIL_USE_TLS": True, "EMAIL_USE_SSL": True}, 3),
+        ({"SMTPBACKEND": {"HOST": "x", "TLS": "none", "USE_TLS": True}}, 3),
+        ({"SMTPBACKEND": {"HOST": "x", "CA_FILE": "/nowhere.pem"}}, 4),
+        ({"EMAIL_SSL_CERTFILE": "/nowhere.pem"}, 4),
+        ({"EMAIL_HOST_USER": "u", "SMTPBACKEND": {"TOKEN": "smtpbackend.nowhere.token"}}, 6),
+        ({"SMTPBACKEND": {"HOST": "x", "AUTH_MECHANISMS": "PLAN"}}, 7),
     ],
 )
-def test_e001(settings: dict[str, Any]) -> None:
+def test_each_kind_of_error_has_its_identifier(settings: dict[str, Any], number: int) -> None:
     with email_settings(EMAIL_BACKEND=PATH, **settings):
-        assert [identifier for identifier, _ in found()] == ["smtpbackend.E001"]
+        assert [identifier for identifier, _ in found()] == [f"smtpbackend.E{number:03}"]
+        [message] = [message for message in run_checks(tags=["mail"]) if str(message.id).startswith("smtpbackend.")]
+    assert "python -m smtpbackend settings" in str(message.hint)  # what a user of the wheel has
+
+
+def test_e005_a_key_that_does_not_fit_its_certificate(ca: Certificates, tmp_path: Path) -> None:
+    files = {"EMAIL_SSL_CERTFILE": str(ca.client_cert), "EMAIL_SSL_KEYFILE": str(ca.server)}
+    with email_settings(EMAIL_BACKEND=PATH, **files):
+        ((identifier, text),) = found()
+    assert identifier == "smtpbackend.E005"
+    assert "EMAIL_SSL_KEYFILE" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [("EMAIL_SSL_CERTFILE", "EMAIL_SSL_CERTFILE"), ("CA_FILE", 'SMTPBACKEND["CA_FILE"]')]
+)
+def test_w008_a_certificate_that_has_expired(ca: Certificates, name: str, key: str) -> None:
+    path = str(ca.expired)
+    settings: dict[str, Any] = {name: path} if name.startswith("EMAIL_") else {"SMTPBACKEND": {name: path}}
+    with email_settings(EMAIL_BACKEND=PATH, **settings):
+        ((identifier, text),) = found()
+    assert identifier == "smtpbackend.W008"
+    assert f"a certificate in {key} {path!r} has expired on " in text
+
+
+def test_w009_mail_in_clear_to_another_host() -> None:
+    settings = {"EMAIL_HOST": "a.example", "SMTPBACKEND": {"TLS": "none"}}
+    with email_settings(EMAIL_BACKEND=PATH, **settings):
+        assert found() == []
+        assert [identifier for identifier, _ in found(deploy=True)] == ["smtpbackend.W009"]
+    with email_settings(EMAIL_BACKEND=PATH, SMTPBACKEND={"TLS": "none"}):
+        assert found(deploy=True) == []  # this machine
+
+
+def test_no_check_connects(monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    def refuse(*_: Any) -> None:
+        pytest.fail("a check opens a connection")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket.socket, "connect_ex", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    with email_settings(EMAIL_BACKEND=PATH, EMAIL_HOST="a.example", EMAIL_USE_TLS=True):
+        assert found(deploy=True) == []
 
 
 CERT = "a certificate"
@@ -77,40 +127,40 @@ def with_path(settings: Any, path: str) -> Any:
         ({"EMAIL_SSL_CERTFILE": CERT, "EMAIL_SSL_KEYFILE": "/no/key.pem"}, "EMAIL_SSL_KEYFILE", "/no/key.pem"),
     ],
 )
-def test_e001_names_the_path_that_cannot_be_used_and_its_setting(
+def test_e004_names_the_path_that_cannot_be_used_and_its_setting(
     settings: dict[str, Any], name: str, path: str, tmp_path: Path
 ) -> None:
     """Before the first mail: files are opened by the check."""
     (tmp_path / "cert.pem").write_text("-----BEGIN CERTIFICATE-----\n")
     with email_settings(EMAIL_BACKEND=PATH, **with_path(settings, str(tmp_path / "cert.pem"))):
         ((identifier, text),) = found()
-    assert identifier == "smtpbackend.E001"
+    assert identifier == "smtpbackend.E004"
     assert f"{name} '{path}' cannot be used: No such file or directory" in text
 
 
-def test_e001_has_the_command_that_installs_a_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_e008_has_the_command_that_installs_a_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "python_socks", None)
     with email_settings(EMAIL_BACKEND=PATH, SMTPBACKEND={"HOST": "x", "PROXY": "socks5h://localhost:1080"}):
         ((identifier, text),) = found()
-    assert identifier == "smtpbackend.E001"
+    assert identifier == "smtpbackend.E008"
     assert 'pip install "smtpbackend[socks]"' in text
 
 
-def test_e001_names_a_mechanism_that_is_not_known() -> None:
+def test_e007_names_a_mechanism_that_is_not_known() -> None:
     with email_settings(EMAIL_BACKEND=PATH, SMTPBACKEND={"HOST": "x", "AUTH_MECHANISMS": "PLAN"}):
         ((identifier, text),) = found()
-    assert identifier == "smtpbackend.E001"
+    assert identifier == "smtpbackend.E007"
     assert "'PLAN'" in text
 
 
-def test_e001_suggests_the_nearest_name() -> None:
+def test_e002_suggests_the_nearest_name() -> None:
     with email_settings(EMAIL_BACKEND=PATH, SMTPBACKEND={"HOTS": "x"}):
         ((_, text),) = found()
     assert "'HOST'" in text
 
 
 @mailers_only
-def test_e001_names_the_mailer() -> None:
+def test_e002_names_the_mailer() -> None:
     mailers = {
         "default": {"BACKEND": PATH, "OPTIONS": {"host": "a.example"}},
         "news": {"BACKEND": PATH, "OPTIONS": {"hots": "a.example"}},
@@ -119,7 +169,7 @@ def test_e001_names_the_mailer() -> None:
     }
     with override_settings(MAILERS=mailers):
         ((identifier, text),) = found()
-    assert identifier == "smtpbackend.E001"
+    assert identifier == "smtpbackend.E002"
     assert "MAILERS['news']" in text
     assert "'host'" in text
 
@@ -203,7 +253,7 @@ def test_w003_a_port_that_does_not_fit_the_kind_of_tls(settings: dict[str, Any],
         ({"EMAIL_HOST_USER": "ann", "SMTPBACKEND": {"AUTH_MECHANISMS": "EXTERNAL"}}, []),
         ({"EMAIL_HOST_USER": "ann", "SMTPBACKEND": {"AUTH_MECHANISMS": "PLAIN"}}, ["smtpbackend.E001"]),
         ({"EMAIL_HOST_PASSWORD": "secret", "SMTPBACKEND": {"AUTH_MECHANISMS": "EXTERNAL"}}, ["smtpbackend.W005"]),
-        ({"EMAIL_HOST_PASSWORD": "secret", "SMTPBACKEND": {"AUTH_MECHANISMS": "EXTRENAL"}}, ["smtpbackend.E001"]),
+        ({"EMAIL_HOST_PASSWORD": "secret", "SMTPBACKEND": {"AUTH_MECHANISMS": "EXTRENAL"}}, ["smtpbackend.E007"]),
         ({"SMTPBACKEND": {"SERVERS": ["smtp://localhost"], "PASSWORD": "secret"}}, ["smtpbackend.E001"]),
         ({"SMTPBACKEND": {"HOST": "localhost", "PASSWORD": "secret"}}, ["smtpbackend.E001"]),
         ({"SMTPBACKEND": {"SERVERS": ["smtp://ann@localhost"], "PASSWORD": "secret"}}, []),
@@ -306,7 +356,9 @@ def check_all(**settings: Any) -> None:
     with email_settings(**settings):
         told = [*check_settings(), *check_credentials()]
     assert [
-        one.msg for one in told if one.id == "smtpbackend.E001" and UNCLEAR.search(one.msg.partition(" not ")[0])
+        one.msg
+        for one in told
+        if str(one.id).startswith("smtpbackend.E") and UNCLEAR.search(one.msg.partition(" not ")[0])
     ] == []
 
 

@@ -14,6 +14,7 @@ from smtpbackend.errors import InvalidSetting
 from smtpbackend.protocol.timeouts import Timeouts
 from smtpbackend_flask import Mail, mailer_settings
 from smtpbackend_flask.config import Config, read_config
+from tests.servers.tls import Certificates
 
 
 def read(**config: Any) -> Config:
@@ -477,3 +478,8 @@ class TestTheLineOfAWarning:
 @pytest.mark.parametrize("settings", [{"MAIL_USE_SSL": True}, {"MAIL_PORT": 587, "MAIL_USE_TLS": True}, {}])
 def test_one_that_fits_is_not(settings: dict[str, Any]) -> None:
     read(MAIL_SERVER="a.example", **settings)
+
+
+def test_a_certificate_that_has_expired_is_told_at_once(ca: Certificates) -> None:
+    with pytest.warns(RuntimeWarning, match=r"a certificate in SMTPBACKEND_CA_FILE '.*' has expired on 20\d\d-"):
+        read_config({"SMTPBACKEND_HOST": "localhost", "SMTPBACKEND_CA_FILE": str(ca.expired)})
