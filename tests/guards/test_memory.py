@@ -13,6 +13,7 @@ MORE = 2_000_000
 """Octets, of which a receipt kept for each message would take more than twice as many."""
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["blocking", "asyncio"])
 @pytest.mark.parametrize("way", OFFERS)

@@ -318,6 +318,7 @@ class TestAKeptConnection:
         assert mailer.send(hello()).ok
 
 
+@pytest.mark.exhaustive
 class TestFiftyAtOnce:
     """A mailer with two servers, of which the first is stuck; fifty send at once."""
 
@@ -464,6 +465,7 @@ class TestEverythingDown:
         servers += [f"smtp://127.0.0.1:{port}" for port in (closed, unreachable, accepted_by_nobody)]
         return servers, [*scripts, untrusted, without]
 
+    @pytest.mark.exhaustive
     @pytest.mark.parametrize("source", ["list", "generator", "asynchronous"])
     def test_a_batch_of_a_thousand_ends_after_one_round(
         self, twin: Twin, down: tuple[list[Any], list[ScriptedServer]], source: str
@@ -506,6 +508,7 @@ class TestEverythingDown:
         assert [[outcome.status for outcome in receipt.outcomes] for receipt in receipts] == [[Status.DEFERRED]] * 3
         assert sum(server.connections for server in silent) <= 3
 
+    @pytest.mark.exhaustive
     def test_the_next_batch_tries_once_more(self, twin: Twin, down: tuple[list[Any], list[ScriptedServer]]) -> None:
         servers, scripts = down
         mailer = twin(*servers, username="ann", password="secret", timeout=SHORT)

@@ -339,6 +339,7 @@ class TestLimits:
         assert statuses([receipt]) == expected("ddg" * 20)
         assert arrived_once(server, good)
 
+    @pytest.mark.exhaustive
     @pytest.mark.parametrize(("way", "window"), HOW)
     def test_an_exim_that_takes_seven_messages_a_connection(
         self, twin: Twin, counted: Callable[..., Counted], way: str, window: int

@@ -73,12 +73,14 @@ def attached(content: bytes) -> bytes:
 class TestMemory:
     """Measured over everything that Python allocates in this process; the server is another one."""
 
+    @pytest.mark.exhaustive
     @pytest.mark.slow
     @BOTH
     def test_a_hundred_megabytes_from_a_path(self, twin: Twin, tmp_path: Path, extensions: tuple[str, ...]) -> None:
         path = large_file(tmp_path, 100_000_000)
         self.check(twin, path, extensions, hello(attachments=[path]))
 
+    @pytest.mark.exhaustive
     @BOTH
     @pytest.mark.parametrize("is_open", [False, True], ids=["path", "file"])
     def test_an_attachment(self, twin: Twin, tmp_path: Path, extensions: tuple[str, ...], is_open: bool) -> None:
@@ -100,6 +102,7 @@ class TestMemory:
         assert peak.octets < MOST
         path.unlink()
 
+    @pytest.mark.exhaustive
     @BOTH
     @pytest.mark.parametrize("form", ["path", "file", "generator"])
     def test_a_content(self, twin: Twin, tmp_path: Path, extensions: tuple[str, ...], form: str) -> None:
@@ -122,6 +125,7 @@ class TestMemory:
         assert told(receipt.reply) == (digest.hexdigest(), octets)
         assert peak.octets < MOST
 
+    @pytest.mark.exhaustive
     @BOTH
     def test_many_in_one_window(self, twin: Twin, tmp_path: Path, extensions: tuple[str, ...]) -> None:
         """What is in flight is bounded in octets, not only in messages."""

@@ -73,7 +73,9 @@ def subjects(speaker: Speaker) -> list[str]:
 
 
 @pytest.mark.parametrize(("kind", "tls"), [("blocking", "none"), ("blocking", "required"), ("asyncio", "none")])
-@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize(
+    "method", ["fork", *(pytest.param(other, marks=pytest.mark.exhaustive) for other in ("forkserver", "spawn"))]
+)
 def test_multiprocessing(
     scripted: Scripted, ca: Certificates, tmp_path: Path, method: str, kind: str, tls: str
 ) -> None:
@@ -425,6 +427,7 @@ def new_mailer(url):
         for pause in (0.0, 0.0005, 0.001, 0.002, 0.004):
             assert run(tmp_path, source, server.url, pause) == ""
 
+    @pytest.mark.exhaustive
     @pytest.mark.parametrize("tls", TLS)
     def test_again_and_again_among_many_threads(
         self, scripted: Scripted, ca: Certificates, tmp_path: Path, tls: str

@@ -143,6 +143,7 @@ def at_the_server(pid: int, port: int) -> set[str]:
     return held(pid) & towards(port)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_under_load_while_its_mail_server_is_restarted(site: Site, mortal_postfixes: Two) -> None:
     """Every request is answered; every mail is there exactly once, or said to be not sent, or in doubt."""

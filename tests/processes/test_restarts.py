@@ -53,6 +53,7 @@ def test_a_killed_server_has_kept_what_it_accepted(mortal_postfixes: Two) -> Non
     assert {mail.queue_id for mail in server.mail()} == queue_ids
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [Mailer, AsyncMailer])
 def test_the_receipts_agree_with_the_mailboxes(kind: Any, mortal_postfixes: Two) -> None:
