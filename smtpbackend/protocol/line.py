@@ -312,6 +312,8 @@ class Line:
         except ProtocolViolation as error:
             violation = self.masked(str(error))
         if violation:  # raised here: the error that quotes the line must not be its context
+            if self.phase == "greeting":
+                violation += f"; check {self.spelled.together('host', 'port')}: no mail server answers there"
             raise self.fatal(ProtocolViolation, f"{self.server}: {violation}")
         if reply is None:
             return None

@@ -311,6 +311,8 @@ class Session:
         ours = f"{spelled.together('client_cert', 'client_key')} to a certificate that the server takes"
         if "_ALERT_" in reason and ("CERTIFICATE" in reason or reason.endswith("UNKNOWN_CA")):
             return f"it wants a client certificate: set {ours}"  # the client's is the only one that it can refuse
+        if reason in ("UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION"):
+            return f"it has no TLS version that {spelled('min_tls')} allows (1.2 or 1.3): its operator has to update it"
         check = (
             f"check that port and kind of TLS fit together: {spelled('tls', 'implicit')} for port 465, "
             f"{spelled('tls', 'required')} for 587 and 25"
