@@ -162,9 +162,9 @@ class AsyncMailer(BaseMailer):
         receipt: Receipt | None = None
         async with self._beside(server.replace(watch=watch.note)) as mailer:
             try:
-                await mailer._perform(mailer._dispatch(mailer._lifecycle([watch])).ask(watch.look))
+                await mailer._perform(mailer._dispatch().ask(watch.look))
                 if send_to is not None:
-                    receipt = await mailer.send(message_to(send_to, self.bounce_address), listeners=[watch])
+                    receipt = await mailer.send(message_to(send_to, self.bounce_address))
             except SMTPError as failed:
                 error, receipt = failed, failed.receipt
         return check_of(server, watch, error, time.time(), receipt)

@@ -197,9 +197,9 @@ class Mailer(BaseMailer):
         receipt: Receipt | None = None
         with self._beside(server.replace(watch=watch.note)) as mailer:
             try:
-                mailer._perform(mailer._dispatch(mailer._lifecycle([watch])).ask(watch.look))
+                mailer._perform(mailer._dispatch().ask(watch.look))
                 if send_to is not None:
-                    receipt = mailer.send(message_to(send_to, self.bounce_address), listeners=[watch])
+                    receipt = mailer.send(message_to(send_to, self.bounce_address))
             except SMTPError as failed:
                 error, receipt = failed, failed.receipt
         return check_of(server, watch, error, time.time(), receipt)

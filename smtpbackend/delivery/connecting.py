@@ -113,6 +113,8 @@ class Connecting:
                     yield from self._open(connection, opening, deadline)
                     return connection
                 except SMTPError as error:
+                    if connection.server.watch is not None:
+                        connection.server.watch("ended", error)
                     connection.session.end(str(error))  # also where nothing was said because no token could be had
                     forget(server)
                     crowded = is_crowd(error.reply)
@@ -139,6 +141,8 @@ class Connecting:
     def _open(self, connection: Connection[Any], opening: _Opening, deadline: float | None) -> Effects:
         """Make a new connection ready for mail."""
         server, session = connection.server, connection.session
+        if server.watch is not None:
+            server.watch("session", session)
         session.without_tls = opening.without_tls
         if opening.login is None:
             session.line.phase = "auth"

@@ -7,13 +7,13 @@ each connection is; a `Check` is made of what it was told.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from smtpbackend.delivery.probing import takes_probe
 from smtpbackend.delivery.server import Server
-from smtpbackend.errors import shortened
-from smtpbackend.events import Event, ServerFailed
+from smtpbackend.errors import HelloRefused, shortened
 from smtpbackend.outcome import Receipt
+from smtpbackend.protocol.capabilities import Capabilities
 from smtpbackend.protocol.effects import Conversation
 from smtpbackend.protocol.session import Session
 from smtpbackend.values import Value
@@ -22,22 +22,22 @@ __all__ = ["Check", "Security", "Step", "Watch", "check_of", "message_to"]
 
 A_DAY = 86400.0  # seconds
 MAX_DETAIL = 1000  # characters of a step's detail: a server chooses what stands in it
-_STEPS = {  # the phase in which a server failed, and the step that it stands for
-    "connect": "connect",
+_STEPS = {  # the phase of a session, and the step that it belongs to; those of "connect" are told by its marks
     "greeting": "greeting",
     "hello": "EHLO",
+    "tls": "TLS",
     "auth": "login",
     "mail": "message",
     "rcpt": "message",
     "data": "message",
 }
-_OF_VERBS = {"EHLO": "EHLO", "LHLO": "EHLO", "HELO": "EHLO", "STARTTLS": "TLS", "AUTH": "login"}
 
 
 class Step(Value):
     """One step: its ``name``, how many ``seconds`` it took, whether it was ``ok``, and in ``detail`` what was found.
 
-    The names are "look-up", "connect", "greeting", "EHLO", "TLS", "login" and "message".
+    The names are "look-up", "connect", "greeting", "EHLO", "TLS", "login" and "message". Behind a step that failed
+    comes another connection, where a mail would have gone on by one: in clear, or to log in another way.
     """
 
     name: str
@@ -73,8 +73,9 @@ class Check(Value):
     """What was found out about one server. ``ok``: it would take mail now, as far as that was tried.
 
     ``error`` is the one that a mail would have raised, and its text says what to do. ``extensions`` are the keywords
-    of the reply to EHLO with their parameters, ``waits`` says for how many replies a message waits here, and why.
-    ``receipt`` is that of the message, where one was sent.
+    of the last reply to EHLO with their parameters, also where a later step failed; ``waits`` says for how many replies
+    a message waits here, and why, where the server is ready for mail. ``receipt`` is that of the message, where one was
+    sent.
     """
 
     server: str
@@ -110,34 +111,44 @@ class Check(Value):
         }
 
 
-class Watch:
-    """Is told what happens on the connections to one server; also a Listener of `ServerFailed`.
+class Mark(NamedTuple):
+    """What happened, when, and what goes with it; ``phase`` and ``offered`` are those of the session at that time."""
 
-    ``clock`` gives seconds. Each mark has the time, what happened, and what goes with it: "found" the addresses,
-    "tried" an address and its error, "connected" an address, "tls" what `facts` in ``tls.py`` gives, "line" a direction
-    and a text of the dialogue.
+    at: float
+    what: str
+    given: tuple[Any, ...]
+    phase: str
+    offered: Capabilities
+
+
+class Watch:
+    """Is told what happens on the connections to one server, one after the other.
+
+    ``clock`` gives seconds. What happens: "found" with the addresses, "tried" with an address and its error,
+    "connected" with an address, "session" with the session that begins, "tls" with what `facts` in ``tls.py`` gives,
+    "line" with a direction and a text of the dialogue, "ended" with the error that ends the session.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self.begun = clock()
-        self.marks: list[tuple[float, str, tuple[Any, ...]]] = []
-        self.phase = "connect"
+        self.marks: list[Mark] = []
         self.session: Session | None = None
+        self.is_ready = False
 
-    def note(self, what: str, *details: Any) -> None:
+    def note(self, what: str, *given: Any) -> None:
         """Note what happened: the ``watch`` of a `Server`."""
-        self.marks.append((self._clock(), what, details))
-
-    def __call__(self, event: Event) -> None:
-        """Note in which phase the server failed."""
-        if isinstance(event, ServerFailed):
-            self.phase = event.phase
-            self.note("failed")
+        if what == "session":
+            self.session = given[0]
+        phase, offered = "connect", Capabilities()
+        if self.session is not None:
+            phase, offered = self.session.line.phase, self.session.capabilities
+        self.marks.append(Mark(self._clock(), what, given, phase, offered))
 
     def look(self, session: Session) -> Conversation[None]:
-        """Ask nothing: keep the session that is ready for mail."""
-        self.session = session
+        """Ask nothing: note that the session is ready for mail."""
+        self.is_ready = True
+        self.note("ready")
         return
         yield  # as every conversation, it is a generator
 
@@ -147,91 +158,121 @@ def check_of(
 ) -> Check:
     """What a watch was told, as a `Check`. ``now`` is in seconds since 1970."""
     session = watch.session
-    told = {what: details for _, what, details in watch.marks}
-    security = None
-    if "tls" in told:
-        protocol, cipher, chain, names, until = told["tls"][0]
-        days = None if until is None else int((until - now) // A_DAY)
-        security = Security(protocol, cipher, chain, names, days)
+    steps = _Steps(server, watch.begun, now)
+    for mark in watch.marks:
+        if mark.what == "line" and mark.given == (">", "QUIT"):
+            break
+        steps.take(mark)
+    steps.end(error or (receipt.error if receipt is not None else None))
     return Check(
         server.name,
-        tuple(_steps(server, watch, security, error, receipt)),
+        tuple(steps.made),
         error,
-        tuple(told["found"][0]) if "found" in told else (),
+        tuple(steps.addresses),
         session.greeting.text if session and session.greeting else "",
-        security,
+        steps.security,
         dict(session.capabilities) if session else {},
         session.capabilities.auth_mechanisms if session else (),
-        tuple(_waits(server, session)) if session else (),
+        tuple(_waits(server, session)) if session and watch.is_ready else (),
         receipt,
     )
 
 
-def _steps(
-    server: Server, watch: Watch, security: Security | None, error: Exception | None, receipt: Receipt | None
-) -> list[Step]:
-    """The steps in their order; the last one is that which failed."""
-    steps: list[Step] = []
-    name, begun, last = "look-up", watch.begun, watch.begun
-    details: list[str] = []
+class _Steps:
+    """Makes steps of marks, in their order. A step ends with the last reply that belongs to it."""
 
-    def end(following: str) -> None:
-        nonlocal name, begun, details
-        if name == "EHLO" and watch.session is not None:
-            details = [", ".join(f"{key} {said}".strip() for key, said in watch.session.capabilities.items())]
-        steps.append(Step(name, True, last - begun, shortened("; ".join(details), MAX_DETAIL)))
-        name, begun, details = following, last, []
+    def __init__(self, server: Server, begun: float, now: float) -> None:
+        self.made: list[Step] = []
+        self.addresses: list[str] = []
+        self.security: Security | None = None  # of the last connection
+        self._server = server
+        self._now = now
+        self._begin("look-up", begun)
+        self._has_failed = False  # and no other connection was begun since
 
-    for at, what, given in watch.marks:
+    def _begin(self, name: str, at: float) -> None:
+        self._name, self._begun, self._last = name, at, at
+        self._details: list[str] = []
+
+    def _turn_to(self, name: str, offered: Capabilities) -> None:
+        """What follows belongs to this step: the one before it is over."""
+        if name == self._name:
+            return
+        is_in_clear = self._name == "TLS" and self.security is None
+        if is_in_clear and self._details:
+            self._details.append("mail goes in clear")
+        if self._name == "EHLO" and offered:
+            self._details = [", ".join(f"{keyword} {said}".strip() for keyword, said in offered.items())]
+        if self._details:
+            detail = shortened("; ".join(self._details), MAX_DETAIL)
+            self.made.append(Step(self._name, not is_in_clear, self._last - self._begun, detail))
+        self._begin(name, self._last)
+
+    def _fail(self, name: str, error: Exception, offered: Capabilities) -> None:
+        self._turn_to(name, offered)
+        if self.made and self.made[-1].name == name == "TLS":  # a server of TLS 1.3 tells it behind the handshake
+            self.made.pop()
+        self.made.append(Step(name, False, self._last - self._begun, str(error)))
+        self._has_failed = True
+
+    def take(self, mark: Mark) -> None:
+        """The next mark."""
+        what, given = mark.what, mark.given
+        if self._has_failed:  # another connection
+            self._begin("look-up", self._last)
+            self._has_failed = False
+        if what in ("found", "tried", "connected", "tls") or given[:1] == ("<",):
+            self._last = mark.at
         if what == "found":
-            last, details = at, [", ".join(given[0])]
-            end("connect")
+            self.addresses, self.security, self._details = given[0], None, [", ".join(given[0])]
+            self._turn_to("connect", mark.offered)
         elif what == "connected":
-            last = at
-            details.append(given[0])
-            end("TLS" if server.tls == "implicit" else "greeting")
-        elif what == "tried" and given[1] is not None:
-            details.append(f"{given[0]}: {given[1].strerror or given[1]}")
+            self._details.append(given[0])
+        elif what == "tried":
+            self._details = [one for one in self._details if one != given[0]]
+            self._details.append(f"{given[0]}: {given[1].strerror or given[1]}")
+        elif what == "session":
+            self._turn_to("TLS" if self._server.tls == "implicit" else "greeting", mark.offered)
         elif what == "tls":
-            last, details = at, [_shown(security)]
-            end("EHLO" if any(step.name == "EHLO" for step in steps) else "greeting")
-        elif what == "line" and given == (">", "QUIT"):
-            break
-        elif what == "line" and given[0] == ">":
-            step = _OF_VERBS.get(given[1].partition(" ")[0].upper(), "message" if given[1].startswith("MAIL") else name)
-            if step != name and details:
-                end(step)
-            name = step
-            if step == "login" and given[1].startswith("AUTH"):
-                details = [f"{server.username or 'no user name'} by {given[1].split()[1]}"]
+            self.security = _security(given[0], self._now)
+            self._details = [_shown(self.security)]
         elif what == "line":
-            last = at
-            details = details if name == "login" else [given[1]]
-        elif what == "failed":
-            last = at
-    failed = error or (receipt.error if receipt is not None else None)
-    if failed is not None:
-        in_step = _failed_in(server, watch, name)
-        if details and in_step != name:
-            end(in_step)
-        steps.append(Step(in_step, False, max(last - begun, 0.0), str(failed)))
-    elif details:
-        end("")
-    return steps
+            self._take_line(mark)
+        elif what == "ended":
+            self._last = mark.at
+            name = _STEPS.get(mark.phase, self._name)
+            if mark.phase == "tls" and isinstance(given[0], HelloRefused):
+                name = "EHLO"
+            self._fail(name, given[0], mark.offered)
+        else:  # it is ready for mail
+            self._turn_to("message", mark.offered)
+
+    def _take_line(self, mark: Mark) -> None:
+        direction, line = mark.given
+        name = _STEPS.get(mark.phase, self._name)
+        if mark.phase == "tls" and self.security is not None:
+            name = "EHLO"  # what follows the handshake is of that phase as well
+        self._turn_to(name, mark.offered)
+        if name == "login":
+            if direction == ">" and line.startswith("AUTH "):
+                self._details = [f"{self._server.username or 'no user name'} by {line.split()[1]}"]
+        elif direction == "<":
+            self._details = [line]
+
+    def end(self, error: Exception | None) -> None:
+        """There are no more marks; ``error`` is that of the last step, if it failed."""
+        if error is None:
+            self._turn_to("", Capabilities())
+        elif not self._has_failed:
+            self._fail(self._name, error, Capabilities())
 
 
-def _failed_in(server: Server, watch: Watch, name: str) -> str:
-    """The step that failed."""
-    if watch.phase == "tls":
-        return "TLS"
-    if watch.phase == "connect" and server.path is None and all(what != "found" for _, what, _ in watch.marks):
-        return "look-up"
-    return _STEPS.get(watch.phase, name) if watch.session is None else "message"
+def _security(facts: Any, now: float) -> Security:
+    protocol, cipher, chain, names, until = facts
+    return Security(protocol, cipher, chain, names, None if until is None else int((until - now) // A_DAY))
 
 
-def _shown(security: Security | None) -> str:
-    if security is None:
-        return ""
+def _shown(security: Security) -> str:
     parts = [f"{security.protocol}, {security.cipher}", *security.chain[:1]]
     if security.names:
         parts.append(f"for {', '.join(security.names)}")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from smtpbackend import Check, Server
-from smtpbackend.testing import SILENCE, Play
+from smtpbackend.testing import CUT, SILENCE, Play
 from tests.mailer.conftest import Names, Scripted
 from tests.mailer.twins import Twin, hello
 from tests.servers.ports import free_ports
@@ -147,3 +147,58 @@ def test_nobody_else_is_told(twin: Twin, scripted: Scripted) -> None:
     server = scripted({"": "554 no"})
     assert not twin(server.url, listeners=[told.append]).check()[0].ok
     assert told == []
+
+
+def test_a_step_that_failed_is_told_where_another_connection_follows(twin: Twin, scripted: Scripted) -> None:
+    """In clear after a handshake that failed."""
+    server = scripted(
+        Play({"STARTTLS": ("220 go on", CUT)}, extensions=("STARTTLS",)), Play(extensions=("PIPELINING",))
+    )
+    [found] = twin(f"smtp://127.0.0.1:{server.port}").check()
+    opening = ["look-up", "connect", "greeting", "EHLO"]
+    assert names_of(found) == [*opening, "TLS!", *opening]
+    assert found.ok
+    assert "handshake" in found.steps[4].detail
+    assert found.security is None
+    assert found.waits
+
+
+def test_a_login_that_goes_on_by_another_connection(twin: Twin, scripted: Scripted) -> None:
+    offered = ("AUTH CRAM-MD5 PLAIN",)
+    server = scripted(Play({"AUTH": CUT}, extensions=offered), Play(extensions=offered))
+    [found] = twin(f"smtp://ann:secret@127.0.0.1:{server.port}").check()
+    opening = ["look-up", "connect", "greeting", "EHLO"]
+    assert names_of(found) == [*opening, "login!", *opening, "login"]
+    assert found.steps[-1].detail == "ann by PLAIN"
+
+
+def test_what_was_found_is_told_where_a_later_step_fails(twin: Twin, scripted: Scripted) -> None:
+    server = scripted(Play({"AUTH": "535 5.7.8 no"}, extensions=("SIZE 1000", "AUTH PLAIN")))
+    [found] = twin(f"smtp://ann:secret@127.0.0.1:{server.port}").check()
+    assert not found.ok
+    assert found.greeting == "mx.example.com ESMTP ready"
+    assert found.extensions == {"SIZE": "1000", "AUTH": "PLAIN"}
+    assert found.mechanisms == ("PLAIN",)
+    assert details(found)["EHLO"] == "SIZE 1000, AUTH PLAIN"
+    assert found.waits == ()
+
+
+def test_what_was_offered_before_tls_is_told_apart(twin: Twin, scripted: Scripted, ca: Certificates) -> None:
+    server = scripted(Play(extensions=("STARTTLS", "SIZE 1000")), certificate="server")
+    [found] = twin(Server("localhost", server.port, tls="required", ca_file=str(ca.ca_file))).check()
+    assert [step.detail for step in found.steps if step.name == "EHLO"] == ["STARTTLS, SIZE 1000", "SIZE 1000"]
+
+
+def test_ehlo_refused_in_tls(twin: Twin, scripted: Scripted, ca: Certificates) -> None:
+    answers = iter(("250-mx\n250 STARTTLS", "550 no", "550 no"))
+    server = scripted(Play({"EHLO": lambda line: next(answers), "HELO": "550 no"}), certificate="server")
+    [found] = twin(Server("localhost", server.port, tls="required", ca_file=str(ca.ca_file))).check()
+    assert names_of(found) == ["look-up", "connect", "greeting", "EHLO", "TLS", "EHLO!"]
+
+
+def test_starttls_refused_where_mail_goes_on_in_clear(twin: Twin, scripted: Scripted) -> None:
+    server = scripted(Play({"STARTTLS": "454 4.7.0 not now"}, extensions=("STARTTLS",)))
+    [found] = twin(f"smtp://127.0.0.1:{server.port}").check()
+    assert names_of(found) == ["look-up", "connect", "greeting", "EHLO", "TLS!"]
+    assert details(found)["TLS"] == "454 4.7.0 not now; mail goes in clear"
+    assert found.ok
