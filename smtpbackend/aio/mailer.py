@@ -157,7 +157,7 @@ class AsyncMailer(BaseMailer):
     async def _check(self, server: Server, send_to: str | None) -> Check:
         from smtpbackend.delivery.diagnosis import Watch, check_of, message_to
 
-        watch = Watch(time.monotonic)
+        watch = Watch(server, self._here().clock, self.configuration.rules.recipient_policy, self._route.experience)
         error: Exception | None = None
         receipt: Receipt | None = None
         async with self._beside(server.replace(watch=watch.note)) as mailer:

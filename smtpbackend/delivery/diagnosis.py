@@ -6,16 +6,17 @@ each connection is; a `Check` is made of what it was told.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from smtpbackend.delivery.probing import takes_probe
+from smtpbackend.delivery.experience import Experience
 from smtpbackend.delivery.server import Server
 from smtpbackend.errors import HelloRefused, shortened
 from smtpbackend.outcome import Receipt
 from smtpbackend.protocol.capabilities import Capabilities
 from smtpbackend.protocol.effects import Conversation
 from smtpbackend.protocol.session import Session
+from smtpbackend.protocol.transaction_steps import MAX_CHUNK
 from smtpbackend.values import Value
 
 __all__ = ["Check", "Security", "Step", "Watch", "check_of", "message_to"]
@@ -124,17 +125,21 @@ class Mark(NamedTuple):
 class Watch:
     """Is told what happens on the connections to one server, one after the other.
 
-    ``clock`` gives seconds. What happens: "found" with the addresses, "tried" with an address and its error,
+    ``clock`` gives seconds; ``policy`` is the setting ``recipient_policy``, and ``experience`` what a mailer has learnt
+    of its servers. What happens: "found" with the addresses, "tried" with an address and its error,
     "connected" with an address, "session" with the session that begins, "tls" with what `facts` in ``tls.py`` gives,
     "line" with a direction and a text of the dialogue, "ended" with the error that ends the session.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, server: Server, clock: Callable[[], float], policy: str, experience: Experience) -> None:
+        self._server = server
         self._clock = clock
+        self._policy = policy
+        self._experience = experience
         self.begun = clock()
         self.marks: list[Mark] = []
         self.session: Session | None = None
-        self.is_ready = False
+        self.waits: list[str] = []
 
     def note(self, what: str, *given: Any) -> None:
         """Note what happened: the ``watch`` of a `Server`."""
@@ -146,9 +151,9 @@ class Watch:
         self.marks.append(Mark(self._clock(), what, given, phase, offered))
 
     def look(self, session: Session) -> Conversation[None]:
-        """Ask nothing: note that the session is ready for mail."""
-        self.is_ready = True
+        """Ask nothing: note that the session is ready for mail, and how it will be sent."""
         self.note("ready")
+        self.waits = _waits(self._server, session, self._policy, self._experience, self._clock())
         return
         yield  # as every conversation, it is a generator
 
@@ -173,7 +178,7 @@ def check_of(
         steps.security,
         dict(session.capabilities) if session else {},
         session.capabilities.auth_mechanisms if session else (),
-        tuple(_waits(server, session)) if session and watch.is_ready else (),
+        tuple(watch.waits),
         receipt,
     )
 
@@ -281,24 +286,35 @@ def _shown(security: Security) -> str:
     return "; ".join(parts)
 
 
-def _waits(server: Server, session: Session) -> Sequence[str]:
-    """For how many replies a message waits here, with the reason, as DESIGN 5.1 has it."""
-    offered = session.capabilities
-    if "PIPELINING" not in offered:
-        return ["4 replies a message, and 1 for each further recipient: the server does not offer PIPELINING"]
-    found = ["2 replies a message: MAIL, RCPT and DATA leave together, then the content (PIPELINING)"]
-    if "CHUNKING" not in offered or "SIZE" not in offered:
+def _waits(server: Server, session: Session, policy: str, experience: Experience, now: float) -> list[str]:
+    """For how many replies a message waits here, with the reason: what `Experience.deliver` and its steps decide."""
+    spelled = server.spelling
+    terms = session.terms(policy, None, not experience.allows(server, "groups", now))
+    if not terms.grouped:
+        why = "the server does not offer PIPELINING"
+        if "PIPELINING" in terms.capabilities:
+            why = "the server did not read all commands of a group, and gets one at a time for an hour"
+        return [f"4 replies a message, and 1 for each further recipient: {why}"]
+    if policy == "all":
+        ahead = 1  # DATA, or the chunk, awaits the replies to all recipients
+        why = f"DATA waits for every recipient, as {spelled('recipient_policy', 'all')} is set"
+        found = [f"3 replies a message: MAIL and RCPT leave together (PIPELINING), {why}"]
+    else:
+        ahead = 0
+        found = ["2 replies a message: MAIL, RCPT and DATA leave together, then the content (PIPELINING)"]
+    if not terms.can_prove:
         return found
+    fewer = f"{1 + ahead} {'replies' if ahead else 'reply'}"
     if server.chunk_in_flight == "never":
-        return [*found, f"never 1: {server.spelling('chunk_in_flight', 'never')} is set"]
-    if server.chunk_in_flight == "probe" or takes_probe(session.greeting, offered):
-        return [
-            *found,
-            "1 reply a message up to 256 KiB, once the connection has proven that it discards what it refuses",
-        ]
+        return [*found, f"never {1 + ahead}: {spelled('chunk_in_flight', 'never')} is set"]
+    if not experience.allows(server, "chunks", now):
+        return [*found, f"never {1 + ahead}: the server did not take the proof well, or refused BDAT"]
+    if experience.may_probe(server, session, now):
+        size = f"up to {MAX_CHUNK // 1024} KiB"
+        return [*found, f"{fewer} a message {size}, once the connection has proven that it discards what it refuses"]
     return [
         *found,
-        f"never 1: the server is not known to take the proof well (see {server.spelling('chunk_in_flight')})",
+        f"never {1 + ahead}: the server is not known to take the proof well (see {spelled('chunk_in_flight')})",
     ]
 
 

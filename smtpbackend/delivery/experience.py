@@ -8,6 +8,7 @@ from smtpbackend.delivery.pooling import Connection
 from smtpbackend.delivery.probing import takes_probe
 from smtpbackend.delivery.server import Server
 from smtpbackend.protocol.effects import Conversation
+from smtpbackend.protocol.session import Session
 from smtpbackend.protocol.transaction import Transaction
 from smtpbackend.protocol.transaction_steps import PROBE_PATIENCE
 
@@ -56,11 +57,11 @@ class Experience:
             connection.max_messages = min(connection.max_messages, most) if until > now else connection.max_messages
         has_time = deadline is None or deadline - now > PROBE_TIME
         if has_time and session.history.discards is None and "CHUNKING" in session.capabilities:
-            probe_from = (1 if is_list else 2) if self._may_probe(connection, now) else None
+            probe_from = (1 if is_list else 2) if self.may_probe(server, session, now) else None
         return session.deliver(policy, window, probe_from, in_lock_step)
 
-    def _may_probe(self, connection: Connection[Any], now: float) -> bool:
-        server, session = connection.server, connection.session
+    def may_probe(self, server: Server, session: Session, now: float) -> bool:
+        """Whether a server may be asked for the proof that it discards a refused chunk (DESIGN 5.1)."""
         if server.chunk_in_flight == "never" or not self.allows(server, "chunks", now):
             return False
         return server.chunk_in_flight == "probe" or takes_probe(session.greeting, session.capabilities)

@@ -330,9 +330,12 @@ class Session:
         to prove that it discards refused chunks; None: never. ``in_lock_step``: each command waits for the reply to the
         one before it, whatever the server offers. A connection that ends settles what is in flight; nothing is raised.
         """
+        return Pipeline(self.line, self.history, self.terms(policy, probe_from, in_lock_step), window).run()
+
+    def terms(self, policy: str, probe_from: int | None, in_lock_step: bool) -> Terms:
+        """How mail is sent on this connection, with the arguments of `deliver`."""
         grouped = "PIPELINING" in self.capabilities and not in_lock_step
-        terms = Terms(self.capabilities, self.lmtp, policy, probe_from, grouped)
-        return Pipeline(self.line, self.history, terms, window).run()
+        return Terms(self.capabilities, self.lmtp, policy, probe_from, grouped)
 
     # Asking ------------------------------------------------------------------------------------------------------
 

@@ -53,6 +53,14 @@ class Terms(NamedTuple):
     probe_from: int | None
     grouped: bool
 
+    @property
+    def can_prove(self) -> bool:
+        """Whether a connection can prove that it discards refused chunks.
+
+        In LMTP none can: how many replies come to a chunk depends on those to the recipients.
+        """
+        return self.grouped and not self.lmtp and {"CHUNKING", "SIZE"} <= self.capabilities.keys()
+
 
 class Flight:
     """What waits for replies on a line: a transaction, or without one a proof that the connection is asked for."""
@@ -353,14 +361,9 @@ class TransactionSteps(Flight):
             transaction.refuse(final, wanted)
 
     def _may_probe(self, probe_from: int) -> bool:
-        """Whether this connection can prove that it discards refused chunks, and was not asked yet.
-
-        In LMTP none can: how many replies come to a chunk depends on those to the recipients.
-        """
-        terms, history = self.terms, self.history
-        if history.transactions < probe_from or history.discards is not None:
-            return False
-        return terms.grouped and not terms.lmtp and {"CHUNKING", "SIZE"} <= terms.capabilities.keys()
+        """Whether this connection can prove that it discards refused chunks, and was not asked yet."""
+        history = self.history
+        return history.transactions >= probe_from and history.discards is None and self.terms.can_prove
 
     def _put_probe(self) -> None:
         """BDAT outside of a transaction: a server that discards its octet sees RSET behind it, else XRSET.

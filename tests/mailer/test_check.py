@@ -13,7 +13,9 @@ from tests.mailer.conftest import Names, Scripted
 from tests.mailer.twins import Twin, hello
 from tests.servers.ports import free_ports
 from tests.servers.tls import Certificates
+from tests.servers.turns import Turns
 
+EHLO = 1  # turns of a new connection
 EXTENSIONS = ("PIPELINING", "SIZE 1000", "8BITMIME", "AUTH PLAIN LOGIN", "STARTTLS")
 
 
@@ -202,3 +204,46 @@ def test_starttls_refused_where_mail_goes_on_in_clear(twin: Twin, scripted: Scri
     assert names_of(found) == ["look-up", "connect", "greeting", "EHLO", "TLS!"]
     assert details(found)["TLS"] == "454 4.7.0 not now; mail goes in clear"
     assert found.ok
+
+
+@pytest.mark.parametrize(
+    ("scheme", "extensions", "settings"),
+    [
+        ("smtp", (), {}),
+        ("smtp", ("PIPELINING",), {}),
+        ("smtp", ("PIPELINING",), {"recipient_policy": "all"}),
+        ("smtp", ("PIPELINING", "CHUNKING", "SIZE"), {"chunk_in_flight": "probe"}),
+        ("smtp", ("PIPELINING", "CHUNKING", "SIZE"), {"chunk_in_flight": "probe", "recipient_policy": "all"}),
+        ("smtp", ("CHUNKING", "SIZE"), {"chunk_in_flight": "probe"}),
+        ("lmtp", (), {}),
+        ("lmtp", ("PIPELINING", "CHUNKING", "SIZE"), {"chunk_in_flight": "probe"}),
+    ],
+)
+def test_a_message_waits_as_often_as_was_told(
+    twin: Twin, scripted: Scripted, scheme: str, extensions: tuple[str, ...], settings: dict[str, Any]
+) -> None:
+    """The first message of a connection, and a later one, which may profit from what the connection has proved."""
+    server = scripted(Play(extensions=extensions))
+    counted = []
+    with Turns(server.port, 0.05) as relay:
+        mailer = twin(relay.url.replace("smtp", scheme), **settings)
+        [found] = mailer.check()
+        for _ in range(3):
+            before = relay.turns + (0 if counted else EHLO)
+            mailer.send(hello())
+            counted.append(relay.turns - before)
+        mailer.close()
+    told = [int(wait.split()[0]) for wait in found.waits]
+    assert [counted[0], counted[2]] == [told[0], told[-1]]
+
+
+def test_what_was_learnt_of_a_server_is_told(twin: Twin, scripted: Scripted) -> None:
+    """A server that does not read all commands of a group is given one at a time."""
+    good = Play(extensions=("PIPELINING",))
+    server = scripted(good, Play({"RCPT": "503 MAIL first"}, extensions=("PIPELINING",)), good)
+    mailer = twin(server.url)
+    assert mailer.check()[0].waits[0].startswith("2 replies")
+    mailer.send(hello())
+    [wait] = mailer.check()[0].waits
+    assert wait.startswith("4 replies")
+    assert "did not read all commands of a group" in wait
