@@ -6,7 +6,9 @@ each connection is; a `Check` is made of what it was told.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime
 from typing import Any, NamedTuple
 
 from smtpbackend.delivery.experience import Experience
@@ -21,7 +23,6 @@ from smtpbackend.values import Value
 
 __all__ = ["Check", "Security", "Step", "Watch", "check_of", "message_to"]
 
-A_DAY = 86400.0  # seconds
 MAX_DETAIL = 1000  # characters of a step's detail: a server chooses what stands in it
 _STEPS = {  # the phase of a session, and the step that it belongs to; those of "connect" are told by its marks
     "greeting": "greeting",
@@ -52,10 +53,10 @@ class Step(Value):
 
 
 class Security(Value):
-    """The TLS of a connection. ``chain`` has subject and issuer of each certificate, the server's own first.
+    """The TLS of a connection. ``chain`` has subject, issuer and dates of each certificate, the server's own first.
 
-    ``names`` are those that it is for, and ``days`` how many it holds still. Both are empty (None) where the
-    certificate is trusted by a pin alone.
+    ``names`` are the hosts that it is for, and ``days`` how many it holds still. Where the certificate is trusted by a
+    pin it stands alone, and was not verified: ``days`` may be negative.
     """
 
     protocol: str
@@ -273,8 +274,11 @@ class _Steps:
 
 
 def _security(facts: Any, now: float) -> Security:
-    protocol, cipher, chain, names, until = facts
-    return Security(protocol, cipher, chain, names, None if until is None else int((until - now) // A_DAY))
+    protocol, cipher, chain, hosts, last_day = facts
+    days = None
+    with contextlib.suppress(ValueError):  # one that was not read, or no day of the calendar
+        days = (date.fromisoformat(last_day) - datetime.fromtimestamp(now, UTC).date()).days
+    return Security(protocol, cipher, chain, hosts, days)
 
 
 def _shown(security: Security) -> str:

@@ -12,13 +12,16 @@ import re
 import ssl
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from smtpbackend.delivery.server import Server, Watch
 from smtpbackend.errors import InvalidSetting, SMTPError
 from smtpbackend.hiding import discreet
 from smtpbackend.outcome import Reply
 from smtpbackend.spelling import KEYWORDS, Spelling
+
+if TYPE_CHECKING:
+    from smtpbackend.delivery.certificate import Certificate
 
 __all__ = ["Context", "check_files", "client_context", "on_failure"]
 
@@ -251,34 +254,36 @@ def _explain(error: ssl.SSLCertVerificationError, tls: Any) -> None:
             remedy = f"if its authority is an old root without extensions, set {lenient}; else {remedy}"
     described = ""
     if certificate is not None:
-        described = (
-            f"{certificate.subject}, issued by {certificate.issuer}, valid from {certificate.not_before} to "
-            f"{certificate.not_after}, SHA-256 {fingerprint[0]}"
-        )
+        described = f"{_described(certificate)}, SHA-256 {fingerprint[0]}"
     error.certificate, error.remedy = described, remedy  # type: ignore[attr-defined]
 
 
-def facts(tls: Any) -> tuple[str, str, tuple[str, ...], tuple[str, ...], float | None]:
-    """Protocol, cipher, the certificates of the chain, the names of the first, and its end in seconds since 1970.
+def facts(tls: Any) -> tuple[str, str, tuple[str, ...], tuple[str, ...], str]:
+    """Protocol, cipher, the certificates of the chain, the hosts that the first is for, and its last day.
 
-    A connection that is trusted by a pin alone has neither names nor an end: its certificate was not verified.
+    Of one that is trusted by a pin alone there is no chain, but itself.
     """
-    from smtpbackend.delivery.certificate import read_certificate
+    from smtpbackend.delivery.certificate import hosts_of, read_certificate
 
-    given = tls.getpeercert() or {}
     try:  # public from Python 3.13 on
         chain = (tls if hasattr(tls, "get_verified_chain") else tls._sslobj).get_verified_chain() or ()
         certificates = [one if isinstance(one, bytes) else bytes(one.public_bytes(2)) for one in chain]  # 2: as DER
     except (AttributeError, TypeError, ValueError, OSError):
         certificates = []
-    shown = []
-    for der in certificates or [tls.getpeercert(binary_form=True) or b""]:
-        with contextlib.suppress(ValueError):
-            certificate = read_certificate(der)
-            shown.append(f"{certificate.subject}, issued by {certificate.issuer}")
-    names = tuple(name for _, name in given.get("subjectAltName", ()))
-    until = ssl.cert_time_to_seconds(given["notAfter"]) if "notAfter" in given else None
-    return tls.version() or "", (tls.cipher() or ("",))[0], tuple(shown), names, until
+    first: bytes = tls.getpeercert(binary_form=True) or b""
+    shown: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    last_day = ""
+    with contextlib.suppress(ValueError):
+        last_day = read_certificate(first).not_after
+        shown = tuple(_described(read_certificate(der)) for der in certificates or [first])
+        hosts = hosts_of(first)
+    return tls.version() or "", (tls.cipher() or ("",))[0], shown, hosts, last_day
+
+
+def _described(certificate: Certificate) -> str:
+    dates = f"valid from {certificate.not_before} to {certificate.not_after}"
+    return f"{certificate.subject}, issued by {certificate.issuer}, {dates}"
 
 
 def presented(tls: Any) -> bytes | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import ipaddress
 from datetime import UTC, datetime
 
 import pytest
@@ -16,7 +17,7 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpbackend.delivery.certificate import fingerprints, read_certificate
+from smtpbackend.delivery.certificate import fingerprints, hosts_of, read_certificate
 from tests.servers.tls import Certificates, Kind
 
 KEYS = {
@@ -67,6 +68,45 @@ def test_certificates_of_others(ca: Certificates, kind: Kind) -> None:
     assert ours.not_after == f"{theirs.not_valid_after_utc:%Y-%m-%d}"
     common = theirs.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value
     assert f"CN={common}" in ours.subject
+
+
+def with_names(*names: x509.GeneralName) -> bytes:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mx.example.com")])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, BEGIN, END)
+    builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+    builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=True)
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+NAMED = with_names(x509.DNSName("mx.example.com"), x509.IPAddress(ipaddress.ip_address("2001:db8::1")))
+
+
+def test_names_of_hosts_that_it_is_for() -> None:
+    """Those of mailboxes and the like are of no use here."""
+    der = with_names(
+        x509.DNSName("mx.example.com"),
+        x509.RFC822Name("ann@example.com"),
+        x509.DNSName("*.example.org"),
+        x509.IPAddress(ipaddress.ip_address("192.0.2.1")),
+        x509.IPAddress(ipaddress.ip_address("2001:db8::1")),
+    )
+    assert hosts_of(der) == ("mx.example.com", "*.example.org", "192.0.2.1", "2001:db8::1")
+    assert hosts_of(EXAMPLE) == ()
+
+
+def test_what_a_name_must_not_do_to_a_terminal() -> None:
+    der = with_names(x509.DNSName("mx.example.com"))
+    assert hosts_of(der.replace(b"mx.example.com", b"mx.\x1b[2J\x00ab.com")) == ("mx.?[2J?ab.com",)
+
+
+@given(st.data())
+def test_names_of_what_is_no_certificate(data: st.DataObject) -> None:
+    octets = bytearray(NAMED)
+    for _ in range(data.draw(st.integers(1, 4))):
+        octets[data.draw(st.integers(0, len(octets) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(ValueError):
+        hosts_of(bytes(octets))
 
 
 def test_names_and_dates() -> None:

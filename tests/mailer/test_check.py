@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
 from smtpbackend import Check, Server
 from smtpbackend.testing import CUT, SILENCE, Play
@@ -247,3 +250,22 @@ def test_what_was_learnt_of_a_server_is_told(twin: Twin, scripted: Scripted) -> 
     [wait] = mailer.check()[0].waits
     assert wait.startswith("4 replies")
     assert "did not read all commands of a group" in wait
+
+
+@pytest.mark.parametrize("pinned", [False, True], ids=["verified", "pinned"])
+def test_the_certificate_is_described(twin: Twin, scripted: Scripted, ca: Certificates, pinned: bool) -> None:
+    """Also one that is trusted by its pin alone, and so was not verified."""
+    certificate = x509.load_pem_x509_certificates(ca.server.read_bytes())[0]
+    trust: dict[str, Any] = {"ca_file": str(ca.ca_file)}
+    if pinned:
+        trust = {"pinned_sha256": certificate.fingerprint(hashes.SHA256()).hex()}
+    server = scripted(Play(extensions=("STARTTLS",)), certificate="server")
+    [found] = twin(Server("localhost", server.port, tls="required", **trust)).check()
+    assert found.ok
+    security = found.security
+    assert security is not None
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    assert security.chain[0].endswith(f", valid from {begin:%Y-%m-%d} to {end:%Y-%m-%d}")
+    assert security.names == ("localhost", "127.0.0.1", "::1")
+    assert security.days is not None
+    assert abs(security.days - (end - datetime.now(UTC)).days) <= 1
