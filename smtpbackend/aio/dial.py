@@ -9,14 +9,14 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from smtpbackend.delivery.addresses import Begin, Wait, reach
+from smtpbackend.delivery.addresses import Begin, Wait, each, reach
 from smtpbackend.delivery.hostnames import is_address, server_hostname
 from smtpbackend.delivery.server import Server, unreachable
 from smtpbackend.forking import Attempts, at_path
 from smtpbackend.hiding import forget_locals
 from smtpbackend.protocol.timeouts import earliest, time_is_up
 
-__all__ = ["dial"]
+__all__ = ["dial", "unconnectable"]
 
 LONGEST_PAUSE = 0.01  # seconds between two looks at what connects, where no loop tells of it
 
@@ -55,6 +55,26 @@ async def dial(server: Server, deadline: float | None, ready: Callable[[socket.s
     except BaseException:
         attempts.close_all()
         raise
+
+
+async def unconnectable(server: Server, infos: list[Any]) -> dict[Any, OSError]:
+    """Which of these addresses of a server do not connect, and why. Those that do are closed at once."""
+    steps = each(infos, server.timeout.connect, asyncio.get_running_loop().time)
+    attempts = Attempts(server.source_address)
+    answer: Any = None
+    try:
+        while True:
+            step = steps.send(answer)
+            if isinstance(step, Begin):
+                answer = attempts.begin(step.info)
+                continue
+            answer = attempts.ended(await _wait(attempts, step.until))
+            for info in attempts.under_way.keys() & answer.keys():
+                attempts.close(info)
+    except StopIteration as ended:
+        return dict(ended.value)
+    finally:
+        attempts.close_all()
 
 
 async def _wait(attempts: Attempts, until: float) -> list[Any]:

@@ -155,6 +155,7 @@ class AsyncMailer(BaseMailer):
         return [server]
 
     async def _check(self, server: Server, send_to: str | None) -> Check:
+        from smtpbackend.aio.dial import unconnectable
         from smtpbackend.delivery.diagnosis import Watch, check_of, message_to
 
         watch = Watch(server, self._here().clock, self.configuration.rules.recipient_policy, self._route.experience)
@@ -167,6 +168,8 @@ class AsyncMailer(BaseMailer):
                     receipt = await mailer.send(message_to(send_to, self.bounce_address))
             except SMTPError as failed:
                 error, receipt = failed, failed.receipt
+        if others := watch.others():
+            watch.dead = await unconnectable(server, others)
         return check_of(server, watch, error, time.time(), receipt)
 
     def stats(self) -> Statistics:

@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from smtpbackend.delivery.addresses import Begin, Wait, reach
+from smtpbackend.delivery.addresses import Begin, Wait, each, reach
 from smtpbackend.delivery.hostnames import is_address, server_hostname
 from smtpbackend.delivery.server import Server, unreachable
 from smtpbackend.forking import Attempts, at_path
 from smtpbackend.hiding import forget_locals
 from smtpbackend.protocol.timeouts import earliest, time_is_up
 
-__all__ = ["dial"]
+__all__ = ["dial", "unconnectable"]
 
 Ready = TypeVar("Ready")
 
@@ -53,6 +53,26 @@ def dial(server: Server, deadline: float | None, ready: Callable[[socket.socket]
     except BaseException:
         attempts.close_all()
         raise
+
+
+def unconnectable(server: Server, infos: list[Any]) -> dict[Any, OSError]:
+    """Which of these addresses of a server do not connect, and why. Those that do are closed at once."""
+    steps = each(infos, server.timeout.connect, time.monotonic)
+    attempts = Attempts(server.source_address)
+    answer: Any = None
+    try:
+        while True:
+            step = steps.send(answer)
+            if isinstance(step, Begin):
+                answer = attempts.begin(step.info)
+                continue
+            answer = attempts.ended(attempts.ready(max(step.until - time.monotonic(), 0.0)))
+            for info in attempts.under_way.keys() & answer.keys():
+                attempts.close(info)
+    except StopIteration as ended:
+        return dict(ended.value)
+    finally:
+        attempts.close_all()
 
 
 def _find(server: Server, deadline: float | None) -> list[Any]:

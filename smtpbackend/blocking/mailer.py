@@ -190,6 +190,7 @@ class Mailer(BaseMailer):
         return [server]
 
     def _check(self, server: Server, send_to: str | None) -> Check:
+        from smtpbackend.blocking.dial import unconnectable
         from smtpbackend.delivery.diagnosis import Watch, check_of, message_to
 
         watch = Watch(server, self._here().clock, self.configuration.rules.recipient_policy, self._route.experience)
@@ -202,6 +203,8 @@ class Mailer(BaseMailer):
                     receipt = mailer.send(message_to(send_to, self.bounce_address))
             except SMTPError as failed:
                 error, receipt = failed, failed.receipt
+        if others := watch.others():
+            watch.dead = unconnectable(server, others)
         return check_of(server, watch, error, time.time(), receipt)
 
     def stats(self) -> Statistics:

@@ -1,7 +1,8 @@
 """Which addresses of a host are tried, in which order and when: overlapping, as in RFC 8305.
 
-Decisions only: `reach` yields what the two ``dial.py`` perform. Each address has ``timeout["connect"]`` from when it is
-tried. The next one does not wait that long, so ``n`` silent addresses take ``connect`` and ``n - 1`` times `DELAY`.
+Decisions only: `reach` and `each` yield what the two ``dial.py`` perform. Each address has ``timeout["connect"]`` from
+when it is tried. The next one does not wait that long, so ``n`` silent addresses take ``connect`` and ``n - 1`` times
+`DELAY`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 from smtpbackend.delivery.server import Server, shown, unreachable
 from smtpbackend.protocol.timeouts import earliest, time_is_up
 
-__all__ = ["Begin", "Use", "Wait", "forget", "reach"]
+__all__ = ["Begin", "Info", "Use", "Wait", "each", "forget", "reach"]
 
 DELAY = 0.25  # seconds: the Connection Attempt Delay that RFC 8305 5 recommends
 LASTING = 600.0  # seconds that an address is preferred: ten minutes, RFC 6555 4.1
@@ -55,7 +56,7 @@ def reach(
     """Try the addresses until one is ready. ``deadline`` is in seconds of the clock. Raises `ConnectFailed`."""
     patience, watch = server.timeout.connect, server.watch
     if watch is not None:
-        watch("found", [shown(info[4]) for info in found])
+        watch("found", found)
     next_at = over = clock()
     waiting = _in_order(server, found, next_at)
     causes: dict[Info, OSError] = {}  # of each that was begun: why it is of no use
@@ -86,17 +87,40 @@ def reach(
             if error is None:
                 _remember(server, found, info, clock())
                 if watch is not None:
-                    watch("connected", shown(info[4]))
+                    watch("connected", info)
                 error = yield Use(info, earliest(clock() + patience, deadline))
             under_way.remove(info)
             causes[info] = error
             if watch is not None:
-                watch("tried", shown(info[4]), error)
+                watch("tried", info, error)
             next_at = clock()  # a failure needs no delay
     forget(server)
     causes.update((info, TimeoutError("not tried in time")) for info in waiting if info not in causes)
     reasons = [(shown(info[4]), error) for info, error in causes.items()]
     raise unreachable(server, reasons, time_is_up(clock(), deadline)) from reasons[-1][1]
+
+
+def each(
+    infos: Sequence[Info], patience: float, clock: Callable[[], float]
+) -> Generator[Begin | Wait, Any, dict[Info, OSError]]:
+    """Connect to all of these at once, and to nothing more: returns those that do not connect, and why."""
+    over = clock() + patience
+    causes: dict[Info, OSError] = {}
+    under_way: list[Info] = []
+    for info in infos:
+        error = yield Begin(info)
+        if error is None:
+            under_way.append(info)
+        else:
+            causes[info] = error
+    while under_way and clock() < over:
+        ended: dict[Info, OSError | None] = yield Wait(over)
+        for info, error in ended.items():
+            under_way.remove(info)
+            if error is not None:
+                causes[info] = error
+    causes.update((info, TimeoutError("no answer in time")) for info in under_way)
+    return causes
 
 
 def _in_order(server: Server, found: Sequence[Info], now: float) -> list[Info]:

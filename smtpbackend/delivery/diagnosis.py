@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
 from typing import Any, NamedTuple
 
+from smtpbackend.delivery.addresses import Info
 from smtpbackend.delivery.experience import Experience
-from smtpbackend.delivery.server import Server
+from smtpbackend.delivery.server import Server, reason_of, shown
 from smtpbackend.errors import HelloRefused, shortened
 from smtpbackend.outcome import Receipt
 from smtpbackend.protocol.capabilities import Capabilities
@@ -76,14 +77,16 @@ class Check(Value):
 
     ``error`` is the one that a mail would have raised, and its text says what to do. ``extensions`` are the keywords
     of the last reply to EHLO with their parameters, also where a later step failed; ``waits`` says for how many replies
-    a message waits here, and why, where the server is ready for mail. ``receipt`` is that of the message, where one was
-    sent.
+    a message waits here, and why, where the server is ready for mail. ``unreachable`` has those of its ``addresses``
+    that do not connect, with the reason: mail takes another one, up to 0.25 s later. ``receipt`` is that of the
+    message, where one was sent.
     """
 
     server: str
     steps: tuple[Step, ...]
     error: Exception | None = None
     addresses: tuple[str, ...] = ()
+    unreachable: Mapping[str, str] = {}
     greeting: str = ""
     security: Security | None = None
     extensions: Mapping[str, str] = {}
@@ -104,6 +107,7 @@ class Check(Value):
             "steps": [step.to_json() for step in self.steps],
             "error": None if self.error is None else str(self.error),
             "addresses": list(self.addresses),
+            "unreachable": dict(self.unreachable),
             "greeting": self.greeting,
             "security": self.security and self.security.to_json(),
             "extensions": dict(self.extensions),
@@ -127,9 +131,9 @@ class Watch:
     """Is told what happens on the connections to one server, one after the other.
 
     ``clock`` gives seconds; ``policy`` is the setting ``recipient_policy``, and ``experience`` what a mailer has learnt
-    of its servers. What happens: "found" with the addresses, "tried" with an address and its error,
-    "connected" with an address, "session" with the session that begins, "tls" with what `facts` in ``tls.py`` gives,
-    "line" with a direction and a text of the dialogue, "ended" with the error that ends the session.
+    of its servers. What happens: "found" with the addresses as ``getaddrinfo`` gives them, "tried" with one and its
+    error, "connected" with one, "session" with the session that begins, "tls" with what `facts` in ``tls.py`` gives,
+    "line" with a direction and a text of the dialogue, "ended" with the error that ends the session, "ready".
     """
 
     def __init__(self, server: Server, clock: Callable[[], float], policy: str, experience: Experience) -> None:
@@ -141,6 +145,7 @@ class Watch:
         self.marks: list[Mark] = []
         self.session: Session | None = None
         self.waits: list[str] = []
+        self.dead: dict[Info, OSError] = {}  # which of `others` do not connect
 
     def note(self, what: str, *given: Any) -> None:
         """Note what happened: the ``watch`` of a `Server`."""
@@ -158,13 +163,24 @@ class Watch:
         return
         yield  # as every conversation, it is a generator
 
+    def others(self) -> list[Info]:
+        """The addresses that were not tried, or not to their end, on the way to one that connected."""
+        found: list[Info] = []
+        ended: list[Info] = []
+        for mark in self.marks:
+            if mark.what == "found":
+                found = list(dict.fromkeys(mark.given[0]))
+            elif mark.what in ("tried", "connected"):
+                ended.append(mark.given[0])
+        return [info for info in found if info not in ended] if self.session is not None else []
+
 
 def check_of(
     server: Server, watch: Watch, error: Exception | None, now: float, receipt: Receipt | None = None
 ) -> Check:
     """What a watch was told, as a `Check`. ``now`` is in seconds since 1970."""
     session = watch.session
-    steps = _Steps(server, watch.begun, now)
+    steps = _Steps(server, watch.begun, now, watch.dead)
     for mark in watch.marks:
         if mark.what == "line" and mark.given == (">", "QUIT"):
             break
@@ -175,6 +191,7 @@ def check_of(
         tuple(steps.made),
         error,
         tuple(steps.addresses),
+        steps.unreachable,
         session.greeting.text if session and session.greeting else "",
         steps.security,
         dict(session.capabilities) if session else {},
@@ -187,12 +204,14 @@ def check_of(
 class _Steps:
     """Makes steps of marks, in their order. A step ends with the last reply that belongs to it."""
 
-    def __init__(self, server: Server, begun: float, now: float) -> None:
+    def __init__(self, server: Server, begun: float, now: float, dead: Mapping[Info, OSError]) -> None:
         self.made: list[Step] = []
         self.addresses: list[str] = []
+        self.unreachable = {shown(info[4]): reason_of(error) for info, error in dead.items()}
         self.security: Security | None = None  # of the last connection
         self._server = server
         self._now = now
+        self._dead = dead
         self._begin("look-up", begun)
         self._has_failed = False  # and no other connection was begun since
 
@@ -230,14 +249,19 @@ class _Steps:
         if what in ("found", "tried", "connected", "tls") or given[:1] == ("<",):
             self._last = mark.at
         if what == "found":
-            self.addresses, self.security, self._details = given[0], None, [", ".join(given[0])]
+            self.addresses, self.security = list(dict.fromkeys(shown(info[4]) for info in given[0])), None
+            whose = " (of the proxy)" if self._server.proxy is not None else ""
+            self._details = [f"{', '.join(self.addresses)}{whose}"]
             self._turn_to("connect", mark.offered)
         elif what == "connected":
-            self._details.append(given[0])
+            self._details.append(shown(given[0][4]))
         elif what == "tried":
-            self._details = [one for one in self._details if one != given[0]]
-            self._details.append(f"{given[0]}: {given[1].strerror or given[1]}")
+            address = shown(given[0][4])
+            self.unreachable[address] = reason_of(given[1])
+            self._details = [one for one in self._details if one != address]
+            self._details.append(f"{address}: {reason_of(given[1])}")
         elif what == "session":
+            self._details += [f"{shown(info[4])}: {reason_of(error)}" for info, error in self._dead.items()]
             self._turn_to("TLS" if self._server.tls == "implicit" else "greeting", mark.offered)
         elif what == "tls":
             self.security = _security(given[0], self._now)

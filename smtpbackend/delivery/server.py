@@ -22,7 +22,7 @@ from smtpbackend.spelling import KEYWORDS, Spelling
 from smtpbackend.text import characters
 from smtpbackend.values import Value
 
-__all__ = ["Server", "Watch", "from_url", "half_login", "port_doubt"]
+__all__ = ["Server", "Watch", "from_url", "half_login", "port_doubt", "reason_of", "shown", "unreachable"]
 
 Watch = Callable[..., object]
 """Is called with what happened, and with what goes with it: see ``diagnosis.py``."""
@@ -357,7 +357,7 @@ def unreachable(
 
     ``late`` is the time-out or deadline that ended the waiting, or would have.
     """
-    what = "; ".join(f"{address}: {_reason(cause)}" if address else _reason(cause) for address, cause in causes)
+    what = "; ".join(f"{address}: {reason_of(cause)}" if address else reason_of(cause) for address, cause in causes)
     spelled = server.spelling
     remedy = f"check {spelled.together('host', 'port')}, and that no firewall is in the way"
     kind = cannot_connect(causes[-1][1])  # as socket.create_connection, which smtplib calls: that of the last address
@@ -417,7 +417,8 @@ def port_doubt(server: Server) -> tuple[str, str] | None:
     return None
 
 
-def _reason(error: OSError) -> str:
+def reason_of(error: OSError) -> str:
+    """Why there is no connection, in words."""
     if isinstance(error, TimeoutError):  # with an errno it is the kernel's
         return "no answer in time" if error.errno else str(error) or "no answer in time"
     if error.errno and 0 < error.errno < 10_000:  # of a look-up it is negative, on Windows larger and in words already

@@ -10,7 +10,7 @@ import pytest
 
 from smtpbackend import Server
 from smtpbackend.delivery import addresses
-from smtpbackend.delivery.addresses import DELAY, LASTING, MAX_HOSTS, Begin, Use, Wait, forget, reach
+from smtpbackend.delivery.addresses import DELAY, LASTING, MAX_HOSTS, Begin, Use, Wait, each, forget, reach
 from smtpbackend.errors import ConnectFailed, ConnectionRefused, ConnectTimedOut
 from smtpbackend.protocol.timeouts import Deadline
 
@@ -334,3 +334,25 @@ class TestTheOneThatWorked:
         for number in range(2 * MAX_HOSTS):
             world.dial(*self.HOSTS, host=f"mx{number}.example.com")
             assert len(addresses.remembered) <= MAX_HOSTS
+
+
+def test_each_is_tried_at_once_and_those_that_do_not_connect_are_told() -> None:
+    """All of them have the same time, however many are silent."""
+    good, refused, no_family, silent, other = infos = at("1.1.1.1", "2.2.2.2", "::1", "3.3.3.3", "4.4.4.4")
+    now = 1000.0
+    steps = each(infos, 10.0, lambda: now)
+    assert next(steps) == Begin(good)
+    assert [steps.send(None), steps.send(None), steps.send(NO_FAMILY), steps.send(None)] == [
+        Begin(info) for info in (refused, no_family, silent, other)
+    ]
+    assert steps.send(None) == Wait(1010.0)
+    now = 1001.0
+    assert steps.send({good: None}) == Wait(1010.0)
+    assert steps.send({refused: REFUSED}) == Wait(1010.0)
+    now = 1010.0
+    with pytest.raises(StopIteration) as ended:
+        steps.send({})
+    causes = ended.value.value
+    assert list(causes) == [no_family, refused, silent, other]
+    assert causes[refused] is REFUSED
+    assert [str(causes[info]) for info in (silent, other)] == ["no answer in time"] * 2

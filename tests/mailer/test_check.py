@@ -124,6 +124,7 @@ def test_every_address_is_told(twin: Twin, scripted: Scripted, names: Names) -> 
     [found] = twin({"host": "mx.example.com", "tls": "none"}).check()
     assert found.addresses == ("127.0.0.2", "127.0.0.1")
     assert details(found)["connect"] == "127.0.0.2: Connection refused; 127.0.0.1"
+    assert found.unreachable == {"127.0.0.2": "Connection refused"}
 
 
 @pytest.mark.parametrize(
@@ -269,3 +270,32 @@ def test_the_certificate_is_described(twin: Twin, scripted: Scripted, ca: Certif
     assert security.names == ("localhost", "127.0.0.1", "::1")
     assert security.days is not None
     assert abs(security.days - (end - datetime.now(UTC)).days) <= 1
+
+
+def test_a_dead_address_beside_a_good_one(twin: Twin, scripted: Scripted, names: Names, unreachable: int) -> None:
+    """Mail takes the good one, and never tells: check connects to the others too, and says nothing to them."""
+    server = scripted()
+    [closed] = free_ports(1)
+    names["mx.example.com"] = [
+        ("127.0.0.1", server.port),
+        ("127.0.0.2", closed),
+        ("127.0.0.1", unreachable),
+        ("127.0.0.1", server.port),
+    ]
+    mailer = twin({"host": "mx.example.com", "tls": "none"}, timeout=0.5)
+    for _ in range(2):  # the good one is remembered, and tried first
+        [found] = mailer.check()
+        assert found.ok
+        assert found.unreachable == {"127.0.0.2": "Connection refused", "127.0.0.1": "no answer in time"}
+        connect = details(found)["connect"]
+        assert connect == "127.0.0.1; 127.0.0.2: Connection refused; 127.0.0.1: no answer in time"
+        assert found.to_json()["unreachable"] == found.unreachable
+        mailer.send(hello())
+
+
+def test_every_address_is_good(twin: Twin, scripted: Scripted, names: Names) -> None:
+    server = scripted()
+    names["mx.example.com"] = [("127.0.0.1", server.port)]
+    names["two.example.com"] = [("127.0.0.1", server.port), ("127.0.0.1", scripted().port)]
+    for host in names:
+        assert twin({"host": host, "tls": "none"}).check()[0].unreachable == {}
