@@ -177,7 +177,7 @@ def end_proxies() -> Iterator[None]:
 @pytest.fixture
 def start(ca: Certificates, smtp_server: Start) -> Start:
     def start(play: Any = None, certificate: Any = None, **options: Any) -> ScriptedServer:
-        context = ca.server_context(certificate) if certificate else None
+        context = ca.server_context(certificate) if isinstance(certificate, str) else certificate
         return smtp_server(Play(play or {}, **options), context=context)
 
     return start
@@ -238,8 +238,10 @@ def key_that_does_not_fit(start: Start, ca: Certificates) -> SetUp:
 
 
 def old_tls(start: Start, ca: Certificates) -> SetUp:
-    server = start(extensions=("STARTTLS",), certificate="server")
-    server.speak_only(ssl.TLSVersion.TLSv1_1)
+    context = ca.server_context("server")
+    context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1
+    context.set_ciphers("ALL:@SECLEVEL=0")  # which TLS 1.0 needs
+    server = start(extensions=("STARTTLS",), certificate=context)
     return SetUp(here(server, tls="required"), "TLS version", ("min_tls",))
 
 
@@ -394,6 +396,7 @@ SET_UPS = [
         for name in FACES
     ],
 )
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")  # the server's
 @pytest.mark.parametrize("made", SET_UPS, ids=lambda made: made.__name__)
 def test_a_broken_set_up_explains_itself(
     made: Callable[[Start, Certificates], SetUp],
