@@ -1,4 +1,4 @@
-"""Write what is made from the table of settings, docs/reference/settings.md and the types of calls: `make docs`."""
+"""Write what is made from the code: the page of settings, the types of calls, and the page of errors: `make docs`."""
 
 from __future__ import annotations
 
@@ -241,8 +241,55 @@ def types() -> str:
     return MODULE.format(server=server, mailer=mailer)
 
 
+TROUBLE = """\
+<!-- Written by docs/generate.py from where errors are raised: change these, then `make docs`. -->
+# Troubleshooting by error message
+
+Every error says what happened, on which server, and what to do. Find yours by a piece of its text; "…" stands for what
+is filled in, and a setting for its name where you set it (`tls` for `EMAIL_USE_TLS`, `MAIL_USE_TLS` and the like). The
+class is what `except` catches; the module is where the code explains why.
+
+[`python -m smtpbackend check`](howto/check.md), `manage.py smtpcheck` and `flask mail check` try a server step by step,
+and tell which one fails.
+"""
+
+GROUPS = {
+    "Reaching a server": "delivery.server delivery.addresses delivery.pooling protocol.line delivery.proxy delivery.srv "
+    "delivery.connecting blocking. aio. forking fetching",
+    "TLS": "protocol.session delivery.tls",
+    "Logging in": "protocol.authentication protocol.mechanisms protocol.scram protocol.sasl sasl delivery.credentials "
+    "protocol.bearer protocol.digest",
+    "What a server refuses or cannot do": "delivery.judgement delivery.receipts delivery.mail delivery.dispatch "
+    "delivery.pacing protocol.",
+    "Settings": "delivery.settings delivery.setting_names delivery.configuration delivery.dkim delivery.guard "
+    "delivery.spreading events",
+    "Messages and addresses": "",
+}
+"""The modules of each part of the page; the last part has all that are left."""
+
+
+def troubleshooting() -> str:
+    """The page of errors."""
+    from error_texts import Text, texts
+
+    packages = ("smtpbackend", "smtpbackend_django", "smtpbackend_flask")
+    left = {one[:2]: one for package in packages for one in texts(ROOT / package)}
+    parts = [TROUBLE]
+    for title, modules in GROUPS.items():
+        places = tuple(f"smtpbackend.{module}" for module in modules.split()) or packages
+        found: list[Text] = sorted(one for one in left.values() if one.module.startswith(places))
+        for one in found:
+            del left[one[:2]]
+        rows = [f"| {one.text.replace('|', chr(92) + '|')} | `{one.kind}` | `{one.module}` |" for one in found]
+        parts.append("\n".join([f"## {title}\n", "| text | class | in |", "| --- | --- | --- |", *rows]) + "\n")
+    return "\n".join(parts)
+
+
+ERRORS = ROOT / "docs" / "troubleshooting.md"
+
+
 def main() -> int:
-    for path, text in ((PAGE, page()), (TYPES, types())):
+    for path, text in ((PAGE, page()), (TYPES, types()), (ERRORS, troubleshooting())):
         path.write_text(text, encoding="utf-8")
         print(f"wrote {path.relative_to(ROOT)}")
     return 0

@@ -215,7 +215,11 @@ def test_the_servers_of_the_quickstart_are_what_it_says() -> None:
 
 @pytest.mark.parametrize(
     ("path", "function"),
-    [("docs/reference/settings.md", "page"), ("smtpbackend/delivery/typed_settings.py", "types")],
+    [
+        ("docs/reference/settings.md", "page"),
+        ("docs/troubleshooting.md", "troubleshooting"),
+        ("smtpbackend/delivery/typed_settings.py", "types"),
+    ],
 )
 def test_what_is_generated_is_up_to_date(path: str, function: str) -> None:
     """`make docs` writes it from the table in the code."""
