@@ -254,8 +254,8 @@ and tell which one fails.
 """
 
 GROUPS = {
-    "Reaching a server": "delivery.server delivery.addresses delivery.pooling protocol.line delivery.proxy delivery.srv "
-    "delivery.connecting blocking. aio. forking fetching",
+    "Reaching a server": "delivery.server delivery.addresses delivery.pooling protocol.line delivery.proxy "
+    "delivery.srv delivery.connecting blocking. aio. forking fetching",
     "TLS": "protocol.session delivery.tls",
     "Logging in": "protocol.authentication protocol.mechanisms protocol.scram protocol.sasl sasl delivery.credentials "
     "protocol.bearer protocol.digest",
