@@ -72,10 +72,10 @@ class BaseMailer:
 
     @classmethod
     def load(cls, configuration: Configuration) -> None:
-        """Load all that these settings can need for a mail; a mailer that is made does so.
+        """Load every module that a mail with these settings can need. It is called when a mailer is made.
 
-        A process that is forked while one of its threads loads a module can never load that module. And a first mail
-        should take no longer than the others.
+        If a process is forked while one of its threads loads a module, the child can never load that module. And the
+        first mail should take no longer than the others.
         """
         from smtpbackend.delivery.message_types import load
 

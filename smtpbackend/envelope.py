@@ -57,7 +57,7 @@ class Recipient(Value):
     def __init__(self, address: Mailbox, notify: str | Iterable[str] = (), orcpt: str | None = None) -> None:
         if not isinstance(address, Address):
             address = Address.parse(address, "recipients")
-        put = self.__dict__  # frozen for others
+        put = self.__dict__  # past `__setattr__`, which refuses
         put["address"] = address
         put["notify"] = _notify(notify) if notify else ()
         put["orcpt"] = _orcpt(orcpt) if orcpt is not None else None
@@ -140,7 +140,7 @@ class Envelope(Value):
     ) -> None:
         if hold_for is not None or hold_until is not None:
             _check_hold(hold_for, hold_until)
-        put = self.__dict__  # frozen for others
+        put = self.__dict__  # past `__setattr__`, which refuses
         put["sender"] = origin = _reverse_path(sender)
         put["recipients"] = found = _recipients(recipients)
         put["dsn_return"] = _dsn_return(dsn_return) if dsn_return is not None else None

@@ -136,7 +136,7 @@ def _encoded_words(text: str, first: int = 64) -> str:
 
 
 def phrase(name: str) -> str:
-    """A display name (RFC 5322 3.2.5)."""
+    """A display name as it stands in a field: words, a quoted string, or encoded words (RFC 5322 3.2.5, RFC 2047)."""
     if name.isascii() and max(map(len, _folding_unit(name) or [""])) <= _LONGEST_WORD:
         if _atoms(name) is not None:
             return name

@@ -33,7 +33,7 @@ class Reply(Value):
     lines: tuple[str, ...]
 
     def __init__(self, code: int, enhanced: tuple[int, int, int] | None = None, lines: tuple[str, ...] = ()) -> None:
-        put = self.__dict__  # frozen for others
+        put = self.__dict__  # past `__setattr__`, which refuses
         put["code"] = code
         put["enhanced"] = enhanced
         put["lines"] = lines
@@ -135,7 +135,7 @@ class Outcome(Value):
         error: Exception | None = None,
         attempts: int = 0,
     ) -> None:
-        put = self.__dict__  # frozen for others
+        put = self.__dict__  # past `__setattr__`, which refuses
         put["recipient"] = recipient
         put["status"] = status
         put["reply"] = reply

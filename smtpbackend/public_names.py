@@ -1,4 +1,4 @@
-"""How a module has public names of others, each loaded when it is first asked for (PEP 562)."""
+"""Public names that a module offers and other modules define. Each is loaded when it is first used (PEP 562)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["on_first_use"]
 def on_first_use(
     module: str, homes: Mapping[str, Sequence[str]]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """``__getattr__`` and ``__dir__`` of a module that has these names of these modules.
+    """``__getattr__`` and ``__dir__`` for a module: ``homes`` has the names that it offers, by their module.
 
     A name may be ``"begin as begin_receiver"``, as in an import.
     """

@@ -136,7 +136,7 @@ class EmailBackend(smtp.EmailBackend):
     def _check_names(self, kwargs: dict[str, Any]) -> None:
         """As Django does for OPTIONS, with the name that may have been meant; also where they come by `get_connection`.
 
-        ``_ignore_unknown_kwargs`` has the names of what came so beside OPTIONS.
+        ``_ignore_unknown_kwargs`` has the names that a call gave beside OPTIONS.
         """
         by_call = kwargs if self.alias is None else kwargs.get("_ignore_unknown_kwargs") or ()
         of_others = OF_OTHER_BACKENDS.intersection(by_call)
@@ -276,7 +276,7 @@ class EmailBackend(smtp.EmailBackend):
             mailer = shared_mailer(self._settings(), self._face())
         except InvalidInput as error:
             raise self._wrong(str(error), error.field) from error
-        if self.lacking == "password":  # username="" is how code logs in nowhere
+        if self.lacking == "password":  # with username="" a call asks for no login
             from smtpbackend.adapters import warn_no_login
 
             warn_no_login(mailer.configuration.servers[0].name, self._spelling("password"))

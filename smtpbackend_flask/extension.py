@@ -1,7 +1,7 @@
 """The extension: `Mail`, what it keeps for each app, and Flask-Mail's `Connection`.
 
 Everything that belongs to an app is in its `State`, at ``app.extensions["smtpbackend"]`` and, where Flask-Mail has it,
-at ``app.extensions["mail"]``; one `Mail` serves as many apps as there are. Mail logic stands in ``smtpbackend``.
+at ``app.extensions["mail"]``. One `Mail` may serve several apps. How mail is made and sent is in ``smtpbackend``.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class _Sending:
     async def asend(self, message: Any, envelope: Envelope | None = None) -> Receipt:
         """Send one message from an async view: as `send` does, over an `AsyncMailer` of the same settings.
 
-        Its connections are kept for the running event loop, and closed with it. Flask gives each async view a loop of
-        its own, but under an ASGI server.
+        Its connections are kept for the running event loop and closed with it. Flask runs each async view in a loop of
+        its own, except under an ASGI server.
         """
         return await self.connect().mail.adeliver(message, envelope)
 
@@ -67,7 +67,7 @@ class _Sending:
 class _Mailers:
     """The two mailers of one app, each made on first use.
 
-    They close themselves with the app and when the process ends; of the `AsyncMailer` also each loop does when it ends.
+    Connections are closed with the app and when the process ends; those of the `AsyncMailer` also with their loop.
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
@@ -164,7 +164,7 @@ class State(_Sending):
         return self._mailers.async_mailer()
 
     def share_mailers(self, other: State) -> None:
-        """Use the mailers of ``other``, which has the same settings."""
+        """Take over the mailers of ``other``, which has the same settings."""
         self._mailers = other._mailers
 
     def make_ready(self) -> None:
@@ -366,7 +366,7 @@ class Mail(_Sending):
     def close(self) -> None:
         """Say QUIT on the connections of all its apps; the next message opens new ones.
 
-        For a process that ends by ``os._exit``, as a job of RQ does; at any other end it is done by itself.
+        Only a process that ends by ``os._exit`` needs this, such as a job of RQ. Otherwise it happens at the end.
         """
         for app in list(self._apps):
             if isinstance(state := app.extensions.get("smtpbackend"), State):

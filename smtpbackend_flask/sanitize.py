@@ -47,7 +47,10 @@ def sanitize_subject(subject: str, encoding: str = "utf-8") -> str:
 
 
 def sanitize_address(addr: Mailbox, encoding: str = "utf-8") -> str:
-    """``addr`` as it stands in a header: the name in encoded words, the domain as A-labels, line breaks taken out."""
+    """``addr`` as Flask-Mail writes it in a header: the name in encoded words, the domain as A-labels, no line breaks.
+
+    The core's rule, `phrase` in ``header.py``, also quotes a long name in ASCII that does not fit a line.
+    """
     name, addr_spec = parts_of(addr)
     if not name:
         return addr_spec

@@ -3,8 +3,8 @@
 ``smtpbackend.failed_over``: a server could not be used, and the next one is tried. ``smtpbackend.in_doubt``: a message
 was handed over and not answered. Each is logged once a minute and server at most, over all mailers of a process: a
 server that is down is no flood of lines. ``smtpbackend.in_clear``: mail goes in clear to a server whose TLS failed;
-``smtpbackend.no_login``: an adapter has half a login, and there is none. Each once a server and process. They hold no
-secret, and no recipient but those that a server names itself.
+``smtpbackend.no_login``: a user name is set without a password, so there is no login. Both are logged once for each
+server and process. No record has a secret, or a recipient that the server did not name itself.
 """
 
 from __future__ import annotations

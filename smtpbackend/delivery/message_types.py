@@ -1,7 +1,7 @@
 """The messages of frameworks that every mailer takes, and the function that makes the parcel of each.
 
-An adapter registers them as it is imported. Its function is loaded as a mailer is made, with all else that mails need.
-One that cannot be loaded is told where such a message is sent: a mailer may have nothing to do with it.
+An adapter registers its class when it is imported. The function is loaded when a mailer is made. If it cannot be
+loaded, the error comes when such a message is sent, for a mailer may never be given one.
 """
 
 from __future__ import annotations

@@ -14,13 +14,13 @@ __all__ = ["Parcel"]
 
 
 class Parcel(NamedTuple):
-    """A message as ``prepare`` has it ready.
+    """What ``prepare`` makes of an item: a message that is ready to be sent.
 
     ``envelope`` is None where no recipient is left. ``content`` is what ``Mailer.send`` takes (a `Message`, an
-    ``email.message.Message``, bytes, a path, a binary file, an iterable of bytes), a `Content`, or the exception that
-    kept it from being made: then every recipient fails by it. ``refused`` are recipients refused here, with the text as
-    it was given. ``notes`` comes back in each event of the message. With neither an envelope nor refused recipients
-    there is nothing to send.
+    ``email.message.Message``, bytes, a path, a binary file, an iterable of bytes), a `Content`, or an exception: then
+    the content could not be made, and every recipient fails with it. ``refused`` are recipients refused here, with the
+    text as it was given. ``notes`` comes back in each event of the message. With neither an envelope nor refused
+    recipients there is nothing to send.
     """
 
     envelope: Envelope | None

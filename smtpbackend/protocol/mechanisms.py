@@ -154,8 +154,8 @@ def choose(
 ) -> list[Mechanism]:
     """The mechanisms to try: strongest first, or in the order of ``wanted``.
 
-    ``clear_allowed``: whether the channel may carry a secret in clear (DESIGN 4.7). With ``credentials`` only the
-    mechanisms that these suffice for; a password comes after a token, which is set in its place.
+    ``clear_allowed``: whether the channel may carry a secret in clear (DESIGN 4.7). With ``credentials``, only those
+    mechanisms for which these are enough. Where both a token and a password are set, the token is tried first.
     """
     mechanisms = known()
     names = list(mechanisms) if wanted is None else [name.upper() for name in wanted]
