@@ -36,6 +36,7 @@ WORDS = {
     "unsubscribe",
     "envelope",
     "outcome",
+    "known_replies",
     "events",
     "receivers",
     "logs",

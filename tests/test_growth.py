@@ -31,6 +31,7 @@ from smtpbackend.delivery.server import from_url
 from smtpbackend.delivery.srv import Record, order
 from smtpbackend.errors import SMTPError
 from smtpbackend.hiding import Mask
+from smtpbackend.known_replies import known
 from smtpbackend.mime import given, render
 from smtpbackend.outcome import Reply
 from smtpbackend.protocol import sasl
@@ -186,6 +187,7 @@ FIELDS: dict[str, Callable[[str], Work]] = {
     "replies in small pieces": lambda text: lambda: replies(text, 7),
     "an acceptance": lambda text: lambda: queue_id(Reply(250, None, (text, f"queued as {text}", f"id={text}"))),
     "a refusal": lambda text: lambda: is_crowd(Reply(450, None, (text, f"too many {text}", f"max {text}"))),
+    "a refusal that may be known": lambda text: lambda: known(Reply(550, None, (text,) * 10), "rcpt"),
     "a refusal to log in": lambda text: lambda: asks_for_tls(Reply(530, None, (text,))),
     "errors": lambda text: lambda: shown(text),
     "CRAM-MD5": lambda text: lambda: answer(cram_md5(LOGIN), text),

@@ -378,8 +378,8 @@ class Dispatch(Connecting):
         server, session, error = connection.server, connection.session, transaction.error
         is_crowded = is_crowd(transaction.last_word)
         by_data = not is_crowded and self.route.experience.wants_data(connection, transaction, self.clock())
-        judgement = judge(transaction, self.rules, server.name, by_data, session.without_tls)
-        mail.record(transaction, judgement, server.name)
+        judgement = judge(transaction, self.rules, server.name, by_data, session.without_tls, server.spelling)
+        mail.record(transaction, judgement, server.name, server.spelling)
         had_worked = connection.has_worked  # then its end says nothing against the server
         if error is None:
             self.route.end_rest(server)

@@ -17,6 +17,7 @@ from smtpbackend.errors import (
     SMTPError,
     TLSFailed,
 )
+from smtpbackend.known_replies import explained, remedies
 from smtpbackend.outcome import Reply, Status, named
 from smtpbackend.protocol.authentication import asks_for_tls, needs_tls
 from smtpbackend.protocol.transaction import Transaction
@@ -50,31 +51,38 @@ def judge(
     server: str,
     by_data: bool = False,
     without_tls: TLSFailed | None = None,
+    spelled: Spelling | None = None,
 ) -> Judgement:
     """Read a settled transaction by the rules of DESIGN 4.2 to 4.4.
 
     ``by_data``: the server refused a chunk, and may take the same content by DATA. ``without_tls``: why the connection
-    is in clear, where TLS was tried. A refusal for want of TLS says nothing of the message.
+    is in clear, where TLS was tried. A refusal for want of TLS says nothing of the message. ``spelled`` is the spelling
+    of the server, where it is not that of the rules.
     """
-    t = transaction
+    t, spelled = transaction, spelled or rules.spelling
     if t.is_unread:
         return Judgement([], [(recipient, None, t.error) for recipient in t.recipients])
     if t.is_confused:  # none of the replies can be trusted, and the server has the content
         doubt = in_doubt(t.error or ProtocolViolation("the replies cannot be told apart"), server)
         return Judgement([(recipient, Status.IN_DOUBT, None, doubt) for recipient in t.recipients], [])
     if t.mail is not None and not t.mail.is_positive:
-        return _judge_sender(t, t.mail, server, without_tls)
+        return _judge_sender(t, t.mail, server, without_tls, spelled)
     for_good = any(reply is not None and reply.is_permanent for reply in t.rcpt)
     if rules.recipient_policy == "all" and not t.everybody_accepted and (t.error is None or for_good):
-        return _judge_all(t, server, rules.spelling)
-    return _judge_any(t, server, by_data)
+        return _judge_all(t, server, spelled)
+    return _judge_any(t, server, by_data, spelled)
 
 
-def _judge_sender(t: Transaction, mail: Reply, server: str, without_tls: TLSFailed | None) -> Judgement:
+def _judge_sender(
+    t: Transaction, mail: Reply, server: str, without_tls: TLSFailed | None, spelled: Spelling
+) -> Judgement:
     """MAIL was refused with the reply ``mail``."""
     sender = t.envelope.sender.addr_spec if t.envelope.sender else ""
     error: DeliveryError = SenderRefused(
-        f"{server} refused the sender <{sender}>: {mail}", sender=sender, server=server, reply=mail
+        f"{server} refused mail from <{sender}>: {explained(mail, 'mail', spelled)}",
+        sender=sender,
+        server=server,
+        reply=mail,
     )
     wants_tls = without_tls is not None and asks_for_tls(mail)
     if without_tls is not None and wants_tls:
@@ -91,7 +99,7 @@ def _judge_sender(t: Transaction, mail: Reply, server: str, without_tls: TLSFail
     return judgement
 
 
-def _judge_any(t: Transaction, server: str, by_data: bool) -> Judgement:
+def _judge_any(t: Transaction, server: str, by_data: bool, spelled: Spelling) -> Judgement:
     """Each recipient by its own replies."""
     settled: list[_Settled] = []
     pending: list[_Pending] = []
@@ -127,7 +135,8 @@ def _judge_any(t: Transaction, server: str, by_data: bool) -> Judgement:
         else:
             if refused is None or refused.reply is not final or t.finals is not None:
                 whose = "" if t.finals is None else f" for {recipient.address}"
-                refused = ContentRefused(f"{server} refused the content{whose}: {final}", server=server, reply=final)
+                why = explained(final, "data", spelled)
+                refused = ContentRefused(f"{server} refused the content{whose}: {why}", server=server, reply=final)
             if final.is_permanent:
                 settled.append((recipient, Status.REJECTED, final, refused))
             else:
@@ -158,8 +167,9 @@ def _judge_all(t: Transaction, server: str, spelled: Spelling) -> Judgement:
         answers = dict(refused)
         return Judgement([], [(recipient, answers.get(recipient), None) for recipient in t.recipients])
     error = RecipientsRefused(
-        f"{server} refused {named([(recipient.address, reply) for recipient, reply in refused])}; with "
-        f"{spelled('recipient_policy', 'all')} nobody was sent the message",
+        f"{server} refused {named([(recipient.address, reply) for recipient, reply in refused])}"
+        f"{remedies([(reply, spelled) for _, reply in refused], 'rcpt')}; with {spelled('recipient_policy', 'all')} "
+        "nobody was sent the message",
         recipients={str(recipient.address): reply.as_smtplib for recipient, reply in refused},
         server=server,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from smtpbackend import mime
@@ -20,7 +21,7 @@ from smtpbackend.errors import InvalidInput, NotSupported, RecipientsRefused, SM
 from smtpbackend.outcome import Outcome, Receipt, Reply, Status, named, refusals
 from smtpbackend.protocol.capabilities import Capabilities, Limits
 from smtpbackend.protocol.transaction import Transaction, notes, objection
-from smtpbackend.spelling import Spelling
+from smtpbackend.spelling import KEYWORDS, Spelling
 
 __all__ = ["Mail"]
 
@@ -67,6 +68,7 @@ class Mail:
     parcel_notes: Any = None  # for the events
     has_nothing = False  # to send: its parcel is None
     reserved: tuple[Server, float] | None = None  # when it may begin on that server, as the caller's ``pace`` says
+    spellings: Mapping[str, Spelling] = MappingProxyType({})  # of the servers that refused it for a recipient
     accepted_at_once: tuple[Outcome, ...] | None = None
     """What became of all recipients at once: a server took the message for all of them in one transaction."""
 
@@ -170,8 +172,9 @@ class Mail:
             queue, self.is_by_domain = by_domain(queue), True
         self.behind, self.pending = queue, take(queue, limits, self.most)
 
-    def record(self, transaction: Transaction, judgement: Judgement, server: str) -> None:
-        """Write down what a transaction said of each recipient."""
+    def record(self, transaction: Transaction, judgement: Judgement, server: str, spelled: Spelling = KEYWORDS) -> None:
+        """Write down what a transaction said of each recipient. ``spelled``: how errors write the server's settings."""
+        self.spellings = {**self.spellings, server: spelled}
         self.count_attempt(transaction.recipients)
         for recipient, status, reply, error in judgement.settled:
             self.settle(recipient, status, reply, server, error)
@@ -259,7 +262,7 @@ class Mail:
         if self.redirected is not None:
             (outcome,) = outcomes
             if outcome.status is Status.REJECTED and outcome.error is None:  # its own recipients were not refused
-                why = f"{outcome.address} was refused, to which {self.redirected_by} sends all mail"
+                why = f"{outcome.address}, to which {self.redirected_by} sends all mail, was refused"
                 outcome = outcome.replace(error=InvalidInput(why, field="redirect_to"))
             outcomes = tuple([outcome.replace(recipient=recipient) for recipient in self.recipients])
             notes += (f"for {self.redirected.recipients[0].address} alone, as {self.redirected_by} says",)
@@ -271,7 +274,7 @@ class Mail:
         if self.accepted_at_once is not None:
             return receipt
         # without a recipient nothing was tried, and what kept the message from being made is the reason
-        error = failure(receipt, self.error) if outcomes else self.error
+        error = failure(receipt, self.error, self.spellings) if outcomes else self.error
         if error is not None:
             # frozen, and the error has to carry the receipt it stands in
             receipt.__dict__["error"] = error

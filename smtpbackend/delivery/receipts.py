@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from smtpbackend.envelope import Envelope
@@ -26,13 +27,20 @@ from smtpbackend.errors import (
     shortened,
 )
 from smtpbackend.events import Event, RecipientDeferred, RecipientRejected
-from smtpbackend.outcome import Receipt, Reply, Status, named, refusals
+from smtpbackend.known_replies import remedies
+from smtpbackend.outcome import Outcome, Receipt, Reply, Status, named, refusals
+from smtpbackend.spelling import KEYWORDS, Spelling
 
 __all__ = ["failure", "of_all_servers", "queue_id", "recipient_events"]
 
 
-def failure(receipt: Receipt, last: Exception | None) -> Exception | None:
-    """What ``send`` raises for a receipt; None where a recipient was accepted."""
+def failure(
+    receipt: Receipt, last: Exception | None, spellings: Mapping[str, Spelling] = MappingProxyType({})
+) -> Exception | None:
+    """What ``send`` raises for a receipt; None where a recipient was accepted.
+
+    ``spellings``: how it writes the settings of a server, by the name of the server.
+    """
     outcomes = receipt.outcomes
     if receipt.ok or receipt.accepted:
         return None
@@ -48,7 +56,7 @@ def failure(receipt: Receipt, last: Exception | None) -> Exception | None:
         if isinstance(last, RecipientsRefused):
             return own(last)
         error = RecipientsRefused(
-            f"no recipient was accepted: {named([(o.address, o.reply or o.error) for o in outcomes])}",
+            _refusal(outcomes, spellings),
             recipients=refusals(outcomes),
             transient=all(outcome.status is Status.DEFERRED for outcome in outcomes),
             server=next((outcome.server for outcome in reversed(outcomes) if outcome.server), None),
@@ -59,6 +67,27 @@ def failure(receipt: Receipt, last: Exception | None) -> Exception | None:
         answered = {outcome.server for outcome in outcomes if outcome.reply}
         return of_all_servers(error, [one for one in _each(last) if one.server not in answered and one.server])
     return own(last)
+
+
+def _refusal(outcomes: Sequence[Outcome], spellings: Mapping[str, Spelling]) -> str:
+    """Who refused which recipient, and why; and what to do about it, each remedy once."""
+    servers = {o.server if o.reply else None for o in outcomes}
+    one, *others = outcomes
+    if one.error is not None and all(o.error is one.error for o in others):
+        if one.reply is None or getattr(one.error, "reply", None) is one.reply:
+            return str(one.error)
+        what = f"{one.error} ({one.server}: {one.reply})"
+    elif len(servers) == 1 and None not in servers:
+        what = f"{servers.pop()} refused {named([(o.address, o.reply) for o in outcomes])}"
+    else:
+        what = f"no recipient was accepted: {named([(o.address, _with_its_server(o)) for o in outcomes])}"
+    replies = [(o.reply, spellings.get(o.server or "", KEYWORDS)) for o in outcomes]
+    return f"{what}{remedies(replies, 'rcpt')}"
+
+
+def _with_its_server(outcome: Outcome) -> object:
+    said = outcome.reply or outcome.error
+    return f"{outcome.server}: {said}" if outcome.reply and outcome.server else said
 
 
 def of_all_servers(last: SMTPError, failed: Iterable[SMTPError]) -> SMTPError:

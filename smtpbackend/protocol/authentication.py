@@ -22,6 +22,7 @@ from smtpbackend.errors import (
     TimedOut,
     TLSFailed,
 )
+from smtpbackend.known_replies import remedy
 from smtpbackend.outcome import Reply
 from smtpbackend.protocol import command, sasl
 from smtpbackend.protocol.effects import Conversation, Work
@@ -185,12 +186,14 @@ class Authentication:
         if self.without_tls is not None and asks_for_tls(reply):
             self.line.phase = "tls"
             return needs_tls(self.without_tls, f"answers AUTH with {reply}", reply)
-        remedy = f"check {self.line.spelled.together('username', self._secret)}"
-        if reply is not None and reply.is_transient:
-            remedy = "try again later"
+        spelled = self.line.spelled
+        what_to_do = remedy(reply, "token" if self.credentials.token else "auth", spelled)
+        if not what_to_do:
+            is_transient = reply is not None and reply.is_transient
+            what_to_do = "try again later" if is_transient else f"check {spelled.together('username', self._secret)}"
         said = self.line.masked("; ".join(attempt.said))
         return AuthenticationFailed(
-            f"{server} refused the login of {self.credentials.username!r} ({said}); {remedy}",
+            f"{server} refused the login of {self.credentials.username!r} ({said}); {what_to_do}",
             server=server,
             reply=reply,
             details=attempt.details,

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 
 from smtpbackend.errors import ConnectionLost, DeliveryError, ProtocolViolation, SMTPError, TimedOut, shortened
 from smtpbackend.hiding import Mask
+from smtpbackend.known_replies import explained
 from smtpbackend.outcome import Reply
 from smtpbackend.protocol import command
 from smtpbackend.protocol.effects import NOW, Conversation, Read, Write
@@ -116,7 +117,8 @@ class Line:
 
     def goodbye(self, reply: Reply) -> DeliveryError:
         """The error of a 421."""
-        return self.fatal(ConnectionLost, f"{self.server} closed the connection: {reply}", reply)
+        why = explained(reply, self.phase, self.spelled)
+        return self.fatal(ConnectionLost, f"{self.server} closed the connection: {why}", reply)
 
     def lost(self) -> DeliveryError:
         """The error of a line that could not be written to."""

@@ -40,6 +40,7 @@ from smtpbackend.errors import (
     TLSRefused,
     handshake_failed,
 )
+from smtpbackend.known_replies import explained, remedy
 from smtpbackend.outcome import Reply
 from smtpbackend.protocol import command, sasl
 from smtpbackend.protocol.authentication import Attempt, Authentication
@@ -134,7 +135,8 @@ class Session:
             line.phase = "greeting"
             self.greeting = reply = yield from self._greet()
             if reply.code != 220:
-                raise line.fatal(ConnectFailed, f"{self.server} refused the connection: {reply}", reply)
+                why = explained(reply, line.phase, self.spelled)
+                raise line.fatal(ConnectFailed, f"{self.server} refused the connection: {why}", reply)
             line.phase = "hello"
             yield from self.hello(tls == "required" or login is not None)
             if tls in ("required", "opportunistic"):
@@ -218,12 +220,10 @@ class Session:
                 if refusal.is_transient and reply.is_permanent:
                     reply = refusal  # EHLO may be accepted later
         if not reply.is_positive:
-            raise self.line.fatal(
-                HelloRefused,
-                f"{self.server} refused {what} with {reply}; "
-                f"if it refuses the name {self.client_name!r}, set {self.spelled('client_name')}",
-                reply,
+            what_to_do = remedy(reply, "hello", self.spelled) or (
+                f"if it refuses the name {self.client_name!r}, set {self.spelled('client_name')}"
             )
+            raise self.line.fatal(HelloRefused, f"{self.server} refused {what} with {reply}; {what_to_do}", reply)
 
     def _upgrade(
         self, required: bool, on_failure: Callable[[Reply | SMTPError], str], extended: bool

@@ -273,9 +273,12 @@ def _unmet_request(envelope: Envelope, offered: Capabilities, server: str, secur
 
 def _unfit_content(envelope: Envelope, content: Content, offered: Capabilities, server: str) -> str | None:
     if (content.needs_smtputf8 or envelope.needs_smtputf8) and "SMTPUTF8" not in offered:
+        addresses = (envelope.sender, *(recipient.address for recipient in envelope.recipients))
+        found = next((str(one) for one in addresses if one is not None and one.needs_smtputf8), None)
+        whose = found or "an address in the header of the message"
         return (
-            f"an address of the message or its envelope has a local part outside ASCII, and {server} "
-            "offers no SMTPUTF8; use another server, or an ASCII address"
+            f"{whose} has a local part outside ASCII, and {server} offers no SMTPUTF8; use an address in ASCII, or a "
+            "server that offers it"
         )
     if content.is_8bit and "8BITMIME" not in offered:
         return (
@@ -289,7 +292,10 @@ def _unfit_content(envelope: Envelope, content: Content, offered: Capabilities, 
         )
     limit = offered.size_limit
     if limit is not None and content.size > limit:
-        return f"the content has {content.size} octets, and {server} takes at most {limit} (SIZE)"
+        return (
+            f"the content has {content.size:,} octets, and {server} takes at most {limit:,} (SIZE); send less: smaller "
+            "attachments, or links to them"
+        )
     return None
 
 

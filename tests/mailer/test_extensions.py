@@ -49,7 +49,7 @@ class TestSize:
     def test_too_large_is_refused_here_with_both_figures(self, twin: Twin, small_postfix: Postfix) -> None:
         """RFC 1870 6.1: nothing is sent that is sure to be refused."""
         before = small_postfix.log.count("client=")
-        with pytest.raises(NotSupported, match=r"has \d{5} octets, .* takes at most 20000 \(SIZE\)") as raised:
+        with pytest.raises(NotSupported, match=r"has \d\d,\d{3} octets, .* takes at most 20,000 \(SIZE\)") as raised:
             twin(at(small_postfix)).send(hello(text="x" * 70 + "\n" + "0123456789\n" * 2_000))
         assert raised.value.receipt is not None
         assert [outcome.status for outcome in raised.value.receipt.outcomes] == [Status.FAILED]

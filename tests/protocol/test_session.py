@@ -166,11 +166,16 @@ class TestOpening:
         assert not session.broken
 
     @pytest.mark.parametrize(
-        "refusals", [(b"550 go away\r\n", b"550 go away\r\n"), (b"450 not now\r\n",), (b"421 not now\r\n",)]
+        ("refusals", "remedy"),
+        [
+            ((b"550 go away\r\n", b"550 go away\r\n"), "if it refuses the name 'client.example.org', set client_name"),
+            ((b"450 not now\r\n",), "if it refuses the name 'client.example.org', set client_name"),
+            ((b"421 not now\r\n",), "send again later"),
+        ],
     )
-    def test_ehlo_and_helo_refused(self, refusals: tuple[bytes, ...]) -> None:
+    def test_ehlo_and_helo_refused(self, refusals: tuple[bytes, ...], remedy: str) -> None:
         session, script = new(), Script(HELLO, *refusals)
-        with pytest.raises(HelloRefused, match=r"mx\.example\.com:25 refused .* set client_name") as caught:
+        with pytest.raises(HelloRefused, match=rf"^mx\.example\.com:25 refused .*; {remedy}$") as caught:
             script.run(session.open("none", ANN))
         assert caught.value.smtp_code == int(refusals[-1][:3])
         assert script.sent == [EHLO, HELO][: len(refusals)]
