@@ -297,7 +297,7 @@ def too_large(start: Start, ca: Certificates) -> SetUp:
 
 def greylisted(start: Start, ca: Certificates) -> SetUp:
     return SetUp(
-        here(start({"RCPT": "451 4.7.1 Greylisting in action, please come back later"})), "451 4.7.1.*again later"
+        here(start({"RCPT": "451 4.7.1 Greylisting in action, please come back later"})), "451 4.7.1.*send again"
     )
 
 
