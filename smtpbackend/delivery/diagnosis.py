@@ -164,7 +164,7 @@ class Watch:
         yield  # as every conversation, it is a generator
 
     def others(self) -> list[Info]:
-        """The addresses that were not tried, or not to their end, on the way to one that connected."""
+        """The addresses that were not tried, or not to their end, on the way to one that is ready for mail."""
         found: list[Info] = []
         ended: list[Info] = []
         for mark in self.marks:
@@ -172,7 +172,7 @@ class Watch:
                 found = list(dict.fromkeys(mark.given[0]))
             elif mark.what in ("tried", "connected"):
                 ended.append(mark.given[0])
-        return [info for info in found if info not in ended] if self.session is not None else []
+        return [info for info in found if info not in ended] if self.waits else []
 
 
 def check_of(
@@ -212,7 +212,8 @@ class _Steps:
         self._server = server
         self._now = now
         self._dead = dead
-        self._begin("look-up", begun)
+        self._first = "look-up" if server.path is None else "connect"
+        self._begin(self._first, begun)
         self._has_failed = False  # and no other connection was begun since
 
     def _begin(self, name: str, at: float) -> None:
@@ -244,15 +245,12 @@ class _Steps:
         """The next mark."""
         what, given = mark.what, mark.given
         if self._has_failed:  # another connection
-            self._begin("look-up", self._last)
+            self._begin(self._first, self._last)
             self._has_failed = False
         if what in ("found", "tried", "connected", "tls") or given[:1] == ("<",):
             self._last = mark.at
         if what == "found":
-            self.addresses, self.security = list(dict.fromkeys(shown(info[4]) for info in given[0])), None
-            whose = " (of the proxy)" if self._server.proxy is not None else ""
-            self._details = [f"{', '.join(self.addresses)}{whose}"]
-            self._turn_to("connect", mark.offered)
+            self._take_addresses(given[0], mark.offered)
         elif what == "connected":
             self._details.append(shown(given[0][4]))
         elif what == "tried":
@@ -274,8 +272,17 @@ class _Steps:
             if mark.phase == "tls" and isinstance(given[0], HelloRefused):
                 name = "EHLO"
             self._fail(name, given[0], mark.offered)
-        else:  # it is ready for mail
+        elif what == "ready":
             self._turn_to("message", mark.offered)
+
+    def _take_addresses(self, found: list[Info], offered: Capabilities) -> None:
+        self.security = None
+        if self._server.path is not None:  # of a unix socket it is all that there is
+            return
+        self.addresses = list(dict.fromkeys(shown(info[4]) for info in found))
+        whose = " (of the proxy)" if self._server.proxy is not None else ""
+        self._details = [f"{', '.join(self.addresses)}{whose}"]
+        self._turn_to("connect", offered)
 
     def _take_line(self, mark: Mark) -> None:
         direction, line = mark.given

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from smtpbackend.testing import CUT, SILENCE, Play
 from tests.mailer.conftest import Names, Scripted
 from tests.mailer.twins import Twin, hello
 from tests.servers.ports import free_ports
+from tests.servers.proxy import Proxy
 from tests.servers.tls import Certificates
 from tests.servers.turns import Turns
 
@@ -299,3 +302,63 @@ def test_every_address_is_good(twin: Twin, scripted: Scripted, names: Names) -> 
     names["two.example.com"] = [("127.0.0.1", server.port), ("127.0.0.1", scripted().port)]
     for host in names:
         assert twin({"host": host, "tls": "none"}).check()[0].unreachable == {}
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="there are no unix sockets here")
+@pytest.mark.parametrize("scheme", ["smtp", "lmtp"])
+def test_a_unix_socket_is_not_looked_up(twin: Twin, scripted: Scripted, tmp_path: Path, scheme: str) -> None:
+    path = tmp_path / "socket"
+    url = f"{scheme}+unix://{path}"
+    [missing] = twin(url).check()
+    assert names_of(missing) == ["connect!"]
+    scripted(Play(extensions=("PIPELINING",)), path=str(path))
+    [found] = twin(url).check(send_to="bob@example.org")
+    assert names_of(found) == ["connect", "greeting", "EHLO", "message"]
+    assert details(found)["connect"] == str(path)
+    assert found.addresses == ()
+
+
+def test_lmtp(twin: Twin, scripted: Scripted) -> None:
+    server = scripted(Play(extensions=("PIPELINING", "CHUNKING", "SIZE")), {"LHLO": "500 what"})
+    mailer = twin(f"lmtp://127.0.0.1:{server.port}?tls=none&chunk_in_flight=probe")
+    [found] = mailer.check()
+    assert names_of(found) == ["look-up", "connect", "greeting", "EHLO"]
+    assert len(found.waits) == 1
+    [refused] = mailer.check()
+    assert names_of(refused)[-1] == "EHLO!"
+    assert "refused LHLO" in refused.steps[-1].detail
+
+
+@pytest.mark.parametrize("scheme", ["socks5", "http"])
+def test_a_proxy(twin: Twin, scripted: Scripted, scheme: str) -> None:
+    server = scripted()
+    nowhere, nothing = free_ports(2)
+    with Proxy() as proxy:
+        through = f"{scheme}://{proxy.name}"
+        found, refused = twin(server.url, f"smtp://127.0.0.1:{nowhere}?tls=none", proxy=through).check()
+    assert names_of(found) == ["look-up", "connect", "greeting", "EHLO"]
+    assert details(found)["look-up"] == "127.0.0.1 (of the proxy)"
+    assert names_of(refused) == ["look-up", "connect!"]
+    [down] = twin(server.url, proxy=f"{scheme}://127.0.0.1:{nothing}").check()
+    assert names_of(down) == ["look-up", "connect!"]
+    assert "proxy" in down.steps[-1].detail
+
+
+def test_other_addresses_are_not_waited_for_where_the_server_is_not_well(
+    twin: Twin, scripted: Scripted, names: Names
+) -> None:
+    """A server that accepts and says nothing is told within its own time-outs."""
+    silent, other = scripted({"": SILENCE}), scripted()
+    names["mx.example.com"] = [("127.0.0.1", silent.port), ("127.0.0.2", other.port)]
+    [found] = twin({"host": "mx.example.com", "tls": "none"}, timeout={"greeting": 0.1}).check()
+    assert names_of(found)[-1] == "greeting!"
+    assert other.connections == 0
+    assert found.unreachable == {}
+
+
+def test_what_a_server_says_cannot_steer_a_terminal(twin: Twin, scripted: Scripted) -> None:
+    server = scripted(Play({"": "220 \x1b[2Jmx\x07"}, extensions=("X\x1b[2J", "SIZE \x9b31m")))
+    [found] = twin(server.url).check()
+    assert found.ok
+    told = [found.greeting, *found.extensions, *found.extensions.values(), *(step.detail for step in found.steps)]
+    assert all(text.isprintable() for text in told)
