@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -84,6 +85,24 @@ class TestCheck:
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=30)
         assert (process.returncode, out, err) == (130, b"", b"")
+
+    def test_the_page_shows_what_is_printed(self, smtp_server: Any, tmp_path: Path) -> None:
+        """But for the port, and for the times."""
+        page = (Path(__file__).parents[1] / "docs" / "howto" / "check.md").read_text(encoding="utf-8")
+        [shown] = re.findall(r"^```console\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+        offered = ("PIPELINING", "SIZE 10000000", "AUTH PLAIN LOGIN")
+        refusal = "535 5.7.8 Username and password not accepted"
+        server = smtp_server(Play(extensions=offered), Play({"AUTH": refusal}, extensions=offered))
+        (tmp_path / "secret.txt").write_text("secret\n")
+        printed = ""
+        for command in re.findall(r"^\$ python -m smtpbackend (.*)$", shown, re.MULTILINE):
+            words = command.replace("1025", str(server.port)).replace("secret.txt", str(tmp_path / "secret.txt"))
+            done = ran(*words.split())
+            printed += f"$ python -m smtpbackend {command}\n{done.stdout}"
+        without_times = re.compile(r" +\d+ ms")
+        wanted = without_times.sub(" ms", shown)
+        found = without_times.sub(" ms", printed.replace(f"127.0.0.1:{server.port}", "127.0.0.1:1025"))
+        assert found.split() == wanted.split()  # a longer port breaks a line elsewhere
 
 
 class TestSend:
