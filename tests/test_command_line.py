@@ -91,7 +91,7 @@ class TestCheck:
         page = (Path(__file__).parents[1] / "docs" / "howto" / "check.md").read_text(encoding="utf-8")
         [shown] = re.findall(r"^```console\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
         offered = ("PIPELINING", "SIZE 10000000", "AUTH PLAIN LOGIN")
-        refusal = "535 5.7.8 Username and password not accepted"
+        refusal = "535 5.7.8 Error: authentication failed"
         server = smtp_server(Play(extensions=offered), Play({"AUTH": refusal}, extensions=offered))
         (tmp_path / "secret.txt").write_text("secret\n")
         printed = ""
@@ -103,6 +103,21 @@ class TestCheck:
         wanted = without_times.sub(" ms", shown)
         found = without_times.sub(" ms", printed.replace(f"127.0.0.1:{server.port}", "127.0.0.1:1025"))
         assert found.split() == wanted.split()  # a longer port breaks a line elsewhere
+
+
+def test_what_a_server_says_cannot_command_a_terminal(smtp_server: Any) -> None:
+    server = smtp_server({"": "220 mx \x1b[31mred\x07", "VRFY": "252 \x1b]0;title\x07"})
+    for arguments in (["check", server.url], ["verify", "--server", server.url, "ann"]):
+        done = ran(*arguments)
+        assert done.returncode == 0
+        assert all(c.isprintable() or c == "\n" for c in done.stdout)
+
+
+def test_a_reader_that_has_read_enough(server: ScriptedServer) -> None:
+    command = f"{sys.executable} -m smtpbackend settings | head -1"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, timeout=60)
+    assert done.stderr == b""
+    assert done.stdout.startswith(b"host")
 
 
 class TestSend:

@@ -7,6 +7,7 @@ went well, 1 where a server or a recipient refused, 2 for wrong arguments and se
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -26,11 +27,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         code: int = given.run(given)
+        sys.stdout.flush()
     except (InvalidInput, MissingExtra) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except SMTPError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # whoever reads has read enough, such as head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         return 130
