@@ -21,4 +21,4 @@ def check(send_to: str | None, as_json: bool) -> None:
     from smtpbackend.adapters import report_checks
 
     mailer = current_app.extensions["smtpbackend"].mailer
-    sys.exit(report_checks(mailer.check(send_to), as_json))
+    sys.exit(report_checks([("", mailer)], send_to, as_json))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -85,6 +86,45 @@ class TestCheck:
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=30)
         assert (process.returncode, out, err) == (130, b"", b"")
+
+    def test_each_server_is_told_as_soon_as_it_is_known(self, smtp_server: Any) -> None:
+        """The second one says nothing, and would for its time-out."""
+        good, silent = smtp_server({}), smtp_server({"": SILENCE})
+        command = [sys.executable, "-m", "smtpbackend", "check", good.url, silent.url]
+        environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", env=environment
+        ) as process:
+            assert process.stdout is not None
+            told = [process.stdout.readline() for _ in range(6)]
+            assert process.poll() is None
+            process.send_signal(signal.SIGINT)
+            rest, err = process.communicate(timeout=30)
+        assert told[0] == f"{good.name}\n"
+        assert told[-1].split()[0] == "waits"
+        assert (process.returncode, rest, err) == (130, "", "")
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+    def test_a_terminal_is_filled_and_no_line_is_broken_twice(self, smtp_server: Any) -> None:
+        import pty
+
+        server = smtp_server(Play({"AUTH": f"535 5.7.8 {'no [b]and[/b] no ' * 12}"}, extensions=("AUTH PLAIN",)))
+        ours, theirs = pty.openpty()
+        url = f"smtp://ann:secret@127.0.0.1:{server.port}?tls=none"
+        environment = {**os.environ, "PYTHONIOENCODING": "utf-8", "COLUMNS": "70", "TERM": "xterm"}
+        command = [sys.executable, "-m", "smtpbackend", "check", url]
+        with subprocess.Popen(command, stdout=theirs, stderr=theirs, env=environment):
+            os.close(theirs)
+            said = b""
+            with contextlib.suppress(OSError):  # it has ended
+                while octets := os.read(ours, 65536):
+                    said += octets
+        os.close(ours)
+        shown = re.sub(r"\x1b\[[\d;]*m", "", said.decode()).splitlines()
+        at = next(number for number, line in enumerate(shown) if "✗ login" in line)
+        assert len(shown) > at + 3
+        assert all(len(line) <= 70 and line.startswith(" " * 25) for line in shown[at + 1 :])
+        assert "[b]and[/b]" in " ".join(shown)
 
     def test_the_page_shows_what_is_printed(self, smtp_server: Any, tmp_path: Path) -> None:
         """But for the port, and for the times."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from smtpbackend.outcome import Receipt, Reply
     from smtpbackend.streams import Stream
 
-__all__ = ["Mailer", "SharedMailer"]
+__all__ = ["Mailer", "SharedMailer", "checks"]
 
 
 class Mailer(BaseMailer):
@@ -180,7 +180,7 @@ class Mailer(BaseMailer):
         message is sent over it to that address, from ``bounce_address`` or the same address. What fails is told in the
         `Check`, and not raised. No Listener and no receiver is told.
         """
-        return [self._check(target, send_to) for server in self.configuration.servers for target in self._each(server)]
+        return list(checks(self, send_to))
 
     def _each(self, server: Server) -> list[Server]:
         """The servers that SRV records name, or the server itself; also where they cannot be found."""
@@ -239,3 +239,10 @@ class SharedMailer(Mailer):
 
     def _forgotten(self) -> None:
         pass
+
+
+def checks(mailer: Mailer, send_to: str | None) -> Iterator[Check]:
+    """What `Mailer.check` gives, each as soon as it is known."""
+    for server in mailer.configuration.servers:
+        for target in mailer._each(server):
+            yield mailer._check(target, send_to)

@@ -30,4 +30,4 @@ def run(given: argparse.Namespace) -> int:
     from smtpbackend.blocking.mailer import Mailer
 
     with Mailer.from_settings(settings_of(given)) as mailer:
-        return report(mailer.check(given.send_to), as_json=given.json)
+        return report([("", mailer)], given.send_to, given.json)

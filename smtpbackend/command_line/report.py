@@ -2,43 +2,64 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import TextIO
 
+from smtpbackend.blocking.mailer import Mailer, checks
 from smtpbackend.delivery.diagnosis import Check
 
 __all__ = ["lines", "report"]
 
-WIDTH = 96  # characters of a detail in one line
+INDENT = 25  # characters in front of a detail
+WIDTH = 120  # characters of a line that is not for a terminal
 
 
-def report(checks: Sequence[Check], as_json: bool = False, out: TextIO | None = None, name: str = "") -> int:
-    """Print them; returns the exit code: 1 where one of them is not ok. ``name`` is what stands above them."""
+def report(
+    mailers: Iterable[tuple[str, Mailer]], send_to: str | None, as_json: bool = False, out: TextIO | None = None
+) -> int:
+    """Check the servers of mailers, each with the name that stands above them, and print each as soon as it is known.
+
+    JSON is one list for all. Returns the exit code: 1 where one of them is not ok.
+    """
     out = out or sys.stdout
+    code = 0
+    records = []
+    write = _writer(out)
+    width = shutil.get_terminal_size().columns if out.isatty() else WIDTH
+    for name, mailer in mailers:
+        for check in checks(mailer, send_to):
+            code = code if check.ok else 1
+            if as_json:
+                records.append({"mailer": name, **check.to_json()} if name else check.to_json())
+                continue
+            for line in lines(check, name, width):
+                write(line)
+            out.flush()
     if as_json:
         import json
 
-        json.dump([check.to_json() for check in checks], out, indent=2, ensure_ascii=False)
-        out.write("\n")
-    else:
-        write = _writer(out)
-        for check in checks:
-            for line in lines(check, name):
-                write(line)
-    return 0 if all(check.ok for check in checks) else 1
+        write(json.dumps(records, indent=2, ensure_ascii=False))
+    return code
 
 
-def lines(check: Check, name: str = "") -> Iterator[str]:
+def lines(check: Check, name: str = "", width: int = WIDTH) -> Iterator[str]:
     """What is told of one server, line by line. The first sign of a line says what it is: ✓, ✗ or none."""
     yield f"{name}: {check.server}" if name else check.server
     for step in check.steps:
-        first, *others = textwrap.wrap(step.detail, WIDTH, break_long_words=False, break_on_hyphens=False) or [""]
-        yield f"  {'✓' if step.ok else '✗'} {step.name:<9}{step.seconds * 1000:7.0f} ms  {first}".rstrip()
-        yield from [f"{'':24}{other}" for other in others]
+        begin = f"  {'✓' if step.ok else '✗'} {step.name:<9}{step.seconds * 1000:7.0f} ms"
+        yield from _beside(begin, step.detail, width)
     for wait in check.waits:
-        yield f"    {'waits':<20}{wait}"
+        yield from _beside("    waits", wait, width)
+
+
+def _beside(begin: str, detail: str, width: int) -> Iterator[str]:
+    room = max(width - INDENT, INDENT)
+    first, *others = textwrap.wrap(detail, room, break_long_words=False, break_on_hyphens=False) or [""]
+    yield f"{begin:<{INDENT}}{first}".rstrip()
+    yield from [f"{'':{INDENT}}{other}" for other in others]
 
 
 def _writer(out: TextIO) -> Callable[[str], object]:
@@ -54,7 +75,8 @@ def _writer(out: TextIO) -> Callable[[str], object]:
             styles = {"✓": "green", "✗": "red"}
 
             def write(line: str) -> None:
-                console.print(Text(line, style=styles.get(line.strip()[:1], "" if line.startswith(" ") else "bold")))
+                style = styles.get(line.strip()[:1], "" if line.startswith(" ") else "bold")
+                console.print(Text(line, style), soft_wrap=True)
 
             return write
     encoding = getattr(out, "encoding", None) or "utf-8"

@@ -81,11 +81,17 @@ def test_each_mailer_or_those_that_are_named(server: ScriptedServer) -> None:
     with override_settings(MAILERS=mailers):
         code, out = checked()
         assert code == 1
+        told = " ".join(out.split())
         assert [line for line in out.splitlines() if not line.startswith(" ")] == [
             f"MAILERS['default']: {server.name}",
             "MAILERS['news']: 127.0.0.1:1",
         ]
-        assert 'MAILERS["news"]["OPTIONS"]["port"]' in " ".join(out.split())
+        code, out = checked(json=True)
+        assert [(one["mailer"], one["ok"]) for one in json.loads(out)] == [
+            ("MAILERS['default']", True),
+            ("MAILERS['news']", False),
+        ]
+        assert 'MAILERS["news"]["OPTIONS"]["port"]' in told
         assert checked("default")[0] == 0
         with pytest.raises(CommandError, match=r"other.*not of smtpbackend_django"):
             checked("other")

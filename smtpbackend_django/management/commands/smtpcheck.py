@@ -31,11 +31,8 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Check each mailer."""
-        code = 0
-        for name, backend in self._chosen(options["aliases"]):
-            checks = backend.mailer().check(options["send_to"])
-            code = max(code, report_checks(checks, options["json"], self.stdout, name))
-        if code:
+        mailers = [(name, backend.mailer()) for name, backend in self._chosen(options["aliases"])]
+        if code := report_checks(mailers, options["send_to"], options["json"], self.stdout):
             sys.exit(code)
 
     def _chosen(self, aliases: list[str]) -> list[tuple[str, EmailBackend]]:
