@@ -282,7 +282,24 @@ def troubleshooting() -> str:
             del left[one[:2]]
         rows = [f"| {one.text.replace('|', chr(92) + '|')} | `{one.kind}` | `{one.module}` |" for one in found]
         parts.append("\n".join([f"## {title}\n", "| text | class | in |", "| --- | --- | --- |", *rows]) + "\n")
-    return "\n".join(parts)
+    return "\n".join([*parts, known_replies()])
+
+
+def known_replies() -> str:
+    """The replies that an error explains, with the source of each."""
+    from smtpbackend.known_replies import KNOWN
+    from smtpbackend.spelling import KEYWORDS
+
+    def cell(text: str) -> str:
+        return text.replace("|", "\\|")
+
+    rows = []
+    for one in KNOWN:
+        words = ", ".join(f'"{text}"' for text in one.texts) or "any text"
+        sources = "; ".join(f"<{part}>" if part.startswith("https:") else part for part in one.source.split("; "))
+        rows.append(f"| {', '.join(one.codes)}: {cell(words)} | {cell(one.advice(KEYWORDS))} | {cell(sources)} |")
+    head = "## Replies of servers that are known\n\nThe error of such a reply ends with what to do.\n"
+    return "\n".join([head, "| reply | what to do | source |", "| --- | --- | --- |", *rows]) + "\n"
 
 
 ERRORS = ROOT / "docs" / "troubleshooting.md"
