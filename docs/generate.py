@@ -295,9 +295,12 @@ def known_replies() -> str:
 
     rows = []
     for one in KNOWN:
-        words = ", ".join(f'"{text}"' for text in one.texts) or "any text"
+        kinds = [*one.statuses]
+        if one.texts:
+            words = ", ".join(f'"{text}"' for text in one.texts if text)
+            kinds.append(" ".join([*(f"{code}xx"[:3] for code in one.codes), *([f"with {words}"] if words else [])]))
         sources = "; ".join(f"<{part}>" if part.startswith("https:") else part for part in one.source.split("; "))
-        rows.append(f"| {', '.join(one.codes)}: {cell(words)} | {cell(one.advice(KEYWORDS))} | {cell(sources)} |")
+        rows.append(f"| {cell('; '.join(kinds))} | {cell(one.advice(KEYWORDS))} | {cell(sources)} |")
     head = "## Replies of servers that are known\n\nThe error of such a reply ends with what to do.\n"
     return "\n".join([head, "| reply | what to do | source |", "| --- | --- | --- |", *rows]) + "\n"
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from smtpbackend.delivery.hostnames import is_loopback
     from smtpbackend.delivery.message_types import register_messages
     from smtpbackend.delivery.parcel import Parcel
+    from smtpbackend.delivery.peer_names import of_peer
     from smtpbackend.delivery.server import half_login, port_doubt
     from smtpbackend.delivery.settings import MAILER_KEYS, SERVER_KEYS, flag
     from smtpbackend.delivery.tls import check_files, client_context, expired_files
@@ -106,6 +107,7 @@ __all__ = [
     "nearest",
     "needs_encoding",
     "no_mailbox",
+    "of_peer",
     "on_first_use",
     "parse_addresses",
     "parsed_message",
@@ -136,6 +138,7 @@ _HOMES = {
     "smtpbackend.delivery.hostnames": ("is_loopback",),
     "smtpbackend.delivery.message_types": ("register_messages",),
     "smtpbackend.delivery.parcel": ("Parcel",),
+    "smtpbackend.delivery.peer_names": ("of_peer",),
     "smtpbackend.delivery.server": ("half_login", "port_doubt"),
     "smtpbackend.delivery.settings": ("MAILER_KEYS", "SERVER_KEYS", "flag"),
     "smtpbackend.delivery.tls": ("check_files", "client_context", "expired_files"),

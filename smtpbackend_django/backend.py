@@ -121,12 +121,12 @@ class EmailBackend(smtp.EmailBackend):
         if site is not None:
             options = overridden(site, options)
         self.alias = alias
-        if kwargs:
-            self._check_names(kwargs)
         self._given = _without_silence(options)
-        self._check_flags(options)
         # A server that is named neither in EMAIL_* nor in Django's OPTIONS has the defaults of the core
         self._is_ours = "servers" in options or (names_server(site) and "host" in options)
+        if kwargs:
+            self._check_names(kwargs)
+        self._check_flags(options)
         self._begin(options, kwargs)
         first = self._check().servers[0]
         if self._is_ours:
@@ -141,7 +141,7 @@ class EmailBackend(smtp.EmailBackend):
         by_call = kwargs if self.alias is None else kwargs.get("_ignore_unknown_kwargs") or ()
         of_others = OF_OTHER_BACKENDS.intersection(by_call)
         if unknown := sorted(kwargs.keys() - {"_ignore_unknown_kwargs"} - of_others):
-            why = f"Unknown options {', '.join(map(repr, unknown))}{hint(unknown, OPTIONS) or '.'}"
+            why = f"Unknown options {', '.join(map(repr, unknown))}{hint(unknown, OPTIONS, self._spelling) or '.'}"
             raise self._wrong(why, unknown[0])
 
     def _check_flags(self, values: Mapping[str, Any]) -> None:

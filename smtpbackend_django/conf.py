@@ -20,7 +20,7 @@ from smtpbackend.adapters import MAILER_KEYS, SERVER_KEYS, at_fork, discreet, ne
 
 if TYPE_CHECKING:
     from smtpbackend import Mailer
-    from smtpbackend.adapters import Configuration
+    from smtpbackend.adapters import Configuration, Spelling
 
 __all__ = [
     "DJANGO_OPTIONS",
@@ -64,7 +64,11 @@ def site_options() -> dict[str, Any] | None:
     known = {name.upper() for name in OPTIONS}
     for key in given:
         if key not in known:
-            raise SettingsError(f"SMTPBACKEND: unknown setting {key!r}{hint([key], known)}", field=str(key))
+            from smtpbackend_django.spelling import SiteSettings
+
+            ours = {name.lower(): value for name, value in given.items() if name in known}
+            spelled = SiteSettings(given=tuple(ours), is_ours=names_server(ours))
+            raise SettingsError(f"SMTPBACKEND: unknown setting {key!r}{hint([key], known, spelled)}", field=str(key))
     return {key.lower(): value for key, value in given.items() if value is not None}
 
 
@@ -89,8 +93,14 @@ def names_server(site: Mapping[str, Any] | None) -> bool:
     return site is not None and not site.keys().isdisjoint(("servers", "host"))
 
 
-def hint(given: Iterable[Any], known: Iterable[str]) -> str:
-    """The end of an error about unknown names: the names that may have been meant."""
+def hint(given: Iterable[Any], known: Iterable[str], spelled: Spelling) -> str:
+    """The end of an error about unknown names: whose name one is, or the names that may have been meant."""
+    from smtpbackend.adapters import of_peer
+
+    given = list(given)
+    for one in given:
+        if of_other := of_peer(str(one).lower(), spelled):
+            return f", {of_other}"
     by_lower_case = {name.lower(): name for name in known}
     names = [repr(by_lower_case[name]) for one in given if (name := nearest(str(one), by_lower_case))]
     return f"; did you mean {', '.join(names)}?" if names else ""

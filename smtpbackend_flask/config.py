@@ -219,6 +219,10 @@ def _ours(config: Mapping[str, Any], keys: dict[str, str]) -> dict[str, Any]:
             continue
         name = key.removeprefix(PREFIX).lower()
         if name not in known:
+            from smtpbackend.adapters import of_peer
+
+            if of_other := of_peer(name, AppConfig()):
+                raise InvalidSetting(f"unknown setting {key}, {of_other}", field=key)
             near = nearest(name, known)
             known_names = ", ".join(PREFIX + one.upper() for one in sorted(known))
             hint = f"did you mean {PREFIX}{near.upper()}?" if near else f"known are {known_names}"

@@ -87,7 +87,22 @@ def test_a_server_is_the_same_however_it_is_written() -> None:
         ({"only_to": ["a@b.example"], "redirect_to": "a@b.example"}, "MY_ONLY_TO and MY_REDIRECT_TO are both set"),
         ({"servers": ["a"], "host": "b"}, "MY_SERVERS and MY_HOST are both set"),
         ({"servers": [{"hots": "b"}]}, "unknown setting 'hots' in MY_SERVERS; did you mean 'host'"),
-        ({"servers": [2600]}, "MY_SERVERS holds a int"),
+        ({"servers": ["localhost", 2600]}, "MY_SERVERS holds the number 2600; if it is a port, write MY_PORT = 2600"),
+        ({"servers": [2.5]}, "MY_SERVERS holds a float"),
+        (
+            {"validate_certs": False},
+            "unknown setting 'validate_certs', a name of aiosmtplib: certificates are always "
+            "verified; set MY_CA_FILE to",
+        ),
+        (
+            {"servers": [{"start_tls": 1}]},
+            "unknown setting 'start_tls' in MY_SERVERS, a name of aiosmtplib: set MY_SERVERS[\"tls\"] = 'required'",
+        ),
+        (
+            {"servers": ["smtp://a?use_ssl=1"]},
+            "unknown setting 'use_ssl' in a URL of MY_SERVERS, a name of Django and "
+            "Flask-Mail: set smtps:// in the URL of MY_SERVERS",
+        ),
         ({"ca_file": "/missing.pem"}, "MY_CA_FILE '/missing.pem' cannot be used"),
         ({"client_cert": "/missing.pem"}, "MY_CLIENT_CERT '/missing.pem' cannot be used"),
     ],
@@ -107,7 +122,6 @@ NAMES = re.compile(
 )
 # Of the core's own keywords, which no adapter calls
 OF_THE_CORE = {
-    ("smtpbackend/delivery/setting_names.py", "write "),  # what is written in the core for an option of Django
     ("smtpbackend/delivery/typed_settings.py", ""),
     ("smtpbackend/delivery/settings.py", ""),  # the meaning of each, for docs
 }

@@ -56,7 +56,7 @@ def configure(settings: Mapping[str, Any], spelling: Spelling = KEYWORDS) -> Con
 
     ``spelling`` says how errors write settings, now and when mail is sent.
     """
-    check_keys(settings, {"servers", "ports", *SERVER_KEYS, *MAILER_KEYS})
+    check_keys(settings, {"servers", "ports", *SERVER_KEYS, *MAILER_KEYS}, spelled=spelling)
     given = {key: value for key, value in settings.items() if value is not None}
     value = {name: read(setting, given.get(name), spelling) for name, setting in MAILER_KEYS.items()}
     servers = _servers(given, spelling)

@@ -104,7 +104,8 @@ class Server(Value):
             )
         if ":" in host and not is_address(host):
             raise InvalidSetting(
-                f"{spelled('host')} has a ':' in it, and is no IPv6 address; the port stands in {spelled('port')}",
+                f"{spelled('host')} has a ':' in it, and is no IPv6 address; the port stands in {spelled('port')}, or "
+                "behind the host of a URL: smtp://host:port",
                 field="host",
             )
         put["host"] = host
@@ -226,12 +227,12 @@ def from_mapping(
     url = given.pop("url", None)
     spelled = spelling.of_server(number, "mapping", given)
     servers = spelled("servers")
-    check_keys(given, SERVER_KEYS, where=f" in {servers}")
+    check_keys(given, SERVER_KEYS, where=f" in {servers}", spelled=spelling.of_server(number, "mapping", SERVER_KEYS))
     if url is None:
         return Server(**{**(defaults or {}), **given, "spelling": spelled})
     if not isinstance(url, str):
         raise InvalidSetting(f"the url of a server must be a string, not {type(url).__name__}", field="servers")
-    in_url = _read_url(url, servers)
+    in_url = _read_url(url, spelling, number)
     if twice := sorted(given.keys() & in_url.keys()):
         raise InvalidSetting(f"{servers} has {', '.join(twice)} in a url and beside it; give it once", field=twice[0])
     spelled = spelled.of_server(number, "URL", _written(in_url))
@@ -251,7 +252,7 @@ def from_url(
     unix socket, and ``smtp+srv://domain`` finds the servers of a domain by its SRV records. Any key of a server may
     stand in the query. Raises `InvalidSetting`, which repeats no part of the URL that may be of a password.
     """
-    in_url = _read_url(url, spelling("servers"))
+    in_url = _read_url(url, spelling, number)
     spelled = spelling.of_server(number, "URL", _written(in_url))
     return Server(**{**(defaults or {}), **in_url, "spelling": spelled})
 
@@ -261,14 +262,18 @@ def _written(in_url: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(SERVER_KEYS).intersection(in_url)
 
 
-def _read_url(url: str, servers: str) -> dict[str, Any]:
+def _read_url(url: str, spelling: Spelling, number: int | None) -> dict[str, Any]:
     """The fields of a Server in a URL. An error repeats no part: each may belong to a password without quoting."""
     from urllib.parse import parse_qsl, unquote, urlsplit
 
     def wrong(what: str) -> InvalidSetting:
         return InvalidSetting(f"{servers} has a URL {what}", field="servers")
 
-    quote = "percent-encode '/', '?', '#', '@' and '%' in credentials, or give them as username and password"
+    servers, in_url = spelling("servers"), spelling.of_server(number, "URL", SERVER_KEYS)
+    quote = (
+        "percent-encode '/', '?', '#', '@', '%', '[' and ']' in credentials ('/' is %2F), or set "
+        f"{spelling.together('username', 'password')} beside it"
+    )
     url = characters(url).strip()
     scheme, _, rest = url.partition("://")
     scheme = scheme.lower()
@@ -277,8 +282,10 @@ def _read_url(url: str, servers: str) -> dict[str, Any]:
     protocol, _, way = scheme.partition("+")
     is_unix = way == "unix"
     authority = re.match(r"[^/?#]*", rest)[0]  # type: ignore[index]
-    if re.search(r"\s", url) or ("@" in rest[len(authority) :] and (authority or not is_unix)):
-        raise wrong(f"with a blank, or with '/', '?' or '#' ahead of '@'; {quote}")
+    if re.search(r"\s", url):
+        raise wrong(f"with a blank, which is written %20; {quote}")
+    if "@" in rest[len(authority) :] and (authority or not is_unix):
+        raise wrong(f"with '/', '?' or '#' ahead of '@', as of a password that is not encoded; {quote}")
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -295,7 +302,7 @@ def _read_url(url: str, servers: str) -> dict[str, Any]:
         raise wrong(f"that cannot be read: check its port, brackets and query; {quote}")
     if (path not in ("", "/") and not is_unix) or parts.fragment:
         raise wrong(f"with a path or fragment; {quote}")
-    check_keys(values, SERVER_KEYS, where=f" in a URL of {servers}")
+    check_keys(values, SERVER_KEYS, where=f" in a URL of {servers}", spelled=in_url)
     if is_unix and (parts.hostname or port is not None):
         raise wrong(
             "with a host or port, and a unix socket has none; three slashes follow the scheme: "
@@ -344,6 +351,11 @@ def resolve(
         return from_url(given, defaults, spelling, number)
     if isinstance(given, str):
         return Server(**{**defaults, "host": given, "spelling": spelling.of_server(number, "name", ["host"])})
+    if type(given) is int:  # Mailer("localhost", 2600)
+        raise InvalidSetting(
+            f"{spelling('servers')} holds the number {given}; if it is a port, write {spelling('port', given)}",
+            field="servers",
+        )
     raise InvalidSetting(
         f"{spelling('servers')} holds a {type(given).__name__}; give URLs, host names, mappings or Servers",
         field="servers",

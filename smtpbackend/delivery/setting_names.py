@@ -3,38 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING
 
 from smtpbackend.errors import InvalidSetting
 from smtpbackend.text import nearest
 
+if TYPE_CHECKING:
+    from smtpbackend.spelling import Spelling
+
 __all__ = ["check_keys"]
 
 
-OF_DJANGO = {
-    "use_tls": "write tls='required'",
-    "use_ssl": "write tls='implicit'",
-    "ssl_certfile": "write client_cert",
-    "ssl_keyfile": "write client_key",
-    "fail_silently": "catch DeliveryError",
-}
-"""Options of Django that are no settings here, and what does the same."""
-
-
-def check_keys(given: Iterable[str], known: Collection[str], what: str = "setting", where: str = "") -> None:
+def check_keys(
+    given: Iterable[str],
+    known: Collection[str],
+    what: str = "setting",
+    where: str = "",
+    spelled: Spelling | None = None,
+) -> None:
     """Raise `InvalidSetting` for the first key that is not known, with the nearest one that is.
 
-    ``what`` the keys are, and ``where`` they stand: " in servers[1]".
+    ``what`` the keys are, and ``where`` they stand: " in servers[1]". ``spelled`` is how they are written there,
+    by default as keywords.
     """
     for key in given:
         if key not in known:
             if not (isinstance(key, str) and key.isidentifier()):  # such as a URL in the place of its settings
                 raise InvalidSetting(f"unknown {what}{where}: a key that is no name, and is not repeated", field="")
-            if ours := OF_DJANGO.get(key):
-                raise InvalidSetting(
-                    f"unknown {what} {key!r}{where}, which is an option of Django: {ours} here, or have the site's "
-                    "read by smtpbackend_django.mailer_settings()",
-                    field=key,
-                )
+            from smtpbackend.delivery.peer_names import of_peer
+            from smtpbackend.spelling import KEYWORDS
+
+            if what == "setting" and (ours := of_peer(key, spelled or KEYWORDS)):
+                if "Django" in ours:
+                    ours += "; or have a site's settings read by smtpbackend_django.mailer_settings()"
+                raise InvalidSetting(f"unknown {what} {key!r}{where}, {ours}", field=key)
             near = nearest(key, known)
             hint = f"did you mean {near!r}?" if near else f"known are {', '.join(sorted(known))}"
             raise InvalidSetting(f"unknown {what} {key!r}{where}; {hint}", field=key)

@@ -161,6 +161,10 @@ class TestFromUrl:
             ("smtp://mx.example.com:0", "port", "from 1"),
             ("smtp://ann:a?b@mx.example.com", "servers", "percent-encode"),
             ("smtp://ann?b=c@mx.example.com", "servers", "ahead of '@'"),
+            ("smtp://ann:a/b@mx.example.com", "servers", r"not encoded; percent-encode '/', .*\('/' is %2F\)"),
+            ("smtp://ann:a#b@mx.example.com", "servers", r"not encoded; percent-encode .*'#'"),
+            ("smtp://ann:a[b@mx.example.com", "servers", r"percent-encode .*'\[' and '\]'"),
+            ("smtp://ann:a b@mx.example.com", "servers", "with a blank, which is written %20"),
         ],
     )
     def test_what_is_none_says_why(self, url: str, field: str, words: str) -> None:

@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 
+from smtpbackend import Mailer
 from smtpbackend.delivery.configuration import configure
+from smtpbackend.delivery.peer_names import OF_PEERS, of_peer
 from smtpbackend.delivery.server import Server
 from smtpbackend.delivery.setting_names import check_keys
 from smtpbackend.delivery.settings import MAILER_KEYS, SERVER_KEYS, SETTINGS, read
 from smtpbackend.errors import InvalidSetting
 from smtpbackend.hiding import Secret
 from smtpbackend.protocol.timeouts import Timeouts
+from smtpbackend.spelling import Spelling
 
 BY_NAME = {**SERVER_KEYS, **MAILER_KEYS}
 
@@ -185,6 +188,59 @@ def test_an_unknown_key_is_told_its_nearest_name(given: str, near: str) -> None:
     with pytest.raises(InvalidSetting, match=f"unknown setting '{given}'; did you mean '{near}'") as caught:
         check_keys([given], BY_NAME)
     assert caught.value.field == given
+
+
+PEERS = {
+    "use_tls": "set tls='required' (STARTTLS), or tls='implicit' for port 465",
+    "use_ssl": "set tls='implicit'",
+    "start_tls": "set tls='required'",
+    "sender": "the sender is the From of each message; set bounce_address to where bounces go",
+    "validate_certs": "certificates are always verified; set ca_file to",
+    "cert_bundle": "certificates are always verified; set ca_file to",
+    "verify": "certificates are always verified; set ca_file to",
+    "tls_context": "TLS is set up by ca_file, client_cert, client_key, min_tls and pinned_sha256",
+    "context": "TLS is set up by ca_file, client_cert, client_key, min_tls and pinned_sha256",
+    "ssl_certfile": "set client_cert",
+    "fail_silently": "catch DeliveryError",
+    "hostname": "set host",
+    "auth": "set username and password",
+    "socket_path": "give smtp+unix:///path in servers",
+    "maxConnections": "set max_connections",
+}
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_a_name_of_another_library_leads_to_ours(name: str) -> None:
+    with pytest.raises(InvalidSetting, match=f"^unknown setting '{name}', a name of [^:]+: ") as caught:
+        configure({"host": "mx.example.com", name: 1})
+    assert str(caught.value).partition(": ")[2].startswith(PEERS[name])
+    assert caught.value.field == name
+
+
+def test_no_name_of_another_library_is_a_setting_here() -> None:
+    assert not OF_PEERS.keys() & {*BY_NAME, "servers", "ports"}
+
+
+@pytest.mark.parametrize("name", OF_PEERS)
+def test_what_it_leads_to_is_one(name: str) -> None:
+    """And no name of another library."""
+    named: list[str] = []
+
+    class Listening(Spelling):
+        def __call__(self, setting: str, *value: Any) -> str:
+            named.append(setting)
+            return super().__call__(setting, *value)
+
+    of_peer(name, Listening())
+    assert set(named) <= {*BY_NAME, "servers"}
+    assert named or name == "fail_silently"
+
+
+def test_a_port_behind_the_host_is_written_by_its_name() -> None:
+    with pytest.raises(InvalidSetting, match=r"^servers holds the number 2600; if it is a port, write port=2600$"):
+        Mailer("localhost", 2600)  # type: ignore[arg-type]
+    with pytest.raises(InvalidSetting, match="the port stands in port, or behind the host of a URL: smtp://host:port"):
+        Mailer("localhost:2600")
 
 
 def test_a_key_near_nothing_is_told_all_names() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import sys
 import weakref
 from pathlib import Path
@@ -74,6 +75,32 @@ def test_smtpbackend_takes_djangos_names_too() -> None:
     assert servers_of(backend) == [("mail.example.com", 465, "implicit")]
     assert backend.use_ssl is True
     assert backend.fail_silently is True
+
+
+@pytest.mark.parametrize(
+    ("site", "words"),
+    [
+        (
+            {"VALIDATE_CERTS": False},
+            "unknown setting 'VALIDATE_CERTS', a name of aiosmtplib: certificates are always "
+            'verified; set SMTPBACKEND["CA_FILE"] to',
+        ),
+        ({"START_TLS": True}, "unknown setting 'START_TLS', a name of aiosmtplib: set EMAIL_USE_TLS = True"),
+        (
+            {"HOST": "a", "START_TLS": True},
+            "unknown setting 'START_TLS', a name of aiosmtplib: set SMTPBACKEND[\"USE_TLS\"] = True",
+        ),
+        ({"HOTS": "a"}, "unknown setting 'HOTS'; did you mean 'HOST'?"),
+    ],
+)
+def test_a_name_of_another_library_leads_to_ours(site: dict[str, Any], words: str) -> None:
+    with email_settings(SMTPBACKEND=site), pytest.raises(conf.SettingsError, match=re.escape(words)):
+        EmailBackend()
+
+
+def test_so_does_one_that_a_call_has() -> None:
+    with email_settings(), pytest.raises(conf.SettingsError, match=r"'tls_context', a name of aiosmtplib: TLS is set"):
+        EmailBackend(tls_context=None)
 
 
 @pytest.mark.parametrize("flags", [{}, {"EMAIL_USE_TLS": True}, {"EMAIL_USE_SSL": True}])
@@ -312,6 +339,10 @@ def test_options_never_read_other_settings() -> None:
     [
         ({}, "OPTIONS must define 'host'"),
         ({"host": "a", "hots": "b"}, "Unknown options 'hots'; did you mean 'host'"),
+        (
+            {"host": "a", "verify": False},
+            r"'verify', a name of requests .*; set OPTIONS\[.ca_file.\] to",
+        ),
         ({"host": "a", "nonsense": 1, "zzz": 2}, "Unknown options 'nonsense', 'zzz'"),
         ({"host": "a", "use_tls": True, "use_ssl": True}, "incompatible"),
         ({"host": "a", "tls": "none", "use_ssl": True}, "contradicts"),

@@ -161,6 +161,11 @@ def test_several_servers() -> None:
         ("SMTPBACKEND_TIMEOUTS", "SMTPBACKEND_TIMEOUT?"),
         ("SMTPBACKEND_SERVER", "SMTPBACKEND_SERVERS?"),
         ("SMTPBACKEND_DEFAULT_SENDR", "SMTPBACKEND_DEFAULT_SENDER?"),
+        ("SMTPBACKEND_USE_TLS", "set SMTPBACKEND_TLS = 'required' (STARTTLS)"),
+        (
+            "SMTPBACKEND_VALIDATE_CERTS",
+            "certificates are always verified; set SMTPBACKEND_CA_FILE",
+        ),
         ("SMTPBACKEND_XYZZY", "known are SMTPBACKEND_ALLOW_CLEARTEXT_AUTH"),
     ],
 )
