@@ -67,8 +67,9 @@ def test_it_says_what_a_mail_says_and_quit(twin: Twin, scripted: Scripted) -> No
     mailer.send(hello())
     mailer.check()
     mail, check = server.speakers
-    before = mail.verbs[: mail.verbs.index("MAIL")]
-    assert check.verbs == [*before, "QUIT"]
+    opening = mail.commands[: mail.verbs.index("MAIL")]
+    assert len(opening) == 2
+    assert check.commands == [*opening, "QUIT"]
 
 
 def test_a_message_is_sent_where_it_is_wanted(twin: Twin, scripted: Scripted) -> None:
