@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
+from smtpbackend.delivery.configuration import Rules
 from smtpbackend.delivery.judgement import judge
 from smtpbackend.errors import NotSupported, SMTPError
 from smtpbackend.outcome import Status
@@ -138,7 +139,7 @@ class Conversation:
         if mailing is not None and mailing.was_handed_over:
             assert mailing.content == ARRIVES[self.messages[number][1]], "another content"
             assert number not in self.is_failing
-        judged = judge(transaction, self.policy, "mx:25")
+        judged = judge(transaction, Rules(self.policy), "mx:25")
         outcomes = [(recipient, status) for recipient, status, _, _ in judged.settled]
         outcomes += [(recipient, Status.DEFERRED) for recipient, _, _ in judged.pending]
         assert [one.address for one, _ in outcomes] != [] or not transaction.recipients
