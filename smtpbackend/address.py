@@ -295,7 +295,7 @@ def _one_of(found: Sequence[Address], given: Any, field: str) -> Address:
     if len(found) == 1:
         return found[0]
     if not found:
-        raise InvalidInput(f"{field}: {given!r} is no address", field=field)
+        raise InvalidInput(f"{field}: {given!r} has no address in it", field=field)
     raise InvalidInput(
         f"{field}: {given!r} is {len(found)} addresses where one is wanted; an element of a list is not split at "
         "commas",

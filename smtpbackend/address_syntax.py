@@ -23,8 +23,22 @@ _white = re.compile(r"[ \t]*").match
 _comment_run = re.compile(r"[^()\\]*").match
 _quoted_pair = re.compile(r"\\(.)")
 
+_STRAY = {
+    '"': "a quotation mark is not closed",
+    ")": "')' without '('",
+    "[": "'[' without ']'",
+    "]": "']' without '['",
+    "\\": "a backslash stands outside of quotes",
+}
+"""What is wrong with a character that begins no token."""
+_TWO_SIGNS = "it has more than one @"
+
 _Token = tuple[str, str, bool]
 """Kind ("atom", "quoted", "literal", "special"), text, and whether space or a comment stands before it."""
+
+
+def _not_an_address(field: str, text: str, why: str) -> InvalidInput:
+    return InvalidInput(f"{field}: {text!r} is not an address: {why}", field=field)
 
 
 def _tokens(text: str, field: str, comments: dict[int, list[str]]) -> Iterator[_Token]:
@@ -41,7 +55,7 @@ def _tokens(text: str, field: str, comments: dict[int, list[str]]) -> Iterator[_
             continue
         match = _token(text, position)
         if match is None:
-            raise InvalidInput(f"{field}: {text!r} is not an address list (at {text[position:]!r})", field=field)
+            raise _not_an_address(field, text, _STRAY[text[position]])
         kind = str(match.lastgroup)
         token = match[kind]
         yield kind, _quoted_pair.sub(r"\1", token) if kind == "quoted" else token, spaced
@@ -63,7 +77,7 @@ def _after_comment(text: str, position: int, field: str) -> int:
             return position + 1
         run = _comment_run(text, position + 1)
         position = run.end() if run else end
-    raise InvalidInput(f"{field}: {text!r} has a comment that does not end", field=field)
+    raise _not_an_address(field, text, "a comment, which begins with '(', does not end")
 
 
 def mailboxes(text: str, field: str) -> Iterator[tuple[str, str, str]]:
@@ -81,7 +95,7 @@ class _Reader:
         self._position = 0
 
     def _wrong(self, why: str) -> InvalidInput:
-        return InvalidInput(f"{self._field}: {self._text!r} is not an address: {why}", field=self._field)
+        return _not_an_address(self._field, self._text, why)
 
     def mailboxes(self) -> Iterator[tuple[str, str, str]]:
         in_group = False
@@ -92,9 +106,7 @@ class _Reader:
             if sign == "<" or sign == "@" or (words and sign not in (":", ">")):
                 yield self._mailbox(words, begin)
                 if self._sign() not in (",", ";", ""):
-                    raise self._wrong(
-                        "addresses are separated by commas, and a name with special characters stands in quotes"
-                    )
+                    raise self._wrong(self._trouble_behind_one())
                 if self._sign() == ",":
                     self._position += 1
                 continue
@@ -105,9 +117,21 @@ class _Reader:
             if sign == ";" and not in_group:
                 raise self._wrong("';' ends a group, and none was begun; addresses are separated by commas")
             if sign == "" and in_group:
-                raise self._wrong("the group does not end in ';'")
+                is_link = self._text.lstrip().lower().startswith("mailto:")
+                raise self._wrong(
+                    "'mailto:' belongs to a link" if is_link else "the group that ':' begins does not end in ';'"
+                )
             in_group = sign == ":" or (in_group and sign != ";")
             self._position += 1
+
+    def _trouble_behind_one(self) -> str:
+        """What is wrong where neither a comma nor the end follows an address."""
+        return {
+            "@": _TWO_SIGNS,
+            ">": "'>' without '<'",
+            "<": "a name that has an @ in it stands in quotes",
+            ":": "a ':' stands behind it",
+        }.get(self._sign() or "", "addresses are separated by commas")
 
     def _sign(self) -> str | None:
         """The special character that is the next token, "" at the end; None for any other token."""
@@ -128,7 +152,7 @@ class _Reader:
         self._position += 1
         local_part, domain = self._addr_spec(self._words())
         if self._sign() != ">":
-            raise self._wrong("'<' without '>'")
+            raise self._wrong(_TWO_SIGNS if self._sign() == "@" else "'<' without '>'")
         display_name = self._with_comments(" ".join(word for _, word, _ in words), begin)
         self._position += 1
         return local_part, domain, display_name
@@ -149,7 +173,8 @@ class _Reader:
     def _addr_spec(self, words: list[_Token]) -> tuple[str, str]:
         """The local part in ``words``, and the domain if an @ follows."""
         if not words:
-            raise self._wrong("nothing stands before the @" if self._sign() == "@" else "it is empty")
+            nothing = {"@": "nothing stands before the @", "<": "'<' stands in '<'"}
+            raise self._wrong(nothing.get(self._sign() or "", "nothing stands between '<' and '>'"))
         local_part = ""
         for number, (kind, word, spaced) in enumerate(words):
             if kind == "literal":
@@ -158,9 +183,17 @@ class _Reader:
             if number and (spaced or kind == "quoted" or words[number - 1][0] == "quoted"):
                 dotted = words[number - 1][0] == "atom" and local_part.endswith(".")
                 if not dotted and not (kind == "atom" and word.startswith(".")):
-                    raise self._wrong("white space stands in it, or a name is not followed by an address in <>")
+                    raise self._wrong(self._trouble_with_words(spaced))
             local_part += word
         return local_part, self._domain() if self._sign() == "@" else ""
+
+    def _trouble_with_words(self, spaced: bool) -> str:
+        """What is wrong where several words stand for a local part."""
+        if not spaced:
+            return "quotes stand around a part of what is before the @"
+        if self._sign() == "@":
+            return "white space stands before the @; behind a name the address stands in <>"
+        return "it has no @"
 
     def _domain(self) -> str:
         self._position += 1
@@ -172,9 +205,16 @@ class _Reader:
         while self._tokens[self._position][0] == "atom":
             _, atom, spaced = self._tokens[self._position]
             if domain and not (spaced and (domain.endswith(".") or atom.startswith("."))):  # RFC 5322 4.4 obs-domain
-                raise self._wrong("white space stands in the domain")
+                follows = self._tokens[self._position + 1][1]
+                raise self._wrong(
+                    "addresses are separated by commas" if follows == "@" else "white space stands in the domain"
+                )
             domain += atom
             self._position += 1
+        if not domain and self._sign() == "@":
+            raise self._wrong(_TWO_SIGNS)
+        if self._tokens[self._position][0] == "quoted":
+            raise self._wrong("a quotation mark stands in the domain")
         if not domain:
             raise self._wrong("nothing stands after the @")
         return domain

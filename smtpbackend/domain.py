@@ -8,6 +8,7 @@ from smtpbackend.errors import InvalidInput
 
 __all__ = ["DOMAIN", "MAX_DOMAIN", "ascii_domain"]
 
+MAX_LABEL = 63  # octets, RFC 1035 2.3.4
 MAX_DOMAIN = 255  # octets, RFC 5321 4.5.3.1.2; the DNS has no longer names
 # RFC 5321 4.1.2 sub-domain, and the underscore, which it has not: hosts that have one do get mail.
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
@@ -23,8 +24,26 @@ def ascii_domain(domain: str, field: str) -> str:
     encoded = domain if domain.isascii() else _a_labels(domain, field)
     # Mapping may yield anything: "℀" becomes "a/c".
     if re.fullmatch(DOMAIN, encoded) is None or len(encoded) > MAX_DOMAIN:
-        raise InvalidInput(f"{field}: {domain[:MAX_DOMAIN]!r} is not a domain name", field=field)
+        raise InvalidInput(f"{field}: {domain[:MAX_DOMAIN]!r} is not a domain name: {_fault(encoded)}", field=field)
     return encoded
+
+
+def _fault(domain: str) -> str:
+    """What is wrong with a domain name in ASCII."""
+    if not domain:  # of characters that IDNA leaves out
+        return "it is empty"
+    if len(domain) > MAX_DOMAIN:
+        return f"it has more than {MAX_DOMAIN} octets"
+    for label in domain.split("."):
+        if not label:
+            return "it begins or ends with a dot" if domain.strip(".") != domain else "it has two dots in a row"
+        if len(label) > MAX_LABEL:
+            return f"{label[:20]!r}... has more than {MAX_LABEL} octets"
+        if label.startswith("-") or label.endswith("-"):
+            return f"{label!r} begins or ends with '-'"
+        if (wrong := re.search("[^A-Za-z0-9_-]", label)) is not None:
+            return f"it has {wrong[0]!r} in it"
+    raise AssertionError(domain)
 
 
 def _a_labels(domain: str, field: str) -> str:
@@ -70,5 +89,7 @@ def _check_literal(domain: str, field: str) -> str:
         elif re.fullmatch(_GENERAL_LITERAL, domain) is None:
             ipaddress.IPv4Address(content)
     except ValueError:
-        raise InvalidInput(f"{field}: {domain!r} is not an address literal", field=field) from None
+        raise InvalidInput(
+            f"{field}: {domain!r} is not an address literal, as [192.0.2.1] and [IPv6:2001:db8::1] are", field=field
+        ) from None
     return domain

@@ -107,6 +107,80 @@ def test_what_is_no_address_raises_and_names_the_field(text: str) -> None:
     assert not isinstance(raised.value, OSError)
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "'' has no address in it"),
+        ("Ann Lee", "it has no @"),
+        ("ann at example.org", "it has no @"),
+        ("@example.org", "nothing stands before the @"),
+        ("user@", "nothing stands after the @"),
+        ("Ann <user@>", "nothing stands after the @"),
+        ("user7@@example.org", "it has more than one @"),
+        ("a@b@example.org", "it has more than one @"),
+        ("Ann <a@b@example.org>", "it has more than one @"),
+        ("a b@example.org", "white space stands before the @; behind a name the address stands in <>"),
+        ("Ann ann@example.org", "white space stands before the @; behind a name the address stands in <>"),
+        ("a@exa mple.org", "white space stands in the domain"),
+        ("ann@example.org bob@example.org", "addresses are separated by commas"),
+        ("ann@example.org; bob@example.org", "';' ends a group, and none was begun; addresses are separated by commas"),
+        ("<user@example.org", "'<' without '>'"),
+        ("Ann <user@example.org", "'<' without '>'"),
+        ("user@example.org>", "'>' without '<'"),
+        ("Ann <<ann@example.org>>", "'<' stands in '<'"),
+        ("Ann <>", "nothing stands between '<' and '>'"),
+        ("ann@x.org <ann@x.org>", "a name that has an @ in it stands in quotes"),
+        ('"Ann <ann@example.org>', "a quotation mark is not closed"),
+        ('Ann" <ann@example.org>', "a quotation mark is not closed"),
+        ('a"b"@example.org', "quotes stand around a part of what is before the @"),
+        ('ann@"example".org', "a quotation mark stands in the domain"),
+        ("Ann (Lee <ann@example.org>", "a comment, which begins with '(', does not end"),
+        ("Ann Lee) <ann@example.org>", "')' without '('"),
+        ("ann@[192.0.2.1", "'[' without ']'"),
+        ("ann@192.0.2.1]", "']' without '['"),
+        ("[192.0.2.1]@example.org", "an address literal stands after the @"),
+        ("ann\\@example.org", "a backslash stands outside of quotes"),
+        ("ann@example.org:25", "a ':' stands behind it"),
+        ("friends: ann@example.org", "the group that ':' begins does not end in ';'"),
+        ("mailto:ann@example.org", "'mailto:' belongs to a link"),
+    ],
+)
+def test_what_is_wrong_with_the_text_is_told(text: str, why: str) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        Address.parse(text, "to")
+    expected = why if not text else f"{text!r} is not an address: {why}"
+    assert str(raised.value) == f"to: {expected}"
+
+
+@pytest.mark.parametrize(
+    ("domain", "why"),
+    [
+        ("example..org", "it has two dots in a row"),
+        ("exämple..org", "it has two dots in a row"),
+        (".example.org", "it begins or ends with a dot"),
+        ("example.org.", "it begins or ends with a dot"),
+        ("-x.example", "'-x' begins or ends with '-'"),
+        ("x-.example", "'x-' begins or ends with '-'"),
+        ("exa$mple.org", "it has '$' in it"),
+        ("exam/ple.org", "it has '/' in it"),
+        ("\xad", "it is empty"),
+        ("a" * 64 + ".org", f"{'a' * 20!r}... has more than 63 octets"),
+        ("a." * 200 + "org", "it has more than 255 octets"),
+    ],
+)
+def test_what_is_wrong_with_the_domain_is_told(domain: str, why: str) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        Address.parse(f"user@{domain}", "to")
+    assert str(raised.value) == f"to: {domain[:255]!r} is not a domain name: {why}"
+
+
+@pytest.mark.parametrize("text", ["user.@example.org", ".user@example.org", "us..er@example.org"])
+def test_dots_that_the_grammar_does_not_have_are_quoted(text: str) -> None:
+    """There are such mailboxes, at telephone companies; RFC 5321 4.1.2 has a form for them."""
+    local_part, _, domain = text.partition("@")
+    assert Address.parse(text).addr_spec == f'"{local_part}"@{domain}'
+
+
 @pytest.mark.parametrize("character", [*map(chr, [*range(32), *range(0x7F, 0xA0)]), "\u2028", "\u2029", "\ud800"])
 def test_control_characters_are_in_no_address(character: str) -> None:
     """C0, DEL, C1, line separators and halves of surrogate pairs: neither before nor behind the @, quoted or not."""
