@@ -258,8 +258,8 @@ KNOWN: tuple[Known, ...] = (
             "allowed rcpthosts",  # qmail
         ),
         lambda spelled: (
-            "it takes mail for other domains only from who may send through it: set "
-            f"{spelled.together('username', 'password')}, or {spelled('host')} to the server that you send through"
+            f"it relays mail only for those it knows: set {spelled.together('username', 'password')}, or "
+            f"{spelled('host')} to the server of your provider"
         ),
         f"RFC 5321 3.6.2; {_POSTFIX}#reject_unauth_destination; https://www.exim.org/exim-html-current/doc/html/"
         f"spec_html/ch-the_default_configuration_file.html; {_MICROSOFT}",

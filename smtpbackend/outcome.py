@@ -16,7 +16,7 @@ from smtpbackend.envelope import Envelope, Recipient
 from smtpbackend.errors import MAX_NAMED, DeliveryError, InvalidInput, RecipientsRefused, SMTPError, few, shortened
 from smtpbackend.values import Value
 
-__all__ = ["Outcome", "Receipt", "Reply", "Status", "named", "refusals"]
+__all__ = ["Outcome", "Receipt", "Reply", "Status", "named", "refusals", "said_of"]
 
 MAX_SHOWN = 512  # characters of a reply where it is shown and not kept: the whole line that RFC 5321 4.5.3.1.5 allows
 
@@ -301,7 +301,7 @@ class Receipt(Value):
 
     def _partial(self) -> DeliveryError:
         failed = [outcome for outcome in self.outcomes if outcome.status is not Status.ACCEPTED]
-        names = named([(o.address, f"{o.status.value}: {o.reply or o.error}") for o in failed])
+        names = named([(o.address, f"{o.status.value}: {said_of(o)}") for o in failed])
         return RecipientsRefused(
             f"{len(failed)} of {len(self.outcomes)} recipients were not accepted: {names}",
             recipients=refusals(tuple(failed)),
@@ -352,6 +352,13 @@ def refusals(outcomes: tuple[Outcome, ...]) -> dict[str, tuple[int, bytes]]:
         else (0, shortened(str(o.error or ""), MAX_SHOWN).encode("utf-8", "replace"))
         for o in outcomes
     }
+
+
+def said_of(outcome: Outcome) -> str:
+    """What kept a recipient from being accepted, for an error: the last reply with its server, or the error."""
+    if outcome.reply is not None:
+        return f"{outcome.server}: {outcome.reply}" if outcome.server else str(outcome.reply)
+    return "" if outcome.error is None else str(outcome.error)
 
 
 def named(said: Sequence[tuple[object, object]]) -> str:

@@ -82,7 +82,7 @@ def test_raise_for_failure_raises_the_error_where_nobody_was() -> None:
 def test_raise_for_failure_names_those_who_were_not_accepted() -> None:
     """As smtplib's class for refused recipients, with the receipt."""
     partly = receipt(ACCEPTED, REJECTED, DEFERRED, server="mx:25")
-    with pytest.raises(RecipientsRefused, match=r"2 of 3 recipients .*bob@example.org \(rejected: 550 5.1.1") as raised:
+    with pytest.raises(RecipientsRefused, match=r"2 of 3 .*bob@example.org \(rejected: mx:25: 550 5.1.1") as raised:
         partly.raise_for_failure()
     assert raised.value.recipients == {
         "bob@example.org": (550, b"5.1.1 unknown"),

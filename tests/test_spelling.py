@@ -86,6 +86,7 @@ def test_a_server_is_the_same_however_it_is_written() -> None:
         ({"dkim": {"domain": "x"}}, "MY_DKIM selector is missing"),
         ({"only_to": ["a@b.example"], "redirect_to": "a@b.example"}, "MY_ONLY_TO and MY_REDIRECT_TO are both set"),
         ({"servers": ["a"], "host": "b"}, "MY_SERVERS and MY_HOST are both set"),
+        ({"ports": 2.5}, "MY_PORTS must be a list of numbers"),
         ({"servers": [{"hots": "b"}]}, "unknown setting 'hots' in MY_SERVERS; did you mean 'host'"),
         ({"servers": ["localhost", 2600]}, "MY_SERVERS holds the number 2600; if it is a port, write MY_PORT = 2600"),
         ({"servers": [2.5]}, "MY_SERVERS holds a float"),

@@ -100,7 +100,8 @@ def _servers(given: Mapping[str, Any], spelling: Spelling) -> tuple[Server, ...]
         ports = [ports]
     if not isinstance(ports, Sequence) or isinstance(ports, bytes):
         raise InvalidSetting(
-            f"ports must be a list of numbers, one for each server, not {type(ports).__name__}", field="ports"
+            f"{spelling('ports')} must be a list of numbers, one for each server, not {type(ports).__name__}",
+            field="ports",
         )
     padded = [*ports, *[None] * len(servers)]
     found = [

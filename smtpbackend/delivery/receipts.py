@@ -28,7 +28,7 @@ from smtpbackend.errors import (
 )
 from smtpbackend.events import Event, RecipientDeferred, RecipientRejected
 from smtpbackend.known_replies import remedies
-from smtpbackend.outcome import Outcome, Receipt, Reply, Status, named, refusals
+from smtpbackend.outcome import Outcome, Receipt, Reply, Status, named, refusals, said_of
 from smtpbackend.spelling import KEYWORDS, Spelling
 
 __all__ = ["failure", "of_all_servers", "queue_id", "recipient_events"]
@@ -80,14 +80,9 @@ def _refusal(outcomes: Sequence[Outcome], spellings: Mapping[str, Spelling]) -> 
     elif len(servers) == 1 and None not in servers:
         what = f"{servers.pop()} refused {named([(o.address, o.reply) for o in outcomes])}"
     else:
-        what = f"no recipient was accepted: {named([(o.address, _with_its_server(o)) for o in outcomes])}"
+        what = f"no recipient was accepted: {named([(o.address, said_of(o)) for o in outcomes])}"
     replies = [(o.reply, spellings.get(o.server or "", KEYWORDS)) for o in outcomes]
     return f"{what}{remedies(replies, 'rcpt')}"
-
-
-def _with_its_server(outcome: Outcome) -> object:
-    said = outcome.reply or outcome.error
-    return f"{outcome.server}: {said}" if outcome.reply and outcome.server else said
 
 
 def of_all_servers(last: SMTPError, failed: Iterable[SMTPError]) -> SMTPError:

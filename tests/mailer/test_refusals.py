@@ -11,12 +11,13 @@ from smtpbackend.errors import (
     ConnectFailed,
     ConnectionLost,
     ContentRefused,
+    HelloRefused,
     NotSupported,
     RecipientsRefused,
     SenderRefused,
     SMTPError,
 )
-from smtpbackend.testing import Play
+from smtpbackend.testing import CUT, Play
 from tests.mailer.conftest import Scripted
 from tests.mailer.twins import Twin, hello
 
@@ -55,6 +56,20 @@ TOLD: list[tuple[Play, dict[str, Any], Any, type[SMTPError], str]] = [
         "SERVER closed the connection: 421 4.3.2 closing; send again later",
     ),
     (
+        Play({"AUTH": ("535 5.7.3 Authentication unsuccessful", CUT)}, ("AUTH PLAIN",)), LOGIN, hello(),
+        AuthenticationFailed,
+        "SERVER refused the login of 'ann' (PLAIN: 535 5.7.3 Authentication unsuccessful); check username and "
+        "password; where they are right, Microsoft 365 takes no password for this mailbox: log in with OAuth (token), "
+        "or have its administrator allow SMTP AUTH",
+    ),
+    (
+        Play({"EHLO": ("550 5.7.1 Client host [192.0.2.1] blocked using zen.spamhaus.org", CUT)}), {}, hello(),
+        HelloRefused,
+        "SERVER refused EHLO with 550 5.7.1 Client host [192.0.2.1] blocked using zen.spamhaus.org; the IP address of "
+        "this machine is on a list of senders of spam: have it taken off, or set host in the URL to a server that you "
+        "log in to",
+    ),
+    (
         Play({"RCPT": "550 5.1.1 who?"}), {}, hello(), RecipientsRefused,
         "SERVER refused bob@example.com (550 5.1.1 who?); there is no such mailbox: check the address",
     ),
@@ -69,9 +84,9 @@ TOLD: list[tuple[Play, dict[str, Any], Any, type[SMTPError], str]] = [
     ),
     (
         Play({"RCPT": "554 5.7.1 Relay access denied"}), {"recipient_policy": "all"}, hello(), RecipientsRefused,
-        "SERVER refused bob@example.com (554 5.7.1 Relay access denied); it takes mail for other domains only from who "
-        "may send through it: set username and password, or host in the URL to the server that you send through; with "
-        "recipient_policy='all' nobody was sent the message",
+        "SERVER refused bob@example.com (554 5.7.1 Relay access denied); it relays mail only for those it knows: set "
+        "username and password, or host in the URL to the server of your provider; with recipient_policy='all' nobody "
+        "was sent the message",
     ),
     (
         Play({".": "550 5.7.60 SMTP; Client does not have permissions to send as this sender"}), {}, hello(),
@@ -138,5 +153,5 @@ def test_of_several_servers_each_recipient_names_its_own(twin: Twin, scripted: S
 
 def test_each_server_has_its_own_spelling(twin: Twin, scripted: Scripted) -> None:
     server = scripted(Play({"RCPT": "554 5.7.1 Relay access denied"}))
-    with pytest.raises(RecipientsRefused, match=r'or servers\["host"\] to the server that you send through$'):
+    with pytest.raises(RecipientsRefused, match=r'or servers\["host"\] to the server of your provider$'):
         twin({"host": "127.0.0.1", "port": server.port}).send(hello())
