@@ -12,9 +12,9 @@ from smtpbackend import errors
 
 __all__ = ["Text", "texts"]
 
-CLASSES = {name for name in errors.__all__ if name not in ("CancelSend",)} | {"SettingsError"}
+CLASSES = {name for name in errors.__all__ if name not in ("CancelSend",)}
 # Functions that make an error of a text, and its class where it is not an argument
-MAKERS = {"fatal": "", "_wrong": "SettingsError", "wrong": "InvalidSetting", "failed": "AuthenticationFailed",
+MAKERS = {"fatal": "", "_wrong": "InvalidSetting", "wrong": "InvalidSetting", "failed": "AuthenticationFailed",
           "kind": "ConnectFailed", "handshake_failed": "TLSFailed"}  # fmt: skip
 LONG = 18  # letters that a text has to have beside what is filled in, for somebody to find it by
 
@@ -57,6 +57,8 @@ def _of_call(call: ast.Call, named: dict[str, list[ast.expr]], module: str) -> I
         kind = MAKERS[name]
         if name == "fatal" and arguments:
             kind = getattr(arguments.pop(0), "id", "")
+    elif name == "SettingsError":
+        kind = "InvalidSetting"
     elif name not in CLASSES:
         return
     if not arguments:
