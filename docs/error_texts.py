@@ -54,7 +54,7 @@ def _of_call(call: ast.Call, named: dict[str, list[ast.expr]], module: str) -> I
     arguments = list(call.args)
     kind = name
     if name in MAKERS:
-        kind = MAKERS[name]
+        kind = "InvalidInput" if module == "smtpbackend.address_syntax" else MAKERS[name]
         if name == "fatal" and arguments:
             kind = getattr(arguments.pop(0), "id", "")
     elif name == "SettingsError":
