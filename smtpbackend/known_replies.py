@@ -239,7 +239,7 @@ KNOWN: tuple[Known, ...] = (
         ("4", "5"),
         ("sandbox subdomains are for test purposes only",),
         lambda spelled: "a sandbox sends to authorised recipients alone: authorise it, or send from a domain of yours",
-        "https://documentation.mailgun.com/docs/mailgun/user-manual/domains/domains-sandbox",
+        "https://help.mailgun.com/hc/en-us/articles/217531258-Authorized-Recipients",
     ),
     Known(
         MAIL,
