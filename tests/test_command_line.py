@@ -254,3 +254,65 @@ def test_on_a_terminal_with_rich(monkeypatch: pytest.MonkeyPatch, server: Script
         while b"waits" not in shown:
             shown += read.read(4096) or b""
     assert b"\x1b[32m" in shown
+
+
+class TestProgress:
+    """On a terminal with rich: of what is large, and of several messages."""
+
+    def shown(self, *arguments: str) -> tuple[int, bytes]:
+        import pty
+
+        controller, terminal = pty.openpty()
+        command = [sys.executable, "-m", "smtpbackend", "send", *arguments]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=terminal) as process:
+            os.close(terminal)
+            told = b""
+            with open(controller, "rb", buffering=0) as read:
+                while True:
+                    try:
+                        piece = read.read(65536)
+                    except OSError:  # the other end is closed
+                        break
+                    if not piece:
+                        break
+                    told += piece
+        return process.returncode, told
+
+    def test_of_a_large_attachment(self, server: ScriptedServer, tmp_path: Path) -> None:
+        (tmp_path / "large.bin").write_bytes(os.urandom(3_000_000))
+        code, told = self.shown(
+            *("--server", server.url, "--from", "a@example.com", "--to", "b@example.org", "--attach"),
+            str(tmp_path / "large.bin"),
+        )
+        assert code == 0
+        assert b"octets of attachments" in told
+        assert b"100%" in told
+
+    def test_of_several_messages(self, server: ScriptedServer, tmp_path: Path) -> None:
+        (tmp_path / "one.eml").write_text("From: a@example.com\r\nTo: b@example.org\r\n\r\nx\r\n")
+        files = ["--message", str(tmp_path / "one.eml")] * 3
+        code, told = self.shown("--server", server.url, *files)
+        assert code == 0
+        assert b"messages" in told
+        assert b"100%" in told
+        assert len(server.taken) == 3
+
+    def test_none_of_what_is_small(self, server: ScriptedServer, tmp_path: Path) -> None:
+        (tmp_path / "small.txt").write_text("x")
+        given = ("--server", server.url, "--from", "a@example.com", "--to", "b@example.org", "--attach")
+        assert self.shown(*given, str(tmp_path / "small.txt")) == (0, b"")
+
+
+def test_a_large_attachment_is_never_in_memory(server: ScriptedServer, tmp_path: Path) -> None:
+    (tmp_path / "large.bin").write_bytes(os.urandom(50_000_000))
+    code = (
+        "import resource, sys; from smtpbackend.command_line import main; code = main(sys.argv[1:]); "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024); sys.exit(code)"
+    )
+    given = ("--server", server.url, "--from", "a@example.com", "--to", "b@example.org")
+
+    def megabytes(*attached: str) -> int:
+        command = [sys.executable, "-c", code, "send", *given, "--subject", "x", *attached]
+        return int(subprocess.run(command, capture_output=True, check=True, timeout=120).stdout.split()[-1])
+
+    assert megabytes("--attach", str(tmp_path / "large.bin")) < megabytes() + 25
