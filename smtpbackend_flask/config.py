@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from smtpbackend import InvalidSetting, Server
 from smtpbackend.adapters import (
@@ -24,6 +24,9 @@ from smtpbackend.adapters import (
     port_doubt,
 )
 from smtpbackend_flask.spelling import FLAGS, PREFIX, AppConfig
+
+if TYPE_CHECKING:
+    from smtpbackend.adapters import Configuration
 
 __all__ = ["Config", "mailer_settings", "read_config", "warn"]
 
@@ -100,7 +103,7 @@ def read_config(config: Mapping[str, Any], app_debug: bool | int = False) -> Con
         mailer.update(ours)
         theirs = tuple((name, key) for name, key in keys.items() if not key.startswith(PREFIX))
         spelling = AppConfig(theirs, switched)
-        configuration = configure(mailer, spelling)
+        configuration = _configured(mailer, spelling)
         servers = configuration.servers
         told += _check_files(servers)
     except InvalidSetting as error:
@@ -162,6 +165,28 @@ def warn(why: str) -> None:
 
 
 _PACKAGES = ("smtpbackend", "smtpbackend_flask")
+
+
+def _configured(mailer: Mapping[str, Any], spelling: AppConfig) -> Configuration:
+    """The configuration; or one error that names all settings that cannot work, each tried without those before it."""
+    left, errors = dict(mailer), list[InvalidSetting]()
+    while True:
+        try:
+            configuration = configure(left, spelling)
+        except InvalidSetting as error:
+            errors.append(error)
+            if error.field not in left:
+                break
+            del left[error.field]
+        else:
+            break
+    if not errors:
+        return configuration
+    first, *others = errors
+    if others:
+        texts = " ".join(f"({number}) {error}" for number, error in enumerate(errors, 1))
+        raise InvalidSetting(f"{len(errors)} settings cannot work: {texts}", field=first.field)
+    raise first
 
 
 def _check_files(servers: tuple[Server, ...]) -> list[str]:

@@ -488,3 +488,12 @@ def test_one_that_fits_is_not(settings: dict[str, Any]) -> None:
 def test_a_certificate_that_has_expired_is_told_at_once(ca: Certificates) -> None:
     with pytest.warns(RuntimeWarning, match=r"a certificate in SMTPBACKEND_CA_FILE '.*' has expired on 20\d\d-"):
         read_config({"SMTPBACKEND_HOST": "localhost", "SMTPBACKEND_CA_FILE": str(ca.expired)})
+
+
+def test_all_that_cannot_work_is_one_error() -> None:
+    """As Django's checks tell each of them, and not one after the other."""
+    wrong = {"MAIL_PORT": "smtp", "MAIL_TIMEOUT": -1, "SMTPBACKEND_STRATEGY": "best", "SMTPBACKEND_HOST": None}
+    with pytest.raises(InvalidSetting, match=r"^3 settings cannot work: \(1\) ") as raised:
+        read_config(wrong)
+    for key in ("MAIL_PORT", "MAIL_TIMEOUT", "SMTPBACKEND_STRATEGY"):
+        assert key in str(raised.value)
