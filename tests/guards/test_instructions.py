@@ -50,6 +50,7 @@ def test_more_fails_and_fewer_is_told(monkeypatch: pytest.MonkeyPatch, share: fl
     assert bool(found) is told
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["DATA", "BDAT"])
 def test_a_message_of_many_takes_as_many_as_one_of_few(way: str) -> None:

@@ -46,6 +46,7 @@ def test_a_hundred_messages_to_postfix(twin: Twin, postfix: Postfix) -> None:
     assert turns <= 12
 
 
+@pytest.mark.exhaustive
 def test_a_hundred_messages_to_smtp_sink(twin: Twin, smtp_sink: SmtpSink) -> None:
     """Without CHUNKING: the end of one content, and the group of the next message behind it."""
     turns = turns_of_a_hundred(twin, smtp_sink.port, 0.02)

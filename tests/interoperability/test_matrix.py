@@ -242,6 +242,7 @@ def experiments(request: pytest.FixtureRequest) -> Experiments:
     return Experiments(request)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("twin_kind", [BlockingTwin, AsyncioTwin], ids=matrix.TWINS)
 @pytest.mark.parametrize(("offer", "cell"), [pytest.param(*pair, id=str(pair[1])) for pair in matrix.cells()])
 def test_ten_messages_arrive_as_sent(experiments: Experiments, offer: Offer, cell: Cell, twin_kind: TwinKind) -> None:

@@ -66,6 +66,7 @@ class TestASend:
 
         await at_every_point(mailer, [server], act, when, before=before)
 
+    @pytest.mark.exhaustive
     @whenever
     async def test_of_what_does_not_fit_the_buffers(self, scripted: Scripted, when: When) -> None:
         """The server reads nothing for a while: the content waits for room in between."""

@@ -273,6 +273,7 @@ class TestDeadAddresses:
 
     PATTERN = "d" * 40 + "g" * 20
 
+    @pytest.mark.exhaustive
     @pytest.mark.parametrize(("way", "window"), HOW)
     @pytest.mark.parametrize("name", ["postfix", "exim", "dovecot login"])
     def test_forty_and_then_twenty_good_ones(
