@@ -18,6 +18,8 @@ import pytest
 from smtpbackend.command_line import main
 from smtpbackend.testing import SILENCE, Play, ScriptedServer
 
+ROOT = Path(__file__).parents[1]
+
 pytestmark = pytest.mark.filterwarnings("error")
 
 
@@ -27,6 +29,41 @@ def ran(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[str]
     done = subprocess.run(command, input=stdin, capture_output=True, timeout=60, env=environment)
     assert b"Traceback" not in done.stderr
     return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def on_terminal(*arguments: str, typed: str = "", path: str = "") -> subprocess.CompletedProcess[str]:
+    """The same where the standard error is a terminal; what it showed is ``stderr``."""
+    import fcntl
+    import pty
+    import termios
+
+    controller, terminal = pty.openpty()
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8", "TERM": "xterm"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (path, os.environ.get("PYTHONPATH"), str(ROOT))))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "smtpbackend", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        env=environment,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(2, termios.TIOCSCTTY, 0),
+    )
+    os.close(terminal)
+    shown = b""
+    with process, open(controller, "r+b", buffering=0) as screen:
+        while True:
+            try:
+                shown += screen.read(4096) or b""
+            except OSError:  # the last process on it has ended
+                break
+            if typed and b"Password" in shown:  # it asks when nothing is echoed any more
+                screen.write(typed.encode())
+                typed = ""
+        assert process.stdout is not None
+        out = process.stdout.read().decode()
+    assert b"Traceback" not in shown
+    return subprocess.CompletedProcess(process.args, process.returncode, out, shown.decode())
 
 
 @pytest.fixture
@@ -228,8 +265,63 @@ class TestSend:
         assert done.returncode == 0
         assert "ann by PLAIN" in done.stdout
 
+    def test_a_wrong_password(self, smtp_server: Any, tmp_path: Path) -> None:
+        server = smtp_server(Play({"AUTH": "535 5.7.8 no"}, extensions=("AUTH PLAIN",)))
+        (tmp_path / "secret").write_text("wrong-one\n")
+        url = server.url.replace("//", "//ann@")
+        given = ["--password-file", str(tmp_path / "secret"), "--from", "a@example.com", "--to", "b@example.org"]
+        done = ran("send", "--server", url, *given)
+        assert done.returncode == 1
+        assert "535 5.7.8 no" in done.stdout
+        assert "check username in the URL of --server and --password-file" in done.stdout
+        assert "wrong-one" not in done.stdout + done.stderr
+
+    @pytest.mark.parametrize("in_url", [True, False])
+    def test_a_password_is_asked_for_on_the_terminal(self, server: ScriptedServer, in_url: bool) -> None:
+        url = server.url.replace("//", "//ann@") if in_url else server.url
+        done = on_terminal(
+            *("send", "--server", url, *([] if in_url else ["--username", "ann"])),
+            *("--from", "a@example.com", "--to", "b@example.org", "--text", "-"),
+            typed="geheim\n",
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.split("\r\n") == ["Password of ann: ", ""]
+        assert server.received.count(b"AUTH PLAIN") == 1
+
+    def test_without_a_terminal_no_password_is_asked_for(self, server: ScriptedServer) -> None:
+        command = [sys.executable, "-m", "smtpbackend", "verify", "--server", server.url, "--username", "ann", "x"]
+        done = subprocess.run(command, input=b"geheim\n", capture_output=True, timeout=60, start_new_session=True)
+        assert done.returncode == 2
+        assert done.stderr == b"error: there is no terminal to ask for the password of ann: give --password-file\n"
+
+    def test_no_password_is_asked_for_where_none_is_needed(self, server: ScriptedServer) -> None:
+        for credentials in ("ann:secret@", "ann:@"):
+            url = server.url.replace("//", f"//{credentials}")
+            assert "terminal" not in ran("verify", "--server", url, "x").stderr
+        url = server.url.replace("//", "//ann@") + "&auth_mechanisms=EXTERNAL"
+        assert "terminal" not in ran("verify", "--server", url, "x").stderr
+
 
 class TestVerify:
+    def test_all_over_one_connection(self, smtp_server: Any) -> None:
+        server = smtp_server({"VRFY": ["250 <ann@example.org>", "251 forward", "450 busy", "551 elsewhere"]})
+        done = ran("verify", "--server", server.url, "a", "b", "c", "d", "--json")
+        assert done.returncode == 1
+        told = [json.loads(line) for line in done.stdout.splitlines()]
+        assert [one["reply"]["code"] for one in told] == [250, 251, 450, 551]
+        assert [one["meaning"] for one in told] == [
+            "it is there",
+            "it is not here, and mail for it is forwarded",
+            "the server does not tell now",
+            "it is not here, and mail for it is not forwarded",
+        ]
+        assert len(server.speakers) == 1
+
+    def test_no_server(self) -> None:
+        done = ran("verify", "--server", "smtp://127.0.0.1:1", "ann")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "check host and port in the URL of --server" in done.stderr
+
     def test_what_the_server_says(self, smtp_server: Any) -> None:
         server = smtp_server({"VRFY": ["252 2.0.0 perhaps", "550 5.1.1 no", "502 5.5.1 what"]})
         done = ran("verify", "--server", server.url, "ann", "bob@example.org", "eve")
@@ -259,24 +351,9 @@ def test_on_a_terminal_with_rich(monkeypatch: pytest.MonkeyPatch, server: Script
 class TestProgress:
     """On a terminal with rich: of what is large, and of several messages."""
 
-    def shown(self, *arguments: str) -> tuple[int, bytes]:
-        import pty
-
-        controller, terminal = pty.openpty()
-        command = [sys.executable, "-m", "smtpbackend", "send", *arguments]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=terminal) as process:
-            os.close(terminal)
-            told = b""
-            with open(controller, "rb", buffering=0) as read:
-                while True:
-                    try:
-                        piece = read.read(65536)
-                    except OSError:  # the other end is closed
-                        break
-                    if not piece:
-                        break
-                    told += piece
-        return process.returncode, told
+    def shown(self, *arguments: str) -> tuple[int, str]:
+        done = on_terminal("send", *arguments)
+        return done.returncode, done.stderr
 
     def test_of_a_large_attachment(self, server: ScriptedServer, tmp_path: Path) -> None:
         (tmp_path / "large.bin").write_bytes(os.urandom(3_000_000))
@@ -285,22 +362,22 @@ class TestProgress:
             str(tmp_path / "large.bin"),
         )
         assert code == 0
-        assert b"octets of attachments" in told
-        assert b"100%" in told
+        assert "octets of attachments" in told
+        assert "100%" in told
 
     def test_of_several_messages(self, server: ScriptedServer, tmp_path: Path) -> None:
         (tmp_path / "one.eml").write_text("From: a@example.com\r\nTo: b@example.org\r\n\r\nx\r\n")
         files = ["--message", str(tmp_path / "one.eml")] * 3
         code, told = self.shown("--server", server.url, *files)
         assert code == 0
-        assert b"messages" in told
-        assert b"100%" in told
+        assert "messages" in told
+        assert "100%" in told
         assert len(server.taken) == 3
 
     def test_none_of_what_is_small(self, server: ScriptedServer, tmp_path: Path) -> None:
         (tmp_path / "small.txt").write_text("x")
         given = ("--server", server.url, "--from", "a@example.com", "--to", "b@example.org", "--attach")
-        assert self.shown(*given, str(tmp_path / "small.txt")) == (0, b"")
+        assert self.shown(*given, str(tmp_path / "small.txt")) == (0, "")
 
 
 def test_a_large_attachment_is_never_in_memory(server: ScriptedServer, tmp_path: Path) -> None:

@@ -16,6 +16,9 @@ _MEANINGS = {  # RFC 5321 3.5
     250: "it is there",
     251: "it is not here, and mail for it is forwarded",
     252: "the server does not tell, and would take mail for it",
+    500: "the server does not answer VRFY",
+    502: "the server does not answer VRFY",
+    504: "the server does not answer VRFY",
     550: "it is not there",
     551: "it is not here, and mail for it is not forwarded",
     553: "it is no address, or one of several",
@@ -40,13 +43,17 @@ def run(given: argparse.Namespace) -> int:
         for address in given.addresses:
             reply = _asked(mailer, address)
             well = well and reply.is_positive
-            meaning = _MEANINGS.get(reply.code, "the server does not answer VRFY")
+            meaning = _meaning(reply)
             if given.json:
                 told = {"address": address, "reply": reply.to_json(), "meaning": meaning}
                 print(json.dumps(told, ensure_ascii=False))
             else:
                 print(f"{address}: {meaning} ({reply})")
     return 0 if well else 1
+
+
+def _meaning(reply: Reply) -> str:
+    return _MEANINGS.get(reply.code, f"the server does not tell{' now' if reply.is_transient else ''}")
 
 
 def _asked(mailer: Any, address: str) -> Reply:
