@@ -16,7 +16,10 @@ from typing import Any
 import pytest
 
 from smtpbackend.command_line import main
+from smtpbackend.outcome import Receipt
 from smtpbackend.testing import SILENCE, Play, ScriptedServer
+from tests.mailer.test_streaming import Peak, large_file
+from tests.servers.sink import Sink
 
 ROOT = Path(__file__).parents[1]
 
@@ -64,6 +67,10 @@ def on_terminal(*arguments: str, typed: str = "", path: str = "") -> subprocess.
         out = process.stdout.read().decode()
     assert b"Traceback" not in shown
     return subprocess.CompletedProcess(process.args, process.returncode, out, shown.decode())
+
+
+def letter(number: int) -> bytes:
+    return b"From: ann@example.com\nTo: u%d@example.org\nSubject: %d\n\nx\n" % (number, number)
 
 
 @pytest.fixture
@@ -265,6 +272,92 @@ class TestSend:
         assert done.returncode == 0
         assert "ann by PLAIN" in done.stdout
 
+    def test_lists_and_names_of_recipients(self, server: ScriptedServer) -> None:
+        """One that is badly written does not cost the others."""
+        given = ["--to", "Ann <ann@example.org>, bob@example.org", "--cc", '"Eve <eve@', "--bcc", "dan@example.org"]
+        done = ran("send", "--server", server.url, "--from", "a@example.com", *given)
+        assert done.returncode == 1
+        accepted = re.findall("^accepted: (.*?) ", done.stdout, re.MULTILINE)
+        assert accepted == ["ann@example.org", "bob@example.org", "dan@example.org"]
+        assert 'rejected: "Eve <eve@ (' in done.stdout
+        assert b"dan@" not in server.taken[0].content
+
+    def test_the_null_reverse_path(self, server: ScriptedServer, tmp_path: Path) -> None:
+        (tmp_path / "a.eml").write_bytes(letter(0))
+        common = ["send", "--server", server.url, "--envelope-from", ""]
+        assert ran(*common, "--from", "a@example.com", "--to", "b@example.org").returncode == 0
+        assert ran(*common, "--message", str(tmp_path / "a.eml")).returncode == 0
+        assert ran(*common, "--message", str(tmp_path / "a.eml"), "--to", "b@example.org").returncode == 0
+        assert server.received.count(b"MAIL FROM:<>") == 3
+
+    def test_receipts_in_json_can_be_read_again(self, smtp_server: Any) -> None:
+        server = smtp_server({"RCPT": ["250 ok", "550 5.1.1 no such user"]})
+        given = ["--from", "a@example.com", "--to", "b@example.org, c@example.org", "--json"]
+        done = ran("send", "--server", server.url, *given)
+        assert (done.returncode, done.stderr) == (1, "")
+        told = json.loads(done.stdout)
+        receipt = Receipt.from_json(told)
+        assert receipt.to_json() == told
+        assert [str(one.address) for one in receipt.accepted] == ["b@example.org"]
+        assert receipt.rejected[0].no_such_mailbox
+
+    def test_a_message_on_the_standard_input(self, server: ScriptedServer) -> None:
+        done = ran("send", "--server", server.url, "--message", "-", stdin=letter(7))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith("accepted: u7@example.org (")
+
+    @pytest.mark.parametrize("piped", [False, True])
+    def test_a_mailbox_is_as_many_messages(self, server: ScriptedServer, tmp_path: Path, piped: bool) -> None:
+        octets = b"".join(b"From ann Thu Jan  1 00:00:00 2026\n" + letter(n) + b"\n" for n in range(3))
+        (tmp_path / "box").write_bytes(octets)
+        name = "-" if piped else str(tmp_path / "box")
+        done = ran("send", "--server", server.url, "--message", name, stdin=octets if piped else b"")
+        assert done.returncode == 0, done.stderr
+        wanted = [f"{name}[{n + 1}]: accepted: u{n}@example.org" for n in range(3)]
+        assert [line.partition(" (")[0] for line in done.stdout.splitlines()] == wanted
+        assert (tmp_path / "box").read_bytes() == octets
+
+    def test_one_of_several_files_that_is_no_message_costs_no_other(
+        self, server: ScriptedServer, tmp_path: Path
+    ) -> None:
+        for name, octets in (("0", letter(0)), ("1", b"nothing"), ("2", letter(2))):
+            (tmp_path / name).write_bytes(octets)
+        done = ran("send", "--server", server.url, "--message", *(str(tmp_path / name) for name in "012"))
+        assert done.returncode == 1
+        assert [line.partition(" (")[0] for line in done.stdout.splitlines()] == [
+            f"{tmp_path / '0'}: accepted: u0@example.org",
+            f"{tmp_path / '2'}: accepted: u2@example.org",
+        ]
+        assert done.stderr == f"{tmp_path / '1'}: failed: the message has no From, and no envelope names the sender\n"
+
+    @pytest.mark.parametrize(
+        ("arguments", "error"),
+        [
+            (["--message", "{}/0", "--subject", "x", "--cc", "a@b.org"],
+             "--message sends messages as they are, and --cc, --subject cannot change them: give one or the other"),
+            (["--message", "-", "-"], "- is given twice, and the standard input can be read once"),
+            (["--message", "{}/0", "{}/none"], "--message {}/none cannot be read: No such file or directory"),
+            (["--message", "{}/0", "--to", "<a"], "--to: '<a'"),
+            (["--message", "{}/0", "--envelope-from", "<a"], "--envelope-from: '<a'"),
+            (["--from", "a@b.org", "--to", "b@b.org", "--text", "{}/latin"], "--text {}/latin is not in UTF-8 "),
+            (["--from", "a@b.org", "--to", "b@b.org", "--attach", "{}"], "--attach {} cannot be read: Is a directory"),
+            (["--from", "<a", "--to", "b@b.org"], "--from: '<a'"),
+            (["--from", "a@b.org", "--to", "b@b.org", "--header", "From: b"], "--header: From is given twice"),
+            (["--from", "a@b.org", "--to", "b@b.org", "--password-file", "{}/0"],
+             "--password-file is set for 127.0.0.1, --username is not"),
+            (["--from", "a@b.org", "--to", "b@b.org", "--server", "smtp://x?tsl=none"],
+             "unknown setting 'tsl' in a URL of --server; did you mean 'tls'?"),
+        ],
+    )  # fmt: skip
+    def test_what_is_wrong_with_options_is_told_before_anything_is_sent(
+        self, server: ScriptedServer, tmp_path: Path, arguments: list[str], error: str
+    ) -> None:
+        (tmp_path / "0").write_bytes(letter(0))
+        (tmp_path / "latin").write_bytes("grüß".encode("latin-1"))
+        done = ran("send", "--server", server.url, *(word.replace("{}", str(tmp_path)) for word in arguments))
+        assert done.stderr.startswith(f"error: {error.replace('{}', str(tmp_path))}")
+        assert (done.returncode, done.stdout, server.taken) == (2, "", [])
+
     def test_a_wrong_password(self, smtp_server: Any, tmp_path: Path) -> None:
         server = smtp_server(Play({"AUTH": "535 5.7.8 no"}, extensions=("AUTH PLAIN",)))
         (tmp_path / "secret").write_text("wrong-one\n")
@@ -300,6 +393,60 @@ class TestSend:
             assert "terminal" not in ran("verify", "--server", url, "x").stderr
         url = server.url.replace("//", "//ann@") + "&auth_mechanisms=EXTERNAL"
         assert "terminal" not in ran("verify", "--server", url, "x").stderr
+
+    def test_a_batch_that_is_interrupted_tells_what_was_under_way(self, smtp_server: Any, tmp_path: Path) -> None:
+        server = smtp_server(Play({".": ["250 ok", SILENCE]}, extensions=()))
+        for number in range(3):
+            (tmp_path / str(number)).write_bytes(letter(number))
+        command = [sys.executable, "-m", "smtpbackend", "send", "--server", server.url, "--message"]
+        command += [str(tmp_path / str(number)) for number in range(3)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            while server.received.count(b"\r\n.\r\n") < 2:
+                assert process.poll() is None
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=30)
+        assert process.returncode == 130
+        assert "Traceback" not in err
+        assert [line.partition(" (")[0] for line in out.splitlines()] == [
+            f"{tmp_path / '0'}: accepted: u0@example.org",
+            f"{tmp_path / '1'}: in_doubt: u1@example.org",
+        ]
+
+    def test_messages_are_read_when_their_turn_comes(self, tmp_path: Path) -> None:
+        names = []
+        for number in range(12):
+            names.append(str(tmp_path / str(number)))
+            Path(names[-1]).write_bytes(letter(number) + b"x" * 70 * 20_000)
+        with Sink("SIZE") as sink:
+            assert main(["send", "--server", sink.url, "--message", names[0]]) == 0
+            with Peak() as one:
+                assert main(["send", "--server", sink.url, "--message", *names[:3]]) == 0
+            with Peak() as all_of_them:
+                assert main(["send", "--server", sink.url, "--message", *names]) == 0
+        assert all_of_them.octets < 1.5 * one.octets
+
+    def test_the_page_shows_what_is_printed(self, smtp_server: Any, tmp_path: Path) -> None:
+        page = (ROOT / "docs" / "howto" / "command-line.md").read_text(encoding="utf-8")
+        shown = re.findall(r"^```console\n(\$ (.*?)\n(.*?))^```$", page, re.MULTILINE | re.DOTALL)
+        refusal = "550 5.1.1 no such user"
+        plays = (
+            Play({"RCPT TO:<EVE": refusal}),
+            Play(),
+            Play({"VRFY": ["250 <ann@example.org>", "252 2.5.2 send some mail", refusal]}),
+        )
+        assert len(shown) == len(plays)
+        mail = letter(0).replace(b"u0@", b"bob@")
+        (tmp_path / "box").write_bytes((b"From ann Thu Jan  1 00:00:00 2026\n" + mail + b"\n") * 2)
+        for name, octets in (("report.csv", b"a,b"), ("first.eml", mail), ("second.eml", mail)):
+            (tmp_path / name).write_bytes(octets)
+        for (_, command, wanted), play in zip(shown, plays, strict=True):
+            here = command.replace("python", sys.executable).replace("1025", f"{smtp_server(play).port}")
+            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+            done = subprocess.run(
+                here, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+            )
+            assert (done.stdout, done.stderr) == (wanted, "")
 
 
 class TestVerify:
@@ -378,6 +525,36 @@ class TestProgress:
         (tmp_path / "small.txt").write_text("x")
         given = ("--server", server.url, "--from", "a@example.com", "--to", "b@example.org", "--attach")
         assert self.shown(*given, str(tmp_path / "small.txt")) == (0, "")
+
+    def test_a_batch_has_a_bar_and_its_receipts_go_where_they_are_sent(
+        self, server: ScriptedServer, tmp_path: Path
+    ) -> None:
+        for number in range(3):
+            (tmp_path / str(number)).write_bytes(letter(number))
+        names = [str(tmp_path / str(number)) for number in range(3)]
+        done = on_terminal("send", "--server", server.url, "--json", "--message", *names)
+        assert done.returncode == 0
+        assert "100%" in done.stderr
+        assert [json.loads(line)["outcomes"][0]["status"] for line in done.stdout.splitlines()] == ["accepted"] * 3
+
+    @pytest.mark.parametrize("number", [1, 24])
+    def test_it_shows_what_has_left_for_the_last_server(self, smtp_server: Any, tmp_path: Path, number: int) -> None:
+        """And not what was read, or has left for those before it. What systems hold in their buffers has left."""
+        play = Play(extensions=("PIPELINING", "SIZE"), cut_after_reading=1_000_000)
+        servers = [word for _ in range(number) for word in ("--server", smtp_server(play).url)]
+        path = large_file(tmp_path, 25_000_000)
+        given = ["--from", "a@example.com", "--to", "b@example.org", "--attach", str(path)]
+        done = on_terminal("send", *servers, *given)
+        assert done.returncode == 1
+        assert int(re.findall(r"(\d+)%", done.stderr)[-1]) < 70
+
+    def test_without_rich_there_is_none(self, server: ScriptedServer, tmp_path: Path) -> None:
+        (tmp_path / "rich.py").write_text("raise ImportError")
+        (tmp_path / "0").write_bytes(letter(0))
+        given = ["--message", str(tmp_path / "0"), str(tmp_path / "0")]
+        done = on_terminal("send", "--server", server.url, *given, path=str(tmp_path))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.count("accepted: ") == 2
 
 
 def test_a_large_attachment_is_never_in_memory(server: ScriptedServer, tmp_path: Path) -> None:
