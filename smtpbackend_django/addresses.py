@@ -19,8 +19,8 @@ from smtpbackend.adapters import ADDRESS_FIELDS, IDENTIFIERS, ascii_domain, char
 
 __all__ = ["mailbox", "with_our_addresses", "with_our_hosts"]
 
-# The host behind an @; what stands in quotes is a name or a local part
-_host = re.compile(r'"(?:[^"\\]++|\\.)*+"|@([^\s<>()\[\]@,;:"\\]++)(?=\s*(?:[>,;(]|$))', re.DOTALL)
+# The host behind an @; what stands in quotes, or behind one that nothing closes, is a name or a local part
+_host = re.compile(r'"(?:[^"\\]++|\\.?)*+"?+|@([^\s<>()\[\]@,;:"\\]++)(?=\s*(?:[>,;(]|$))', re.DOTALL)
 
 
 def with_our_addresses(message: Any) -> Any:

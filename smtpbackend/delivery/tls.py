@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import ssl
 import sys
 from collections.abc import Callable
@@ -124,7 +123,8 @@ def expired_files(server: Server) -> list[tuple[str, str, str]]:
         if not path:
             continue
         with contextlib.suppress(OSError, ValueError), open(path, encoding="ascii", errors="replace") as file:
-            for pem in _PEM.findall(file.read()):
+            for block in file.read().split(_BEGIN)[1:]:
+                pem = f"{_BEGIN}{block.partition(_END)[0]}{_END}"
                 last = read_certificate(ssl.PEM_cert_to_DER_cert(pem)).not_after
                 if last < today:
                     found.append((setting, path, last))
@@ -132,7 +132,7 @@ def expired_files(server: Server) -> list[tuple[str, str, str]]:
     return found
 
 
-_PEM = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+_BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 
 
 def _load_files(context: ssl.SSLContext, server: Server) -> None:
