@@ -34,6 +34,8 @@ def _path(name: str, value: Any) -> str:
     path = _text(name, value.__fspath__() if hasattr(value, "__fspath__") else value)
     if "\n" in path or "-----BEGIN" in path:
         raise InvalidSetting(f"{name} is the path of a PEM file, and was given the content of one", field=name)
+    if "\0" in path:
+        raise InvalidSetting(f"{name} has NUL in it, which no path has", field=name)
     return path
 
 
@@ -49,7 +51,7 @@ def flag(name: str, value: Any) -> bool:
 def _number(name: str, value: Any) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = -1.0
     if isinstance(value, bool) or not 0 < number < float("inf"):
         raise InvalidSetting(f"{name} must be a number above 0, not {value!r}", field=name)
@@ -63,7 +65,7 @@ def _seconds(name: str, value: Any) -> float:
 def _count(name: str, value: Any) -> int:
     try:
         number = int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = 0
     if isinstance(value, (bool, float)) or number < 1:
         raise InvalidSetting(f"{name} must be a whole number from 1, not {value!r}", field=name)

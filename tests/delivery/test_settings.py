@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from smtpbackend import Mailer
+from smtpbackend import Mailer, SMTPError
 from smtpbackend.delivery.configuration import configure
 from smtpbackend.delivery.peer_names import OF_PEERS, of_peer
 from smtpbackend.delivery.server import Server
@@ -339,3 +340,33 @@ def test_an_empty_text_is_no_value_of_a_flag(name: str, empty: str) -> None:
 def test_a_flag_in_a_url_may_be_empty() -> None:
     (server,) = configure({"servers": "smtp://mx.example.com?strict_x509=&xque="}).servers
     assert (server.strict_x509, server.xque) == (True, False)
+
+
+ODD = [
+    0,
+    -1,
+    5,
+    [],
+    {},
+    (),
+    object(),
+    "",
+    "x",
+    b"x",
+    True,
+    1.5,
+    float("nan"),
+    float("inf"),
+    [1],
+    ["x"],
+    {1: 2},
+    "\0",
+    10**400,
+]
+
+
+@pytest.mark.parametrize("name", [*BY_NAME, "servers", "ports"])
+def test_a_value_of_another_kind_is_an_error_of_ours_or_works(name: str) -> None:
+    for value in ODD:
+        with contextlib.suppress(SMTPError):
+            Mailer(**{name: value}).close()
