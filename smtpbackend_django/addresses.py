@@ -1,8 +1,8 @@
-"""The addresses of a message in a form that Django writes into headers as the envelope has them.
+"""The addresses of a message in a form that makes Django's headers name the addresses of the envelope.
 
-Django knows no pairs, and encodes hosts by IDNA 2003, where "faß.de" is another host. A message that has either is
-copied, with addresses that Django reads alike. So is one with identifiers or URLs of which Django would make encoded
-words.
+Django takes no pairs of name and address, and encodes hosts by IDNA 2003, where "faß.de" is another host. A message
+with either is copied, with addresses that mean the same to Django. A message with identifiers or URLs that Django would
+write as encoded words is copied as well.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _host = re.compile(r'"(?:[^"\\]++|\\.?)*+"?+|@([^\s<>()\[\]@,;:"\\]++)(?=\s*(?:[
 
 
 def with_our_addresses(message: Any) -> Any:
-    """The message, or a copy of it in which Django reads what the envelope says: pairs, and hosts of IDNA 2008."""
+    """The message, or a copy with pairs and hosts of IDNA 2008 in a form that Django reads as the envelope does."""
     changed: dict[str, Any] = {}
     given = getattr(message, "from_email", None)
     if _is_other(written := _as_django_takes(given, "from_email"), given):
@@ -70,7 +70,7 @@ def _is_other(written: Any, given: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """The characters of a str whose ``__str__``, which Django writes, says something else: of an enumeration."""
+    """The characters of a str. Django writes its ``__str__``, which is another text for an enumeration."""
     return characters(value) if isinstance(value, str) and str(value) != characters(value) else value
 
 

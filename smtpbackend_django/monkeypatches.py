@@ -34,7 +34,7 @@ _NOT_RENDERING = frozenset(
     )
 )
 _COMMON: tuple[Any, ...] = (email.message.Message, email.generator.BytesGenerator, email.generator.Generator)
-# Each behind its subclasses
+# Each class comes after its subclasses
 if django.VERSION >= (6, 0):
     _CLASSES = (email.message.EmailMessage, email.message.MIMEPart, *_COMMON, email.policy.EmailPolicy)
 else:
@@ -52,7 +52,7 @@ def _names(place: Any) -> tuple[str, ...]:
 
 
 def _places() -> Iterator[tuple[Any, Any]]:
-    """A class or module, and what gets all its functions at once; those that a subclass inherits are left out."""
+    """Each class or module, and a getter of all its functions; those that a subclass inherits are left out."""
     done: list[Any] = []
     for place in (*reversed(_KINDS), *_CLASSES):
         below = [one for one in done if issubclass(one, place)]

@@ -29,7 +29,7 @@ FLAGS = ("use_tls", "use_ssl", "fail_silently")
 
 
 def flag_doubt(name: str, value: Any) -> str:
-    """Why a string does not do for a flag, or "": Django takes every string for true, "False" as well."""
+    """Why a string cannot be a flag, or "": Django takes every string for true, even "False"."""
     if not isinstance(value, str) or not value:
         return ""
     from smtpbackend.adapters import flag  # few sites have strings, and all register the checks

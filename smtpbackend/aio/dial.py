@@ -24,7 +24,7 @@ Ready = TypeVar("Ready")
 
 
 async def dial(server: Server, deadline: float | None, ready: Callable[[socket.socket], Awaitable[Ready]]) -> Ready:
-    """What ``ready`` makes of a socket that is connected: an OSError of it counts against the address.
+    """Connect, and return what ``ready`` makes of the socket. If it raises OSError, the next address is tried.
 
     Performs what ``delivery/addresses.py`` decides. Raises `ConnectFailed`.
     """
@@ -49,7 +49,7 @@ async def dial(server: Server, deadline: float | None, ready: Callable[[socket.s
                     attempts.close(step.info)
                 else:
                     attempts.close_all(but=step.info)
-                    race.close()  # what it holds of the others' errors would hold this frame
+                    race.close()  # its errors of other addresses would keep this frame alive
                     return made
             step = race.send(answer)
     except BaseException:
@@ -161,7 +161,7 @@ async def _look_up(host: str, port: int) -> list[Any]:
 
 
 async def _pass_proxy(server: Server, sock: socket.socket, end: float) -> None:
-    """Have a proxy, just connected to, connect to the server."""
+    """Have a proxy to which we are connected connect to the server."""
     from python_socks.async_.asyncio import Proxy
 
     from smtpbackend.delivery.proxy import Tunnel, failed

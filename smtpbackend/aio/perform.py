@@ -69,7 +69,7 @@ async def perform(
                             delivery = enter(Delivery(pool, task))
                     answer = GONE if gone else None
                 elif kind is Pull:
-                    # what may make us wait for its next item does not say how many there are
+                    # a source that may make us wait for an item does not know how many it has
                     if effect.unsent and operator.length_hint(source, -1) < 0:
                         answer = LATER
                     elif within is not None:

@@ -134,7 +134,7 @@ class Pool:
     ) -> tuple[Connection[Wire] | None, list[Connection[Wire]], Delivery | None]:
         """An idle connection, or None when one may be opened, which is then counted; and those to say goodbye to.
 
-        Last, the delivery that lends it where it is beyond the limit.
+        The last value is the delivery that lends it, where it is beyond the limit.
         """
         begun = self._loop.time()
         gone: list[Connection[Wire]] = []

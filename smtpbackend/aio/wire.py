@@ -56,9 +56,9 @@ class Wire(asyncio.BufferedProtocol):
         self._waiting: asyncio.Future[None] | None = None
         self._of_task: contextvars.Context | None = None  # in which the conversation goes on; None: a handshake waits
         self._conversation: Conversation[Any]
-        self._step: Any = None  # which the conversation yielded last
-        self._has_begun = False  # that, and waits
-        self._reading: Read | None = None  # since when its time runs
+        self._step: Any = None  # the effect that the conversation yielded last
+        self._has_begun = False  # whether that effect was begun, and waits
+        self._reading: Read | None = None  # the Read whose time runs
         self._deadline: float | None = None
         self._until = 0.0  # when the present wait is over
         self._timer: asyncio.Handle | None = None
@@ -173,7 +173,7 @@ class Wire(asyncio.BufferedProtocol):
             failed = None  # it holds this frame
 
     def _wait_until(self, when: float) -> None:
-        """Be called then. One timer does for many waits: where it goes off too early, it is set anew."""
+        """Have the wait end at this time. One timer serves many waits: if it goes off too early, it is set anew."""
         self._until = when
         if self._timer is None or self._timer_at > when:
             self._set_timer(when)
@@ -185,7 +185,7 @@ class Wire(asyncio.BufferedProtocol):
         self._timer = self._loop.call_at(when, self._time_is_up, 2)
 
     def _time_is_up(self, looks: int) -> None:
-        """What is there already did not come too late: the loop looks once more before time is up."""
+        """What has arrived by now is in time: the loop looks again before the wait is given up."""
         self._timer = None
         if self._waiting is None or self._waiting.done():
             return
@@ -259,7 +259,7 @@ class Wire(asyncio.BufferedProtocol):
         """Part of ``asyncio.BufferedProtocol``."""
         self._ended = True
         self.wake()
-        return True  # closing is our business
+        return True  # we close it ourselves
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Part of ``asyncio.BufferedProtocol``."""
@@ -316,11 +316,11 @@ class Wire(asyncio.BufferedProtocol):
 
         Linux acknowledges late on a connection where commands and replies take turns, and has to be told each time.
         """
-        with contextlib.suppress(OSError):  # what is wrong with it, reading tells
+        with contextlib.suppress(OSError):  # reading will raise what is wrong
             self._socket.setsockopt(socket.IPPROTO_TCP, QUICK_ACK, 1)
 
     def _write(self, step: Write) -> bool:
-        """Whether it left, as far as the transport may hold the rest; else that has to be waited for."""
+        """Whether it has left, except for what the transport may hold; False: it has to be waited for."""
         if not self._has_begun:
             self._has_heard = False
             if self._transport.is_closing():

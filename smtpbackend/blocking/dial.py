@@ -21,7 +21,7 @@ Ready = TypeVar("Ready")
 
 
 def dial(server: Server, deadline: float | None, ready: Callable[[socket.socket], Ready]) -> Ready:
-    """What ``ready`` makes of a socket that is connected: an OSError of it counts against the address.
+    """Connect, and return what ``ready`` makes of the socket. If it raises OSError, the next address is tried.
 
     Performs what ``delivery/addresses.py`` decides. Raises `ConnectFailed`.
     """
@@ -32,7 +32,7 @@ def dial(server: Server, deadline: float | None, ready: Callable[[socket.socket]
         step = next(race)
         while True:
             if isinstance(step, Wait):
-                # what is there already did not come too late
+                # what has arrived by now is in time
                 answer = attempts.ended(attempts.ready(max(step.until - time.monotonic(), 0.0)))
             elif isinstance(step, Begin):
                 answer = attempts.begin(step.info)
@@ -47,7 +47,7 @@ def dial(server: Server, deadline: float | None, ready: Callable[[socket.socket]
                     attempts.close(step.info)
                 else:
                     attempts.close_all(but=step.info)
-                    race.close()  # what it holds of the others' errors would hold this frame
+                    race.close()  # its errors of other addresses would keep this frame alive
                     return made
             step = race.send(answer)
     except BaseException:
@@ -112,7 +112,7 @@ def _look_up(host: str, port: int, end: float) -> list[Any]:
 
 
 def _pass_proxy(server: Server, sock: socket.socket, end: float) -> None:
-    """Have a proxy, just connected to, connect to the server."""
+    """Have a proxy to which we are connected connect to the server."""
     from python_socks.sync import Proxy
 
     from smtpbackend.delivery.proxy import Tunnel, failed

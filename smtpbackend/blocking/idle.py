@@ -1,8 +1,8 @@
 """The one thread of a process that looks at what is idle, for the pools of all mailers.
 
-What is due is decided in ``delivery/pooling.py``, and the pools close it; here is only when the thread lives: from the
-first connection that is idle to the last that is open, not across a fork, and not into the end of the program. Where no
-thread can be started, what is due is closed when its pool is used the next time.
+``delivery/pooling.py`` decides what is due, and the pools close it. This module only decides when the thread lives:
+from the first idle connection to the last open one. It ends before a fork, and before the program ends. Where no thread
+can be started, what is due is closed when its pool is used the next time.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class _Watch:
             raise
 
     def _waits(self, until: float) -> bool:
-        """Wait until then; False where the thread ends, which another one may follow from that moment on."""
+        """Wait until this time; False where the thread must end. From that moment another one may be started."""
         with self._changed:
             if self.pools and not self._rests:
                 self._changed.wait(max(until - time.monotonic(), 0.0))
@@ -104,5 +104,5 @@ class _Watch:
 
 
 watch = _Watch()
-# Python 3.12 on warns of a fork beside another thread: ours gives no cause
+# Python 3.12 and later warn of a fork while other threads run: ours has ended by then
 at_fork(before=watch.rest, after_in_parent=watch.go_on, in_child=watch.reset)

@@ -111,9 +111,9 @@ class Mailer(BaseMailer):
         """Send each of a stream of messages; gives receipts lazily and in order, and never raises for one message.
 
         Items are as for `send`, or pairs of content and envelope. An exception of the iterable itself is raised after
-        the receipts of what was taken from it. With ``connections`` (up to ``max_connections``) as many threads share
-        the stream: the iterable is asked by them or by yours, one at a time; Listeners are told by them, but of
-        `MessageSending` by yours.
+        the receipts of what was taken from it. With ``connections`` (up to ``max_connections``) that many threads share
+        the stream. They or your thread ask the iterable, one at a time. Your thread tells Listeners of
+        `MessageSending`, the other threads tell them of all other events.
         """
         from smtpbackend.delivery.caller import Caller
         from smtpbackend.streams import Stream
@@ -144,8 +144,8 @@ class Mailer(BaseMailer):
 
         ``holds(item)`` is asked before each transaction of an item is written; where it answers False, what is left of
         the item is deferred. ``pace(server, n)`` is asked before ``n`` messages begin on the server of that name (each
-        asks for itself: ``n`` is 1), and answers how many seconds to wait. What it raises, or answers that is no number
-        of seconds, defers the item. With several connections both are called by other threads; for ``items`` and
+        asks for itself: ``n`` is 1), and answers how many seconds to wait. If it raises, or its answer is no number of
+        seconds, the item is deferred. With several connections both are called by other threads; for ``items`` and
         listeners see `send_many`.
 
         ``suppress`` (default: the setting ``suppress_send``) does everything but the conversation: all recipients that

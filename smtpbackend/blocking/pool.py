@@ -130,7 +130,7 @@ class Pool:
     ) -> tuple[Connection[Wire] | None, list[Connection[Wire]], Delivery | None]:
         """An idle connection, or None when one may be opened, which is then counted; and those to say goodbye to.
 
-        Last, the delivery that lends it where it is beyond the limit.
+        The last value is the delivery that lends it, where it is beyond the limit.
         """
         notice_fork()
         begun = time.monotonic()
@@ -299,11 +299,11 @@ class Pool:
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 
 
-_is_promised = False  # that this process says goodbye, should it be a child that ends without its atexit
+_is_promised = False  # whether this process says QUIT at its end, even if it is a child that ends without atexit
 
 
 def _say_goodbye_at_end() -> None:
-    """Asked for with each connection: a forked process is told of its own end later than of the fork."""
+    """Called for each connection, since a forked process cannot be told of its end at the time of the fork."""
     global _is_promised
     if not _is_promised:
         _is_promised = True

@@ -155,7 +155,7 @@ class Wire:
 
         Linux acknowledges late on a connection where commands and replies take turns, and has to be told each time.
         """
-        with contextlib.suppress(OSError):  # what is wrong with it, reading tells
+        with contextlib.suppress(OSError):  # reading will raise what is wrong
             self._socket.setsockopt(socket.IPPROTO_TCP, QUICK_ACK, 1)
 
     def _write(self, data: bytes | bytearray, timeout: float) -> None:
@@ -206,7 +206,7 @@ class Wire:
             )
         self._poll.unregister(self._socket)
         self._socket.setblocking(False)
-        self._flags = 0  # TLS knows none
+        self._flags = 0  # an SSLSocket takes no flags
         self._context = self._context_of()  # to make one takes long, and many servers need none
         with unforked:
             secured = self._context.wrap_socket(

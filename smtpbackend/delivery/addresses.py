@@ -31,9 +31,9 @@ class Begin(NamedTuple):
 
 
 class Wait(NamedTuple):
-    """Wait until one of the attempts is connected or has failed, at most until then.
+    """Wait until an attempt has connected or failed, or until this time.
 
-    Answered with those that are, each with None or its error.
+    Answered with the attempts that have ended, each with its error; None: it has connected.
     """
 
     until: float
@@ -59,7 +59,7 @@ def reach(
         watch("found", found)
     next_at = over = clock()
     waiting = _in_order(server, found, next_at)
-    causes: dict[Info, OSError] = {}  # of each that was begun: why it is of no use
+    causes: dict[Info, OSError] = {}  # why it cannot be used, of each that was begun
     under_way: list[Info] = []
     while waiting or under_way:
         now = clock()
@@ -103,7 +103,7 @@ def reach(
 def each(
     infos: Sequence[Info], patience: float, clock: Callable[[], float]
 ) -> Generator[Begin | Wait, Any, dict[Info, OSError]]:
-    """Connect to all of these at once, and to nothing more: returns those that do not connect, and why."""
+    """Connect to all of these at once. Returns those that do not connect, each with the reason."""
     over = clock() + patience
     causes: dict[Info, OSError] = {}
     under_way: list[Info] = []
@@ -124,7 +124,7 @@ def each(
 
 
 def _in_order(server: Server, found: Sequence[Info], now: float) -> list[Info]:
-    """In the order of the system (RFC 6724), but families in turn (RFC 8305 4) and the one that worked first."""
+    """The system's order (RFC 6724), with the families in turn (RFC 8305 4); the address that worked comes first."""
     first = [info for info in found if info[0] == found[0][0]]
     second = [info for info in found if info[0] != found[0][0]]
     pairs = chain.from_iterable(zip_longest(first, second))
@@ -138,7 +138,7 @@ def _in_order(server: Server, found: Sequence[Info], now: float) -> list[Info]:
 
 
 def _remember(server: Server, found: Sequence[Info], info: Info, now: float) -> None:
-    """Try it first for a while. That is not prolonged, so that the system's order is tried again."""
+    """Have it tried first for a while. That time is not prolonged, so that the system's order is tried again."""
     if len(found) < 2:
         return
     good, until = remembered.get(server.next_hop, (None, 0.0))

@@ -1,8 +1,8 @@
 """What is logged without being asked for: at WARNING, on logger ``smtpbackend``.
 
 ``smtpbackend.failed_over``: a server could not be used, and the next one is tried. ``smtpbackend.in_doubt``: a message
-was handed over and not answered. Each is logged once a minute and server at most, over all mailers of a process: a
-server that is down is no flood of lines. ``smtpbackend.in_clear``: mail goes in clear to a server whose TLS failed;
+was handed over and not answered. Each is logged at most once a minute for each server, over all mailers of a process: a
+server that is down does not flood the log. ``smtpbackend.in_clear``: mail goes in clear to a server whose TLS failed;
 ``smtpbackend.no_login``: a user name is set without a password, so there is no login. Both are logged once for each
 server and process. No record has a secret, or a recipient that the server did not name itself.
 """
@@ -22,7 +22,7 @@ __all__ = ["in_clear", "in_doubt", "is_due", "no_login", "server_failed"]
 A_MINUTE = 60.0  # seconds
 MOST = 1000  # servers that are remembered
 
-last_logged: dict[tuple[str, str | None], list[float]] = {}  # when each was told of each server
+last_logged: dict[tuple[str, str | None], list[float]] = {}  # when each event was logged, for each server
 
 
 def server_failed(event: ServerFailed, now: float) -> None:
@@ -45,18 +45,18 @@ def in_clear(server: str, why: SMTPError) -> None:
 
 
 def no_login(server: str, lacking: str) -> None:
-    """Log that nothing logs in to ``server`` for want of the setting ``lacking``."""
+    """Log that there is no login on ``server``, because the setting ``lacking`` is not set."""
     log_once("smtpbackend.no_login", server, {"lacking": lacking})
 
 
-told: dict[tuple[str, str], object] = {}  # what was told of each server
+told: dict[tuple[str, str], object] = {}  # what was logged of each server
 
 
 def log_once(name: str, server: str, fields: dict[str, Any]) -> None:
     if len(told) >= MOST:
         told.clear()
     this = object()
-    if told.setdefault((name, server), this) is this:  # of several threads one is the first
+    if told.setdefault((name, server), this) is this:  # of several threads only the first logs
         log("smtpbackend", WARNING, name, server=server, **fields)
 
 
@@ -68,10 +68,10 @@ def log_at_times(name: str, server: str | None, now: float, fields: dict[str, An
 
 
 def is_due(last: list[float], now: float) -> bool:
-    """Whether a minute has passed since ``last``, its one element, which is ``now`` from then on.
+    """Whether a minute has passed since the one time in ``last``; then ``now`` replaces it.
 
-    The thread that takes the element out decides; another one finds none, and logs nothing. A time in the future is of
-    another clock.
+    The thread that takes the time out decides; another one finds none, and logs nothing. A time in the future comes
+    from another clock.
     """
     try:
         before = last.pop()

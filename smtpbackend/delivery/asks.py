@@ -46,7 +46,7 @@ class Pull(NamedTuple):
 class Prepare(NamedTuple):
     """Ask the caller for the parcel of this item: answered with it, None, or the Exception that was raised.
 
-    `END`: what was raised is no Exception, and no other message is begun.
+    `END`: it raised something that is no Exception (such as KeyboardInterrupt), and no other message is begun.
     """
 
     item: Any
@@ -79,7 +79,7 @@ class Find(NamedTuple):
 
 
 class Lease(NamedTuple):
-    """Give me a connection to this server: an idle one (``fresh`` forbids that), else a new one, not yet spoken on."""
+    """Give me a connection to this server: an idle one unless ``fresh``, else a new one, on which nothing was said."""
 
     server: Server
     fresh: bool
@@ -95,7 +95,7 @@ class Token(NamedTuple):
 
 
 class Pace(NamedTuple):
-    """Take one message of what the ``rate`` of this server allows: answered 0, or how many seconds it is too early."""
+    """Ask whether the ``rate`` of this server allows a message now: answered 0, or the seconds until it does."""
 
     server: Server
 
@@ -111,10 +111,10 @@ class Talk(NamedTuple):
 class Release(NamedTuple):
     """Take this connection back; a broken one is closed.
 
-    ``crowded``: the server answered on it, at whatever place, that it has too many (`is_crowd`). It is closed, and for
-    a minute no more are opened than are left. Answered True where another of ours is open: the message that was
-    answered waits for its turn, by another `Lease`, and nothing is at fault. False: there is none to wait for, or this
-    one was beyond the limit and its sender must not wait; then it is a reply like any other.
+    ``crowded``: the server said, in reply to any command, that it has too many connections (`is_crowd`). This one is
+    closed, and for a minute no more are open than are left. Answered True where another of ours is open: the message
+    waits for its turn with another `Lease`, and that is no failure. Answered False where there is none to wait for, or
+    where this one was beyond the limit, so that its sender must not wait: then the reply counts as any other.
     """
 
     connection: Connection[Any]
@@ -122,7 +122,7 @@ class Release(NamedTuple):
 
 
 class Give(NamedTuple):
-    """What becomes of the item of this number, for the caller. Answered `GONE` where the stream was left."""
+    """Give the caller what became of the item of this number. Answered `GONE` where the stream was left."""
 
     number: int
     value: Any

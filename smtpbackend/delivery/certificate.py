@@ -128,7 +128,7 @@ def _name(der: bytes, at: int) -> str:
 
 
 def _printable(text: str) -> str:
-    """An outsider may have chosen these characters, and they go into errors and logs."""
+    """``text`` fit for errors and logs, since an outsider may have chosen its characters."""
     return "".join(c if c.isprintable() else "?" for c in text)[:200]
 
 

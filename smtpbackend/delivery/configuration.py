@@ -83,7 +83,7 @@ def configure(settings: Mapping[str, Any], spelling: Spelling = KEYWORDS) -> Con
 
 
 def _servers(given: Mapping[str, Any], spelling: Spelling) -> tuple[Server, ...]:
-    """The servers, each with the port at its place: a missing one is the default, and more ports are ignored."""
+    """The servers, each with the port at the same place of its list, else the default. Further ports are ignored."""
     defaults = {key: given[key] for key in SERVER_KEYS if key in given}
     servers = given.get("servers", [{}])
     if "servers" in given and "host" in given:

@@ -52,10 +52,10 @@ BARREN = 3  # connections in a row without a recipient settled after which a ser
 class _Opening:
     """How the next connection of one `Connecting._connect` is opened, after what failed on those before it."""
 
-    tls: str | None = None  # "none": in clear, because of
-    without_tls: Any = None
+    tls: str | None = None  # "none": mail goes in clear
+    without_tls: Any = None  # the failure of TLS that is the reason
     login: Credentials | None = None
-    refused: str | None = None  # the token that was
+    refused: str | None = None  # the token that the server refused
 
     def __init__(self) -> None:
         self.attempt = Attempt()
@@ -79,8 +79,8 @@ class Connecting:
         self.deadline = deadline
         self._down = {} if down is None else down
         self._known_targets: dict[Server, list[Server]] = {}  # by SRV records
-        self._trouble: SMTPError | None = None  # the last time that there was no connection: why
-        self._had_no_turn = False  # and whether only no turn came
+        self._trouble: SMTPError | None = None  # why there was no connection, the last time
+        self._had_no_turn = False  # and whether that was only because no turn came
         self._barren: dict[Server, int] = {}  # connections in a row that ended without a recipient settled
 
     def _targets(self, server: Server, deadline: float | None, others: Sequence[Server]) -> Effects:
@@ -119,14 +119,14 @@ class Connecting:
                     forget(server)
                     crowded = is_crowd(error.reply)
                     is_one_of_ours = yield Release(connection, crowded)
-                    fresh = not (crowded and is_one_of_ours)  # else the server is well: DESIGN 4.4
+                    fresh = not (crowded and is_one_of_ours)  # else there is one to wait for: DESIGN 4.4
                     if fresh and not (yield from self._may_try_again(connection, opening, error, deadline)):
                         raise
-                connection = None  # what comes now is not of that one: neither its phase nor its fault
+                connection = None  # a failure from here on is not that one's
                 connection = yield Lease(server, fresh, deadline)
             connection.session.line.resume()
             return connection
-        except SMTPError as error:  # InvalidSetting too: what a callable of the caller's answered, a file that is gone
+        except SMTPError as error:  # also InvalidSetting: a callable's wrong answer, a file that is gone
             self._down[server] = self._trouble = error
             if connection is None:  # no turn came, or the mailer was closed
                 ours = isinstance(error, (TimedOut, MailerClosed))
@@ -176,7 +176,7 @@ class Connecting:
         return opening.login.token != opening.refused
 
     def _assess(self, connection: Connection[Any]) -> None:
-        """What the end of a connection says of its server: one that settled a recipient earns the next (DESIGN 4.4)."""
+        """Decide whether the end of a connection counts as a failure: not if it settled a recipient (DESIGN 4.4)."""
         server, history = connection.server, connection.session.history
         if connection.has_worked:
             self._barren[server] = 0
@@ -215,7 +215,7 @@ class Connecting:
     # Questions ---------------------------------------------------------------------------------------------------
 
     def verify(self, address: str) -> Effects:
-        """VRFY. What cannot be asked is refused here and below before a connection is opened."""
+        """VRFY. In these three, a wrong argument is refused before a connection is opened."""
         command.vrfy(address, utf8=True)
         return self.ask(lambda session: session.verify(address))
 

@@ -39,8 +39,8 @@ _STEPS = {  # the phase of a session, and the step that it belongs to; those of 
 class Step(Value):
     """One step: its ``name``, how many ``seconds`` it took, whether it was ``ok``, and in ``detail`` what was found.
 
-    The names are "look-up", "connect", "greeting", "EHLO", "TLS", "login" and "message". Behind a step that failed
-    comes another connection, where a mail would have gone on by one: in clear, or to log in another way.
+    The names are "look-up", "connect", "greeting", "EHLO", "TLS", "login" and "message". After a step
+    that failed come those of another connection, if a mail would have opened one: in clear, or to log in another way.
     """
 
     name: str
@@ -56,8 +56,8 @@ class Step(Value):
 class Security(Value):
     """The TLS of a connection. ``chain`` has subject, issuer and dates of each certificate, the server's own first.
 
-    ``names`` are the hosts that it is for, and ``days`` how many it holds still. Where the certificate is trusted by a
-    pin it stands alone, and was not verified: ``days`` may be negative.
+    ``names`` are the hosts that the server's own is for, and ``days`` is how many days it is still valid. If it is
+    trusted by a pin, it stands alone in ``chain``. Nothing else was verified, so ``days`` may be negative.
     """
 
     protocol: str
@@ -236,7 +236,7 @@ class _Steps:
 
     def _fail(self, name: str, error: Exception, offered: Capabilities) -> None:
         self._turn_to(name, offered)
-        if self.made and self.made[-1].name == name == "TLS":  # a server of TLS 1.3 tells it behind the handshake
+        if self.made and self.made[-1].name == name == "TLS":  # in TLS 1.3 a server may refuse it after the handshake
             self.made.pop()
         self.made.append(Step(name, False, self._last - self._begun, str(error)))
         self._has_failed = True
@@ -277,7 +277,7 @@ class _Steps:
 
     def _take_addresses(self, found: list[Info], offered: Capabilities) -> None:
         self.security = None
-        if self._server.path is not None:  # of a unix socket it is all that there is
+        if self._server.path is not None:  # a unix socket has no address
             return
         self.addresses = list(dict.fromkeys(shown(info[4]) for info in found))
         whose = " (of the proxy)" if self._server.proxy is not None else ""
@@ -307,7 +307,7 @@ class _Steps:
 def _security(facts: Any, now: float) -> Security:
     protocol, cipher, chain, hosts, last_day = facts
     days = None
-    with contextlib.suppress(ValueError):  # one that was not read, or no day of the calendar
+    with contextlib.suppress(ValueError):  # it could not be read, or is no day of the calendar
         days = (date.fromisoformat(last_day) - datetime.fromtimestamp(now, UTC).date()).days
     return Security(protocol, cipher, chain, hosts, days)
 

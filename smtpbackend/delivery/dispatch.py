@@ -42,8 +42,8 @@ from smtpbackend.protocol.transaction import Transaction
 __all__ = ["Dispatch"]
 
 AWAKE = 5.0  # seconds since the server answered, in which content may leave ahead of replies: DESIGN 5.1
-LEAVING = 5.0  # seconds for the replies in flight, once receipts are taken no more: DESIGN 4.11
-SLOW = 0.05  # seconds in which a source gives its next item, for others to be in flight while it is asked
+LEAVING = 5.0  # seconds for the replies in flight, once no receipts are taken any more: DESIGN 4.11
+SLOW = 0.05  # seconds for an item: while a source that takes longer is asked, nothing is in flight
 
 
 class Dispatch(Connecting):
@@ -85,7 +85,7 @@ class Dispatch(Connecting):
         self._ready: Mail | None = None  # goes next over the connection that is talked on
         self._turned_away: list[tuple[Mail, bool, bool]] = []  # on it, which is one too many; see `_record`
         self.flying: deque[tuple[Mail, Transaction]] = deque()
-        self._left: float | None = None  # when those in flight are given up, once receipts are taken no more
+        self._left: float | None = None  # when those in flight are given up, once no receipts are taken any more
 
     # The stream --------------------------------------------------------------------------------------------------
 
@@ -114,7 +114,7 @@ class Dispatch(Connecting):
                     mail.rejoin()
                     hurried = (mail.error is not None or self._had_no_turn) and self._is_late(mail)
                     mail.error = self._trouble
-                    if hurried:  # it had what time others had left: nothing against it for the messages to come
+                    if hurried:  # it had only the time that others left, and may be tried for other messages
                         self._down.pop(server, None)
                     else:
                         yield from self._count_move(mail)
@@ -189,18 +189,18 @@ class Dispatch(Connecting):
         self._waiting.put(mail)
 
     def _replay(self, mail: Mail) -> None:
-        """It goes again to the same server, on a fresh connection: nothing was said against it."""
+        """It goes again to the same server, on a fresh connection: the server has said nothing about it."""
         mail.fresh = mail.servers[0] if mail.servers else None
         self._waiting.put(mail)
 
     def _once_more(self, mail: Mail, connection: Connection[Any], is_free: bool) -> Effects:
-        """A command of this message was answered with the end of the connection: one more try, behind the others.
+        """The server ended the connection in reply to a command of this message: try it once more, after the others.
 
-        ``is_free``: it is not charged: some of its recipients were settled by then, which bounds its tries as well, or
-        the server ends connections at this number of messages.
+        With ``is_free`` the try is not counted: the server ends connections at this number of messages, or some of its
+        recipients were settled, which also bounds its tries.
         """
         if not is_free and connection.server in mail.renewed:
-            connection.session.history.refused_first = False  # it was sent away before: no word about the server
+            connection.session.history.refused_first = False  # that may be about the message, not the server
             yield from self._next_server(mail)
             if not mail.servers:  # it is settled by that reply
                 connection.has_worked = True
@@ -275,7 +275,7 @@ class Dispatch(Connecting):
             self._assess(connection)
 
     def _next_transaction(self, connection: Connection[Any], unsent: bool) -> Effects:
-        """What goes next over this connection: LATER where that cannot be said yet, None where nothing does."""
+        """What goes next over this connection: LATER where that is not known yet, None where nothing does."""
         while not connection.is_used_up:
             mail = self._ready or (yield from self._next_mail(connection, unsent))
             self._ready = None
@@ -307,7 +307,7 @@ class Dispatch(Connecting):
     def _settled(self, connection: Connection[Any]) -> Effects:
         """The oldest in flight has all replies that it will ever have."""
         mail, transaction = self.flying.popleft()
-        if connection.session.line.reads != connection.reads:  # not where several came together, and others took time
+        if connection.session.line.reads != connection.reads:  # else the reply came with others, some time ago
             connection.reads = connection.session.line.reads
             connection.heard = self.clock()
         final = transaction.final if transaction.is_accepted else None
@@ -397,7 +397,7 @@ class Dispatch(Connecting):
             else:  # another one goes on first
                 self._waiting.put(mail)
             return
-        mail.error = judgement.error or error  # what an earlier server said is not the last word any more
+        mail.error = judgement.error or error  # it replaces what an earlier server said
         mail.call_up()
         if not mail.pending:
             self._note_end(mail)

@@ -1,4 +1,4 @@
-"""What was learnt of servers: what they bear, and what is not tried on them again."""
+"""What was learnt of servers: how much they take, and what is not tried on them again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from smtpbackend.protocol.transaction_steps import PROBE_PATIENCE
 
 __all__ = ["Experience"]
 
-AN_HOUR = 3600.0  # seconds: a line that was cut at that moment does not stay slow for ever
+AN_HOUR = 3600.0  # seconds: the cause may have been the network, so it is tried again then
 FOR_GOOD = float("inf")  # seconds: for as long as the process lives
 PROBE_TIME = 3 * PROBE_PATIENCE  # seconds to the deadline: a probe may use some, and a connection in its place
 NO_BDAT = (500, 502)  # RFC 5321 4.2.2: the command is not known, or not implemented
@@ -36,13 +36,13 @@ class Experience:
         return not self._avoided or self._avoided.get((server, what), 0.0) <= now
 
     def avoid(self, server: Server, what: str, now: float, seconds: float = AN_HOUR) -> None:
-        """That did not go well on a connection (DESIGN 5.1, 5.2): try it on no other for a while."""
+        """Note that it failed on a connection (DESIGN 5.1, 5.2), so that it is tried on no other for a while."""
         self._avoided[server, what] = now + seconds
 
     def deliver(
         self, connection: Connection[Any], policy: str, is_list: bool, deadline: float | None, now: float
     ) -> Conversation[None]:
-        """The conversation that delivers on a connection, on terms that its server bears.
+        """The conversation that delivers on a connection, without what went wrong on its server before.
 
         ``is_list``: more than one message is to go; ``deadline`` is that of the first.
         """
@@ -67,9 +67,9 @@ class Experience:
         return server.chunk_in_flight == "probe" or takes_probe(session.greeting, session.capabilities)
 
     def found_limit(self, connection: Connection[Any], transaction: Transaction) -> bool:
-        """Whether its MAIL was answered with the end at the number of messages at which the last connection ended.
+        """Whether the server ended this connection at its MAIL, and the last one at the same number of messages.
 
-        That is not for the sake of this message.
+        Then the reason is that number, and not this message.
         """
         number = transaction.number
         return transaction.mail is None and number > 1 and self._ended_at.get(connection.server) == number
@@ -96,8 +96,8 @@ class Experience:
     def wants_data(self, connection: Connection[Any], transaction: Transaction, now: float) -> bool:
         """Whether a chunk was refused as if the server could not do BDAT: the same content goes again by DATA.
 
-        A 4xx may as well be about the message, which must not go twice each time that it is refused for now: it counts
-        once a server.
+        A 4xx may also be about the message, and then the message must not go twice each time that it is tried. So only
+        the first one of each server counts.
         """
         server, final = connection.server, transaction.final
         if not transaction.is_chunked or final is None or transaction.error is not None:

@@ -20,7 +20,7 @@ __all__ = ["OnlyTo", "address", "only_to", "redirected", "with_original_to"]
 
 
 class OnlyTo(NamedTuple):
-    """Addresses and domains, their ASCII letters small. Others are as they are: two of them may share a small one.
+    """Addresses and domains, with ASCII letters in lower case. Other letters stay: two may have one lower case.
 
     ``setting`` is how the user writes this setting.
     """

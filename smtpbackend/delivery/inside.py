@@ -15,11 +15,11 @@ Deliveries = tuple["Delivery", ...]
 
 
 class Delivery:
-    """A delivery on its way. ``pool`` is whose connection it has; None: it has none any more.
+    """A delivery on its way. ``pool`` is the pool whose connection it has; None: it has none any more.
 
-    ``task`` is the one that goes on with it, if it is one; when that has ended nothing is inside, though others run in
-    the same context (as under an ``asyncio.Runner``). ``lent``: how many connections beyond the limit those inside
-    have.
+    ``task`` is the task that runs it, None in a thread. When that task has ended, nothing is inside any more, even if
+    others run in the same context (as under an ``asyncio.Runner``). ``lent``: how many connections beyond the limit
+    were given to sends from inside.
     """
 
     __slots__ = ("lent", "pool", "task")
@@ -46,7 +46,7 @@ def here() -> Deliveries:
 
 
 def is_here(delivery: Delivery, task: Any = None) -> bool:
-    """Whether this context, and this task, goes on with it: a generator may go on elsewhere than it was begun."""
+    """Whether it runs in this context and this task: a generator may be continued where it was not begun."""
     return delivery.task is task and delivery in _here.get()
 
 

@@ -188,8 +188,9 @@ def says_full(reply: Reply) -> bool:
 def is_full(reply: Reply, behind: bool) -> bool:
     """Whether this refusal of a recipient is of one too many, and says nothing of the recipient.
 
-    452, or 552 from old servers, which is to be read as 452 (RFC 5321 4.5.3.1.10). Both are also of a full mailbox: so
-    without X.5.3, or for good, they count only ``behind`` a recipient that was accepted, and never with another status.
+    That is 452, or 552 from old servers, which is to be read as 452 (RFC 5321 4.5.3.1.10). Both may also mean a full
+    mailbox. So without X.5.3 they count only ``behind`` an accepted recipient and without an enhanced status code; with
+    X.5.3 a 5yz counts only behind an accepted recipient.
     """
     if says_full(reply):
         return behind or reply.is_transient

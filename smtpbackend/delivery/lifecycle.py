@@ -51,9 +51,9 @@ class Lifecycle:
         self.suppress = suppress
 
     def open(self, item: Any, pairs: bool) -> tuple[Any, Parcel | Exception]:
-        """What events and receipts call an item that ``send_many`` takes, and its parcel, or why there is none.
+        """For an item of ``send_many``: the object that events and receipts show for it, and its parcel or an error.
 
-        With ``pairs`` the caller wants the item itself back, else it is known by its message.
+        The object is the message, with ``pairs`` the item itself.
         """
         message, envelope = item if type(item) is tuple and len(item) == 2 else (item, None)
         known_as = item if pairs else message

@@ -55,12 +55,12 @@ class Mail:
     is_by_domain = False  # whether those of one domain stand next to each other
     deadline: float | None = None
     servers: list[Server] | None = None
-    offered = 0  # how many servers there are, and how many of them
-    objections = 0  # cannot be given this message
+    offered = 0  # how many servers there are
+    objections = 0  # how many of them cannot be given this message
     renewed: frozenset[Server] = frozenset()  # had their one fresh connection
     passed: dict[Server, SMTPError] | None = None  # those that had their chance with it, and why they did not take it
-    goes_behind = False  # those in flight, since a connection ended at a command of this one
-    fresh: Server | None = None  # which one it is to have a fresh connection to
+    goes_behind = False  # behind the others, since a connection ended at a command of this one
+    fresh: Server | None = None  # the server that gets it on a fresh connection
     reply: Reply | None = None
     server: str | None = None
     error: Exception | None = None
@@ -73,7 +73,7 @@ class Mail:
     """What became of all recipients at once: a server took the message for all of them in one transaction."""
 
     def is_for(self, recipients: tuple[Recipient, ...]) -> None:
-        """These are its recipients."""
+        """Set its recipients."""
         self.recipients = self.pending = recipients
 
     def keep_to(self, allowed: OnlyTo) -> None:
@@ -202,9 +202,9 @@ class Mail:
     def go_on(self, again: tuple[Recipient, ...], most: int) -> None:
         """The same server is given those it wants ``again``, and those behind; the others are set aside.
 
-        ``most``: how many it took, where it wants some again. From now on no more go at once (but always a hundred):
-        what one transaction got done pays for the next, and however often a server says so, the steps that a long list
-        takes do not grow with the square of its length.
+        ``most``: how many it took, where it wants some again. From now on no more than these go at once, or a hundred
+        if it took fewer. So each transaction that a server cuts short costs no more than the last one achieved, and the
+        steps for a long list do not grow with the square of its length.
         """
         wanted = set(again)
         self.aside = self.aside or []

@@ -38,7 +38,7 @@ class Parcel(NamedTuple):
         if isinstance(envelope, Envelope):
             try:
                 return _by_adapter(message, envelope, bounce_address) or cls(envelope, message)
-            except Exception as error:  # every recipient fails by that
+            except Exception as error:  # every recipient fails with it
                 return cls(envelope, error)
         if envelope is not None:
             raise InvalidInput(f"envelope must be an Envelope, not {type(envelope).__name__}", field="envelope")

@@ -19,7 +19,7 @@ __all__ = ["GOODBYE", "LOOK", "Bucket", "Connection", "Shelf", "next_look", "tur
 
 W = TypeVar("W")
 
-CROWDED = 60.0  # seconds in which no more connections are opened than a server, which said "too many", left us
+CROWDED = 60.0  # seconds after a server said "too many", in which no more are open than it left us
 NEVER = float("-inf")
 GOODBYE = 1.0  # seconds for QUIT and the replies to it, however many connections are closed together
 # Seconds between two looks at what is idle. No thread waits on the sockets themselves: each reply on one that is in use
@@ -70,7 +70,7 @@ class Shelf(Generic[W]):
 
     def __init__(self, limits: PoolLimits, generation: int = 0) -> None:
         self.limits = limits
-        self.idle: list[Connection[W]] = []  # the one that was so for the longest time first
+        self.idle: list[Connection[W]] = []  # the one idle for the longest time first
         self.used: WeakSet[Connection[W]] = WeakSet()  # one that an interrupt made us lose is not kept here
         self.waiting: deque[Any] = deque()
         self.open = 0
@@ -78,8 +78,8 @@ class Shelf(Generic[W]):
         self.generation = generation  # what began before the last `empty` is not kept, and gets no connection any more
         self._most = limits.max_connections
         self._crowded_until = 0.0
-        self._given_back = NEVER  # when one that was of use last came back
-        self._failed = NEVER  # when one was last lost that was of none
+        self._given_back = NEVER  # when one last came back that had worked or could be used again
+        self._failed = NEVER  # when one was last lost that had not worked
 
     def serve(self, fresh: bool, now: float) -> tuple[Connection[W] | None, list[Connection[W]], bool]:
         """What the first in line may have: a connection; those to say goodbye to; whether a new one, which is counted.
@@ -91,7 +91,7 @@ class Shelf(Generic[W]):
             gone = [self.idle.pop(0)]
             self.open -= 1
         if not fresh and self.idle:
-            # the one that was idle for the shortest time is the likeliest to live
+            # the one idle for the shortest time is the most likely to be alive
             connection = self.idle.pop()
             connection.reused = connection.has_worked = True
             connection.heard = connection.idle_since
@@ -153,11 +153,11 @@ class Shelf(Generic[W]):
     def take_back(self, connection: Connection[W], now: float, crowded: bool = False) -> tuple[bool, bool]:
         """Whether a connection that was leased is kept, else it must be closed; and whether others are open.
 
-        One that QUIT is said on stays in ``used`` and is counted until it is closed, then `count_out` is called: its
-        server counts it until then, too.
+        One that still has to say QUIT stays in ``used`` and is counted until it is closed, since its server counts it
+        until then, too. Then `count_out` is called.
 
-        ``crowded``: the server said on it that it has too many. Then there are no others where it is itself beyond the
-        limit: its sender must not wait.
+        ``crowded``: the server said on it that it has too many. If it is beyond the limit, the answer is that no others
+        are open, since its sender must not wait for them.
         """
         if connection.has_worked or not (crowded or connection.session.broken):
             self._given_back = now
@@ -177,7 +177,7 @@ class Shelf(Generic[W]):
     def count_out(
         self, connection: Connection[W] | None, lender: Delivery | None = None, failed: float | None = None
     ) -> None:
-        """One fewer is open, or None that was to be opened; with ``failed``, the time, it could not be."""
+        """Count one fewer as open. None: it was to be opened, and was not; ``failed`` is the time if that failed."""
         self.open -= 1
         if connection is not None:
             self.used.discard(connection)
@@ -188,7 +188,7 @@ class Shelf(Generic[W]):
             self._failed = failed
 
     def crowd(self, now: float) -> bool:
-        """The server has too many, and the one that it said so to is closed: open no more than are left, if any are."""
+        """The server has too many, and closed one: have no more open than are left. Whether any are."""
         if self.open:
             self._most = min(self.open, self._most) if now < self._crowded_until else self.open
             self._crowded_until = now + CROWDED
@@ -237,7 +237,7 @@ class Shelf(Generic[W]):
 def next_look(shelves: Iterable[Shelf[Any]], now: float) -> float | None:
     """When to look for what `Shelf.retire` takes out; None where no connection is left.
 
-    Those in use will be idle: one goes on to look meanwhile, and need not be called anew for each message.
+    Connections in use will become idle, so that looking goes on and need not be started anew for each message.
     """
     shelves = [shelf for shelf in shelves if shelf.idle or shelf.used]
     due = [shelf.idle[0].idle_since + shelf.limits.max_idle for shelf in shelves if shelf.idle]
@@ -248,8 +248,8 @@ def turn_ends(begun: float, given_back: float, failed: float, timeouts: Timeouts
     """When a wait for a turn is over: a turn is not a connect, and a call waits while turns advance.
 
     The time of a final reply is counted anew from each connection that is given back (RFC 5321 4.5.3.2.6: no mail takes
-    longer). Where meanwhile a connection could only fail to be made ready, and there is none, the server is dead, and a
-    call waits no longer than a connect takes.
+    longer). If since then a connection could not be made ready, the server seems dead, and a call waits no
+    longer than a connect takes.
     """
     since = max(begun, given_back)
     return earliest(since + (timeouts.connect if failed > since else timeouts.final), deadline)
@@ -283,7 +283,7 @@ def new_session(
         timeouts=server.timeout,
         ignore=server.ignore_extensions,
         lmtp=server.protocol == "lmtp",
-        local_peer=server.proxy is None and is_local(peer),  # behind a proxy no server is near
+        local_peer=server.proxy is None and is_local(peer),  # behind a proxy the server is never local
         transcript=transcript,
         spelling=server.spelling,
     )

@@ -1,7 +1,7 @@
 """Which servers are asked for the proof that they discard a refused chunk (DESIGN 5.1).
 
-The proof takes an error on purpose, and servers punish errors: Exchange delays every later reply. So only those are
-asked that are known to take it well, by what they say of themselves.
+The proof causes an error on purpose, and servers punish errors: Exchange delays every later reply. So only servers of
+known families are asked, which do not punish it. They are recognised by what they say of themselves.
 """
 
 from __future__ import annotations

@@ -207,7 +207,7 @@ class Server(Value):
         return Credentials(self.username or "", self.password or "", token, self.host, self.port)
 
 
-# How its settings are written, and who looks on, makes no other server of it
+# Servers that differ only in `spelling` or `watch` are equal
 Server._values = attrgetter(*(name for name in Server._fields if name not in ("spelling", "watch")))
 # The traceback of a wrong setting would show the passwords that were given with it
 Server.__init__ = discreet(Server.__init__)  # type: ignore[method-assign]

@@ -41,6 +41,6 @@ def take(queue: deque[Recipient], limits: Limits, most: int | None = None) -> tu
 
 
 def may_follow(transaction: Transaction) -> bool:
-    """Whether those left out go to the same server: not where it turned sender or content away for now (DESIGN 4.4)."""
+    """Whether those left out go to the same server: not if it answered sender or content with 4xx (DESIGN 4.4)."""
     replies = (transaction.mail, transaction.final)
     return transaction.error is None and not any(reply is not None and reply.is_transient for reply in replies)

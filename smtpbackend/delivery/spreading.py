@@ -59,17 +59,17 @@ class Spread:
         self.streams = streams
         self.most = most
         self.item: Any = END
-        """What was taken from the source last; END: there is a mail of it already."""
+        """What was taken from the source last; END: a mail was made of it."""
         self.taken = 0
         """How many items were taken: the number of the last one."""
         self.failed: BaseException | None = None
         """What the source raised, or ``prepare`` where it is no Exception."""
-        self._is_away = False  # the caller does something else than to iterate
-        self._ended = False  # the source is asked no more
+        self._is_away = False  # the caller is not iterating
+        self._ended = False  # the source is not asked any more
         self.is_over = False
         """What was taken is not sent any more."""
         self._in_a_row = 0  # messages that were begun since something was given
-        self._is_slow = False  # to begin the last one took long
+        self._is_slow = False  # the last one took long to begin
         self._source = source
         self._is_asked = False
         self._begun: deque[Mail] = deque()  # and not taken by a stream
@@ -96,8 +96,8 @@ class Spread:
     def turn(self) -> tuple[Turn, Any]:
         """What the caller's own thread or task does, and with what.
 
-        Where to begin a message takes long, what is known goes first; else the streams have their work first, a message
-        each.
+        If it takes long to begin a message, receipts that are known are given first; else first each stream gets a
+        message.
         """
         self._is_away = False
         if self._in_a_row < (1 if self._is_slow else self.streams) and (work := self._work()) is not None:
@@ -142,7 +142,7 @@ class Spread:
         self._begun.append(mail)
 
     def end(self, failed: BaseException | None = None) -> None:
-        """Ask the source no more. Mails that were begun are still sent."""
+        """Do not ask the source any more. Mails that were begun are still sent."""
         self.failed = self.failed or failed
         self.item = END
         self._is_asked = False

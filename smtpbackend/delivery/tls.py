@@ -111,7 +111,7 @@ def check_files(server: Server) -> None:
 
 
 def expired_files(server: Server) -> list[tuple[str, str, str]]:
-    """The settings of files that hold a certificate whose time is over: the setting, the path, and the last day."""
+    """The settings of files that hold an expired certificate: the setting, the path, and the last day."""
     from datetime import UTC, datetime
 
     from smtpbackend.delivery.certificate import read_certificate

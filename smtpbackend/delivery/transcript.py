@@ -1,4 +1,4 @@
-"""The dialogue with a server, for debugging, at DEBUG on logger ``smtpbackend.wire``; and for who watches a server.
+"""The dialogue with a server, for debugging, at DEBUG on logger ``smtpbackend.wire``; and for a check of a server.
 
 Secrets never come here: a session shows them as ``***``, and content as its number of octets.
 """
@@ -12,7 +12,7 @@ __all__ = ["transcript"]
 
 
 def transcript(server: Server) -> Transcript | None:
-    """What a session tells its dialogue, or None when it is not wanted."""
+    """The function that a session calls with each line of its dialogue; None: it is not wanted."""
     import logging
 
     logger, watch = logging.getLogger("smtpbackend.wire"), server.watch

@@ -10,7 +10,7 @@ __all__ = ["Waiting"]
 
 
 class Waiting:
-    """In the order of the stream; last, those that had a connection end at one of their commands."""
+    """In the order of the stream. Mails that had a connection end at one of their commands come last."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[bool, int, Mail]] = []
@@ -29,7 +29,7 @@ class Waiting:
     def take_newest(self) -> Mail:
         """The last one that no connection ended at; else the one that goes next.
 
-        Where connections ended one after the other, it tells whether the server is at fault, or those that go first.
+        If connections ended one after the other, it shows whether the fault is the server's or the first mails'.
         """
         entry = max((entry for entry in self._heap if not entry[0]), default=None)
         if entry is None:

@@ -61,7 +61,7 @@ class Attempt:
             if mechanism.name in self._tried:
                 continue
             if mechanism.in_clear and not (self._is_proven or verified):
-                continue  # a server that failed the other may be an impostor that is after the password
+                continue  # a server that failed to prove itself may be an impostor that wants the password
             if not self._is_refused or (verified and mechanism.in_clear and mechanism.needs == "password"):
                 return mechanism
         return None
@@ -170,7 +170,7 @@ class Authentication:
                 lost = self.line.goodbye(reply)
                 if len(attempt.said) == before:
                     break
-                continue  # it may have been on its way when this mechanism was named
+                continue  # the server may have sent it before it read this AUTH
             attempt.ended(mechanism, reply, refusal, cancelled)
         if lost is not None and not attempt.was_answered:
             raise lost
@@ -256,7 +256,7 @@ class Authentication:
             shown = "***"
             try:
                 if refusal is not None:
-                    answer = shown = "*"  # it was told that this is the end
+                    answer = shown = "*"  # the server was told that the login is over
                 elif held is not None:
                     answer, held = self._encoded(held), None
                 else:

@@ -184,7 +184,7 @@ class Line:
     def flush(self) -> Conversation[None]:
         """Send what is composed, in one write: a write ends at a command's end, and a flight is one write (Nagle).
 
-        A content whose end is in it is handed over by that (DESIGN 4.3).
+        If the end of a content is in it, the content is handed over with this write (DESIGN 4.3).
         """
         if not self.unsent:
             return
@@ -277,7 +277,7 @@ class Line:
         return reply
 
     def expect_silence(self) -> Conversation[None]:
-        """Raise what it means that something was read before it was asked for; a 421 is read to its end first."""
+        """Raise the error of octets that were not asked for, if there are any; a 421 is read to its end first."""
         if self.replies.is_empty:
             return
         if self.replies.says_goodbye:

@@ -98,7 +98,7 @@ class Pipeline:
             return False
         self._was_full = False
         if len(line.unsent) > MAX_UNSENT and not line.replies.is_empty:
-            return False  # parse what was read first: one reply too many would be taken for that to what leaves now
+            return False  # parse what was read first: an extra reply would be taken for one to what leaves now
         return self.history.overlaps is not False
 
     def _take_next(self, last: Flight | None) -> Conversation[bool]:

@@ -130,7 +130,8 @@ class TransactionSteps(Flight):
     def _converse(self) -> Generator[Any, Any, None]:
         """Raises `InvalidInput` before anything is composed.
 
-        The first reply is yielded for, and given when it is this transaction's turn; then what is at hand is taken.
+        The first reply is given when it is this transaction's turn. Replies that were read already are then taken
+        without a wait.
         """
         line, history, terms, transaction = self.line, self.history, self.terms, self.transaction
         commands = transaction.commands(terms.capabilities)
