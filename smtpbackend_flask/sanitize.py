@@ -49,16 +49,20 @@ def sanitize_subject(subject: str, encoding: str = "utf-8") -> str:
 def sanitize_address(addr: Mailbox, encoding: str = "utf-8") -> str:
     """``addr`` as Flask-Mail writes it in a header: the name in encoded words, the domain as A-labels, no line breaks.
 
-    The core's rule, `phrase` in ``header.py``, also quotes a long name in ASCII that does not fit a line.
+    The core's rule, `phrase` in ``header.py``, is another one: it also quotes dots and runs of blanks, as RFC 5322
+    asks, and makes encoded words of a name in ASCII that cannot be folded.
     """
     name, addr_spec = parts_of(addr)
     if not name:
         return addr_spec
-    if not name.isascii():
-        name = encoded(name, encoding, header_name="Reply-To")  # the longest: the first line fits behind any
-    elif _specials(name):
-        name = '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    return f"{name} <{addr_spec}>"
+    if not name.isascii():  # Reply-To is the longest name: the first line fits behind any
+        return f"{encoded(name, encoding, header_name='Reply-To')} <{addr_spec}>"
+    return f"{_quoted(name)} <{addr_spec}>"
+
+
+def _quoted(name: str) -> str:
+    """``name``, as a quoted string if it has special characters."""
+    return '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"' if _specials(name) else name
 
 
 def sanitize_addresses(addresses: Iterable[Mailbox], encoding: str = "utf-8") -> list[str]:
@@ -121,6 +125,4 @@ def joined(pair: Any, field: str) -> str:
     name, addr = force_text(name or ""), address_text(addr, field)
     if "<" in addr or "," in addr:  # else one of a pair would be two
         addr = Address.parse(addr, field).addr_spec
-    if _specials(name):
-        name = '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    return f"{name} <{addr}>" if name else addr
+    return f"{_quoted(name)} <{addr}>" if name else addr
