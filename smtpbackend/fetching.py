@@ -1,7 +1,7 @@
 """One fetch of a token at a time for each provider, in whichever thread or event loop it is wanted.
 
-Several at once would each use up the same refresh token; who gives a new one for each takes that for theft (RFC 9700
-4.14.2), and the next login fails.
+Several at once would all use the same refresh token. An endpoint that replaces refresh tokens takes that for theft
+(RFC 9700 4.14.2), and the next login fails.
 """
 
 from __future__ import annotations

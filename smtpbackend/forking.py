@@ -183,7 +183,7 @@ def at_end_of_child(close: Callable[[], object]) -> None:
     that is not loaded cannot have started this process, and is not loaded for this.
     """
     if (util := sys.modules.get("multiprocessing.util")) is not None:
-        util.Finalize(None, close, exitpriority=-100)  # behind those of others, who may still send
+        util.Finalize(None, close, exitpriority=-100)  # after the finalizers of others, which may still send
     if (signals := sys.modules.get("celery.signals")) is not None:
         signals.worker_process_shutdown.connect(lambda **_: close(), weak=False, dispatch_uid="smtpbackend")
 

@@ -286,7 +286,7 @@ KNOWN: tuple[Known, ...] = (
         (),
         ("4",),
         ("greylist", "graylist", "grey-list", "gray-list", "grey list"),
-        lambda spelled: "it delays whom it does not know yet, and nothing is wrong: send again in some minutes",
+        lambda spelled: "it delays senders that it does not know yet, and nothing is wrong: send again in some minutes",
         "RFC 6647; https://postgrey.schweikert.ch/",
     ),
     # This machine

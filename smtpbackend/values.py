@@ -27,7 +27,7 @@ class Value:
     _field_defaults: ClassVar[dict[str, Any]] = {}
 
     _values: ClassVar[Callable[[Any], Any]]
-    """All of them at once."""
+    """Gives the values of all fields at once."""
 
     def __init_subclass__(cls) -> None:
         own = cls.__annotations__

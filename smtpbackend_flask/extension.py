@@ -144,7 +144,7 @@ class State(_Sending):
 
     @property
     def suppress(self) -> bool:
-        """Whether messages are not really sent: as set, else if the app is testing, or was when it was initialised."""
+        """Whether messages are not really sent: as set, else whether the app is testing or was at `init_app`."""
         if self._suppress is not None:
             return self._suppress
         return self._testing or (self._app is not None and self._app.testing)
@@ -168,7 +168,7 @@ class State(_Sending):
         self._mailers = other._mailers
 
     def make_ready(self) -> None:
-        """Make the Mailer, and load all that mails need: for the first one a request may be waiting."""
+        """Make the Mailer, and load all that mails need, so that no request waits for it."""
         self._mailers.mailer()
 
     def close(self) -> None:

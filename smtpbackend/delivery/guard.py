@@ -51,7 +51,7 @@ def only_to(name: str, value: Any) -> OnlyTo:
     entries = [one for one in map(str.strip, value.split(",")) if one] if isinstance(value, str) else value
     if not isinstance(entries, (list, tuple, set, frozenset)) or not entries:
         raise InvalidSetting(
-            f"{name} must be a list of addresses and domains, with at least one; leave it out to send to everybody",
+            f"{name} must be a list of addresses and domains, with at least one; leave it out to send to every address",
             field=name,
         )
     addresses: set[str] = set()

@@ -161,7 +161,7 @@ def _judge_all(t: Transaction, server: str, spelled: Spelling) -> Judgement:
     """Under "all", and a recipient was refused: none gets the mail from this server."""
     replies = list(zip(t.recipients, t.rcpt, strict=True))
     refused = [(recipient, reply) for recipient, reply in replies if reply and not reply.is_positive]
-    # what may be a full mailbox is a 4xx as any other here: only X.5.3 asks for a split
+    # 452 without X.5.3 may be about a full mailbox, and counts as any 4xx here: only X.5.3 asks for a split
     final = {recipient for recipient, reply in refused if reply.is_permanent or says_full(reply)}
     if not final:
         answers = dict(refused)
@@ -169,7 +169,7 @@ def _judge_all(t: Transaction, server: str, spelled: Spelling) -> Judgement:
     error = RecipientsRefused(
         f"{server} refused {named([(recipient.address, reply) for recipient, reply in refused])}"
         f"{remedies([(reply, spelled) for _, reply in refused], 'rcpt')}; with {spelled('recipient_policy', 'all')} "
-        "nobody was sent the message",
+        "no recipient was sent the message",
         recipients={str(recipient.address): reply.as_smtplib for recipient, reply in refused},
         server=server,
     )

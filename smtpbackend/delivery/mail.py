@@ -97,7 +97,7 @@ class Mail:
         """Settle all: some were refused here, and the policy is "all" (DESIGN 4.2)."""
         names = named([(outcome.address, outcome.error) for outcome in self.refused])
         self.error = RecipientsRefused(
-            f"{names} cannot be sent to; with {spelled('recipient_policy', 'all')} nobody was sent the message",
+            f"{names} cannot be sent to; with {spelled('recipient_policy', 'all')} no recipient was sent the message",
             recipients=refusals(self.refused),
         )
         self.settle_all(Status.DEFERRED, self.error)
@@ -153,8 +153,8 @@ class Mail:
         if trouble is None and rules.recipient_policy == "all" and self.behind:
             trouble = NotSupported(
                 f"{server} takes no more than {len(self.pending)} of these {len(self.pending) + len(self.behind)} "
-                f"recipients in one transaction (LIMITS): with {rules.spelling('recipient_policy', 'all')} nobody was "
-                "sent the message",
+                f"recipients in one transaction (LIMITS): with {rules.spelling('recipient_policy', 'all')} no "
+                "recipient was sent the message",
                 server=server,
             )
         if trouble is not None:
@@ -234,7 +234,7 @@ class Mail:
             reply, replied_by, last_error = self.last_replies.get(recipient, (None, None, None))
             if reply is None:
                 self.settle(recipient, status, None, server or replied_by, error)
-            else:  # the last word is that server's
+            else:  # a server's reply says why, and not the error that ended the attempts
                 self.settle(recipient, status, reply, replied_by, last_error)
         self.pending = ()
 
@@ -247,7 +247,7 @@ class Mail:
     def give_up(self, failed: Sequence[SMTPError]) -> None:
         """No server is left, or no time. ``failed``: the errors of the servers, in the order in which they failed."""
         error = self.error = self.error or failed[-1]
-        if isinstance(error, SMTPError) and any(one is error for one in failed):  # else it is of no server
+        if isinstance(error, SMTPError) and any(one is error for one in failed):  # else no server has raised it
             error = self.error = of_all_servers(error, failed)
         is_impossible = isinstance(error, NotSupported) and self.objections == self.offered
         server = error.server if isinstance(error, SMTPError) else None
@@ -273,10 +273,10 @@ class Mail:
         )
         if self.accepted_at_once is not None:
             return receipt
-        # without a recipient nothing was tried, and what kept the message from being made is the reason
+        # without a recipient nothing was tried: the reason is what kept the message from being made
         error = failure(receipt, self.error, self.spellings) if outcomes else self.error
         if error is not None:
-            # frozen, and the error has to carry the receipt it stands in
+            # the receipt is frozen, and its error refers to it
             receipt.__dict__["error"] = error
             if isinstance(error, SMTPError):
                 error.receipt = receipt

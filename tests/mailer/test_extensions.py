@@ -299,7 +299,7 @@ class TestLimits:
     def test_all_refuses_what_would_be_split(self, twin: Twin, scripted: Scripted, limits: str) -> None:
         """DESIGN 4.2"""
         server = scripted(offering(f"LIMITS {limits}"))
-        with pytest.raises(NotSupported, match="with recipient_policy='all' nobody was sent the message") as raised:
+        with pytest.raises(NotSupported, match="recipient_policy='all' no recipient was sent the message") as raised:
             twin(server.url, recipient_policy="all").send(hello(*self.FIVE))
         assert raised.value.receipt is not None
         assert [outcome.status for outcome in raised.value.receipt.outcomes] == [Status.FAILED] * 5

@@ -167,7 +167,7 @@ class TestOneThatIsBadlyWritten:
     def test_keeps_all_from_it_where_the_policy_says_so(self, twin: Twin, scripted: Scripted) -> None:
         """Under "all" nobody gets it unless everybody can."""
         server = scripted()
-        with pytest.raises(RecipientsRefused, match="with recipient_policy='all' nobody") as raised:
+        with pytest.raises(RecipientsRefused, match="with recipient_policy='all' no recipient") as raised:
             twin(server.url, recipient_policy="all").send(hello(ANN, "bob@@example.org"))
         assert raised.value.receipt is not None
         assert fates(raised.value.receipt.outcomes) == {ANN: "deferred", "bob@@example.org": "rejected"}

@@ -80,13 +80,13 @@ TOLD: list[tuple[Play, dict[str, Any], Any, type[SMTPError], str]] = [
     (
         Play({"RCPT": "450 4.2.0 Greylisted"}), {}, hello("bob@example.com", "carl@example.com"), RecipientsRefused,
         "SERVER refused bob@example.com (450 4.2.0 Greylisted), carl@example.com (450 4.2.0 Greylisted); it delays "
-        "whom it does not know yet, and nothing is wrong: send again in some minutes",
+        "senders that it does not know yet, and nothing is wrong: send again in some minutes",
     ),
     (
         Play({"RCPT": "554 5.7.1 Relay access denied"}), {"recipient_policy": "all"}, hello(), RecipientsRefused,
         "SERVER refused bob@example.com (554 5.7.1 Relay access denied); it relays mail only for those it knows: set "
-        "username and password, or host in the URL to the server of your provider; with recipient_policy='all' nobody "
-        "was sent the message",
+        "username and password, or host in the URL to the server of your provider; with recipient_policy='all' no "
+        "recipient was sent the message",
     ),
     (
         Play({".": "550 5.7.60 SMTP; Client does not have permissions to send as this sender"}), {}, hello(),

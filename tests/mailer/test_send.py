@@ -222,7 +222,7 @@ class TestRecipients:
     def test_all_sends_nothing_unless_everybody_is_accepted(self, twin: Twin, scripted: Scripted) -> None:
         server, never = scripted(self.PLAY), scripted()
         mailer = twin(server.url, never.url, recipient_policy="all")
-        with pytest.raises(RecipientsRefused, match="with recipient_policy='all' nobody") as caught:
+        with pytest.raises(RecipientsRefused, match="with recipient_policy='all' no recipient") as caught:
             mailer.send(hello("ada@example.com", "bob@example.com"))
         assert [outcome.status for outcome in caught.value.receipt.outcomes] == [Status.DEFERRED, Status.REJECTED]
         assert server.handed_over == []
