@@ -42,7 +42,7 @@ $(STAMP): pyproject.toml
 demo: $(STAMP) ## send mail from a Django site and a Flask app, and see what arrives
 	$(BIN)/python docs/examples/demo.py
 
-quick: style types ## within a minute: ruff, mypy, and the tests that need neither a server nor patience
+quick: style types ## within a minute: ruff, mypy, and the fast tests that need no server
 	$(PYTEST) $(PARALLEL) $(QUICK) $(ARGS)
 
 test: $(STAMP) ## the tests on this Python (ARGS="-k name" to choose)
@@ -54,7 +54,7 @@ test-exhaustive: $(STAMP) ## what `make test` leaves out: all cases of a kind, a
 test-all: $(STAMP) ## the tests on each supported Django whose Python is installed, and the coverage (SESSIONS="django-6.0" to choose)
 	$(BIN)/python -m nox $(if $(SESSIONS),--session $(SESSIONS))
 
-test-windows: $(STAMP) ## the suites of both mailers without what Python has not on Windows: see tests/windows.py
+test-windows: $(STAMP) ## the suites of both mailers, without what Python lacks on Windows: see tests/windows.py
 	$(PYTEST) $(PARALLEL) -p tests.windows $(WINDOWS) $(ARGS)
 
 fuzz: $(STAMP) ## ten times as many conversations as in `make test-exhaustive`, other ones; other examples for properties
