@@ -67,7 +67,7 @@ class BaseMailer:
         self.configuration = configure(settings, spelling)
         self._route = Route(self.configuration.servers, self.configuration.strategy, self.configuration.rest)
         self.load(self.configuration)
-        # a wrong path is found now, not at the first mail
+        # reads these files now, so that a wrong path is found before the first mail
         self._set_up([server for server in self.configuration.servers if server.ca_file or server.client_cert])
 
     @classmethod
@@ -88,14 +88,14 @@ class BaseMailer:
     @classmethod
     @discreet
     def from_settings(cls, settings: Mapping[str, Any], listeners: Sequence[Listener] = ()) -> Self:
-        """A mailer from the neutral keys, as an adapter has them. Raises `InvalidSetting`.
+        """A mailer from settings with the core's names, as an adapter has them. Raises `InvalidSetting`.
 
-        ``spelling`` may be among them: how errors write the others.
+        They may include ``spelling``, which says how errors write the names of the others.
         """
         return cls(listeners=listeners, **settings)
 
     def _beside(self, server: Server) -> Self:
-        """A mailer of the same settings for this server alone, with connections of its own; it tells no Listener."""
+        """A mailer with the same settings for this server alone. It has its own connections, and tells no Listener."""
         other = object.__new__(type(self))
         other._listeners, other._is_quiet = (), True
         other.configuration = self.configuration._replace(servers=(server,))
@@ -104,7 +104,7 @@ class BaseMailer:
         return other
 
     def _set_up(self, with_files: Sequence[Server]) -> None:
-        """Make what pools are made of, with the TLS contexts of these servers. Raises `InvalidSetting`."""
+        """Prepare the pools, and make the TLS contexts of these servers. Raises `InvalidSetting`."""
         raise NotImplementedError
 
     def _here(self) -> Any:
@@ -116,7 +116,7 @@ class BaseMailer:
 
     @property
     def bounce_address(self) -> Address | None:
-        """The setting of that name: the sender that an envelope made from a message has, or None."""
+        """The setting ``bounce_address``: the sender of each envelope that is made from a message, or None."""
         return self.configuration.rules.bounce_address
 
     def _stream(
@@ -149,7 +149,7 @@ class BaseMailer:
         return self._spread(caller, state, pool, lifecycle, perform)
 
     def _spread(self, *args: Any) -> Any:
-        """What ``spread`` gives."""
+        """What the function ``spread`` of this twin returns."""
         raise NotImplementedError
 
     def _lifecycle(self, listeners: Sequence[Listener] = (), suppress: bool | None = None) -> Lifecycle:
@@ -195,14 +195,14 @@ class BaseMailer:
 
 
 def _load_for(server: Server, twin: str) -> None:
-    """What the mails through this server need beside those through any."""
+    """Load the modules that mail needs only because of the settings of this server."""
     from smtpbackend.protocol.mechanisms import load as load_mechanisms
 
     load_mechanisms(server.auth_mechanisms, password=bool(server.password), token=server.token is not None)
     if server.path is not None:
         from smtpbackend.forking import at_path
 
-        at_path(server)  # a system without unix sockets is told now
+        at_path(server)  # raises now if the system has no unix sockets
     if server.srv:
         importlib.import_module("random")
         importlib.import_module(f"{twin}.lookup")

@@ -134,7 +134,7 @@ class EmailBackend(smtp.EmailBackend):
         self._checked = self._attributes()
 
     def _check_names(self, kwargs: dict[str, Any]) -> None:
-        """As Django does for OPTIONS, with the name that may have been meant; also where they come by `get_connection`.
+        """Refuse unknown options, as Django does, and say which name may have been meant; also for `get_connection`.
 
         ``_ignore_unknown_kwargs`` has the names that a call gave beside OPTIONS.
         """

@@ -160,7 +160,7 @@ class State(_Sending):
 
     @property
     def async_mailer(self) -> AsyncMailer:
-        """The AsyncMailer of this app, that `asend` sends with; all that it needs is loaded as it is made."""
+        """The AsyncMailer of this app, which `asend` uses. When it is made, all modules that it needs are loaded."""
         return self._mailers.async_mailer()
 
     def share_mailers(self, other: State) -> None:
@@ -168,7 +168,7 @@ class State(_Sending):
         self._mailers = other._mailers
 
     def make_ready(self) -> None:
-        """Make the Mailer, and load all that mails need, so that no request waits for it."""
+        """Make the Mailer, which loads all modules that mail needs, so that no request waits for that."""
         self._mailers.mailer()
 
     def close(self) -> None:
@@ -281,12 +281,12 @@ class Connection:
         self.host = None
 
     def configure_host(self) -> Mailer:
-        """Have a connection ready, logged in, and return the Mailer that keeps it. Raises `DeliveryError`."""
+        """Have a connection ready, logged in. Returns the Mailer that keeps it. Raises `DeliveryError`."""
         self.mail.mailer.connect()
         return self.mail.mailer
 
     def send(self, message: Any, envelope_from: Mailbox | None = None, *, envelope: Envelope | None = None) -> Receipt:
-        """Send one message, as `Mail.send` does; ``envelope_from`` is the originator instead of the sender."""
+        """Send one message, as `Mail.send` does; ``envelope_from`` takes the sender's place in MAIL FROM."""
         receipt = self.mail.deliver(message, envelope_from, envelope)
         self.num_emails += 1
         if self.num_emails == self.mail.max_emails:  # the Mailer has opened a new connection by then

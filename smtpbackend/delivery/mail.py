@@ -222,19 +222,19 @@ class Mail:
             self.rejoin()
 
     def rejoin(self) -> None:
-        """All that are not settled are pending: for another server, which may take more or fewer at once."""
+        """Make all recipients that are not settled pending: another server may take more or fewer of them at once."""
         if self.behind or self.aside:
             self.pending = (*self.pending, *(self.behind or ()), *(self.aside or ()))
         self.behind = self.aside = self.most = None
         self.is_by_domain = False
 
     def settle_all(self, status: Status, error: Exception, server: str | None = None) -> None:
-        """Write down what became of all that are pending."""
+        """Settle every pending recipient."""
         for recipient in self.pending:
             reply, replied_by, last_error = self.last_replies.get(recipient, (None, None, None))
             if reply is None:
                 self.settle(recipient, status, None, server or replied_by, error)
-            else:  # a server's reply says why, and not the error that ended the attempts
+            else:  # its last reply says why, not the error that ended the attempts
                 self.settle(recipient, status, reply, replied_by, last_error)
         self.pending = ()
 

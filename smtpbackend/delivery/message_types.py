@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = ["load", "maker_of", "places", "register_messages"]
 
-places: dict[type, tuple[str, str]] = {}  # of a class of messages: module and function
+places: dict[type, tuple[str, str]] = {}  # by class of messages: the module and its function
 
 
 def register_messages(kind: type, module: str, function: str) -> None:
-    """Have every mailer take messages of this class, and of those that inherit it.
+    """Have every mailer take messages of this class and of its subclasses.
 
     ``function`` of ``module`` is called with the message, an `Envelope` or None, and the mailer's ``bounce_address`` or
     None; it returns the `Parcel`.
@@ -35,14 +35,14 @@ def register_messages(kind: type, module: str, function: str) -> None:
 
 
 def load() -> None:
-    """Load the modules of these functions."""
+    """Load the module of every function that is registered."""
     for module in {module for module, _ in places.values()}:
-        with suppress(Exception):  # `maker_of` tells
+        with suppress(Exception):  # `maker_of` raises it, if such a message is sent
             importlib.import_module(module)
 
 
 def maker_of(message: Any) -> Maker | None:
-    """The function for this message, or None. Raises `InvalidInput` for one that cannot be loaded."""
+    """The function for this message, or None. Raises `InvalidInput` if the function cannot be loaded."""
     if not places:
         return None
     for kind in type(message).__mro__:

@@ -60,7 +60,7 @@ class Parcel(NamedTuple):
         except InvalidInput as error:
             if not recipients:
                 raise
-            return cls(Envelope(None, recipients), error, refused)  # the receipt tells of each recipient
+            return cls(Envelope(None, recipients), error, refused)  # the receipt has an outcome for each recipient
 
 
 def _by_adapter(message: Any, envelope: Envelope | None, bounce_address: Address | None) -> Parcel | None:

@@ -155,7 +155,8 @@ def choose(
     """The mechanisms to try: strongest first, or in the order of ``wanted``.
 
     ``clear_allowed``: whether the channel may carry a secret in clear (DESIGN 4.7). With ``credentials``, only those
-    mechanisms for which these are enough. Where both a token and a password are set, the token is tried first.
+    mechanisms for which these are enough. Where both a token and a password are set, those that use the password come
+    last, unless ``wanted`` has the order.
     """
     mechanisms = known()
     names = list(mechanisms) if wanted is None else [name.upper() for name in wanted]
