@@ -196,6 +196,10 @@ class Receipt(Value):
     ``reply``, ``server`` and ``queue_id`` are those of the (last) acceptance of the content; ``error`` is set when
     nobody was accepted: a `SMTPError`, or what your own iterable or file raised; ``notes`` say what was asked for and
     not offered. ``envelope`` is what the message was sent with; None where it had no recipient that is an address.
+
+    ``answered``: whether any server answered the MAIL command of this message, whatever it said. False where it did not
+    get so far: no connection, TLS, EHLO or login failed, it was refused here, or the deadline passed before. A reply
+    that ended the connection before MAIL, as 421 in the greeting, is no answer to it.
     """
 
     message_id: str | None
@@ -206,13 +210,15 @@ class Receipt(Value):
     error: Exception | None = None
     notes: tuple[str, ...] = ()
     envelope: Envelope | None = None
+    answered: bool = False
 
     def __repr__(self) -> str:
         """Of many outcomes the first few."""
         shown = few(self.outcomes)
         return (
             f"Receipt(message_id={self.message_id!r}, outcomes={shown}, reply={self.reply!r}, server={self.server!r}, "
-            f"queue_id={self.queue_id!r}, error={self.error!r}, notes={self.notes!r}, envelope={self.envelope!r})"
+            f"queue_id={self.queue_id!r}, error={self.error!r}, notes={self.notes!r}, envelope={self.envelope!r}, "
+            f"answered={self.answered!r})"
         )
 
     def owed(self, *statuses: Status) -> Envelope | None:
@@ -235,6 +241,7 @@ class Receipt(Value):
             "error": self.error and error_to_json(self.error),
             "notes": list(self.notes),
             "envelope": self.envelope and self.envelope.to_json(),
+            "answered": self.answered,
         }
         return {name: value for name, value in given.items() if value is not None}
 
@@ -251,6 +258,7 @@ class Receipt(Value):
             error and error_from_json(error),
             tuple(given.get("notes", ())),
             envelope and Envelope.from_json(envelope),
+            given.get("answered", False),
         )
 
     def _having(self, status: Status) -> tuple[Outcome, ...]:

@@ -62,6 +62,7 @@ receipts = st.builds(
     st.none() | problems,
     st.lists(st.text(max_size=5), max_size=2).map(tuple),
     st.none() | envelopes,
+    st.booleans(),
 )
 
 
@@ -106,6 +107,13 @@ def test_an_outcome(outcome: Outcome) -> None:
 @given(receipts)
 def test_a_receipt(receipt: Receipt) -> None:
     assert plain(again(receipt)) == plain(receipt)
+
+
+def test_a_receipt_of_before_was_not_answered() -> None:
+    """One that was kept before receipts said whether a server answered MAIL."""
+    kept = Receipt(None, (), answered=True).to_json()
+    assert kept.pop("answered") is True
+    assert not Receipt.from_json(kept).answered
 
 
 def test_a_time_in_the_future_keeps_its_zone() -> None:

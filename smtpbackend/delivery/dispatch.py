@@ -317,6 +317,7 @@ class Dispatch(Connecting):
             mail.accept(final, connection.server.name)
             self._note_end(mail)
         elif transaction.is_unread:
+            mail.answered = mail.answered or transaction.is_answered
             self._replay(mail)
         else:
             yield from self._record(mail, transaction, connection)

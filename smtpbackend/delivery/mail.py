@@ -64,6 +64,7 @@ class Mail:
     reply: Reply | None = None
     server: str | None = None
     error: Exception | None = None
+    answered = False  # whether any server answered its MAIL
     notes: tuple[str, ...] = ()
     parcel_notes: Any = None  # for the events
     has_nothing = False  # to send: its parcel is None
@@ -110,6 +111,7 @@ class Mail:
     def accept(self, reply: Reply, server: str) -> None:
         """A server took the message for all that are pending."""
         self.reply, self.server, self.error = reply, server, None
+        self.answered = True
         if self.outcomes or self.attempts:
             self.count_attempt(self.pending)
             for recipient in self.pending:
@@ -175,6 +177,7 @@ class Mail:
     def record(self, transaction: Transaction, judgement: Judgement, server: str, spelled: Spelling = KEYWORDS) -> None:
         """Write down what a transaction said of each recipient. ``spelled``: how errors write the server's settings."""
         self.spellings = {**self.spellings, server: spelled}
+        self.answered = self.answered or transaction.is_answered
         self.count_attempt(transaction.recipients)
         for recipient, status, reply, error in judgement.settled:
             self.settle(recipient, status, reply, server, error)
@@ -269,7 +272,15 @@ class Mail:
         outcomes += self.refused
         message_id = self.content.message_id if self.content else None
         receipt = Receipt(
-            message_id, outcomes, self.reply, self.server, queue_id(self.reply), None, notes, self.envelope
+            message_id,
+            outcomes,
+            self.reply,
+            self.server,
+            queue_id(self.reply),
+            None,
+            notes,
+            self.envelope,
+            self.answered,
         )
         if self.accepted_at_once is not None:
             return receipt

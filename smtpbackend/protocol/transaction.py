@@ -59,6 +59,8 @@ class Transaction:
     """Its number on the connection, from 1; 0: it was not begun."""
     unwanted: Reply | None = None
     """The reply to DATA or BDAT, where it was in flight and no recipient was to get the content."""
+    had_answer = False
+    """Whether MAIL was answered before the replies were forgotten."""
     _answered = 0
     """In LMTP: every recipient before this place has its reply to the content, or gets none."""
 
@@ -100,10 +102,16 @@ class Transaction:
 
     def forget_replies(self) -> None:
         """The replies cannot be told apart: each may be the reply to another command."""
+        self.had_answer = self.is_answered
         self.mail = self.final = None
         self._answered = 0
         self.rcpt = [None] * len(self.recipients)
         self.finals = None if self.finals is None else [None] * len(self.recipients)
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the server answered MAIL; 421 to it counts too."""
+        return self.mail is not None or self.was_closed or self.had_answer
 
     @property
     def left_nothing(self) -> bool:
