@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from smtpbackend.message import ADDRESS_FIELDS, HIDDEN_FIELDS, check_name, readable_filename
     from smtpbackend.mime import text_content
     from smtpbackend.part_encoding import is_signed, needs_encoding
+    from smtpbackend.protocol.effects import LATER
     from smtpbackend.receivers import begin as begin_receiver
     from smtpbackend.receivers import call as call_receiver
     from smtpbackend.refolding import refolded
@@ -61,6 +62,7 @@ __all__ = [
     "ENDINGS",
     "HIDDEN_FIELDS",
     "IDENTIFIERS",
+    "LATER",
     "LINE",
     "MAILER_KEYS",
     "MAX_FOLDED",
@@ -157,6 +159,7 @@ _HOMES = {
     "smtpbackend.message": ("ADDRESS_FIELDS", "HIDDEN_FIELDS", "check_name", "readable_filename"),
     "smtpbackend.mime": ("text_content",),
     "smtpbackend.part_encoding": ("is_signed", "needs_encoding"),
+    "smtpbackend.protocol.effects": ("LATER",),
     "smtpbackend.receivers": ("begin as begin_receiver", "call as call_receiver"),
     "smtpbackend.refolding": ("refolded",),
     "smtpbackend.signals": ("SignalListener", "emit"),

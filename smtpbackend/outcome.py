@@ -199,7 +199,7 @@ class Receipt(Value):
 
     ``answered``: whether any server answered the MAIL command of this message, whatever it said. False where it did not
     get so far: no connection, TLS, EHLO or login failed, it was refused here, or the deadline passed before. A reply
-    that ended the connection before MAIL, as 421 in the greeting, is no answer to it.
+    that ended the connection before MAIL, as 421 in the greeting, is no answer to it. One in doubt may have none.
     """
 
     message_id: str | None

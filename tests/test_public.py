@@ -18,7 +18,7 @@ PUBLIC = {
         TLSNotOffered TLSRefused TimedOut Timeouts
     """,
     "smtpbackend.adapters": """
-        ADDRESS_FIELDS Configuration ENDINGS Content HIDDEN_FIELDS IDENTIFIERS LINE LegacyWriter MAILER_KEYS
+        ADDRESS_FIELDS Configuration ENDINGS Content HIDDEN_FIELDS IDENTIFIERS LATER LINE LegacyWriter MAILER_KEYS
         MAX_FOLDED MAX_LINE ModernWriter NotSimple Parcel Part SERVER_KEYS SharedAsyncMailer SharedMailer SignalListener
         Spelling
         alone_with ascii_domain at_fork bares_password begin_receiver call_receiver characters check_files check_name

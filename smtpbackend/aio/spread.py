@@ -8,13 +8,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
 from smtpbackend.aio.perform import ask
-from smtpbackend.delivery.asks import END
+from smtpbackend.delivery.asks import END, NOT_ASKED
 from smtpbackend.delivery.caller import Caller
 from smtpbackend.delivery.dispatch import LEAVING
 from smtpbackend.delivery.inside import Delivery, enter, is_here
 from smtpbackend.delivery.lifecycle import Lifecycle
 from smtpbackend.delivery.spreading import Spread, Step, Turn
-from smtpbackend.protocol.effects import LATER
 
 __all__ = ["spread"]
 
@@ -174,12 +173,12 @@ class _Crew:
         return left if left >= 0 else NotImplemented
 
     async def pull(self, busy: bool) -> Any:
-        """The next mail, LATER or END. The source is asked by one task at a time, and holds up no other."""
+        """The next mail, NOT_ASKED or END. The source is asked by one task at a time, and holds up no other."""
         while True:
             while (step := self.state.step(busy)) is Step.WAIT:
                 await self.changed.wait()
             if step is Step.LATER:
-                return LATER
+                return NOT_ASKED
             if step is not Step.TAKE:
                 return END if step is Step.END else step
             task = None if busy else asyncio.current_task()

@@ -150,6 +150,10 @@ class Mailer(BaseMailer):
 
         ``suppress`` (default: the setting ``suppress_send``) does everything but the conversation: all recipients that
         are left count as accepted.
+
+        ``items`` may give `smtpbackend.adapters.LATER` where there is no item now. What is under way goes on meanwhile,
+        and ``items`` is asked again when you come back from another pair. Where nothing is under way, it ends the
+        stream.
         """
         from smtpbackend.delivery.caller import Caller
         from smtpbackend.streams import Stream

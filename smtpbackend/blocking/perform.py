@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from smtpbackend.delivery.asks import (
     END,
     GONE,
+    NOT_ASKED,
     Find,
     Give,
     Holds,
@@ -27,7 +28,6 @@ from smtpbackend.delivery.asks import (
 from smtpbackend.delivery.caller import Caller
 from smtpbackend.delivery.inside import Delivery, enter, is_here
 from smtpbackend.errors import SMTPError
-from smtpbackend.protocol.effects import LATER
 
 if TYPE_CHECKING:
     from smtpbackend.blocking.pool import Pool
@@ -70,7 +70,7 @@ def perform(
                 elif kind is Pull:
                     # a source that may make us wait for an item does not know how many it has
                     if effect.unsent and operator.length_hint(source, -1) < 0:
-                        answer = LATER
+                        answer = NOT_ASKED
                     elif within is not None:
                         answer = source.pull(effect.busy)
                     else:

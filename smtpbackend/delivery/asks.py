@@ -14,6 +14,7 @@ from smtpbackend.delivery.server import Server
 __all__ = [
     "END",
     "GONE",
+    "NOT_ASKED",
     "Effects",
     "Find",
     "Give",
@@ -33,10 +34,10 @@ Effects = Generator[Any, Any, Any]
 
 
 class Pull(NamedTuple):
-    """Give me the next item of the source, or `END`. With ``unsent``, answer `LATER` rather than wait for it.
+    """Give me the next item of the source, or `END`. With ``unsent``, answer `NOT_ASKED` rather than wait for it.
 
-    ``busy``: messages of this delivery have no receipt yet. Where several deliveries share a source, the answer is a
-    `Mail` that was begun.
+    A source that has no item now answers `LATER` itself. ``busy``: messages of this delivery have no receipt yet. Where
+    several deliveries share a source, the answer is a `Mail` that was begun.
     """
 
     unsent: bool
@@ -130,3 +131,4 @@ class Give(NamedTuple):
 
 END: Final = object()
 GONE: Final = object()
+NOT_ASKED: Final = object()

@@ -15,6 +15,7 @@ from typing import Any
 from smtpbackend.delivery.asks import (
     END,
     GONE,
+    NOT_ASKED,
     Effects,
     Give,
     Prepare,
@@ -78,6 +79,7 @@ class Dispatch(Connecting):
         self._is_alone = False  # the source had one item: another is asked for when that has its receipt
         self._is_list = False  # the source had more than one
         self._is_slow = False  # the source made us wait for its last item
+        self._is_dry = False  # the source has no item now: it is asked again when something else was given
         self.begun: dict[int, Mail] = {}  # and not yet given, by number
         self._window = 1  # of the connection that is talked on
         self._settled_mail: AsKnown | InOrder = InOrder() if in_order else AsKnown()  # those that are to be given
@@ -126,12 +128,17 @@ class Dispatch(Connecting):
     def _pull(self, unsent: bool) -> Effects:
         """The next mail that wants delivery; those that cannot be sent are settled on the way."""
         while not self._drained:
-            if self.flying and len(self.begun) > self._window:
+            if self._is_dry or (self.flying and len(self.begun) > self._window):
                 return LATER
             asked = self.clock()
             item = yield Pull(unsent, bool(self.begun))
-            if item is LATER:
+            if item is NOT_ASKED:
                 return LATER
+            if item is LATER:
+                if self.begun:
+                    self._is_dry = True
+                    return LATER
+                item = END
             mail = item if type(item) is Mail else None  # begun already: it was taken from a stream that is shared
             if mail is None and item is not END:
                 mail = yield from self._begin(item)
@@ -435,6 +442,7 @@ class Dispatch(Connecting):
             del self.begun[mail.number]
             receipt = self.lifecycle.end(mail)
             answer = yield Give(mail.number, (mail.message, receipt) if self.pairs else receipt)
+            self._is_dry = False
             if answer is GONE:
                 self._leave(LEAVING)
 

@@ -16,6 +16,7 @@ from smtpbackend.delivery.dispatch import SLOW
 from smtpbackend.delivery.mail import Mail
 from smtpbackend.delivery.ordering import AsKnown, InOrder
 from smtpbackend.errors import InvalidInput
+from smtpbackend.protocol.effects import LATER
 
 __all__ = ["Spread", "Step", "Turn", "check_connections"]
 
@@ -64,7 +65,6 @@ class Spread:
         """How many items were taken: the number of the last one."""
         self.failed: BaseException | None = None
         """What the source raised, or ``prepare`` where it is no Exception."""
-        self._is_away = False  # the caller is not iterating
         self._ended = False  # the source is not asked any more
         self.is_over = False
         """What was taken is not sent any more."""
@@ -72,8 +72,11 @@ class Spread:
         self._is_slow = False  # the last one took long to begin
         self._source = source
         self._is_asked = False
+        self._asked_at = 0  # what `_received` was when the source was asked last
+        self._is_dry = False  # the source has no item now: it is asked again when the caller is done with another pair
         self._begun: deque[Mail] = deque()  # and not taken by a stream
         self._given = 0
+        self._received = 0  # of these, how many the caller is done with: fewer while it is not iterating
         self.pairs = pairs
         self._known: AsKnown | InOrder = InOrder() if in_order else AsKnown()
 
@@ -88,9 +91,9 @@ class Spread:
         if self.is_over or (self._ended and self.item is END):
             return Step.END
         if self._may_ask():
-            self._is_asked = True
+            self._ask()
             return Step.TAKE
-        at_once = self.left() >= 0 if self.item is END else not self._is_away
+        at_once = self.left() >= 0 if self.item is END else self._received == self._given
         return Step.LATER if busy and not (self._is_asked and at_once) else Step.WAIT
 
     def turn(self) -> tuple[Turn, Any]:
@@ -99,14 +102,13 @@ class Spread:
         If it takes long to begin a message, receipts that are known are given first; else first each stream gets a
         message.
         """
-        self._is_away = False
+        self._received = self._given
         if self._in_a_row < (1 if self._is_slow else self.streams) and (work := self._work()) is not None:
             return work, self.item
         value = self._known.take()
         if value is not None:
             self._given += 1
             self._in_a_row = 0
-            self._is_away = True
             return Turn.GIVE, value
         return self._work() or Turn.WAIT, self.item
 
@@ -114,24 +116,33 @@ class Spread:
         """What the streams need of the caller's own thread or task, if anything."""
         if self.item is not END:
             return Turn.BEGIN
-        if len(self._begun) < self.streams and self._may_ask() and self.left() > 0:
-            self._is_asked = True
+        # a source that has said LATER does not make us wait: it says so again
+        if len(self._begun) < self.streams and self._may_ask() and (self._is_dry or self.left() > 0):
+            self._ask()
             return Turn.TAKE
         return None
 
     def _may_ask(self) -> bool:
-        return not self._ended and not self._is_asked and self.taken - self._given < self.most
+        if self._ended or self._is_asked or (self._is_dry and self._received == self._asked_at):
+            return False
+        return self.taken - self._given < self.most
+
+    def _ask(self) -> None:
+        self._is_asked = True
+        self._asked_at = self._received
 
     def answered(self, item: Any, failed: Exception | None = None) -> None:
-        """Take down what the source answered: an item, or `END`.
+        """Take down what the source answered: an item, `END`, or `LATER`, which ends it where nothing is under way.
 
         It is asked for no other before there is a mail of the item: its owner may change it then.
         """
-        if item is END:
+        if item is LATER and self.taken > self._asked_at:
+            self._is_asked, self._is_dry = False, True
+        elif item is END or item is LATER:
             self.end(failed)
         else:
             self.taken += 1
-            self.item = item
+            self.item, self._is_dry = item, False
 
     def begun(self, mail: Mail, took: float) -> None:
         """There is a mail of the item, which ``took`` so many seconds."""

@@ -134,4 +134,5 @@ class Ended(NamedTuple):
 OF_THE_WIRE: Final = (Write, Read, Now)
 NOW: Final = Now()
 LATER: Final = object()
+"""Not now: ask again. Public in `smtpbackend.adapters`, for the sources of `Mailer.deliver`."""
 ENOUGH: Final = object()

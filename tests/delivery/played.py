@@ -7,7 +7,21 @@ from datetime import UTC, datetime
 from typing import Any
 
 from smtpbackend import Receipt, Server
-from smtpbackend.delivery.asks import END, GONE, Give, Holds, Lease, Pace, Prepare, Pull, Release, Reserve, Sleep, Talk
+from smtpbackend.delivery.asks import (
+    END,
+    GONE,
+    NOT_ASKED,
+    Give,
+    Holds,
+    Lease,
+    Pace,
+    Prepare,
+    Pull,
+    Release,
+    Reserve,
+    Sleep,
+    Talk,
+)
 from smtpbackend.delivery.caller import Caller
 from smtpbackend.delivery.configuration import Rules
 from smtpbackend.delivery.dispatch import Dispatch
@@ -16,7 +30,7 @@ from smtpbackend.delivery.pooling import Bucket, Connection
 from smtpbackend.delivery.route import Route
 from smtpbackend.errors import ConnectFailed, SMTPError, TimedOut
 from smtpbackend.events import Telling
-from smtpbackend.protocol.effects import LATER, Ended, Now, Read, StartTLS, Work, Write
+from smtpbackend.protocol.effects import Ended, Now, Read, StartTLS, Work, Write
 from smtpbackend.protocol.session import Session
 from smtpbackend.testing import CUT, RESET, SILENCE, TLS, Play, Speaker
 from tests.telling import names_of
@@ -158,7 +172,7 @@ class Played:
                     match effect:
                         case Pull():
                             if effect.unsent and self.options.get("hesitant"):
-                                effect = dispatch.send(LATER)
+                                effect = dispatch.send(NOT_ASKED)
                                 continue
                             answer = END if gone else next(source, END)
                             self.pulled += answer is not END

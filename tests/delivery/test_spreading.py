@@ -10,6 +10,7 @@ from smtpbackend.delivery.asks import END
 from smtpbackend.delivery.dispatch import SLOW
 from smtpbackend.delivery.mail import Mail
 from smtpbackend.delivery.spreading import Spread, Step, Turn
+from smtpbackend.protocol.effects import LATER
 
 QUICK, LATE = 0.0, 2 * SLOW
 
@@ -146,3 +147,47 @@ def test_what_no_stream_has_is_handed_back_when_the_stream_is_left() -> None:
     assert state.abandon() == [other]
     assert state.is_over
     assert state.step(busy=True) is Step.END
+
+
+def test_later_is_the_end_where_nothing_is_under_way() -> None:
+    state = spread(unknown())
+    assert state.step(busy=False) is Step.TAKE
+    state.answered(LATER)
+    assert state.step(busy=False) is Step.END
+
+
+def test_a_source_that_said_later_is_asked_when_the_caller_comes_back_from_another_pair() -> None:
+    """By the caller's own thread: a source that says LATER does not wait."""
+    state = spread(unknown("a"))
+    assert state.step(busy=False) is Step.TAKE
+    mail = taken(state, "a")
+    assert state.step(busy=False) is mail
+    assert state.step(busy=False) is Step.TAKE
+    state.answered(LATER)
+    assert state.step(busy=False) is Step.WAIT
+    assert state.step(busy=True) is Step.LATER
+    assert state.turn()[0] is Turn.WAIT
+    state.known(mail.number, ("a", "receipt"))
+    assert state.turn()[0] is Turn.GIVE
+    assert state.step(busy=False) is Step.WAIT, "the caller has not come back"
+    assert state.turn()[0] is Turn.TAKE
+    state.answered(LATER)
+    assert state.turn()[0] is Turn.WAIT
+    assert state.step(busy=False) is Step.END
+
+
+def test_a_pair_that_the_caller_has_is_under_way() -> None:
+    """What it does with the pair may give the source another item."""
+    state = spread(unknown("a", "b"))
+    assert state.step(busy=False) is Step.TAKE
+    mail = taken(state, "a")
+    assert state.step(busy=False) is mail
+    state.known(mail.number, ("a", "receipt"))
+    assert state.turn()[0] is Turn.GIVE
+    assert state.step(busy=False) is Step.TAKE
+    state.answered(LATER)
+    assert state.step(busy=False) is Step.WAIT
+    assert state.turn()[0] is Turn.TAKE
+    taken(state, "b")
+    assert isinstance(state.step(busy=False), Mail)
+    assert state.step(busy=False) is Step.TAKE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from smtpbackend import Message, Reply
 from smtpbackend.delivery.dispatch import AWAKE, LEAVING
 from smtpbackend.errors import InDoubt, TimedOut
+from smtpbackend.protocol.effects import LATER as NOTHING_NOW
 from smtpbackend.protocol.transaction import Transaction
 from smtpbackend.testing import EXTENSIONS
 from tests.delivery.played import BUSY, CUT, REFUSED, SILENCE, Play, Played
@@ -321,6 +323,67 @@ class TestAbandoned:
         dispatch.break_off()
         told = [name for name in world.names() if name != "message_sending"]
         assert told == ["message_sent", "message_in_doubt"]
+
+
+class TestLater:
+    """A source of `deliver` that has no item now."""
+
+    @pytest.mark.parametrize("window", [1, 8])
+    @pytest.mark.parametrize("hesitant", [False, True])
+    def test_what_is_under_way_is_given_before_it_is_asked_again(self, window: int, hesitant: bool) -> None:
+        said: list[str] = []
+
+        def source() -> Iterator[Any]:
+            waiting = mails(12)
+            while True:
+                if waiting and said.count("item") - said.count("given") < 3:
+                    said.append("item")
+                    yield waiting.pop(0)
+                else:
+                    said.append("LATER")
+                    yield NOTHING_NOW
+
+        world = Played({"a": [{}]}, window=window, hesitant=hesitant)
+        for receipt in world.stream(source()):
+            assert receipt.ok
+            said.append("given")
+        assert said.count("item") == said.count("given") == 12
+        assert said[-1] == "LATER"
+        told = "".join({"item": "i", "LATER": "L", "given": "g"}[one] for one in said)
+        assert not re.search("Li*L", told), "it was asked twice for one receipt"
+        assert ("L" in told[:-1]) == (window > 1)
+
+    def test_it_is_asked_while_replies_are_awaited(self) -> None:
+        """Nothing waits for it: it says LATER as the reply to the first content is awaited."""
+        world = Played({"a": [{}]}, window=8)
+        seen: list[int] = []
+
+        def source() -> Iterator[Any]:
+            yield mails(1)[0]
+            while True:
+                seen.append(world.names().count("message_sent"))
+                yield NOTHING_NOW
+
+        [receipt] = world.stream(source())
+        assert receipt.ok
+        assert seen == [0, 1]
+
+    def test_at_the_start_it_ends_the_stream(self) -> None:
+        world = Played({"a": [{}]})
+        assert list(world.stream(iter([NOTHING_NOW, mail()]))) == []
+        assert world.leases == []
+        assert world.pulled == 1
+
+    @pytest.mark.parametrize("plays", [{"a": [REFUSED]}, {"a": [{"MAIL": CUT}]}, {"a": [{".": LATER}], "b": [{}]}])
+    @pytest.mark.parametrize("pairs", [False, True])
+    def test_what_goes_again_is_under_way(self, plays: Any, pairs: bool) -> None:
+        """To another server, over another connection or nowhere: each has its receipt, and then it is asked."""
+        world = Played(plays, window=8, pairs=pairs)
+        source = iter([*mails(2), NOTHING_NOW, *mails(1), NOTHING_NOW, NOTHING_NOW, *mails(1)])
+        given = len(list(world.stream(source)))
+        left = [one for one in source if one is not NOTHING_NOW]
+        assert given + len(left) == 4
+        assert given >= 2
 
 
 class TestMoves:
