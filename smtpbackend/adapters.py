@@ -16,7 +16,7 @@ from smtpbackend.public_names import on_first_use
 if TYPE_CHECKING:
     from smtpbackend.address import check_tuple, has_names, is_pair, is_word, parse_addresses
     from smtpbackend.address_list import no_mailbox
-    from smtpbackend.after_fork import at_fork
+    from smtpbackend.after_fork import at_fork, forks_unseen
     from smtpbackend.aio.mailer import SharedAsyncMailer
     from smtpbackend.blocking.mailer import SharedMailer
     from smtpbackend.command_line.report import report as report_checks
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from smtpbackend.content_type import parsed as parsed_message
     from smtpbackend.delivery.alarm import no_login as warn_no_login
     from smtpbackend.delivery.configuration import Configuration, configure
+    from smtpbackend.delivery.date_and_id import stamp
     from smtpbackend.delivery.hostnames import is_loopback
     from smtpbackend.delivery.message_types import register_messages
     from smtpbackend.delivery.parcel import Parcel
@@ -98,6 +99,7 @@ __all__ = [
     "expired_files",
     "filename_parameter",
     "flag",
+    "forks_unseen",
     "half_login",
     "has_names",
     "identifier_text",
@@ -120,6 +122,7 @@ __all__ = [
     "register_messages",
     "report_checks",
     "signals_of",
+    "stamp",
     "text_content",
     "text_field",
     "warn_no_login",
@@ -129,7 +132,7 @@ __all__ = [
 _HOMES = {
     "smtpbackend.address": ("check_tuple", "has_names", "is_pair", "is_word", "parse_addresses"),
     "smtpbackend.address_list": ("no_mailbox",),
-    "smtpbackend.after_fork": ("at_fork",),
+    "smtpbackend.after_fork": ("at_fork", "forks_unseen"),
     "smtpbackend.aio.mailer": ("SharedAsyncMailer",),
     "smtpbackend.blocking.mailer": ("SharedMailer",),
     "smtpbackend.command_line.report": ("report as report_checks",),
@@ -137,6 +140,7 @@ _HOMES = {
     "smtpbackend.content_type": ("media_type", "parsed as parsed_message"),
     "smtpbackend.delivery.alarm": ("no_login as warn_no_login",),
     "smtpbackend.delivery.configuration": ("Configuration", "configure"),
+    "smtpbackend.delivery.date_and_id": ("stamp",),
     "smtpbackend.delivery.hostnames": ("is_loopback",),
     "smtpbackend.delivery.message_types": ("register_messages",),
     "smtpbackend.delivery.parcel": ("Parcel",),

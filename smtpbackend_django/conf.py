@@ -45,6 +45,8 @@ DJANGO_OPTIONS = (
 OPTIONS = frozenset({*DJANGO_OPTIONS, "servers", "ports", *SERVER_KEYS, *MAILER_KEYS})
 OF_OTHER_BACKENDS = frozenset({"file_path", "stream"})
 """Options of Django's file and console backends, which code for any backend gives beside those of SMTP."""
+OF_OUTBOX = "OUTBOX"
+"""The key of ``SMTPBACKEND`` that ``smtpbackend_django.outbox`` reads."""
 _TLS = {"tls", "use_tls", "use_ssl"}
 
 MAX_MAILERS = 32  # configurations that are kept; there may be more, such as a password for each customer
@@ -62,6 +64,7 @@ def site_options() -> dict[str, Any] | None:
     if not isinstance(given, Mapping):
         raise SettingsError(f"SMTPBACKEND must be a dict, not a {type(given).__name__}", field="SMTPBACKEND")
     known = {name.upper() for name in OPTIONS}
+    given = {key: value for key, value in given.items() if key != OF_OUTBOX}
     for key in given:
         if key not in known:
             from smtpbackend_django.spelling import SiteSettings

@@ -23,12 +23,17 @@ PUBLIC = {
         Spelling
         alone_with ascii_domain at_fork bares_password begin_receiver call_receiver characters check_files check_name
         check_tuple client_context configure date_of discreet emit encode_octets expired_files filename_parameter flag
-        half_login has_names identifier_text is_loopback is_pair is_signed is_word media_type nearest needs_encoding
+        forks_unseen half_login has_names identifier_text is_loopback is_pair is_signed is_word media_type nearest
+        needs_encoding
         no_mailbox of_peer on_first_use parse_addresses parsed_message plain_addr_spec port_doubt readable_filename
-        refolded register_messages report_checks signals_of text_content text_field warn_no_login with_texts_now
+        refolded register_messages report_checks signals_of stamp text_content text_field warn_no_login with_texts_now
     """,
     "smtpbackend.oauth2": """
         ClientCredentials Grant Provider RefreshToken google microsoft365 microsoft365_app
+    """,
+    "smtpbackend.outbox": """
+        Draft Due Entry MailerDown MessageExpired Options Priority State Store Stored Worker clock deliver_due draft
+        lane_of
     """,
     "smtpbackend.sasl": """
         Channel Credentials Exchange Long Mechanism Refused register unregister

@@ -13,7 +13,7 @@ from smtpbackend.delivery.parcel import Parcel
 from smtpbackend.errors import InvalidInput, SMTPError
 from smtpbackend.outcome import Outcome
 
-__all__ = ["compose"]
+__all__ = ["compose", "content_of"]
 
 
 def compose(
@@ -50,7 +50,7 @@ def _make_ready(mail: Mail, parcel: Parcel, rules: Rules, stamp: Callable[[], tu
         mail.send_to_nobody(rules.spelling)
     if not mail.pending:
         return
-    mail.content = _content_of(parcel.content, stamp)
+    mail.content = content_of(parcel.content, stamp)
     if rules.redirect_to is not None:
         mail.redirect(rules.redirect_to, rules.spelling("redirect_to"))
     if rules.dkim:
@@ -66,7 +66,7 @@ def _outcomes(refused: Any) -> tuple[Outcome, ...]:
     return outcomes
 
 
-def _content_of(given: Any, stamp: Callable[[], tuple[datetime, str]]) -> mime.Content:
+def content_of(given: Any, stamp: Callable[[], tuple[datetime, str]]) -> mime.Content:
     from email.message import Message as EmailMessage
 
     from smtpbackend.message import Message

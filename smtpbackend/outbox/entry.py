@@ -1,0 +1,332 @@
+"""An entry: what the outbox stores of one message, and what a worker reads of it.
+
+A `Draft` goes into the tables, a `Due` comes out of them. Octets are those that the settings of the mailer make,
+without Bcc; DKIM signs as the mail is sent. Times are seconds since 1970 (UTC).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from email.header import decode_header, make_header
+from enum import Enum, IntEnum
+from typing import IO, Any
+
+from smtpbackend.content import Content
+from smtpbackend.delivery.composing import content_of
+from smtpbackend.delivery.parcel import Parcel
+from smtpbackend.envelope import Envelope, Recipient
+from smtpbackend.errors import InvalidInput
+from smtpbackend.outcome import Outcome
+from smtpbackend.values import Value
+
+__all__ = ["BLOCK", "VERSION", "Draft", "Due", "Priority", "State", "draft", "envelope_of"]
+
+VERSION = 1
+"""Of the format of an entry. A worker leaves entries of a newer version alone."""
+BLOCK = 256 * 1024  # octets of one row of content: larger values cost a client hundreds of megabytes
+MAX_SUBJECT = 200  # characters that are kept for lists
+MAX_KEY = 200
+HEAD = 64 * 1024  # octets in which the header fields below are looked for
+
+
+class State(Enum):
+    """What became of one recipient of an entry. All but PENDING are final."""
+
+    PENDING = "pending"
+    ACCEPTED = "accepted"
+    """A server took responsibility."""
+    REJECTED = "rejected"
+    """Refused for good, by a server or here."""
+    EXPIRED = "expired"
+    """Not accepted before the entry expired."""
+    CANCELLED = "cancelled"
+    """Cancelled before it was sent."""
+    IN_DOUBT = "in_doubt"
+    """Handed over without an answer, as often as ``retry_in_doubt`` allows: it may have arrived."""
+    FAILED = "failed"
+    """Not sent, through no fault of the recipient: the message or our side has to be mended."""
+
+
+class Priority(IntEnum):
+    """Which mail goes first."""
+
+    HIGH = 0
+    NORMAL = 1
+    LOW = 2
+
+    @classmethod
+    def of(cls, given: Any) -> Priority:
+        """The priority of its name or member. Raises `InvalidInput`."""
+        if isinstance(given, cls):
+            return given
+        names = [one.name.lower() for one in cls]
+        if isinstance(given, str) and given.lower() in names:
+            return cls[given.upper()]
+        raise InvalidInput(f"priority must be one of {', '.join(names)}, not {given!r}", field="priority")
+
+
+class Draft(Value):
+    """A message as it is stored.
+
+    ``refused`` are recipients that were refused before, ``blocks`` gives the octets anew in rows of at most `BLOCK`.
+    ``send_at`` is None or a time, ``lasts`` how many seconds the entry may wait from then on.
+    """
+
+    envelope: Envelope | None
+    refused: tuple[Outcome, ...]
+    content: Content | None
+    message_id: str
+    subject: str
+    priority: Priority
+    send_at: float | None
+    expires: float
+    key: str | None
+    digest: str | None
+    size: int
+    is_8bit: bool
+    envelope_json: str
+
+    def blocks(self) -> Iterator[bytes]:
+        """The octets, in rows."""
+        return _rows(self.content.chunks()) if self.content is not None else iter(())
+
+
+def _rows(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    held: list[bytes] = []
+    size = 0
+    for chunk in chunks:
+        held.append(chunk)
+        size += len(chunk)
+        if size >= BLOCK:
+            octets = b"".join(held)
+            for start in range(0, len(octets) - BLOCK + 1, BLOCK):
+                yield octets[start : start + BLOCK]
+            octets = octets[len(octets) - len(octets) % BLOCK :]
+            held, size = [octets] if octets else [], len(octets)
+    if held:
+        yield b"".join(held)
+
+
+def draft(
+    parcel: Parcel,
+    stamp: Callable[[], tuple[datetime, str]],
+    now: float,
+    *,
+    lasts: float,
+    priority: Any = None,
+    send_at: datetime | None = None,
+    expires: datetime | None = None,
+    key: str | None = None,
+) -> Draft:
+    """What is stored of a message.
+
+    ``stamp`` gives date and token for what lacks them. ``lasts``: seconds after which mail is not tried any more,
+    unless ``expires`` says when. Raises `InvalidInput`, or what the message's own sources raise.
+    """
+    starts = _time("send_at", send_at)
+    until = _time("expires", expires)
+    begin = max(now, starts or now)
+    if until is None:
+        until = begin + lasts
+    elif until <= begin:
+        raise InvalidInput("expires is not later than send_at and now: the mail could never be sent", field="expires")
+    if key is not None and (not isinstance(key, str) or not 0 < len(key) <= MAX_KEY or "\0" in key):
+        raise InvalidInput(f"key must be a string of 1 to {MAX_KEY} characters, not {key!r:.60}", field="key")
+    wanted = None if priority is None else Priority.of(priority)
+    if parcel.envelope is None:
+        rank = Priority.NORMAL if wanted is None else wanted
+        return Draft(None, tuple(parcel.refused), None, "", "", rank, starts, until, key, None, 0, False, "{}")
+    content = content_of(parcel.content, stamp)
+    head = _head(content)
+    rank = wanted if wanted is not None else Priority.LOW if _is_bulk(head) else Priority.NORMAL
+    envelope = parcel.envelope
+    return Draft(
+        envelope,
+        tuple(parcel.refused),
+        content,
+        (content.message_id or _field(head, b"message-id"))[:998],
+        _subject(head),
+        rank,
+        starts,
+        until,
+        key,
+        _digest(envelope, content) if key is not None else None,
+        content.size,
+        content.is_8bit,
+        _without_recipients(envelope),
+    )
+
+
+def _time(name: str, given: Any) -> float | None:
+    """A time of the caller: an aware one, for naive ones mean something else on each machine."""
+    if given is None:
+        return None
+    if not isinstance(given, datetime) or given.utcoffset() is None:
+        raise InvalidInput(f"{name} must be a datetime with its time zone, not {given!r:.60}", field=name)
+    return given.timestamp()
+
+
+def _without_recipients(envelope: Envelope) -> str:
+    given = envelope.to_json()
+    del given["recipients"]
+    return json.dumps(given, separators=(",", ":")) if given else "{}"
+
+
+def envelope_of(stored: str | Mapping[str, Any], recipients: Iterable[Recipient]) -> Envelope:
+    """The envelope of what `Draft.envelope_json` holds, for these recipients. Raises ValueError."""
+    given = json.loads(stored) if isinstance(stored, str) else dict(stored)
+    return Envelope.from_json({**given, "recipients": [one.to_json() for one in recipients]})
+
+
+_bulk = re.compile(rb"(?:list-unsubscribe|precedence[ \t]*:[ \t]*(?:bulk|list|junk))", re.I)
+
+
+def _head(content: Content) -> bytes:
+    head = b""
+    for chunk in content.chunks():
+        head += chunk
+        if (end := head.find(b"\r\n\r\n")) >= 0:
+            return head[: end + 2]
+        if len(head) >= HEAD:
+            break
+    return head[:HEAD]
+
+
+def _is_bulk(head: bytes) -> bool:
+    return any(_bulk.match(line) for line in head.split(b"\r\n"))
+
+
+def _field(head: bytes, name: bytes) -> str:
+    """The value of a header field, unfolded; "" where there is none."""
+    found = re.search(rb"(?:^|\r\n)" + name + rb"[ \t]*:[ \t]*((?:[^\r\n]|\r\n[ \t])*)", head, re.I)
+    return found[1].replace(b"\r\n", b"").decode("utf-8", "replace").strip() if found else ""
+
+
+def _subject(head: bytes) -> str:
+    """The subject as a person reads it, for lists; cut."""
+    text = _field(head, b"subject")
+    if "=?" in text:
+        with contextlib.suppress(Exception):  # it is only shown
+            text = str(make_header(decode_header(text)))
+    text = text.replace("\0", "").encode("utf-8", "replace").decode()
+    return text if len(text) <= MAX_SUBJECT else text[: MAX_SUBJECT - 1] + "…"
+
+
+_VARIES = re.compile(rb"(?:^|(?<=\r\n))(?:date|message-id)[ \t]*:(?:[^\r\n]|\r\n[ \t])*\r\n", re.I)
+_BOUNDARY = re.compile(rb'boundary="?([^"\r\n;]{1,70})', re.I)
+
+
+def _digest(envelope: Envelope, content: Content) -> str:
+    """Two messages of one key have the same digest where they say the same: dates, ids and boundaries may differ."""
+    digest = hashlib.sha256(json.dumps(envelope.to_json(), sort_keys=True).encode())
+    for place, row in enumerate(_rows(content.chunks())):
+        if place == 0:
+            head, separator, body = row.partition(b"\r\n\r\n")
+            row = _VARIES.sub(b"", head + b"\r\n") + separator + body
+            for boundary in _BOUNDARY.findall(row):
+                row = row.replace(boundary, b"")
+        digest.update(row)
+    return digest.hexdigest()
+
+
+class Due:
+    """One part of an entry in the hands of a worker: recipients that are owed it, and how long the lease lasts.
+
+    ``lease`` is the number that every later write names, ``begins_by`` the time of the worker's clock after which
+    nothing of it begins. Signals have it as their ``message``; `message` parses what is stored.
+    """
+
+    __slots__ = (
+        *("alias", "begins_by", "created", "doubts", "envelope", "events", "expires", "has_untried", "id", "is_8bit"),
+        *("is_lost", "is_returned", "lane", "lapses", "lease", "message_id", "octets", "others", "positions"),
+        *("priority", "send_at", "size", "subject", "tries"),
+    )
+
+    id: int
+    alias: str
+    lease: int
+    begins_by: float
+    expires: float
+    created: float
+    send_at: float | None
+    lane: int
+    lapses: int
+    tries: int
+    priority: int
+    size: int
+    is_8bit: bool
+    message_id: str
+    subject: str
+    events: list[Any]
+    envelope: Envelope
+    positions: tuple[int, ...]
+    """The number of each recipient of ``envelope`` within the entry."""
+    doubts: tuple[int, ...]
+    octets: bytes | IO[bytes]
+
+    def __init__(self, **given: Any) -> None:
+        self.events = []
+        self.is_lost = False  # another worker has it
+        self.is_returned = False  # nothing of it is begun any more
+        self.has_untried = False  # recipients behind this part are still to be tried in this round
+        self.others = 0  # recipients that are pending beside this part
+        for name, value in given.items():
+            setattr(self, name, value)
+
+    def __repr__(self) -> str:
+        return f"<entry {self.id} of {self.alias!r}>"
+
+    def as_bytes(self) -> bytes:
+        """All octets of the message, as they were stored."""
+        if isinstance(self.octets, bytes):
+            return self.octets
+        self.octets.seek(0)
+        return self.octets.read()
+
+    def message(self) -> Any:
+        """The message as an ``email.message.EmailMessage``."""
+        import email
+        import email.policy
+
+        return email.message_from_bytes(self.as_bytes(), policy=email.policy.SMTP)
+
+    @property
+    def created_at(self) -> datetime:
+        """When it was stored."""
+        return datetime.fromtimestamp(self.created, UTC)
+
+    def parcel(self) -> Parcel:
+        """What `Mailer.deliver` is given."""
+        return Parcel(self.envelope, self._content())
+
+    def _content(self) -> Any:
+        """The octets; 8-bit ones parsed, so that they may be encoded anew for a server without 8BITMIME."""
+        if not self.is_8bit or not isinstance(self.octets, bytes):
+            return self.octets
+        import email
+        import email.policy
+
+        from smtpbackend.part_encoding import is_signed
+
+        parsed = email.message_from_bytes(self.octets, policy=email.policy.compat32)
+        return self.octets if is_signed(parsed) else parsed
+
+    def close(self) -> None:
+        """Let go of a temporary file."""
+        if not isinstance(self.octets, bytes):
+            self.octets.close()
+
+
+def spooled(rows: Iterable[bytes]) -> IO[bytes]:
+    """A file of the rows of a large content, so that no more than one is in memory."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115 -- whoever has it in hand closes it
+    for row in rows:
+        file.write(row)
+    file.seek(0)
+    return file

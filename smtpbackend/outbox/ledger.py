@@ -1,0 +1,290 @@
+"""From claimed rows to what is in hand, and from receipts to what is recorded.
+
+It runs in the thread that has the connection, and decides by ``schedule.py``.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from smtpbackend.envelope import Recipient
+from smtpbackend.errors import SMTPError
+from smtpbackend.events import MessageEnded, RecipientDeferred, RecipientRejected
+from smtpbackend.outbox.entry import BLOCK, Draft, Due, State, envelope_of, spooled
+from smtpbackend.outbox.schedule import (
+    LEASE,
+    MARGIN,
+    MAX_LAPSES,
+    SUSPECT,
+    SUSPECTS,
+    backoff,
+    deferred,
+    is_of_mailer,
+    verdict_on,
+)
+from smtpbackend.outbox.sql import PART, Change, Claimed, Store
+from smtpbackend.outcome import Receipt, Status
+
+__all__ = ["Entry", "Ledger", "MailerDown", "MessageExpired", "Recorded"]
+
+
+class MessageExpired(NamedTuple):
+    """An entry expired: what was pending of it is not tried any more. ``entry`` is its id."""
+
+    entry: int
+    name: str = "message_expired"
+
+
+class MailerDown(NamedTuple):
+    """A mailer cannot send: every entry would fail. Told once, when it begins."""
+
+    alias: str
+    error: str
+    name: str = "mailer_down"
+
+
+class Recorded(NamedTuple):
+    """What `Ledger.record` did: events to tell, mailers that failed with their errors, seconds until the next try."""
+
+    events: list[tuple[Due, Any]]
+    down: dict[str, str]
+    next_try: float | None
+
+
+class Ledger:
+    """Reads and writes for one store.
+
+    ``retry_in_doubt(alias)`` is that option of a mailer; ``log`` takes the name of an event and its fields.
+    """
+
+    def __init__(self, store: Store, retry_in_doubt: Callable[[str], int], log: Callable[..., object]) -> None:
+        self.store = store
+        self._retry_in_doubt = retry_in_doubt
+        self._log = log
+
+    # Reading -----------------------------------------------------------------------------------------------------
+
+    def take(self, alias: str, claimed: Sequence[Claimed], claimed_at: float) -> list[Due]:
+        """What is in hand of claimed rows. ``claimed_at``: the worker's clock before they were claimed.
+
+        What cannot be sent is made final here.
+        """
+        claimed = self._fit_to_send(alias, claimed)
+        if not claimed:
+            return []
+        ids = [one.id for one in claimed]
+        entries, owed = self.store.read(ids), self.store.pending(ids)
+        small = [one.id for one in claimed if one.id in entries and entries[one.id][4] <= BLOCK]
+        contents = self.store.small_contents(small) if small else {}
+        dues = []
+        for one in claimed:
+            try:
+                dues.append(self._due(alias, one, claimed_at, entries[one.id], owed.get(one.id, []), contents))
+            except Exception as error:  # whatever is wrong with one entry holds up no other
+                why = f"the entry cannot be read: {type(error).__name__}: {error}"
+                self._log("entry_failed", entry=one.id, error=why)
+                self.store.fail([one], why)
+        return dues
+
+    def _fit_to_send(self, alias: str, claimed: Sequence[Claimed]) -> list[Claimed]:
+        """Those that may be sent, after so many leases lapsed."""
+        fit, suspects = [], []
+        for one in claimed:
+            if one.lapses and not self._retry_in_doubt(alias):
+                self.store.record([self._in_doubt(one)])
+            elif one.lapses >= MAX_LAPSES:
+                why = f"{one.lapses} workers ended while they had this entry in hand, which may be what ended them"
+                self._log("entry_failed", entry=one.id, error=why)
+                self.store.fail([one], why)
+            elif one.lapses >= SUSPECT and one.lane != SUSPECTS:
+                suspects.append(one)
+            else:
+                fit.append(one)
+        if suspects:
+            self.store.set_aside(suspects)
+        return fit
+
+    def _in_doubt(self, one: Claimed) -> Change:
+        """A worker ended while it had this entry: it may have arrived, and is not to be sent twice."""
+        why = "the worker that had this entry ended: it may have arrived"
+        rows = [
+            (position, State.IN_DOUBT.value, doubts, None, None, why)
+            for position, _, _, doubts, _ in self.store.pending([one.id]).get(one.id, ())
+        ]
+        return Change(one.id, one.lease, rows, len(rows) <= PART, 0.0, one.lane, one.tries, True)
+
+    def _due(
+        self,
+        alias: str,
+        one: Claimed,
+        claimed_at: float,
+        entry: tuple[Any, ...],
+        owed: Sequence[tuple[Any, ...]],
+        contents: dict[int, bytes],
+    ) -> Due:
+        stored, message_id, subject, priority, size, is_8bit, created, send_at = entry
+        untried = [row for row in owed if row[2] <= one.tries]
+        part = untried[:PART]
+        if not part:
+            raise ValueError("no recipient is pending")
+        recipients = [_recipient(row[1]) for row in part]
+        octets: Any = contents.get(one.id)
+        if octets is None:
+            octets = spooled(self.store.content(one.id))
+            if octets.seek(0, 2) != size:
+                raise ValueError(f"{octets.tell()} of {size} octets are stored")
+            octets.seek(0)
+        elif len(octets) != size:
+            raise ValueError(f"{len(octets)} of {size} octets are stored")
+        return Due(
+            id=one.id,
+            alias=alias,
+            lease=one.lease,
+            begins_by=claimed_at + LEASE - MARGIN,
+            expires=one.expires,
+            lane=one.lane,
+            lapses=one.lapses,
+            tries=one.tries,
+            envelope=envelope_of(stored, recipients),
+            positions=tuple(row[0] for row in part),
+            doubts=tuple(row[3] for row in part),
+            has_untried=len(untried) > len(part),
+            others=part[0][4] - len(part),
+            octets=octets,
+            size=size,
+            is_8bit=bool(is_8bit),
+            message_id=message_id,
+            subject=subject,
+            priority=priority,
+            created=created,
+            send_at=send_at,
+        )
+
+    # Writing -----------------------------------------------------------------------------------------------------
+
+    def record(self, done: Sequence[tuple[Due, Receipt]]) -> Recorded:
+        """Write what became of what was in hand. After a failure all of it can be given again."""
+        changes: list[Change] = []
+        back: dict[int, int] = {}
+        down: dict[str, str] = {}
+        told: dict[int, Due] = {}
+        for due, receipt in done:
+            if due.is_lost:
+                continue
+            if due.is_returned and not _is_begun(receipt):
+                back[due.id] = due.lease
+            elif is_of_mailer(receipt):
+                back[due.id] = due.lease
+                down[due.alias] = str(receipt.error)
+            else:
+                changes.append(self.change(due, receipt))
+                told[due.id] = due
+        self.store.give_back(back)
+        held = self.store.record(changes) if changes else set()
+        events = [
+            (told[change.id], event)
+            for change in changes
+            if change.id in held
+            for event in _events(told[change.id], change)
+        ]
+        waits = [change.next_try for change in changes if not change.is_final]
+        return Recorded(events, down, min(waits, default=None))
+
+    def change(self, due: Due, receipt: Receipt) -> Change:
+        """What is recorded of one receipt."""
+        retry_in_doubt = self._retry_in_doubt(due.alias)
+        places = {recipient.address.key: n for n, recipient in enumerate(due.envelope.recipients)}
+        rows = []
+        pending = len(due.positions)
+        may_have_arrived, untried = due.lapses > 0, due.has_untried
+        for outcome in receipt.outcomes:
+            recipient = outcome.recipient
+            place = places.pop(recipient.address.key, None) if isinstance(recipient, Recipient) else None
+            if place is None:
+                continue
+            if due.is_returned and outcome.status is Status.DEFERRED and not outcome.attempts:
+                untried = True
+                continue
+            doubts = due.doubts[place]
+            verdict = verdict_on(outcome, doubts, retry_in_doubt)
+            pending -= verdict.state is not State.PENDING
+            may_have_arrived = may_have_arrived or verdict.is_doubtful
+            reply = verdict.reply and verdict.reply.to_json()
+            doubts += verdict.is_doubtful
+            rows.append((due.positions[place], verdict.state.value, doubts, reply, verdict.server, verdict.error))
+        is_final = not pending and not due.others
+        tries, lane, seconds = due.tries, due.lane, 0.0
+        if not untried and not is_final:
+            tries += 1
+            lane, seconds = deferred(due.priority), backoff(tries, random.random())
+        return Change(due.id, due.lease, rows, is_final, seconds, lane, tries, may_have_arrived)
+
+
+def _is_begun(receipt: Receipt) -> bool:
+    """Whether a server was told of the message, so that there is something to record."""
+    return receipt.answered or any(outcome.reply is not None for outcome in receipt.outcomes) or bool(receipt.in_doubt)
+
+
+def _recipient(data: str) -> Recipient:
+    import json
+
+    return Recipient.from_json(json.loads(data))
+
+
+def _events(due: Due, change: Change) -> list[Any]:
+    """What the signals tell of a try, once it is recorded. Mail that is tried again has not failed."""
+    events: list[Any] = []
+    for event in due.events:
+        if isinstance(event, (RecipientRejected, RecipientDeferred)) or (
+            isinstance(event, MessageEnded) and (change.is_final or event.receipt.accepted or event.receipt.in_doubt)
+        ):
+            events.append(event)
+    return events
+
+
+class Entry(NamedTuple):
+    """What a process hands to its own worker: a draft that was stored."""
+
+    id: int
+    alias: str
+    draft: Draft
+    lane: int
+    stored_at: float
+    """The worker's clock before it was stored."""
+    created: float
+    """When it was stored, in seconds since 1970."""
+
+    def due(self) -> Due | None:
+        """What is in hand of it, without a look into the database; None where it has to be read there."""
+        draft = self.draft
+        envelope = draft.envelope
+        if envelope is None or len(envelope.recipients) > PART or draft.size > BLOCK:
+            return None
+        return Due(
+            id=self.id,
+            alias=self.alias,
+            lease=1,
+            begins_by=self.stored_at + LEASE - MARGIN,
+            expires=draft.expires,
+            lane=self.lane,
+            lapses=0,
+            tries=0,
+            envelope=envelope,
+            positions=tuple(range(len(envelope.recipients))),
+            doubts=(0,) * len(envelope.recipients),
+            octets=b"".join(draft.blocks()),
+            size=draft.size,
+            is_8bit=draft.is_8bit,
+            message_id=draft.message_id,
+            subject=draft.subject,
+            priority=int(draft.priority),
+            created=self.created,
+            send_at=draft.send_at,
+        )
+
+
+def why_of(error: BaseException) -> str:
+    """The text of an error for a row that people read."""
+    return str(error) if isinstance(error, SMTPError) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,967 @@
+"""Every statement of the outbox, once for each dialect, on a connection that is given.
+
+No SMTP here, and no framework. Times are seconds since 1970 as the *database* has them, so that workers on several
+hosts agree: NOW stands in the statements. Placeholders are ``%s``. What a worker writes later names the number of its
+lease, and changes nothing where another worker has claimed the entry since.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple, Protocol
+
+from smtpbackend.errors import InvalidInput
+from smtpbackend.outbox.entry import BLOCK, VERSION, Draft, State
+from smtpbackend.outbox.schedule import LANES, LEASE, SUSPECTS, TRIAL, lane_of
+
+__all__ = ["CHANNEL", "Change", "Claimed", "Connection", "MailerRow", "Store", "Stored"]
+
+CHANNEL = "smtpbackend_outbox"
+"""What NOTIFY and LISTEN name (PostgreSQL)."""
+BATCH = 100  # entries of one INSERT
+BATCH_SIZE = 1024 * 1024  # octets of content in one INSERT
+PART = 100
+"""Recipients that a worker has in hand of one entry."""
+MAX_ADDRESS = 320
+MAX_ERROR = 2000
+
+PENDING, ACCEPTED, CANCELLED = State.PENDING.value, State.ACCEPTED.value, State.CANCELLED.value
+UNLEASED, LEASED, BORN_LEASED = range(3)
+
+ENTRY = "smtpbackend_outbox_entry"
+RECIPIENT = "smtpbackend_outbox_recipient"
+CONTENT = "smtpbackend_outbox_content"
+DUE = "smtpbackend_outbox_due"
+MAILER = "smtpbackend_outbox_mailer"
+
+_NOW = {
+    # A scalar subquery is evaluated once, and an index is used for what is compared with it
+    "postgresql": "(SELECT extract(epoch FROM clock_timestamp())::float8)",
+    "sqlite": "((julianday('now') - 2440587.5) * 86400.0)",
+}
+
+
+class Connection(Protocol):
+    """A connection to the database, as an adapter gives it."""
+
+    dialect: str
+    """"postgresql" or "sqlite"."""
+
+    def rows(self, sql: str, params: Sequence[Any] = ()) -> list[Any]:
+        """Execute a statement, and return its rows; [] where it has none."""
+
+    def atomic(self) -> AbstractContextManager[Any]:
+        """All within it is committed together, or nothing is; a savepoint in a transaction."""
+
+    def close(self) -> None:
+        """Close it, where it belongs to the outbox alone."""
+
+
+class Stored(NamedTuple):
+    """What became of a draft. ``is_new``: no entry had its key; ``is_same``: the entry says what the draft says."""
+
+    id: int
+    is_new: bool
+    is_same: bool
+
+
+class Claimed(NamedTuple):
+    """One claimed row of ``due``."""
+
+    id: int
+    lease: int
+    lane: int
+    lapses: int
+    tries: int
+    expires: float
+
+
+class Change(NamedTuple):
+    """What a worker records of one claimed entry.
+
+    ``recipients``: (position, state, doubts, reply, server, error). ``next_try`` in seconds from now.
+    ``lease_only``: nothing was tried, and the lease is given back.
+    """
+
+    id: int
+    lease: int
+    recipients: Sequence[tuple[int, str, int, Any, str | None, str | None]]
+    is_final: bool
+    next_try: float
+    lane: int
+    tries: int
+    may_have_arrived: bool = False
+
+
+class MailerRow(NamedTuple):
+    """The row that all workers of a mailer share. Times are in seconds from now; what is over is not positive."""
+
+    alias: str
+    is_paused: bool
+    rest: float
+    rest_left: float
+    trial_left: float
+    backlog_by: str
+    backlog_left: float
+    down_for: float | None
+    last_error: str
+
+
+class Store:
+    """The outbox of one environment in one database, on one connection."""
+
+    def __init__(self, connection: Connection, environment: str) -> None:
+        self.connection = connection
+        self.environment = environment
+        self._is_postgresql = connection.dialect == "postgresql"
+        self._now = _NOW[connection.dialect]
+        self._skip_locked = " FOR UPDATE SKIP LOCKED" if self._is_postgresql else ""
+        self._for_update = " FOR UPDATE" if self._is_postgresql else ""
+
+    @property
+    def has_clock_of_host(self) -> bool:
+        """Whether the times are those of the host, whose clock may be set, and not of a server."""
+        return not self._is_postgresql
+
+    def _rows(self, sql: str, *params: Any) -> list[Any]:
+        return self.connection.rows(sql.replace("NOW", self._now), params)
+
+    def _among(self, column: str, values: Sequence[Any]) -> tuple[str, tuple[Any, ...]]:
+        """A condition that a column has one of some values, and its parameters."""
+        if self._is_postgresql:
+            return f"{column} = ANY(%s)", (list(values),)
+        return f"{column} IN ({_marks(len(values))})", tuple(values)
+
+    # Enqueue -----------------------------------------------------------------------------------------------------
+
+    def enqueue(
+        self, drafts: Sequence[Draft], alias: str, group: int, place: int = 0, born_leased: int = 0
+    ) -> list[Stored]:
+        """Store drafts of one group in the transaction that is open, or in one of their own; in their order.
+
+        ``place`` is that of the first in its group. The first ``born_leased`` are leased by the caller, as number 1.
+        """
+        found: dict[int, Stored] = {}
+        # Sorted, for two transactions that insert the same keys would else wait for each other
+        order = sorted(range(len(drafts)), key=lambda number: drafts[number].key or "")
+        batches = list(_batches(order, drafts))
+        is_whole = len(batches) == 1 and self._is_postgresql and not any(drafts[n].size > BLOCK for n in order)
+        with nullcontext() if is_whole else self.connection.atomic():
+            for batch in batches:
+                self._insert(batch, drafts, alias, group, place, born_leased, found)
+        return [found[number] for number in range(len(drafts))]
+
+    def _insert(
+        self,
+        batch: Sequence[int],
+        drafts: Sequence[Draft],
+        alias: str,
+        group: int,
+        place: int,
+        born_leased: int,
+        found: dict[int, Stored],
+    ) -> None:
+        blocks = {number: drafts[number].blocks() for number in batch}
+        first = {number: next(rows, None) for number, rows in blocks.items()}
+        insert = self._insert_at_once if self._is_postgresql else self._insert_each_table
+        for number, entry_id in insert(batch, drafts, first, alias, group, place, born_leased):
+            found[number] = Stored(entry_id, True, True)
+            for place_of_block, octets in enumerate(blocks[number], 1):
+                self._rows(
+                    f"INSERT INTO {CONTENT} (entry_id, number, octets) VALUES (%s, %s, %s)",
+                    *(entry_id, place_of_block, octets),
+                )
+        for number in batch:
+            if number not in found:
+                found[number] = self._of_key(drafts[number])
+
+    def _of_key(self, draft: Draft) -> Stored:
+        """The entry that has the key of a draft."""
+        rows = self._rows(
+            f"SELECT id, digest FROM {ENTRY} WHERE environment = %s AND key = %s", self.environment, draft.key
+        )
+        if not rows:
+            raise InvalidInput(
+                f"key {draft.key!r} was taken by a transaction that this one cannot see: try again", field="key"
+            )
+        return Stored(rows[0][0], False, rows[0][1] == draft.digest)
+
+    def _entries(
+        self, batch: Sequence[int], drafts: Sequence[Draft], alias: str, group: int, place: int
+    ) -> tuple[str, list[Any]]:
+        values: list[Any] = []
+        for number in batch:
+            draft = drafts[number]
+            values += [self.environment, alias, draft.envelope_json, draft.message_id, draft.subject]
+            values += [int(draft.priority), group, place + number, draft.key, draft.digest, VERSION, draft.size]
+            values += [draft.is_8bit, draft.send_at, draft.expires]
+        row = "(" + "%s, " * 15 + "NOW, {}, false, {})"
+        rows = ", ".join(
+            row.format(*(("NULL", "false") if drafts[number].envelope is not None else ("NOW", "true")))
+            for number in batch
+        )
+        conflict = " ON CONFLICT DO NOTHING" if any(drafts[number].key is not None for number in batch) else ""
+        return (
+            f"INSERT INTO {ENTRY} (environment, alias, envelope, message_id, subject, priority, group_number, place, "
+            "key, digest, version, size, is_8bit, send_at, expires, created, finished, may_have_arrived, erased) "
+            f"VALUES {rows}{conflict} RETURNING id, place",
+            values,
+        )
+
+    def _insert_at_once(
+        self,
+        batch: Sequence[int],
+        drafts: Sequence[Draft],
+        first: Mapping[int, bytes | None],
+        alias: str,
+        group: int,
+        place: int,
+        born_leased: int,
+    ) -> list[tuple[int, int]]:
+        """One statement: children find their entry by its place in the group."""
+        insert, values = self._entries(batch, drafts, alias, group, place)
+        recipients = [(place + number, *row) for number in batch for row in _recipients(drafts[number])]
+        contents = [(place + number, octets) for number in batch if (octets := first[number]) is not None]
+        due = [
+            (place + number, *self._due(drafts[number], alias, place + number, number < born_leased))
+            for number in batch
+            if drafts[number].envelope is not None
+        ]
+        parts = [f"WITH e AS ({insert})"]
+        parts.append(
+            f"r AS (INSERT INTO {RECIPIENT} (entry_id, position, address, data, state, attempts, doubts, reply, "
+            f"server, error) SELECT e.id, v.column2, v.column3, v.column4, v.column5, 0, 0, '', '', v.column6 FROM "
+            f"e JOIN (VALUES {_row_marks(len(recipients), 6)}) AS v ON e.place = v.column1)"
+        )
+        values += [value for row in recipients for value in row]
+        if contents:
+            parts.append(
+                f"c AS (INSERT INTO {CONTENT} (entry_id, number, octets) SELECT e.id, 0, v.column2::bytea FROM e JOIN "
+                f"(VALUES {_row_marks(len(contents), 2)}) AS v ON e.place = v.column1)"
+            )
+            values += [value for row in contents for value in row]
+        if due:
+            marks = ", ".join(
+                f"({_marks(4)}, COALESCE(%s::float8, NOW + %s::float8), %s::float8, {_marks(2)})" for _ in due
+            )
+            parts.append(
+                f"d AS (INSERT INTO {DUE} (entry_id, environment, alias, lane, next_try, expires, lease, leased, "
+                "version, lapses, tries) SELECT e.id, v.column2, v.column3, v.column4, v.column5, v.column6, "
+                f"v.column7, v.column8, {VERSION}, 0, 0 FROM e JOIN (VALUES {marks}) AS v ON e.place = v.column1)"
+            )
+            values += [value for row in due for value in row]
+        rows = self._rows(", ".join(parts) + " SELECT id, place FROM e", *values)
+        return [(entry_place - place, entry_id) for entry_id, entry_place in rows]
+
+    def _insert_each_table(
+        self,
+        batch: Sequence[int],
+        drafts: Sequence[Draft],
+        first: Mapping[int, bytes | None],
+        alias: str,
+        group: int,
+        place: int,
+        born_leased: int,
+    ) -> list[tuple[int, int]]:
+        insert, values = self._entries(batch, drafts, alias, group, place)
+        found = [(entry_place - place, entry_id) for entry_id, entry_place in self._rows(insert, *values)]
+        if not found:
+            return []
+        recipients = [(entry_id, *row) for number, entry_id in found for row in _recipients(drafts[number])]
+        for start in range(0, len(recipients), 1000):
+            rows = recipients[start : start + 1000]
+            self._rows(
+                f"INSERT INTO {RECIPIENT} (entry_id, position, address, data, state, error, attempts, doubts, reply, "
+                f"server) VALUES {', '.join([f'({_marks(6)}, 0, 0, {_TWO_EMPTY})'] * len(rows))}",
+                *(value for row in rows for value in row),
+            )
+        contents = [(entry_id, first[number]) for number, entry_id in found if first[number] is not None]
+        if contents:
+            self._rows(
+                f"INSERT INTO {CONTENT} (entry_id, number, octets) VALUES {', '.join(['(%s, 0, %s)'] * len(contents))}",
+                *(value for row in contents for value in row),
+            )
+        due = [
+            (entry_id, *self._due(drafts[number], alias, place + number, number < born_leased))
+            for number, entry_id in found
+            if drafts[number].envelope is not None
+        ]
+        if due:
+            row = f"({_marks(4)}, COALESCE(%s, NOW + %s), {_marks(3)}, {VERSION}, 0, 0)"
+            self._rows(
+                f"INSERT INTO {DUE} (entry_id, environment, alias, lane, next_try, expires, lease, leased, version, "
+                f"lapses, tries) VALUES {', '.join([row] * len(due))}",
+                *(value for row in due for value in row),
+            )
+        return found
+
+    def _due(self, draft: Draft, alias: str, place: int, is_leased: bool) -> tuple[Any, ...]:
+        lane = lane_of(draft.priority, place)
+        if draft.send_at is not None:
+            return self.environment, alias, lane, draft.send_at, 0.0, draft.expires, 0, UNLEASED
+        if is_leased:
+            return self.environment, alias, lane, None, LEASE, draft.expires, 1, BORN_LEASED
+        return self.environment, alias, lane, None, 0.0, draft.expires, 0, UNLEASED
+
+    # Claim -------------------------------------------------------------------------------------------------------
+
+    def claim(
+        self,
+        alias: str,
+        branches: Sequence[tuple[int, int]],
+        count: int,
+        *,
+        after: int | None = None,
+        grace: float = 0.0,
+    ) -> list[Claimed]:
+        """Lease up to ``count`` due entries, from the lanes in their order; each lane gives at most so many.
+
+        ``after``: only those with a higher id. ``grace``: seconds for which a lapsed lease is still left to its worker.
+        """
+        where = "environment = %s AND alias = %s AND lane = %s AND next_try <= NOW"
+        where += f" AND version <= {VERSION} AND expires > NOW"
+        params: list[Any] = []
+        selects = []
+        for lane, most in branches:
+            wanted = where
+            values = [self.environment, alias, lane]
+            if after is not None:
+                wanted += " AND entry_id > %s"
+                values.append(after)
+            if grace:
+                wanted += " AND (leased = 0 OR next_try <= NOW - %s)"
+                values.append(grace)
+            selects.append(f"SELECT entry_id FROM {DUE} WHERE {wanted} ORDER BY next_try LIMIT %s{self._skip_locked}")
+            params += [*values, most]
+        change = (
+            f"UPDATE {DUE} SET lease = lease + 1, lapses = lapses + (CASE WHEN leased = {LEASED} THEN 1 ELSE 0 END), "
+            f"leased = {LEASED}, next_try = NOW + {LEASE}"
+        )
+        returning = " RETURNING entry_id, lease, lane, lapses, tries, expires"
+        if self._is_postgresql:
+            # A branch is only read as far as those before it did not suffice. FOR UPDATE has to stand in a WITH
+            named = ", ".join(f"b{number} AS ({select})" for number, select in enumerate(selects))
+            union = " UNION ALL ".join(f"SELECT entry_id FROM b{number}" for number in range(len(selects)))
+            sql = f"WITH {named} {change} WHERE entry_id = ANY(ARRAY({union} LIMIT %s)){returning}"
+        else:
+            union = " UNION ALL ".join(f"SELECT entry_id FROM ({select})" for select in selects)
+            sql = f"{change} WHERE entry_id IN ({union} LIMIT %s){returning}"
+        return [Claimed(*row) for row in self._rows(sql, *params, count)]
+
+    def claim_born(self, ids: Sequence[int]) -> list[Claimed]:
+        """Lease entries that were born leased by this process, and still are."""
+        condition, values = self._among("entry_id", ids)
+        rows = self._rows(
+            f"UPDATE {DUE} SET lease = 2, leased = {LEASED}, next_try = NOW + {LEASE} WHERE {condition} AND lease = 1 "
+            f"AND leased = {BORN_LEASED} RETURNING entry_id, lease, lane, lapses, tries, expires",
+            *values,
+        )
+        return [Claimed(*row) for row in rows]
+
+    def set_aside(self, claimed: Sequence[Claimed]) -> None:
+        """Put claimed entries whose leases lapsed often into the lane of those that are claimed alone."""
+        self._rows(
+            f"UPDATE {DUE} SET lane = {SUSPECTS}, leased = {UNLEASED}, next_try = NOW FROM "
+            f"(VALUES {_row_marks(len(claimed), 2)}) AS v WHERE {DUE}.entry_id = v.column1 AND {DUE}.lease = v.column2",
+            *(value for one in claimed for value in (one.id, one.lease)),
+        )
+
+    def has_suspect(self, alias: str) -> bool:
+        """Whether an entry of a mailer is to be claimed alone."""
+        return bool(
+            self._rows(
+                f"SELECT 1 FROM {DUE} WHERE environment = %s AND alias = %s AND lane = {SUSPECTS} AND next_try <= NOW "
+                f"AND version <= {VERSION} LIMIT 1",
+                *(self.environment, alias),
+            )
+        )
+
+    def read(self, ids: Sequence[int]) -> dict[int, tuple[Any, ...]]:
+        """What is stored of entries: (envelope, message_id, subject, priority, size, is_8bit, created, send_at)."""
+        condition, values = self._among("id", ids)
+        rows = self._rows(
+            "SELECT id, envelope, message_id, subject, priority, size, is_8bit, created, send_at "
+            f"FROM {ENTRY} WHERE {condition}",
+            *values,
+        )
+        return {row[0]: tuple(row[1:]) for row in rows}
+
+    def pending(self, ids: Sequence[int]) -> dict[int, list[tuple[Any, ...]]]:
+        """The recipients that are pending, the least tried first, at most `PART` + 1 of each entry.
+
+        Rows: (position, data, attempts, doubts, how many of the entry are pending).
+        """
+        condition, values = self._among("entry_id", ids)
+        rows = self._rows(
+            "SELECT entry_id, position, data, attempts, doubts, pending FROM (SELECT entry_id, position, data, "
+            "attempts, doubts, count(*) OVER of_entry AS pending, "
+            "row_number() OVER (of_entry ORDER BY attempts, position) AS number "
+            f"FROM {RECIPIENT} WHERE {condition} AND state = '{PENDING}' WINDOW of_entry AS (PARTITION BY entry_id)) "
+            f"AS owed WHERE number <= {PART + 1} ORDER BY entry_id, number",
+            *values,
+        )
+        found: dict[int, list[tuple[Any, ...]]] = {}
+        for row in rows:
+            found.setdefault(row[0], []).append(tuple(row[1:]))
+        return found
+
+    def small_contents(self, ids: Sequence[int]) -> dict[int, bytes]:
+        """The octets of entries that have one row of them each."""
+        condition, values = self._among("entry_id", ids)
+        rows = self._rows(f"SELECT entry_id, octets FROM {CONTENT} WHERE {condition} AND number = 0", *values)
+        return {row[0]: bytes(row[1]) for row in rows}
+
+    def content(self, entry_id: int) -> Iterator[bytes]:
+        """The octets of one entry, a row at a time."""
+        number = 0
+        while rows := self._rows(f"SELECT octets FROM {CONTENT} WHERE entry_id = %s AND number = %s", entry_id, number):
+            yield bytes(rows[0][0])
+            number += 1
+
+    # Leases ------------------------------------------------------------------------------------------------------
+
+    def renew(self, leases: Mapping[int, int]) -> set[int]:
+        """Renew leases, entry to number. Returns those that still hold."""
+        if not leases:
+            return set()
+        rows = self._rows(
+            f"UPDATE {DUE} SET next_try = NOW + {LEASE}, leased = {LEASED} FROM (VALUES {_row_marks(len(leases), 2)}) "
+            f"AS v WHERE {DUE}.entry_id = v.column1 AND {DUE}.lease = v.column2 RETURNING {DUE}.entry_id",
+            *(value for pair in leases.items() for value in pair),
+        )
+        return {row[0] for row in rows}
+
+    def holds(self, entry_id: int, lease: int) -> bool:
+        """Whether a lease still holds, by its number."""
+        return bool(self._rows(f"SELECT 1 FROM {DUE} WHERE entry_id = %s AND lease = %s", entry_id, lease))
+
+    def give_back(self, leases: Mapping[int, int]) -> None:
+        """Let others claim entries of which nothing was begun. No try and no lapse is counted."""
+        if not leases:
+            return
+        self._rows(
+            f"UPDATE {DUE} SET next_try = NOW, leased = {UNLEASED} FROM (VALUES {_row_marks(len(leases), 2)}) AS v "
+            f"WHERE {DUE}.entry_id = v.column1 AND {DUE}.lease = v.column2",
+            *(value for pair in leases.items() for value in pair),
+        )
+
+    # Record ------------------------------------------------------------------------------------------------------
+
+    def record(self, changes: Sequence[Change]) -> set[int]:
+        """Write what became of claimed entries, in one transaction. Returns those whose lease still held."""
+        with self.connection.atomic():
+            held = self._held(changes)
+            changes = [change for change in changes if change.id in held]
+            self._record_recipients(changes)
+            self._finish([change.id for change in changes if change.is_final])
+            if others := [change for change in changes if not change.is_final]:
+                self._postpone(others)
+            if doubtful := [change.id for change in changes if change.may_have_arrived]:
+                condition, values = self._among("id", doubtful)
+                self._rows(f"UPDATE {ENTRY} SET may_have_arrived = true WHERE {condition}", *values)
+        return held
+
+    def _held(self, changes: Sequence[Change]) -> set[int]:
+        if not changes:
+            return set()
+        lock = f" FOR UPDATE OF {DUE}" if self._is_postgresql else ""
+        rows = self._rows(
+            f"SELECT {DUE}.entry_id FROM {DUE} JOIN (VALUES {_row_marks(len(changes), 2)}) AS v ON "
+            f"{DUE}.entry_id = v.column1 AND {DUE}.lease = v.column2 ORDER BY {DUE}.entry_id{lock}",
+            *(value for change in changes for value in (change.id, change.lease)),
+        )
+        return {row[0] for row in rows}
+
+    def _record_recipients(self, changes: Sequence[Change]) -> None:
+        rows = [
+            (
+                change.id,
+                position,
+                state,
+                doubts,
+                reply and json.dumps(reply),
+                _text(server, 255),
+                _text(error, MAX_ERROR),
+            )
+            for change in changes
+            for position, state, doubts, reply, server, error in change.recipients
+        ]
+        for start in range(0, len(rows), 1000):
+            some = rows[start : start + 1000]
+            self._rows(
+                f"UPDATE {RECIPIENT} SET state = v.column3, doubts = v.column4, attempts = attempts + 1, "
+                "reply = COALESCE(v.column5, ''), server = v.column6, error = v.column7 FROM "
+                f"(VALUES {_row_marks(len(some), 7)}) AS v WHERE {RECIPIENT}.entry_id = v.column1 AND "
+                f"{RECIPIENT}.position = v.column2 AND {RECIPIENT}.state = '{PENDING}'",
+                *(value for row in some for value in row),
+            )
+
+    def _finish(self, ids: Sequence[int]) -> None:
+        """Entries of which no recipient is pending: they are due no more, and lose what nobody needs."""
+        if not ids:
+            return
+        due, values = self._among("entry_id", ids)
+        entry, _ = self._among("id", ids)
+        self._rows(f"DELETE FROM {DUE} WHERE {due}", *values)
+        kept = (
+            f"EXISTS (SELECT 1 FROM {RECIPIENT} WHERE {RECIPIENT}.entry_id = {{}} AND "
+            f"{RECIPIENT}.state NOT IN ('{ACCEPTED}', '{CANCELLED}'))"
+        )
+        of_entry = kept.format(f"{ENTRY}.id")
+        self._rows(
+            f"UPDATE {ENTRY} SET finished = NOW, erased = NOT {of_entry}, "
+            f"subject = CASE WHEN {of_entry} THEN subject ELSE '' END WHERE {entry}",
+            *values,
+        )
+        self._rows(f"DELETE FROM {CONTENT} WHERE {due} AND NOT {kept.format(f'{CONTENT}.entry_id')}", *values)
+
+    def _postpone(self, changes: Sequence[Change]) -> None:
+        """Entries that are tried again, but never later than they expire."""
+        later = "NOW + CAST(v.column3 AS double precision)"
+        least = "LEAST" if self._is_postgresql else "MIN"
+        self._rows(
+            f"UPDATE {DUE} SET next_try = CASE WHEN v.column3 > 0 THEN {least}({later}, {DUE}.expires) ELSE NOW END, "
+            f"lane = v.column4, tries = v.column5, leased = {UNLEASED}, lapses = 0 FROM "
+            f"(VALUES {_row_marks(len(changes), 5)}) AS v WHERE {DUE}.entry_id = v.column1 AND {DUE}.lease = v.column2",
+            *(value for c in changes for value in (c.id, c.lease, c.next_try, c.lane, c.tries)),
+        )
+
+    def expire(self, limit: int = 100) -> list[int]:
+        """Make final what nobody leases and has expired, of every mailer. Returns the entries."""
+        with self.connection.atomic():
+            rows = self._rows(
+                f"SELECT entry_id FROM {DUE} WHERE expires <= NOW AND environment = %s AND (leased = {UNLEASED} OR "
+                f"next_try <= NOW) ORDER BY expires LIMIT %s{self._skip_locked}",
+                *(self.environment, limit),
+            )
+            ids = [row[0] for row in rows]
+            self._settle(ids, State.EXPIRED, "")
+            return ids
+
+    def fail(self, claimed: Sequence[Claimed], why: str) -> list[int]:
+        """Make final as failed what is pending of claimed entries. Returns those whose lease still held."""
+        changes = [Change(one.id, one.lease, (), True, 0.0, one.lane, one.tries) for one in claimed]
+        with self.connection.atomic():
+            held = sorted(self._held(changes))
+            self._settle(held, State.FAILED, why)
+            return held
+
+    def _settle(self, ids: Sequence[int], state: State, why: str) -> None:
+        """Give all pending recipients of locked entries a final state."""
+        if not ids:
+            return
+        condition, values = self._among("entry_id", ids)
+        error = ", error = %s" if why else ""
+        self._rows(
+            f"UPDATE {RECIPIENT} SET state = %s{error} WHERE {condition} AND state = '{PENDING}'",
+            *(state.value, *((_text(why, MAX_ERROR),) if why else ()), *values),
+        )
+        self._finish(ids)
+
+    # Mailers -----------------------------------------------------------------------------------------------------
+
+    def mailers(self, aliases: Sequence[str] = ()) -> dict[str, MailerRow]:
+        """The rows of mailers that have one; "" stands for the whole environment. None named: all of them."""
+        condition, values = self._among("alias", [*aliases, ""]) if aliases else ("true", ())
+        rows = self._rows(
+            "SELECT alias, paused, rest, rest_until - NOW, trial_until - NOW, backlog_by, backlog_until - NOW, "
+            f"NOW - down_since, last_error FROM {MAILER} WHERE environment = %s AND {condition}",
+            *(self.environment, *values),
+        )
+        return {row[0]: MailerRow(row[0], bool(row[1]), *row[2:]) for row in rows}
+
+    def _have_row(self, alias: str) -> None:
+        self._rows(
+            f"INSERT INTO {MAILER} (environment, alias, paused, rest, rest_until, trial_until, trial_entry, "
+            "backlog_by, backlog_until, last_error) VALUES (%s, %s, false, 0, 0, 0, 0, '', 0, '') ON CONFLICT DO "
+            "NOTHING",
+            *(self.environment, alias),
+        )
+
+    def rest(self, alias: str, seconds: Any, error: str) -> tuple[float, bool] | None:
+        """Let a mailer that failed rest; ``seconds(last)`` tells how long after its last rest.
+
+        Returns how long, and whether it was well before; None where it rests already.
+        """
+        self._have_row(alias)
+        with self.connection.atomic():
+            rows = self._rows(
+                f"SELECT rest, rest_until > NOW, down_since IS NULL FROM {MAILER} WHERE environment = %s AND alias = %s"
+                f"{self._for_update}",
+                *(self.environment, alias),
+            )
+            last, rests, was_well = rows[0]
+            if rests:
+                return None
+            length = float(seconds(last))
+            self._rows(
+                f"UPDATE {MAILER} SET rest = %s, rest_until = NOW + %s, trial_until = 0, last_error = %s, "
+                "down_since = COALESCE(down_since, NOW) WHERE environment = %s AND alias = %s",
+                *(length, length, _text(error, MAX_ERROR), self.environment, alias),
+            )
+            return length, bool(was_well)
+
+    def end_rest(self, alias: str) -> None:
+        """A mailer works: all that is due may go."""
+        self._rows(
+            f"UPDATE {MAILER} SET rest = 0, rest_until = 0, trial_until = 0, down_since = NULL, last_error = '' "
+            "WHERE environment = %s AND alias = %s AND down_since IS NOT NULL",
+            *(self.environment, alias),
+        )
+
+    def begin_trial(self, alias: str) -> int | None:
+        """The right to try a mailer whose rest is over, for one worker at a time: the entry of the last trial.
+
+        None: it rests, or another worker tries it.
+        """
+        rows = self._rows(
+            f"UPDATE {MAILER} SET trial_until = NOW + {TRIAL} WHERE environment = %s AND alias = %s AND "
+            "rest_until <= NOW AND trial_until <= NOW AND down_since IS NOT NULL RETURNING trial_entry",
+            *(self.environment, alias),
+        )
+        return rows[0][0] if rows else None
+
+    def note_trial(self, alias: str, entry_id: int | None) -> None:
+        """Which entry is tried; None: there was none to try."""
+        if entry_id is None:
+            changed, values = "trial_until = %s", 0
+        else:
+            changed, values = "trial_entry = %s", entry_id
+        self._rows(
+            f"UPDATE {MAILER} SET {changed} WHERE environment = %s AND alias = %s", values, self.environment, alias
+        )
+
+    def hold_backlog(self, alias: str, who: str) -> bool:
+        """Get or renew the lease of what no process has in hand, for one process at a time."""
+        self._have_row(alias)
+        return bool(
+            self._rows(
+                f"UPDATE {MAILER} SET backlog_by = %s, backlog_until = NOW + {LEASE} WHERE environment = %s AND "
+                "alias = %s AND (backlog_by = %s OR backlog_until <= NOW) RETURNING 1",
+                *(who, self.environment, alias, who),
+            )
+        )
+
+    def leave_backlog(self, alias: str, who: str) -> None:
+        """Let another process have it."""
+        self._rows(
+            f"UPDATE {MAILER} SET backlog_until = 0 WHERE environment = %s AND alias = %s AND backlog_by = %s",
+            *(self.environment, alias, who),
+        )
+
+    def pause(self, alias: str, paused: bool) -> None:
+        """Stop or go on; alias "" is the whole environment. It holds until it is changed, over restarts too."""
+        self._have_row(alias)
+        self._rows(
+            f"UPDATE {MAILER} SET paused = %s WHERE environment = %s AND alias = %s", paused, self.environment, alias
+        )
+
+    def soonest(self, aliases: Sequence[str]) -> dict[str, float]:
+        """Seconds until each mailer has something due; those without are left out."""
+        found = {}
+        for alias in aliases:
+            lanes = " UNION ALL ".join(
+                f"SELECT * FROM (SELECT next_try FROM {DUE} WHERE environment = %s AND alias = %s AND lane = {lane} "
+                f"AND version <= {VERSION} ORDER BY next_try LIMIT 1) AS lane{lane}"
+                for lane in range(LANES)
+            )
+            rows = self._rows(f"SELECT min(next_try) - NOW FROM ({lanes}) AS lanes", *(self.environment, alias) * LANES)
+            if rows[0][0] is not None:
+                found[alias] = float(rows[0][0])
+        return found
+
+    def notify(self) -> None:
+        """Wake processes that listen (PostgreSQL), in a transaction that no commit has to wait for."""
+        if self._is_postgresql:
+            with self.connection.atomic():
+                self._rows("SET LOCAL synchronous_commit TO off")
+                self._rows(f"NOTIFY {CHANNEL}")
+
+    # What people ask for -----------------------------------------------------------------------------------------
+
+    def cancel(self, ids: Sequence[int]) -> dict[int, list[tuple[str, str]]]:
+        """Cancel what nobody has in hand: for each entry its recipients, each with the state it has now.
+
+        What a worker has in hand stays "pending": it is too late. Unknown entries are left out.
+        """
+        with self.connection.atomic():
+            condition, values = self._among("entry_id", ids)
+            rows = self._rows(
+                f"SELECT entry_id FROM {DUE} WHERE {condition} AND environment = %s AND leased = {UNLEASED}"
+                f"{self._skip_locked}",
+                *(*values, self.environment),
+            )
+            self._settle([row[0] for row in rows], State.CANCELLED, "")
+            found: dict[int, list[tuple[str, str]]] = {}
+            rows = self._rows(
+                f"SELECT entry_id, address, state FROM {RECIPIENT} WHERE {condition} ORDER BY entry_id, position",
+                *values,
+            )
+            for entry_id, address, state in rows:
+                found.setdefault(entry_id, []).append((address, state))
+            return found
+
+    def retry(self, ids: Sequence[int], lasts: float, alias: str | None = None) -> dict[int, str]:
+        """Try entries again now, also those that failed; with ``alias`` by another mailer.
+
+        Tells of each: "due", "in hand", "erased" (its content is gone), "accepted" (nobody is owed it), "unknown".
+        """
+        told: dict[int, str] = {}
+        for entry_id in ids:
+            with self.connection.atomic():
+                told[entry_id] = self._retry(entry_id, lasts, alias)
+        return told
+
+    def _retry(self, entry_id: int, lasts: float, alias: str | None) -> str:
+        rows = self._rows(
+            f"SELECT alias, priority, erased FROM {ENTRY} WHERE id = %s AND environment = %s{self._for_update}",
+            *(entry_id, self.environment),
+        )
+        if not rows:
+            return "unknown"
+        old_alias, priority, erased = rows[0]
+        due = self._rows(f"SELECT leased, next_try > NOW FROM {DUE} WHERE entry_id = %s{self._for_update}", entry_id)
+        if due and due[0][0] != UNLEASED and due[0][1]:
+            return "in hand"
+        if erased:
+            states = self._rows(
+                f"SELECT count(*) FROM {RECIPIENT} WHERE entry_id = %s AND state <> '{ACCEPTED}'", entry_id
+            )
+            return "erased" if states[0][0] else "accepted"
+        self._rows(
+            f"UPDATE {RECIPIENT} SET state = '{PENDING}', attempts = 0, doubts = 0 WHERE entry_id = %s AND "
+            f"state NOT IN ('{PENDING}', '{ACCEPTED}')",
+            entry_id,
+        )
+        self._rows(f"UPDATE {RECIPIENT} SET attempts = 0 WHERE entry_id = %s AND state = '{PENDING}'", entry_id)
+        if not self._rows(f"SELECT 1 FROM {RECIPIENT} WHERE entry_id = %s AND state = '{PENDING}' LIMIT 1", entry_id):
+            return "accepted"
+        alias = old_alias if alias is None else alias
+        greatest = "GREATEST" if self._is_postgresql else "MAX"
+        if due:
+            self._rows(
+                f"UPDATE {DUE} SET alias = %s, next_try = NOW, leased = {UNLEASED}, lapses = 0, tries = 0, "
+                f"lease = lease + 1, expires = {greatest}(expires, NOW + %s) WHERE entry_id = %s",
+                *(alias, lasts, entry_id),
+            )
+        else:
+            self._rows(
+                f"INSERT INTO {DUE} (entry_id, environment, alias, lane, next_try, expires, lease, leased, version, "
+                f"lapses, tries) VALUES (%s, %s, %s, %s, NOW, NOW + %s, 0, {UNLEASED}, {VERSION}, 0, 0)",
+                *(entry_id, self.environment, alias, lane_of(priority, 0), lasts),
+            )
+        self._rows(f"UPDATE {ENTRY} SET alias = %s, finished = NULL WHERE id = %s", alias, entry_id)
+        return "due"
+
+    def entries(self, state: str = "", alias: str = "", limit: int = 50, before: int | None = None) -> list[Any]:
+        """The latest entries: (id, alias, created, finished, subject, [(address, state)])."""
+        where, values = ["environment = %s"], [self.environment]
+        if alias:
+            where.append("alias = %s")
+            values.append(alias)
+        if before is not None:
+            where.append("id < %s")
+            values.append(before)  # type: ignore[arg-type]
+        if state == PENDING:
+            where.append(f"id IN (SELECT entry_id FROM {DUE} WHERE environment = %s)")
+            values.append(self.environment)
+        elif state:
+            where.append(f"id IN (SELECT entry_id FROM {RECIPIENT} WHERE state = %s)")
+            values.append(state)
+        rows = self._rows(
+            f"SELECT id, alias, created, finished, subject FROM {ENTRY} WHERE {' AND '.join(where)} ORDER BY id DESC "
+            "LIMIT %s",
+            *(*values, limit),
+        )
+        if not rows:
+            return []
+        condition, ids = self._among("entry_id", [row[0] for row in rows])
+        found: dict[int, list[tuple[str, str]]] = {}
+        for entry_id, address, its in self._rows(
+            f"SELECT entry_id, address, state FROM {RECIPIENT} WHERE {condition} AND position < 20 "
+            "ORDER BY entry_id, position",
+            *ids,
+        ):
+            found.setdefault(entry_id, []).append((address, its))
+        return [(*row, found.get(row[0], [])) for row in rows]
+
+    def show(self, entry_id: int) -> dict[str, Any] | None:
+        """All that is stored of an entry but its content."""
+        rows = self._rows(
+            "SELECT id, environment, alias, envelope, message_id, subject, priority, key, version, size, is_8bit, "
+            f"created, send_at, expires, finished, may_have_arrived, erased FROM {ENTRY} WHERE id = %s",
+            entry_id,
+        )
+        if not rows:
+            return None
+        names = "id environment alias envelope message_id subject priority key version size is_8bit created send_at"
+        names += " expires finished may_have_arrived erased"
+        told = dict(zip(names.split(), rows[0], strict=True))
+        told["envelope"] = json.loads(told["envelope"])
+        for flag in ("is_8bit", "may_have_arrived", "erased"):
+            told[flag] = bool(told[flag])
+        told["recipients"] = [
+            dict(zip(("address", "state", "attempts", "doubts", "reply", "server", "error"), row, strict=True))
+            for row in self._rows(
+                f"SELECT address, state, attempts, doubts, reply, server, error FROM {RECIPIENT} WHERE entry_id = %s "
+                "ORDER BY position",
+                entry_id,
+            )
+        ]
+        for one in told["recipients"]:
+            one["reply"] = json.loads(one["reply"]) if one["reply"] else None
+        due = self._rows(
+            f"SELECT lane, next_try, lease, leased, lapses, tries FROM {DUE} WHERE entry_id = %s", entry_id
+        )
+        of_due = ("lane", "next_try", "lease", "leased", "lapses", "tries")
+        told["due"] = dict(zip(of_due, due[0], strict=True)) if due else None
+        return told
+
+    def purge(self, keep: float, keep_failed: float, limit: int = 1000) -> tuple[int, int]:
+        """One small step: erase contents that are kept no longer, delete entries that are. Returns how many of each.
+
+        ``keep`` and ``keep_failed`` are seconds after an entry was finished.
+        """
+        with self.connection.atomic():
+            rows = self._rows(
+                f"SELECT id FROM {ENTRY} WHERE finished <= NOW - %s AND environment = %s ORDER BY finished LIMIT %s"
+                f"{self._skip_locked}",
+                *(max(keep, 0.0), self.environment, limit),
+            )
+            ids = [row[0] for row in rows]
+            if ids:
+                for table, column in ((CONTENT, "entry_id"), (RECIPIENT, "entry_id"), (ENTRY, "id")):
+                    condition, values = self._among(column, ids)
+                    self._rows(f"DELETE FROM {table} WHERE {condition}", *values)
+            rows = self._rows(
+                f"SELECT id FROM {ENTRY} WHERE NOT erased AND finished <= NOW - %s AND environment = %s "
+                f"ORDER BY finished LIMIT %s{self._skip_locked}",
+                *(keep_failed, self.environment, limit),
+            )
+            old = [row[0] for row in rows]
+            self._erase(old)
+            return len(old), len(ids)
+
+    def _erase(self, ids: Sequence[int]) -> None:
+        if ids:
+            condition, values = self._among("entry_id", ids)
+            self._rows(f"DELETE FROM {CONTENT} WHERE {condition}", *values)
+            condition, values = self._among("id", ids)
+            self._rows(f"UPDATE {ENTRY} SET erased = true, subject = '' WHERE {condition}", *values)
+
+    def forget(self, address: str) -> tuple[int, int]:
+        """Erase a person's address where its outcome is final, with the contents. Returns (erased, still pending)."""
+        with self.connection.atomic():
+            rows = self._rows(
+                f"SELECT {RECIPIENT}.entry_id, state FROM {RECIPIENT} JOIN {ENTRY} ON id = {RECIPIENT}.entry_id WHERE "
+                "environment = %s AND lower(address) = lower(%s)",
+                *(self.environment, address),
+            )
+            final = [row[0] for row in rows if row[1] != PENDING]
+            if final:
+                condition, values = self._among("entry_id", final)
+                self._rows(
+                    f"UPDATE {RECIPIENT} SET address = '', data = '', reply = '', error = '' WHERE {condition} AND "
+                    f"lower(address) = lower(%s) AND state <> '{PENDING}'",
+                    *(*values, address),
+                )
+                finished = self._rows(
+                    f"SELECT id FROM {ENTRY} WHERE {self._among('id', final)[0]} AND finished IS NOT NULL", *values
+                )
+                self._erase([row[0] for row in finished])
+            return len(final), len(rows) - len(final)
+
+    def environments(self) -> dict[str, int]:
+        """How many entries are due in each environment of this database."""
+        rows = self._rows(f"SELECT environment, count(*) FROM {DUE} GROUP BY environment")
+        return {row[0]: row[1] for row in rows}
+
+    def adopt(self, environment: str) -> int:
+        """Take over the entries of another environment. Returns how many are due."""
+        with self.connection.atomic():
+            self._rows(
+                f"UPDATE {ENTRY} SET key = NULL WHERE environment = %s AND key IN (SELECT key FROM {ENTRY} WHERE "
+                "environment = %s AND key IS NOT NULL)",
+                *(environment, self.environment),
+            )
+            self._rows(f"DELETE FROM {MAILER} WHERE environment = %s", environment)
+            self._rows(f"UPDATE {ENTRY} SET environment = %s WHERE environment = %s", self.environment, environment)
+            rows = self._rows(
+                f"UPDATE {DUE} SET environment = %s WHERE environment = %s RETURNING 1", self.environment, environment
+            )
+            return len(rows)
+
+    def statistics(self) -> list[dict[str, Any]]:
+        """For each mailer how much is due, in hand, waiting for its next try or its time, and for how long."""
+        rows = self._rows(
+            "SELECT alias, count(*), "
+            f"sum(CASE WHEN leased = {UNLEASED} AND next_try <= NOW THEN 1 ELSE 0 END), "
+            f"sum(CASE WHEN leased <> {UNLEASED} AND next_try > NOW THEN 1 ELSE 0 END), "
+            f"sum(CASE WHEN leased <> {UNLEASED} AND next_try <= NOW THEN 1 ELSE 0 END), "
+            f"sum(CASE WHEN leased = {UNLEASED} AND next_try > NOW AND tries > 0 THEN 1 ELSE 0 END), "
+            f"sum(CASE WHEN leased = {UNLEASED} AND next_try > NOW AND tries = 0 THEN 1 ELSE 0 END), "
+            f"sum(CASE WHEN version > {VERSION} THEN 1 ELSE 0 END), "
+            f"NOW - min(CASE WHEN next_try <= NOW AND version <= {VERSION} THEN next_try END) "
+            f"FROM {DUE} WHERE environment = %s GROUP BY alias ORDER BY alias",
+            self.environment,
+        )
+        names = ("alias", "pending", "due", "in_hand", "lapsed", "deferred", "scheduled", "newer", "oldest")
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
+    def old_snapshot(self) -> dict[str, Any] | None:
+        """PostgreSQL: the oldest transaction that keeps dead rows alive, and how many this makes claims read."""
+        if not self._is_postgresql:
+            return None
+        rows = self._rows(
+            "SELECT (SELECT n_dead_tup FROM pg_stat_user_tables WHERE relname = %s LIMIT 1), "
+            "(SELECT extract(epoch FROM clock_timestamp() - min(xact_start))::float8 FROM pg_stat_activity WHERE "
+            "backend_xmin IS NOT NULL AND pid <> pg_backend_pid())",
+            DUE,
+        )
+        return {"dead_rows": rows[0][0], "oldest_transaction": rows[0][1]}
+
+
+_TWO_EMPTY = "'', ''"
+
+
+def _marks(count: int) -> str:
+    return ", ".join(["%s"] * count)
+
+
+def _row_marks(rows: int, columns: int) -> str:
+    row = f"({_marks(columns)})"
+    return ", ".join([row] * rows)
+
+
+def _batches(order: Sequence[int], drafts: Sequence[Draft]) -> Iterator[list[int]]:
+    batch: list[int] = []
+    size = 0
+    for number in order:
+        size += min(drafts[number].size, BLOCK)
+        batch.append(number)
+        if len(batch) == BATCH or size >= BATCH_SIZE:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _recipients(draft: Draft) -> Iterable[tuple[int, str, str, str, str]]:
+    """Rows: (position, address, data, state, error)."""
+    position = 0
+    if draft.envelope is not None:
+        for recipient in draft.envelope.recipients:
+            data = json.dumps(recipient.to_json(), separators=(",", ":"))
+            yield position, _text(str(recipient.address), MAX_ADDRESS), data, PENDING, ""
+            position += 1
+    for outcome in draft.refused:
+        address = _text(str(outcome.address), MAX_ADDRESS)
+        yield position, address, "", State.REJECTED.value, _text(str(outcome.error or ""), MAX_ERROR)
+        position += 1
+
+
+def _text(given: str | None, limit: int) -> str:
+    """A text that every database takes, cut."""
+    return (given or "").replace("\0", "").encode("utf-8", "replace").decode()[:limit]

@@ -1,0 +1,769 @@
+"""The worker of one process: it claims, drains by `Mailer.deliver`, and records. It knows no framework and no driver.
+
+Its threads, and what each may touch:
+
+* one for each mailer that has mail talks to servers, and touches no database;
+* the writer claims, reads and records, on a connection of its own; receivers of signals are called by it;
+* the timer renews leases, on a connection of its own, so that a database that is slow to write loses none.
+
+What is claimed, handed over and not yet recorded is never more than ``window`` for each mailer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from smtpbackend.adapters import LATER
+from smtpbackend.events import MessageSending, ServerFailed
+from smtpbackend.logs import log
+from smtpbackend.outbox.entry import Due
+from smtpbackend.outbox.ledger import Entry, Ledger, MailerDown, MessageExpired, why_of
+from smtpbackend.outbox.schedule import LEASE, MARGIN, RENEW, SUSPECTS, Turns, rest_after
+from smtpbackend.outbox.sql import MailerRow, Store
+
+if TYPE_CHECKING:
+    from smtpbackend.blocking.mailer import Mailer
+    from smtpbackend.outbox.options import Options
+    from smtpbackend.outcome import Receipt
+
+__all__ = ["Site", "Worker", "clock", "deliver_due"]
+
+LOGGER = "smtpbackend.outbox"
+POLL = 1.0  # seconds between looks of a worker that delivers for all
+LOOK = 30.0  # seconds between looks of a process that delivers what it stores
+IDLE = 1.0  # seconds after which a connection to the database that is not used is closed
+FRESH = 1.0  # seconds for which the row of a mailer is believed
+HOUSEKEEPING = 600.0  # seconds between steps of pruning
+SWEEP = 10.0  # seconds between sweeps of what expired
+AWAY = 10.0  # seconds for which lapsed leases are left to their workers after the database was away: they write first
+LONGEST_PAUSE = 10.0  # seconds between tries to reach the database
+SUSPECT_PAUSE = 60.0  # seconds between entries that are claimed alone: all else waits for each
+ECHO = 0.12  # seconds for which a wake-up is followed by quick looks: those that came right behind it sent none
+QUICK = 0.01  # seconds between these
+
+
+class Site(Protocol):
+    """What a worker is given by the adapter of a framework."""
+
+    def open(self) -> Store:
+        """The store on a connection of its own, which `Store.connection.close` closes."""
+
+    def aliases(self) -> Sequence[str]:
+        """The mailers that have an outbox here."""
+
+    def mailer(self, alias: str) -> Mailer:
+        """The Mailer behind the outbox. Raises where its settings are wrong."""
+
+    def options(self, alias: str) -> Options:
+        """The options of its outbox."""
+
+    def tell(self, alias: str, due: Due | None, event: Any) -> None:
+        """Send the signals of an event. Raises `CancelSend` alone, for a `MessageSending`."""
+
+
+def clock() -> float:
+    """Seconds that go on while the machine sleeps, where the system has such a clock."""
+    return time.clock_gettime(_BOOT_TIME) if _BOOT_TIME is not None else time.monotonic()
+
+
+_BOOT_TIME = getattr(time, "CLOCK_BOOTTIME", None)
+
+
+def _log(event: str, level: int = logging.WARNING, error: Exception | None = None, /, **fields: Any) -> None:
+    log(LOGGER, level, event, error, **fields)
+
+
+class _Flow:
+    """The mail of one mailer that is in hand here, and what is known of the mailer."""
+
+    def __init__(self, alias: str, options: Options) -> None:
+        self.alias = alias
+        self.options = options
+        self.queue: deque[Due] = deque()  # to be handed over
+        self.born: deque[Entry] = deque()  # stored and leased by this process, and no room for them yet
+        self.in_hand = 0
+        self.turns = Turns()
+        self.thread: threading.Thread | None = None
+        self.has_more = False  # something may be due that was not claimed
+        self.next_look = 0.0
+        self.quick_until = 0.0
+        self.is_open = False  # the mailer neither rests nor is paused, when its row was read
+        self.read_at = -1e9
+        self.is_trial = False
+        self.is_streaming = False
+        self.has_backlog = False
+        self.renew_backlog = 0.0
+        self.suspect_at = 0.0
+
+    @property
+    def room(self) -> int:
+        return self.options.window - self.in_hand
+
+
+class Worker:
+    """Delivers the mail of an outbox, in threads of its own.
+
+    ``for_all``: it claims whatever is due (``outbox run``). Else it is the worker of a process that delivers what it
+    stores itself: others' mail it takes only while no other process of the site does. Start it, and stop it.
+    """
+
+    def __init__(self, site: Site, *, for_all: bool = False) -> None:
+        self._site = site
+        self._for_all = for_all
+        self._who = f"{os.uname().nodename}:{os.getpid()}"[:90] + f":{id(self):x}"[-9:]
+        self._changed = threading.Condition()
+        self._flows: dict[str, _Flow] = {}
+        self._in_hand: dict[int, Due] = {}
+        self._done: list[tuple[Due, Receipt]] = []
+        self._failed: dict[str, str] = {}  # mailers that could not even begin
+        self._is_stopping = False
+        self._is_leaving = False
+        self._is_away = False  # the database cannot be written
+        self._grace_until = 0.0
+        self._clearing: str | None = None  # this mailer's suspect is next, as soon as nothing is in hand
+        self._next_sweep = 0.0
+        self._next_housekeeping = clock() + HOUSEKEEPING
+        self._threads: list[threading.Thread] = []
+        self._store: Store | None = None
+        self._reader: Store | None = None
+        self._reading = threading.Lock()
+        self._checks_number = False
+        self._has_said = False
+        self.is_started = False
+        self.claims = 0
+
+    # From outside ------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start its threads."""
+        self.is_started = True
+        for name, target in (("writer", self._write), ("timer", self._renew)):
+            self._start(f"smtpbackend-outbox-{name}", target)
+        for alias in self._site.aliases():
+            self._flow(alias).has_more = True
+
+    def _start(self, name: str, target: Callable[[], None]) -> threading.Thread:
+        thread = threading.Thread(target=target, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+        return thread
+
+    def room(self, alias: str) -> int:
+        """How many entries of a mailer may be born leased now."""
+        with self._changed:
+            if self._is_stopping or self._is_leaving or self._is_away or self._for_all:
+                return 0
+            flow = self._flow(alias)
+            if not flow.options.retry_in_doubt or (flow.read_at > 0 and not flow.is_open and not flow.has_more):
+                return 0
+            return max(0, flow.room - len(flow.born))
+
+    def hand_over(self, entries: Sequence[Entry]) -> None:
+        """Take entries that were born leased and are committed."""
+        with self._changed:
+            for entry in entries:
+                flow = self._flow(entry.alias)
+                if not flow.is_streaming and clock() - flow.read_at > FRESH:
+                    flow.is_open = False  # until its row was read
+                due = entry.due() if flow.room > 0 and not flow.born else None
+                if due is None:
+                    flow.born.append(entry)
+                else:
+                    self._take_in(flow, [due])
+            self._changed.notify_all()
+
+    def wake(self, alias: str | None = None) -> None:
+        """Look now for what is due, of one mailer or of all."""
+        with self._changed:
+            now = clock()
+            for flow in self._flows.values() if alias is None else [self._flow(alias)]:
+                flow.has_more = True
+                flow.quick_until = now + ECHO
+            self._changed.notify_all()
+
+    def stop(self, seconds: float = 20.0) -> bool:
+        """Begin nothing more, give back what was not begun, and wait for what was. Returns whether all has ended."""
+        with self._changed:
+            self._is_stopping = True
+            self._changed.notify_all()
+        return self._join(seconds)
+
+    def leave(self, seconds: float = 5.0) -> bool:
+        """Deliver what this process has in hand, then stop; for the end of a process."""
+        until = clock() + seconds
+        with self._changed:
+            self._is_leaving = True
+            self._changed.notify_all()
+            while (self._in_hand or any(flow.born for flow in self._flows.values())) and (left := until - clock()) > 0:
+                self._changed.wait(min(left, 0.2))
+            left_over = sum(len(flow.queue) + len(flow.born) for flow in self._flows.values())
+        if left_over:
+            _log("left_in_outbox", logging.INFO, entries=left_over)
+        return self.stop(max(0.5, until - clock()))
+
+    def _join(self, seconds: float) -> bool:
+        until = time.monotonic() + seconds
+        for thread in list(self._threads):
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, until - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is in hand, and nothing is known to be due."""
+        with self._changed:
+            return not self._in_hand and not any(flow.has_more or flow.born for flow in self._flows.values())
+
+    # What is in hand; the lock is held ---------------------------------------------------------------------------
+
+    def _flow(self, alias: str) -> _Flow:
+        flow = self._flows.get(alias)
+        if flow is None:
+            flow = self._flows[alias] = _Flow(alias, self._site.options(alias))
+        return flow
+
+    def _take_in(self, flow: _Flow, dues: Sequence[Due]) -> None:
+        for due in dues:
+            self._in_hand[due.id] = due
+            flow.queue.append(due)
+        flow.in_hand += len(dues)
+        if dues and flow.thread is None:
+            flow.thread = self._start(f"smtpbackend-outbox-{flow.alias}", lambda: self._drain(flow))
+        self._changed.notify_all()
+
+    def _let_go(self, dues: Sequence[Due]) -> None:
+        for due in dues:
+            if self._in_hand.pop(due.id, None) is not None:
+                self._flows[due.alias].in_hand -= 1
+            due.close()
+
+    def _begins(self, flow: _Flow) -> bool:
+        """Whether anything of a mailer may begin now."""
+        return flow.is_open and not self._is_stopping and not self._is_away
+
+    # The thread of a mailer --------------------------------------------------------------------------------------
+
+    def _drain(self, flow: _Flow) -> None:
+        while True:
+            with self._changed:
+                while not (flow.queue and self._begins(flow)):
+                    if self._is_stopping:
+                        return
+                    self._changed.wait()
+            try:
+                mailer = self._site.mailer(flow.alias)
+            except Exception as error:
+                self._could_not_begin(flow, why_of(error))
+                continue
+            try:
+                flow.is_streaming = True
+                self._deliver(flow, mailer)
+            except Exception as error:
+                # What was under way is not known: its leases lapse, and it says that it may have arrived
+                _log("outbox_stream_broke", logging.ERROR, error, mailer=flow.alias)
+                self._could_not_begin(flow, why_of(error))
+            finally:
+                flow.is_streaming = False
+
+    def _deliver(self, flow: _Flow, mailer: Mailer) -> None:
+        connections = max(1, flow.options.connections)
+        stream = mailer.deliver(
+            self._source(flow),
+            prepare=Due.parcel,
+            connections=connections,
+            listeners=[_Listener(self._site, flow.alias)],
+            holds=self._holds,
+        )
+        with contextlib.closing(stream):
+            for due, receipt in stream:
+                if receipt is None:
+                    continue
+                with self._changed:
+                    if not due.is_returned and _is_down(receipt):
+                        flow.is_open = False
+                    self._done.append((due, receipt))
+                    self._changed.notify_all()
+
+    def _source(self, flow: _Flow) -> Iterator[Any]:
+        """What goes next; `LATER` where nothing does now, so that what is under way is settled."""
+        while True:
+            with self._changed:
+                due = flow.queue.popleft() if flow.queue and self._begins(flow) else None
+            yield LATER if due is None else due
+
+    def _holds(self, due: Due) -> bool:
+        """Whether the lease of an entry still holds for another transaction."""
+        if (
+            due.is_lost
+            or clock() >= due.begins_by
+            or time.time() >= due.expires
+            or not self._begins(self._flows[due.alias])
+        ):
+            due.is_returned = True
+        elif self._is_taken(due):
+            due.is_lost = due.is_returned = True
+        return not due.is_returned
+
+    def _is_taken(self, due: Due) -> bool:
+        """SQLite has the clock of its host, which may be set: there the number of the lease is looked at as well."""
+        if not self._checks_number:
+            return False
+        with self._reading:
+            try:
+                self._reader = self._reader or self._site.open()
+                return not self._reader.holds(due.id, due.lease)
+            except Exception:
+                _close(self._reader)
+                self._reader = None
+                return True
+
+    def _could_not_begin(self, flow: _Flow, why: str) -> None:
+        with self._changed:
+            flow.is_open = False
+            self._failed[flow.alias] = why
+            self._changed.notify_all()
+
+    # The writer --------------------------------------------------------------------------------------------------
+
+    def _write(self) -> None:
+        pause = 0.0
+        while self._wait_for_work(pause):
+            try:
+                self._work()
+            except Exception as error:
+                pause = min(LONGEST_PAUSE, pause * 2 or 0.5)
+                if not self._is_away:
+                    _log("outbox_database_away", logging.ERROR, error, again_in=pause)
+                self._is_away = True
+                self._close_store()
+            else:
+                pause = 0.0
+                if self._is_away:
+                    self._is_away = False
+                    self._grace_until = clock() + AWAY
+                    with self._changed:
+                        self._changed.notify_all()
+        self._close_store()
+
+    def _wait_for_work(self, pause: float) -> bool:
+        """Wait until there is something to do; False at the end. The connection is closed in long waits."""
+        with self._changed:
+            if pause:  # all that has come is kept, and written first when the database is there again
+                self._changed.wait_for(lambda: self._is_stopping, pause)
+                if self._is_stopping and not self._in_hand:
+                    return False
+                if self._is_stopping:
+                    self._changed.wait(pause)
+                return True
+            idle_at = clock() + IDLE
+            while not self._has_work():
+                if self._is_stopping and not self._in_hand and not self._has_work():
+                    return False
+                until = self._next_time()
+                if self._store is not None and clock() >= idle_at:
+                    self._close_store()
+                if self._store is not None:
+                    until = min(until, idle_at)
+                self._changed.wait(min(60.0, max(0.001, until - clock())))
+            return True
+
+    def _has_work(self) -> bool:
+        if self._done or self._failed:
+            return True
+        if self._is_stopping:
+            return any(flow.queue or flow.born or flow.has_backlog for flow in self._flows.values())
+        now = clock()
+        return any(self._wants(flow, now) for flow in self._flows.values())
+
+    def _wants(self, flow: _Flow, now: float) -> bool:
+        if flow.is_trial:
+            return False
+        if flow.queue and not flow.is_open:
+            return True
+        if self._is_leaving:
+            return bool(flow.born) and flow.room > 0
+        if flow.born and flow.room > 0:
+            return True
+        if self._clearing is not None:
+            return not self._in_hand
+        if flow.next_look <= now:
+            return True
+        return flow.has_more and flow.room >= max(1, flow.options.window // 2)
+
+    def _next_time(self) -> float:
+        if self._is_stopping or self._is_leaving:
+            return clock() + 1.0
+        return min((flow.next_look for flow in self._flows.values()), default=clock() + LOOK)
+
+    def _close_store(self) -> None:
+        _close(self._store)
+        self._store = None
+        with self._reading:
+            _close(self._reader)
+            self._reader = None
+
+    def _work(self) -> None:
+        if self._store is None:
+            self._store = self._site.open()
+            self._checks_number = self._store.has_clock_of_host
+        store = self._store
+        ledger = Ledger(store, lambda alias: self._flows[alias].options.retry_in_doubt, _log)
+        self._record(ledger)
+        with self._changed:
+            flows = list(self._flows.values())
+        for flow in flows:
+            if self._is_stopping or (flow.queue and not flow.is_open):
+                self._open_or_return(store, flow)
+            if not self._is_stopping:
+                self._fill(store, ledger, flow)
+        if not self._is_stopping and not self._is_leaving:
+            self._keep_house(store)
+
+    def _record(self, ledger: Ledger) -> None:
+        """Write whatever has come; it is kept until it is written."""
+        with self._changed:
+            done, failed = list(self._done), dict(self._failed)
+        if not done and not failed:
+            return
+        recorded = ledger.record(done)
+        with self._changed:
+            del self._done[: len(done)]
+            for alias in failed:
+                self._failed.pop(alias, None)
+            self._let_go([due for due, _ in done])
+            if recorded.next_try is not None:
+                for due, _ in done:
+                    flow = self._flows[due.alias]
+                    flow.next_look = min(flow.next_look, clock() + recorded.next_try + 0.1)
+                    flow.has_more = flow.has_more or recorded.next_try == 0
+            self._changed.notify_all()
+        down = failed | recorded.down
+        tried = {due.alias for due, receipt in done if not due.is_returned}
+        for alias, error in down.items():
+            self._let_rest(ledger.store, self._flows[alias], error)
+        for alias in tried - down.keys():
+            self._is_well(ledger.store, self._flows[alias])
+        for entry, event in recorded.events:
+            self._site.tell(entry.alias, entry, event)
+
+    def _let_rest(self, store: Store, flow: _Flow, error: str) -> None:
+        flow.is_trial = False
+        rested = store.rest(flow.alias, rest_after, error)
+        self._return(store, flow)
+        if rested is not None:
+            length, was_well = rested
+            flow.next_look = clock() + length + 0.05
+            flow.has_more = False
+            if was_well:
+                _log("mailer_down", logging.ERROR, mailer=flow.alias, error=error, rest=length)
+                self._site.tell(flow.alias, None, MailerDown(flow.alias, error))
+
+    def _is_well(self, store: Store, flow: _Flow) -> None:
+        if flow.is_trial:
+            store.end_rest(flow.alias)
+            flow.is_trial = False
+            _log("mailer_up", logging.INFO, mailer=flow.alias)
+            with self._changed:
+                flow.is_open = flow.has_more = True
+                self._changed.notify_all()
+
+    def _return(self, store: Store, flow: _Flow) -> None:
+        """Give back the leases of what was not begun."""
+        with self._changed:
+            dues = list(flow.queue)
+            flow.queue.clear()
+            born = list(flow.born)
+            flow.born.clear()
+        store.give_back({due.id: due.lease for due in dues} | {entry.id: 1 for entry in born})
+        with self._changed:
+            self._let_go(dues)
+            self._changed.notify_all()
+
+    def _open_or_return(self, store: Store, flow: _Flow) -> None:
+        """Read the row of a mailer before a stream is opened; while it rests or is paused, leases are given back."""
+        if self._is_stopping:
+            self._return(store, flow)
+            if flow.has_backlog:
+                store.leave_backlog(flow.alias, self._who)
+                flow.has_backlog = False
+            return
+        if flow.is_trial:
+            return
+        if not self._read_row(store, flow):
+            self._return(store, flow)
+
+    def _read_row(self, store: Store, flow: _Flow) -> bool:
+        """Whether the row of a mailer lets its mail go."""
+        rows = store.mailers([flow.alias])
+        row, whole = rows.get(flow.alias), rows.get("")
+        is_paused = any(one is not None and one.is_paused for one in (row, whole))
+        with self._changed:
+            flow.read_at = clock()
+            flow.is_open = not is_paused and (row is None or row.down_for is None)
+            if not flow.is_open:
+                flow.has_more = False
+                flow.next_look = clock() + self._next_look_of(row, is_paused)
+            self._changed.notify_all()
+        return flow.is_open
+
+    def _next_look_of(self, row: MailerRow | None, is_paused: bool) -> float:
+        usual = POLL if self._for_all else LOOK
+        if is_paused or row is None:
+            return usual
+        return min(60.0, max(0.05, row.rest_left, row.trial_left))
+
+    # Claims ------------------------------------------------------------------------------------------------------
+
+    def _fill(self, store: Store, ledger: Ledger, flow: _Flow) -> None:
+        now = clock()
+        if flow.born and flow.room > 0:
+            self._claim_born(store, ledger, flow)
+        if self._is_leaving or flow.is_trial:
+            return
+        if self._clearing is not None:
+            if self._clearing == flow.alias and not self._in_hand:
+                self._clearing = None
+                self._claim(store, ledger, flow, [(SUSPECTS, 1)], 1)
+            return
+        is_time = flow.next_look <= now
+        if not is_time and not (flow.has_more and flow.room >= max(1, flow.options.window // 2)):
+            return
+        if flow.room < 1:
+            flow.next_look = now + POLL
+            return
+        self._look(store, ledger, flow, is_time)
+
+    def _look(self, store: Store, ledger: Ledger, flow: _Flow, is_time: bool) -> None:
+        """Claim what is due, if the mailer works and, in a process that stores, no other takes care of it."""
+        now = clock()
+        wait = QUICK if now < flow.quick_until else POLL if self._for_all else LOOK
+        if is_time and not self._for_all and not flow.has_more and not flow.has_backlog:
+            soonest = store.soonest([flow.alias]).get(flow.alias)
+            if soonest is not None and soonest <= 0:
+                self._next_sweep = 0.0  # it may have expired
+            else:
+                flow.next_look = now + (wait if soonest is None else max(0.01, min(wait, soonest + 0.05)))
+                return
+        if now - flow.read_at >= FRESH or not flow.is_open:
+            is_open = self._read_row(store, flow)
+            if not is_open:
+                self._try_alone(store, ledger, flow)
+                return
+        if not self._for_all and not self._has_backlog(store, flow):
+            flow.has_more = False
+            flow.next_look = now + wait
+            return
+        if not self._has_said:
+            self._say_of_others(store)
+        room = flow.room
+        claimed = self._claim(store, ledger, flow, flow.turns.branches(room), room)
+        flow.has_more = claimed > 0
+        if flow.has_more:
+            flow.next_look = now + POLL
+        else:
+            flow.next_look = now + wait
+            if flow.has_backlog and not self._in_hand:
+                store.leave_backlog(flow.alias, self._who)
+                flow.has_backlog = False
+            elif flow.has_backlog:
+                flow.next_look = now + POLL
+        if now >= flow.suspect_at and store.has_suspect(flow.alias):
+            flow.suspect_at = now + SUSPECT_PAUSE
+            self._clearing = flow.alias
+
+    def _has_backlog(self, store: Store, flow: _Flow) -> bool:
+        if not flow.has_backlog or clock() >= flow.renew_backlog:
+            flow.has_backlog = store.hold_backlog(flow.alias, self._who)
+            flow.renew_backlog = clock() + RENEW
+        return flow.has_backlog
+
+    def _try_alone(self, store: Store, ledger: Ledger, flow: _Flow) -> None:
+        """A mailer that was down and has rested is tried with one entry, by one worker."""
+        last = store.begin_trial(flow.alias)
+        if last is None:
+            return
+        claimed = self._claim(store, ledger, flow, flow.turns.branches(1), 1, after=last)
+        if not claimed:
+            claimed = self._claim(store, ledger, flow, flow.turns.branches(1), 1)
+        with self._changed:
+            tried = flow.queue[0].id if flow.queue else None
+            flow.is_trial = flow.is_open = tried is not None
+            if tried is None:
+                flow.next_look = clock() + (POLL if self._for_all else LOOK)
+            self._changed.notify_all()
+        store.note_trial(flow.alias, tried)
+
+    def _claim(
+        self,
+        store: Store,
+        ledger: Ledger,
+        flow: _Flow,
+        branches: Sequence[tuple[int, int]],
+        count: int,
+        after: int | None = None,
+    ) -> int:
+        claimed_at = clock()
+        grace = AWAY if claimed_at < self._grace_until else 0.0
+        claimed = store.claim(flow.alias, branches, count, after=after, grace=grace)
+        self.claims += 1
+        if not claimed:
+            return 0
+        flow.turns.note(one.lane for one in claimed if one.lane != SUSPECTS)
+        dues = ledger.take(flow.alias, claimed, claimed_at)
+        with self._changed:
+            self._take_in(flow, dues)
+        return len(claimed)
+
+    def _claim_born(self, store: Store, ledger: Ledger, flow: _Flow) -> None:
+        with self._changed:
+            entries = [flow.born.popleft() for _ in range(min(flow.room, len(flow.born)))]
+        claimed_at = clock()
+        try:
+            claimed = store.claim_born([entry.id for entry in entries])
+        except Exception:
+            flow.born.extendleft(reversed(entries))
+            raise
+        dues = ledger.take(flow.alias, claimed, claimed_at)
+        with self._changed:
+            self._take_in(flow, dues)
+
+    def _say_of_others(self, store: Store) -> None:
+        """A copied database, and mailers that these settings do not have: their mail is left alone."""
+        self._has_said = True
+        for environment, count in store.environments().items():
+            if environment != store.environment:
+                _log("other_environment", mail_of=environment, this_one=store.environment, entries=count)
+        known = set(self._site.aliases())
+        for told in store.statistics():
+            if told["alias"] not in known:
+                _log("unknown_mailer", mailer=told["alias"], entries=told["pending"])
+
+    # Housekeeping ------------------------------------------------------------------------------------------------
+
+    def _keep_house(self, store: Store) -> None:
+        now = clock()
+        if now >= self._next_sweep:
+            self._next_sweep = now + (SWEEP if self._for_all else HOUSEKEEPING)
+            while expired := store.expire():
+                for entry_id in expired:
+                    self._site.tell("", None, MessageExpired(entry_id))
+        if now >= self._next_housekeeping:
+            options = next(iter(self._flows.values())).options if self._flows else None
+            if options is not None and any(store.purge(options.keep, options.keep_failed)):
+                return  # a small step at a time; the next one follows
+            self._next_housekeeping = now + HOUSEKEEPING
+
+    # The timer ---------------------------------------------------------------------------------------------------
+
+    def _renew(self) -> None:
+        """Renew leases in time, on a connection that nothing else uses."""
+        store: Store | None = None
+        while True:
+            with self._changed:
+                if self._is_stopping and not self._in_hand:
+                    break
+                aged = [due for due in self._in_hand.values() if due.begins_by - clock() < LEASE - MARGIN - RENEW]
+                if not aged:
+                    wait = 1.0 if self._is_stopping else RENEW / 4 if self._in_hand else None
+                    if store is None or wait is not None:
+                        self._changed.wait(wait)
+                        continue
+            if not aged:
+                _close(store)
+                store = None
+                continue
+            before = clock()
+            try:
+                store = store or self._site.open()
+                held = store.renew({due.id: due.lease for due in aged})
+            except Exception as error:
+                _log("lease_not_renewed", logging.WARNING, error)
+                _close(store)
+                store = None
+                time.sleep(1.0)
+                continue
+            with self._changed:
+                for due in aged:
+                    if due.id in held:
+                        due.begins_by = before + LEASE - MARGIN
+                    else:
+                        due.is_lost = True
+                        due.begins_by = float("inf")  # it is not asked for again
+        _close(store)
+
+
+def _close(store: Store | None) -> None:
+    if store is not None:
+        with contextlib.suppress(Exception):
+            store.connection.close()
+
+
+def _is_down(receipt: Receipt) -> bool:
+    from smtpbackend.outbox.schedule import is_of_mailer
+
+    return is_of_mailer(receipt)
+
+
+class _Listener:
+    """Tells what comes before a mail at once; what follows it is kept until it is recorded."""
+
+    def __init__(self, site: Site, alias: str) -> None:
+        self._site = site
+        self._alias = alias
+
+    def __call__(self, event: Any) -> None:
+        if isinstance(event, ServerFailed):
+            self._site.tell(self._alias, None, event)
+        elif isinstance(event, MessageSending):
+            self._site.tell(self._alias, event.message, event)
+        else:
+            event.message.events.append(event)
+
+
+def deliver_due(
+    site: Site, store: Store, alias: str, deliver: Callable[[Any], Iterator[tuple[Due, Receipt]]] | None = None
+) -> int:
+    """Deliver all that is due now of one mailer, in this thread and on the connection of ``store``.
+
+    ``deliver`` takes what is in hand and gives it back with receipts; by default that is `Mailer.deliver`. Returns how
+    many entries were finished.
+    """
+    options = site.options(alias)
+    ledger = Ledger(store, lambda _: options.retry_in_doubt, _log)
+    turns = Turns()
+    finished = 0
+    while True:
+        for entry_id in store.expire():
+            site.tell(alias, None, MessageExpired(entry_id))
+        claimed_at = clock()
+        claimed = store.claim(alias, [*turns.branches(options.window), (SUSPECTS, options.window)], options.window)
+        if not claimed:
+            return finished
+        dues = ledger.take(alias, claimed, claimed_at)
+        send = deliver or _by_smtp(site, alias)
+        done = [(due, receipt) for due, receipt in send(dues) if receipt is not None]
+        recorded = ledger.record(done)
+        finished += sum(ledger.change(due, receipt).is_final for due, receipt in done)
+        for due, event in recorded.events:
+            site.tell(alias, due, event)
+        for due in dues:
+            due.close()
+        if recorded.down:
+            site.tell(alias, None, MailerDown(alias, recorded.down[alias]))
+            return finished
+
+
+def _by_smtp(site: Site, alias: str) -> Callable[[Any], Iterator[Any]]:
+    mailer = site.mailer(alias)
+
+    def send(dues: Any) -> Iterator[Any]:
+        return mailer.deliver(iter(dues), prepare=Due.parcel, listeners=[_Listener(site, alias)])
+
+    return send

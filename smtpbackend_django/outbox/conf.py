@@ -1,0 +1,173 @@
+"""The outboxes of a site: ``OPTIONS`` of each in ``MAILERS``, else ``SMTPBACKEND["OUTBOX"]``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import django
+from django.conf import settings
+from django.core import mail
+from django.utils.module_loading import import_string
+
+from smtpbackend import InvalidSetting, Mailer
+from smtpbackend.adapters import nearest
+from smtpbackend.outbox import Options
+from smtpbackend_django import EmailBackend
+from smtpbackend_django.conf import OF_OTHER_BACKENDS, SettingsError
+
+__all__ = [
+    "OPTIONS",
+    "Outbox",
+    "behind",
+    "check_names",
+    "has_mailers",
+    "in_tests",
+    "mailer_of",
+    "outbox_of",
+    "outboxes",
+    "wrong",
+]
+
+OPTIONS = ("using", "database", *Options._fields)
+OF_CALLS = {"username": "auth_user", "password": "auth_password"}
+
+
+class Outbox(NamedTuple):
+    """One outbox: ``alias`` names the mailer behind it, ``mailer`` its own alias in ``MAILERS``, or None."""
+
+    alias: str
+    mailer: str | None
+    database: str
+    options: Options
+
+
+def has_mailers() -> bool:
+    """Whether the settings have ``MAILERS``."""
+    return django.VERSION >= (6, 1) and hasattr(settings, "MAILERS")
+
+
+def in_tests() -> bool:
+    """Whether Django's test runner has taken the place of the mail backends."""
+    return hasattr(mail, "outbox")
+
+
+def outbox_of(given: Mapping[str, Any], mailer: str | None) -> Outbox:
+    """The outbox of the options that one backend was given. Raises as Django does for wrong settings."""
+    options = {name: value for name, value in given.items() if value is not None}
+    using, database = options.pop("using", None), options.pop("database", "default")
+    if mailer is None:
+        if using is not None:
+            raise wrong(mailer, 'SMTPBACKEND["OUTBOX"] has no "using": the mailer behind it is that of SMTPBACKEND')
+        options, using = site_options(), "default"
+        database = options.pop("database", database)
+    elif not isinstance(using, str) or not using:
+        raise wrong(mailer, 'OPTIONS must define "using": the alias in MAILERS of the mailer that sends')
+    elif using == mailer:
+        raise wrong(mailer, f'"using" is {using!r}, the outbox itself: name the mailer that sends')
+    if database not in settings.DATABASES:
+        raise wrong(mailer, f'"database" is {database!r}, which is not in DATABASES')
+    try:
+        return Outbox(using, mailer, database, Options.of(options))
+    except InvalidSetting as error:
+        raise wrong(mailer, str(error)) from error
+
+
+def site_options() -> dict[str, Any]:
+    """``SMTPBACKEND["OUTBOX"]``, with its keys in lower case."""
+    site = getattr(settings, "SMTPBACKEND", None)
+    given = site.get("OUTBOX") if isinstance(site, Mapping) else None
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise SettingsError(f'SMTPBACKEND["OUTBOX"] must be a dict, not a {type(given).__name__}', field="OUTBOX")
+    known = [name.upper() for name in OPTIONS if name != "using"]
+    for key in given:
+        if key not in known:
+            meant = nearest(str(key).upper(), known)
+            hint = f"; did you mean {meant!r}?" if meant else ""
+            raise SettingsError(f'SMTPBACKEND["OUTBOX"]: unknown setting {key!r}{hint}', field=str(key))
+    return {key.lower(): value for key, value in given.items() if value is not None}
+
+
+def wrong(mailer: str | None, why: str) -> Exception:
+    """The error of a setting, as Django has it."""
+    if mailer is None:
+        return SettingsError(why, field="OUTBOX")
+    from django.core.mail import InvalidMailer
+
+    error: Exception = InvalidMailer(why, alias=mailer)
+    return error
+
+
+def outboxes() -> dict[str, Outbox]:
+    """The outboxes of the settings, by the alias of the mailer behind each. Raises for settings that cannot work."""
+    if not has_mailers():
+        return {"default": outbox_of({}, None)} if _is_outbox(settings.EMAIL_BACKEND) else {}
+    found: dict[str, Outbox] = {}
+    for alias, mailer in settings.MAILERS.items():
+        if _is_outbox(mailer.get("BACKEND", "")):
+            outbox = outbox_of(mailer.get("OPTIONS", {}), alias)
+            found.setdefault(outbox.alias, outbox)
+    return found
+
+
+def _is_outbox(path: Any) -> bool:
+    try:
+        return _stores(import_string(path))
+    except Exception:  # whatever the module raises: Django says so when it is used
+        return False
+
+
+def _stores(backend: Any) -> bool:
+    """Whether a backend, or its class, is an outbox."""
+    return bool(getattr(backend, "is_outbox", False))
+
+
+def behind(outbox: Outbox) -> Any:
+    """The backend that sends what is stored. Raises where it is an outbox itself, or is not there."""
+    if outbox.mailer is None:
+        return EmailBackend()
+    from django.core.mail import mailers
+
+    backend = mailers[outbox.alias]
+    if _stores(backend):
+        raise wrong(
+            outbox.mailer,
+            f'"using" is {outbox.alias!r}, which is an outbox too: name the mailer that sends',
+        )
+    return backend
+
+
+def mailer_of(outbox: Outbox) -> Mailer:
+    """The Mailer that sends what is stored."""
+    backend = behind(outbox)
+    if isinstance(backend, EmailBackend):
+        return backend.mailer()
+    kind = type(backend)
+    raise wrong(
+        outbox.mailer,
+        f'"using" is {outbox.alias!r}, a {kind.__module__}.{kind.__qualname__}: the outbox sends by '
+        "smtpbackend_django.EmailBackend",
+    )
+
+
+def check_names(given: Mapping[str, Any], mailer: str | None) -> None:
+    """Refuse what is for one connection, and what is not known."""
+    for name, value in given.items():
+        if value is None or name in OF_OTHER_BACKENDS:
+            continue
+        if name in OF_CALLS or name in _OF_CONNECTION:
+            said = OF_CALLS.get(name, name)
+            raise wrong(
+                mailer,
+                f"{said} was given for one connection, and the outbox has none: it stores mail, which is sent later by "
+                "the mailer behind it. Set it there, or send this mail by another mailer",
+            )
+        meant = nearest(name, OPTIONS)
+        raise wrong(mailer, f"Unknown options {name!r}" + (f"; did you mean {meant!r}?" if meant else "."))
+
+
+_OF_CONNECTION = frozenset(
+    ("host", "port", "use_tls", "use_ssl", "timeout", "ssl_keyfile", "ssl_certfile", "servers", "tls", "token")
+)

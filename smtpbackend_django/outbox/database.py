@@ -1,0 +1,88 @@
+"""The connections of Django as the outbox uses them. Every query names its database."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections, transaction
+
+from smtpbackend.outbox import Store
+
+__all__ = ["DjangoConnection", "environment_of", "own_store", "store"]
+
+_DIALECTS = ("postgresql", "sqlite")
+
+
+class DjangoConnection:
+    """Django's connection of this thread to one database; or ``own``, one of the outbox's."""
+
+    def __init__(self, database: str, own: Any = None) -> None:
+        self.database = database
+        self._own = own
+        self.dialect = self._wrapper().vendor
+        if self.dialect not in _DIALECTS:
+            raise ImproperlyConfigured(
+                f"the outbox cannot be in DATABASES[{database!r}], which is {self._wrapper().display_name}: it takes "
+                "PostgreSQL and SQLite"
+            )
+
+    def _wrapper(self) -> Any:
+        return connections[self.database] if self._own is None else self._own
+
+    def rows(self, sql: str, params: Sequence[Any] = ()) -> list[Any]:
+        with self._wrapper().cursor() as cursor:
+            cursor.execute(sql, params or None)
+            return cursor.fetchall() if cursor.description is not None else []
+
+    def atomic(self) -> AbstractContextManager[Any]:
+        return transaction.atomic(using=self.database) if self._own is None else _Transaction(self._own)
+
+    def close(self) -> None:
+        """Close it, where it is one of the outbox's own."""
+        if self._own is not None:
+            self._own.close()
+
+
+class _Transaction:
+    """A transaction on a connection that Django's `atomic` does not know. It is not nested."""
+
+    def __init__(self, wrapper: Any) -> None:
+        self._wrapper = wrapper
+        self._depth = 0
+
+    def __enter__(self) -> None:
+        with self._wrapper.cursor() as cursor:
+            cursor.execute("BEGIN IMMEDIATE" if self._wrapper.vendor == "sqlite" else "BEGIN")
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        with self._wrapper.cursor() as cursor:
+            cursor.execute("COMMIT" if kind is None else "ROLLBACK")
+
+
+def store(database: str, environment: str = "") -> Store:
+    """The outbox on Django's connection of this thread, in whose transaction it writes."""
+    return Store(DjangoConnection(database), environment or environment_of(database))
+
+
+def own_store(database: str, environment: str = "") -> Store:
+    """The outbox on a connection of its own, which any thread may use and `close` closes."""
+    wrapper: Any = connections.create_connection(database)
+    wrapper.inc_thread_sharing()
+    return Store(DjangoConnection(database, wrapper), environment or environment_of(database))
+
+
+def environment_of(database: str) -> str:
+    """The address of a database: mail of a copy elsewhere is not sent until it is adopted."""
+    settings = connections[database].settings_dict
+    vendor, name = connections[database].vendor, str(settings["NAME"])
+    if vendor == "sqlite":
+        return f"sqlite {name if _is_in_memory(name) else os.path.abspath(name)}"[-255:]
+    return f"{vendor} {settings['HOST'] or 'localhost'}:{settings['PORT'] or 5432} {name}"[-255:]
+
+
+def _is_in_memory(name: str) -> bool:
+    return name == ":memory:" or name.startswith("file:")

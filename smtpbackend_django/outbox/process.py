@@ -1,0 +1,239 @@
+"""The worker of each process that stores mail, and what hands committed entries to it.
+
+It is started by the first commit with an entry, and in a process that serves requests by its first one: never at
+import, in a reloader's parent, under Django's tests, or where threads cannot run.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, Self
+
+from django.db import connections, transaction
+
+from smtpbackend.adapters import at_fork, call_receiver, forks_unseen
+from smtpbackend.outbox import Due, Entry, MailerDown, MessageExpired, Options, Store, Worker
+from smtpbackend_django import outbox
+from smtpbackend_django.outbox import conf
+from smtpbackend_django.outbox.database import own_store, store
+from smtpbackend_django.outbox.stored import StoredMessage
+from smtpbackend_django.signalling import Signalling
+
+__all__ = ["Committed", "DjangoSite", "start_with_request", "stop_workers", "threads_are_off"]
+
+WAKE_UP_EACH = 0.1  # seconds between two wake-ups of other processes
+
+_workers: dict[tuple[str, str], Worker] = {}
+_lock = threading.RLock()
+_pid = os.getpid()
+_has_forked = False
+_is_watching = False
+_last_wake_up = 0.0
+_seen_request = False
+
+
+class DjangoSite:
+    """What the worker is given of a site: the outboxes of one database."""
+
+    def __init__(self, database: str, environment: str) -> None:
+        self.database = database
+        self.environment = environment
+
+    def open(self) -> Store:
+        return own_store(self.database, self.environment)
+
+    def _outbox(self, alias: str) -> conf.Outbox:
+        found = conf.outboxes().get(alias)
+        if found is None:
+            raise conf.wrong(None, f"no outbox of this site sends by {alias!r}")
+        return found
+
+    def aliases(self) -> Sequence[str]:
+        return [
+            one.alias
+            for one in conf.outboxes().values()
+            if one.database == self.database and one.options.environment == self.environment
+        ]
+
+    def mailer(self, alias: str) -> Any:
+        return conf.mailer_of(self._outbox(alias))
+
+    def options(self, alias: str) -> Options:
+        return self._outbox(alias).options
+
+    def tell(self, alias: str, due: Due | None, event: Any) -> None:
+        if isinstance(event, MessageExpired):
+            _tell(outbox.message_expired, event.name, entry=event.entry, alias=alias)
+        elif isinstance(event, MailerDown):
+            _tell(outbox.mailer_down, event.name, error=event.error, alias=alias)
+        else:
+            if due is not None:
+                event = event.replace(message=StoredMessage(due))
+            Signalling(outbox.OutboxBackend, alias)(event)
+
+
+def _tell(signal: Any, name: str, **fields: Any) -> None:
+    for receiver in signal._live_receivers(outbox.OutboxBackend)[0]:
+        call_receiver(receiver, name, signal=signal, sender=outbox.OutboxBackend, **fields)
+
+
+# The worker of this process
+
+
+def _worker(its: conf.Outbox) -> Worker | None:
+    """The worker of this process for an outbox; it is not started yet. None where there must be none."""
+    if its.options.worker != "process" or conf.in_tests() or forks_unseen() or threads_are_off():
+        return None
+    key = (its.database, its.options.environment)
+    with _lock:
+        if key not in _workers:
+            _workers[key] = Worker(DjangoSite(*key))
+        return _workers[key]
+
+
+def _started(worker: Worker) -> bool:
+    """Start a worker, unless it runs. At the end of Python no thread can be started."""
+    global _is_watching
+    with _lock:
+        if worker.is_started:
+            return True
+        if not _is_watching:
+            _is_watching = True
+            atexit.register(_leave)
+        try:
+            worker.start()
+        except RuntimeError:
+            return False
+        return True
+
+
+def threads_are_off() -> bool:
+    """Whether this process is one of uWSGI without threads: there a thread of Python runs only within requests."""
+    uwsgi = sys.modules.get("uwsgi")
+    if uwsgi is None:
+        return False
+    options = getattr(uwsgi, "opt", {})
+    return not any(options.get(name) or options.get(name.encode()) for name in ("enable-threads", "threads"))
+
+
+def start_with_request(**_: Any) -> None:
+    """What other processes left is looked for from the first request on."""
+    global _seen_request
+    if _seen_request:
+        return
+    _seen_request = True
+    with contextlib.suppress(Exception):  # wrong settings are told by the checks, and as a mail is stored
+        for one in conf.outboxes().values():
+            worker = _worker(one)
+            if worker is not None:
+                _started(worker)
+
+
+def _leave() -> None:
+    with _lock:
+        workers = list(_workers.values())
+    for worker in workers:
+        if worker.is_started:
+            worker.leave()
+
+
+def stop_workers(seconds: float = 5.0) -> None:
+    """Stop the workers of this process; another mail starts them again."""
+    with _lock:
+        workers = list(_workers.values())
+        _workers.clear()
+    for worker in workers:
+        if worker.is_started:
+            worker.stop(seconds)
+
+
+def _before_fork() -> None:
+    """A process that forks has no thread at that moment, and what it stores afterwards is not born leased."""
+    global _has_forked
+    if _workers:
+        stop_workers()
+    _has_forked = True
+
+
+def _in_child() -> None:
+    global _lock, _pid, _has_forked, _is_watching, _seen_request
+    _lock = threading.RLock()
+    _workers.clear()
+    _pid = os.getpid()
+    _has_forked = _is_watching = _seen_request = False
+
+
+at_fork(before=_before_fork, in_child=_in_child)
+
+
+# Commits
+
+
+class Committed:
+    """What a call stored, handed to the worker once the transaction has committed.
+
+    All that one transaction stores is one group, in whose order it is counted.
+    """
+
+    def __init__(self, outbox: conf.Outbox, worker: Worker | None, group: int, place: int) -> None:
+        self.outbox = outbox
+        self.worker = worker
+        self.group = group
+        self.place = place
+        self.room = worker.room(outbox.alias) if worker is not None and not _has_forked else 0
+        self.born: list[Entry] = []
+        self.others = False
+
+    @classmethod
+    def of(cls, outbox: conf.Outbox) -> Self:
+        """One for a call that stores, in the group of the transaction that is open."""
+        connection = connections[outbox.database]
+        worker = _worker(outbox)
+        if not connection.in_atomic_block and not connection.get_autocommit():
+            worker = None  # a transaction that Django does not manage: it does not tell when it commits
+        last = next((hook for _, hook, _ in reversed(connection.run_on_commit) if isinstance(hook, Committed)), None)
+        if last is None:
+            return cls(outbox, worker, secrets.randbits(62), 0)
+        return cls(outbox, worker, last.group, last.place)
+
+    def register(self) -> None:
+        """Be called after the commit. Under Django's tests, and where nobody waits for it, there is no hook."""
+        connection = connections[self.outbox.database]
+        if not (self.born or self.others) or conf.in_tests():
+            return
+        if not connection.in_atomic_block and not connection.get_autocommit():
+            return  # a transaction that Django does not manage: it does not tell when it commits
+        if self.worker is None and connection.vendor != "postgresql":
+            return
+        transaction.on_commit(self, using=self.outbox.database, robust=True)
+
+    def __call__(self) -> None:
+        worker = self.worker
+        if worker is not None and _started(worker):
+            if self.born:
+                worker.hand_over(self.born)
+            if self.others:
+                worker.wake(self.outbox.alias)
+        else:
+            _wake_up_others(self.outbox)
+
+
+def _wake_up_others(outbox: conf.Outbox) -> None:
+    """Wake processes that listen, behind the commit and not for each: PostgreSQL alone can."""
+    global _last_wake_up
+    now = time.monotonic()
+    if now - _last_wake_up < WAKE_UP_EACH:
+        return  # the process that woke up looks again soon
+    _last_wake_up = now
+    try:
+        store(outbox.database, outbox.options.environment).notify()
+    except Exception as error:  # it looks by itself as well
+        logging.getLogger("smtpbackend.outbox").debug("wake_up_failed", exc_info=error)

@@ -1,0 +1,23 @@
+"""The signals of the outbox, beside those of direct mail.
+
+The signals of direct mail (``smtpbackend_django.signals``) are sent by the worker, with a `StoredMessage` as
+``message`` and `OutboxBackend` as sender, after their outcome is recorded; a kill may lose one.
+
+=====================  =========================  ===========================================================
+signal                 keyword arguments          when
+=====================  =========================  ===========================================================
+``message_expired``    ``entry, alias``           what was pending of an entry is not tried any more
+``mailer_down``        ``alias, error``           no mail of a mailer can be sent; once, when that begins
+=====================  =========================  ===========================================================
+
+``entry`` is the id of the entry.
+"""
+
+from __future__ import annotations
+
+from django.dispatch import Signal
+
+__all__ = ["mailer_down", "message_expired"]
+
+message_expired = Signal()
+mailer_down = Signal()
