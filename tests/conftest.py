@@ -13,6 +13,7 @@ from tests.servers.aiosmtpd_server import AiosmtpdServer
 from tests.servers.dovecot import Dovecot
 from tests.servers.exim import Exim
 from tests.servers.postfix import EVERY_MECHANISM, Postfix
+from tests.servers.postgresql import Postgresql
 from tests.servers.tls import Certificates
 
 # A test that fails by chance is none: a busy machine is slow, and `make fuzz` alone tries other examples in every run
@@ -114,6 +115,15 @@ def exim(running_exim: Exim) -> Exim:
     return running_exim
 
 
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Postgresql]:
+    """The PostgreSQL of this run. A test makes its own database, and starts it again if it has stopped it."""
+    if reason := Postgresql.missing():
+        missing_server(reason)
+    with Postgresql() as server:
+        yield server
+
+
 @pytest.fixture
 def aiosmtpd(ca: Certificates) -> Iterator[Callable[..., AiosmtpdServer]]:
     """Start an aiosmtpd, which stops with the test: `aiosmtpd(tls="starttls", users={"ann": "secret"})`."""
@@ -151,7 +161,10 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    real = {"running_postfix", "running_sasl_postfix", "running_dovecot", "running_exim", "running_mortal_postfixes"}
+    real = {
+        *("running_postfix", "running_sasl_postfix", "running_dovecot", "running_exim", "running_mortal_postfixes"),
+        "postgresql",
+    }
     for item in items:
         if real.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.servers)

@@ -23,9 +23,11 @@ def start(
     ports: Iterable[int],
     log: Callable[[], str],
     environment: Mapping[str, str] | None = None,
+    user: str | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a server that stays in the foreground, and return when it listens on all of `ports`.
 
+    `user` is whom it runs as, in the group of that name, if not as ours.
     Raises RuntimeError with what it said and logged.
     """
     command = [str(word) for word in command]
@@ -36,6 +38,9 @@ def start(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         env={**os.environ, **(environment or {})},
+        user=user,
+        group=user,
+        extra_groups=[] if user else None,
         start_new_session=True,
     )
 
