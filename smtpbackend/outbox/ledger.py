@@ -130,14 +130,17 @@ class Ledger:
         if not part:
             raise ValueError("no recipient is pending")
         recipients = [_recipient(row[1]) for row in part]
+        envelope = envelope_of(stored, recipients)
         octets: Any = contents.get(one.id)
-        if octets is None:
+        length = None if octets is None else len(octets)
+        if octets is None and size > BLOCK:
             octets = spooled(self.store.content(one.id))
-            if octets.seek(0, 2) != size:
-                raise ValueError(f"{octets.tell()} of {size} octets are stored")
+            length = octets.seek(0, 2)
             octets.seek(0)
-        elif len(octets) != size:
-            raise ValueError(f"{len(octets)} of {size} octets are stored")
+        if length != size:
+            if length is not None and not isinstance(octets, bytes):
+                octets.close()
+            raise ValueError(f"{length or 0} of {size} octets are stored")
         return Due(
             id=one.id,
             alias=alias,
@@ -147,7 +150,7 @@ class Ledger:
             lane=one.lane,
             lapses=one.lapses,
             tries=one.tries,
-            envelope=envelope_of(stored, recipients),
+            envelope=envelope,
             positions=tuple(row[0] for row in part),
             doubts=tuple(row[3] for row in part),
             has_untried=len(untried) > len(part),

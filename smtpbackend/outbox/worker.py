@@ -144,10 +144,10 @@ class Worker:
     def start(self) -> None:
         """Start its threads."""
         self.is_started = True
-        for name, target in (("writer", self._write), ("timer", self._renew)):
-            self._start(f"smtpbackend-outbox-{name}", target)
         for alias in self._site.aliases():
             self._flow(alias).has_more = True
+        for name, target in (("writer", self._write), ("timer", self._renew)):
+            self._start(f"smtpbackend-outbox-{name}", target)
 
     def _start(self, name: str, target: Callable[[], None]) -> threading.Thread:
         thread = threading.Thread(target=target, name=name, daemon=True)

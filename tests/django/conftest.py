@@ -16,7 +16,7 @@ if not settings.configured:
         SECRET_KEY="only-for-tests",
         USE_TZ=True,
         ALLOWED_HOSTS=["testserver"],
-        INSTALLED_APPS=["smtpbackend_django"],
+        INSTALLED_APPS=["smtpbackend_django", "smtpbackend_django.outbox"],
         DEFAULT_FROM_EMAIL="webmaster@example.com",
     )
     django.setup()

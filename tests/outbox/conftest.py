@@ -1,0 +1,54 @@
+"""Databases and sites."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tests.django.conftest  # noqa: F401 -- configures Django
+from tests.outbox.lab import Lab
+from tests.outbox.sites import Site, sqlite
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.servers)])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
+    """An entry of Django's DATABASES for an empty database, of each kind."""
+    if request.param == "sqlite":
+        return sqlite(tmp_path / "db.sqlite3")
+    postgresql = request.getfixturevalue("postgresql")
+    postgresql.start()
+    postgresql.create_database("site")
+    entry: dict[str, Any] = postgresql.settings("site")
+    return entry
+
+
+@pytest.fixture
+def make_site(tmp_path: Path, database: dict[str, Any]) -> Iterator[Callable[..., Site]]:
+    """Make a site with its tables, whose programs end with the test: `make_site(server={"host": ..., "port": ...})`."""
+    with ExitStack() as sites:
+
+        def make(**options: Any) -> Site:
+            folder = tmp_path / f"site{len(list(tmp_path.glob('site*')))}"
+            site = sites.enter_context(Site(folder, options.pop("database", database), **options))
+            site.migrate()
+            return site
+
+        yield make
+
+
+@pytest.fixture
+def lab(database: dict[str, Any]) -> Iterator[Callable[..., Lab]]:
+    """Make a `Lab` on that database: `lab(default={"servers": ...})`."""
+    made: list[Lab] = []
+
+    def make(**mailers: Any) -> Lab:
+        made.append(Lab(database, **mailers))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()

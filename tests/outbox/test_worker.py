@@ -1,0 +1,316 @@
+"""The worker: what it claims, sends, records and tells. A scripted server on loopback takes the mail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from smtpbackend.outbox import Options, Worker
+from smtpbackend.testing import HANG_UP, Play, ScriptedServer
+from tests.outbox.lab import Lab, down, letter
+from tests.servers.ports import free_ports
+
+MakeLab = Callable[..., Lab]
+Start = Callable[..., ScriptedServer]
+
+
+def at(server: ScriptedServer, **options: Any) -> dict[str, Any]:
+    return {"servers": [server.url], "rest": 0, **options}
+
+
+def recipients(server: ScriptedServer) -> list[str]:
+    """Everybody whom the server took mail for, each time."""
+    return sorted(one.split("<")[1].rstrip(">") for transaction in server.taken for one in transaction.recipients)
+
+
+def test_what_is_stored_arrives_and_is_erased(lab: MakeLab, smtp_server: Start) -> None:
+    server = smtp_server()
+    here = lab(default=at(server))
+    here.put(letter("ann@example.com"), letter("bob@example.com", "cid@example.com"))
+    with here.worker():
+        here.wait_for(lambda: not here.pending())
+    assert recipients(server) == ["ann@example.com", "bob@example.com", "cid@example.com"]
+    assert {state for _, state in here.states()} == {"accepted"}
+    assert here.rows("SELECT count(*) FROM smtpbackend_outbox_content")[0][0] == 0
+    assert [
+        tuple(map(bool, row)) for row in here.rows("SELECT erased, may_have_arrived FROM smtpbackend_outbox_entry")
+    ] == [(True, False)] * 2
+    assert [name for name, _ in here.told].count("message_sent") == 2
+
+
+def test_only_who_is_owed_is_tried_again(lab: MakeLab, smtp_server: Start) -> None:
+    """One accepted, one 450, one 550: the first gets it once, the second on a later try, the third never."""
+    server = smtp_server(
+        Play(
+            {"RCPT TO:<bob@example.com": ["450 4.2.1 later", "250 now"], "RCPT TO:<cid@example.com": "550 5.1.1 nobody"}
+        )
+    )
+    here = lab(default=at(server))
+    here.put(letter("ann@example.com", "bob@example.com", "cid@example.com"))
+    with here.worker() as worker:
+        here.wait_for(lambda: dict(here.states())["ann@example.com"] == "accepted")
+        assert dict(here.states()) == {
+            "ann@example.com": "accepted",
+            "bob@example.com": "pending",
+            "cid@example.com": "rejected",
+        }
+        here.shift(120)
+        worker.wake()
+        here.wait_for(lambda: not here.pending())
+    assert dict(here.states())["bob@example.com"] == "accepted"
+    assert recipients(server) == ["ann@example.com", "bob@example.com"]
+    names = [name for name, _ in here.told]
+    assert names.count("message_sent") == 2
+    assert names.count("recipient_rejected") == names.count("recipient_deferred") == 1
+    assert names.count("message_failed") == 0
+    assert here.rows("SELECT count(*) FROM smtpbackend_outbox_content")[0][0] == 1, "a retry may be wanted"
+
+
+def test_temporary_refusals_are_no_failure_until_all_is_over(lab: MakeLab, smtp_server: Start) -> None:
+    server = smtp_server(Play({"RCPT": "450 4.2.1 later"}))
+    here = lab(default=at(server))
+    here.put(letter())
+    with here.worker() as worker:
+        here.wait_for(lambda: here.rows("SELECT max(tries) FROM smtpbackend_outbox_due")[0][0] == 1)
+        assert "message_failed" not in [name for name, _ in here.told]
+        here.shift(4000)
+        worker._next_sweep = 0.0
+        worker.wake()
+        here.wait_for(lambda: not here.pending())
+    assert here.states() == [("ann@example.com", "expired")]
+    assert [name for name, _ in here.told].count("message_expired") == 1
+
+
+@pytest.mark.parametrize("login_fails", [False, True])
+def test_a_mailer_that_is_down_rests_and_charges_no_entry(lab: MakeLab, smtp_server: Start, login_fails: bool) -> None:
+    """The server refuses connections, or the password: every entry would fail alike."""
+    if login_fails:
+        server = smtp_server(Play({"AUTH": "535 5.7.8 no"}, extensions=("AUTH PLAIN", "PIPELINING")))
+        settings: dict[str, Any] = {
+            "servers": [{"url": server.url, "username": "ann", "password": "wrong", "allow_cleartext_auth": True}]
+        }
+    else:
+        (port,) = free_ports(1)
+        settings = {"servers": [f"smtp://127.0.0.1:{port}?tls=none"]}
+    here = lab(default=settings)
+    here.put(*[letter() for _ in range(20)])
+    with here.worker() as worker:
+        here.wait_for(lambda: here.store.mailers(["default"]).get("default"))
+        here.wait_for(lambda: here.store.statistics()[0]["in_hand"] == 0)
+        for _ in range(3):
+            here.shift(61)
+            worker.wake()
+            here.wait_for(lambda: here.store.mailers(["default"])["default"].rest_left > 0)
+    rows = here.rows("SELECT max(tries), max(lapses), max(leased) FROM smtpbackend_outbox_due")
+    assert [tuple(row) for row in rows] == [(0, 0, 0)]
+    assert down(here.told) == 1
+    assert here.pending() == 20
+    assert here.store.mailers(["default"])["default"].rest == 40
+
+
+def test_the_first_success_releases_all_that_is_due(lab: MakeLab, smtp_server: Start) -> None:
+    (port,) = free_ports(1)
+    here = lab(default={"servers": [f"smtp://127.0.0.1:{port}?tls=none"], "rest": 0})
+    here.put(*[letter(f"to{number}@example.com") for number in range(50)])
+    with here.worker() as worker:
+        here.wait_for(lambda: down(here.told))
+        with ScriptedServer(port=port) as server:
+            here.shift(61)
+            worker.wake()
+            here.wait_for(lambda: not here.pending())
+            assert len(recipients(server)) == len(set(recipients(server))) == 50
+    assert here.store.mailers(["default"])["default"].down_for is None
+
+
+@pytest.mark.parametrize(("retry_in_doubt", "times"), [(2, 3), (0, 1)])
+def test_doubt_is_bounded(lab: MakeLab, smtp_server: Start, retry_in_doubt: int, times: int) -> None:
+    """A server that takes the content and always hangs up gets each mail at most 1 + retry_in_doubt times."""
+    server = smtp_server(Play({".": HANG_UP}))
+    here = lab(default=at(server))
+    here.all_options["default"] = Options(retry_in_doubt=retry_in_doubt)
+    here.put(letter(lasts=86400.0), letter("bob@example.com", lasts=86400.0))
+    with here.worker() as worker:
+        for _ in range(6):
+            if not here.pending():
+                break
+            worker.wake()
+            tried = here.rows("SELECT sum(doubts) FROM smtpbackend_outbox_recipient")[0][0]
+            here.wait_for(lambda: here.rows("SELECT sum(doubts) FROM smtpbackend_outbox_recipient")[0][0] > tried)
+            here.wait_for(lambda: worker.is_idle)
+            here.shift(3600)
+        here.wait_for(lambda: not here.pending())
+    handed_over = [one.recipients for one in server.handed_over]
+    assert len(handed_over) == 2 * times
+    assert {state for _, state in here.states()} == {"in_doubt"}
+    assert all(row[0] for row in here.rows("SELECT may_have_arrived FROM smtpbackend_outbox_entry"))
+
+
+def test_a_receiver_may_cancel(lab: MakeLab, smtp_server: Start) -> None:
+    server = smtp_server()
+    here = lab(default=at(server))
+    first, second = here.put(letter("ann@example.com"), letter("bob@example.com"))
+    here.cancelled = lambda due: due.id == first.id
+    with here.worker():
+        here.wait_for(lambda: not here.pending())
+    assert here.states() == [("ann@example.com", "cancelled"), ("bob@example.com", "accepted")]
+    assert recipients(server) == ["bob@example.com"]
+
+
+def test_an_entry_that_cannot_be_read_holds_up_nobody(lab: MakeLab, smtp_server: Start) -> None:
+    server = smtp_server()
+    here = lab(default=at(server))
+    entries = here.put(*[letter() for _ in range(4)])
+    here.rows("UPDATE smtpbackend_outbox_entry SET envelope = 'no JSON' WHERE id = %s", entries[0].id)
+    here.rows("DELETE FROM smtpbackend_outbox_content WHERE entry_id = %s", entries[1].id)
+    here.rows("UPDATE smtpbackend_outbox_recipient SET data = '{}' WHERE entry_id = %s", entries[2].id)
+    with here.worker():
+        here.wait_for(lambda: not here.pending())
+    assert [state for _, state in here.states()] == ["failed", "failed", "failed", "accepted"]
+    errors = here.rows("SELECT error FROM smtpbackend_outbox_recipient ORDER BY entry_id")
+    assert all("cannot be read" in row[0] for row in errors[:3])
+
+
+def test_an_entry_that_makes_workers_die_is_set_aside_and_fails(lab: MakeLab, smtp_server: Start) -> None:
+    server = smtp_server()
+    here = lab(default=at(server))
+    (bad,) = here.put(letter("bad@example.com"))
+    for lapses in range(1, 7):
+        claimed = here.store.claim("default", [(lane, 9) for lane in range(10)], 9)  # and its worker dies
+        here.rows("UPDATE smtpbackend_outbox_due SET next_try = next_try - 61")
+        if lapses > 1:
+            assert claimed[0].lapses == lapses - 1
+    here.put(letter("good@example.com"))
+    with here.worker():
+        here.wait_for(lambda: not here.pending())
+    assert dict(here.states()) == {"bad@example.com": "failed", "good@example.com": "accepted"}
+    assert here.states(bad.id) == [("bad@example.com", "failed")]
+    assert recipients(server) == ["good@example.com"]
+
+
+def test_a_suspect_is_claimed_alone_and_arrives(lab: MakeLab, smtp_server: Start) -> None:
+    server = smtp_server()
+    here = lab(default=at(server))
+    here.put(letter("bad@example.com"))
+    for _ in range(3):
+        here.store.claim("default", [(lane, 9) for lane in range(10)], 9)
+        here.rows("UPDATE smtpbackend_outbox_due SET next_try = next_try - 61")
+    here.put(*[letter("good@example.com") for _ in range(40)])
+    taken: list[int] = []
+    take_in = Worker._take_in
+
+    class Watched(Worker):
+        def _take_in(self, flow: Any, dues: Any) -> None:
+            if any(due.lapses for due in dues):
+                taken.append(len(self._in_hand) + len(dues))
+            take_in(self, flow, dues)
+
+    worker = Watched(here, for_all=True)
+    worker.start()
+    here.wait_for(lambda: not here.pending())
+    assert worker.stop()
+    assert taken == [1]
+    assert len(recipients(server)) == 41
+    told = here.rows("SELECT may_have_arrived FROM smtpbackend_outbox_entry ORDER BY id")
+    assert [bool(row[0]) for row in told] == [True] + [False] * 40
+
+
+def test_newer_entries_and_unknown_mailers_are_left_alone(lab: MakeLab, smtp_server: Start) -> None:
+    server = smtp_server()
+    here = lab(default=at(server))
+    (newer,) = here.put(letter("new@example.com"))
+    here.rows("UPDATE smtpbackend_outbox_due SET version = 99")
+    here.put(letter("other@example.com"), alias="gone")
+    here.put(letter("ann@example.com"))
+    with here.worker():
+        here.wait_for(lambda: here.pending() == 2)
+    assert recipients(server) == ["ann@example.com"]
+    assert here.states(newer.id) == [("new@example.com", "pending")]
+
+
+def test_a_pause_holds_and_its_end_releases(lab: MakeLab, smtp_server: Start) -> None:
+    server = smtp_server()
+    here = lab(default=at(server))
+    here.store.pause("", True)
+    here.put(letter())
+    with here.worker() as worker:
+        worker.wake()
+        here.wait_for(lambda: worker.is_idle)
+        assert server.connections == 0
+        here.store.pause("", False)
+        worker.wake()
+        here.wait_for(lambda: not here.pending())
+    assert recipients(server) == ["ann@example.com"]
+
+
+def test_a_stop_gives_back_what_was_not_begun(lab: MakeLab, smtp_server: Start) -> None:
+    """Nothing is stranded: no lease is left, no try and no lapse is counted, and another worker goes on at once."""
+    server = smtp_server()
+    here = lab(default=at(server))
+    here.put(*[letter(f"to{number}@example.com") for number in range(200)])
+    with here.worker():
+        here.wait_for(lambda: server.taken)
+    rows = here.rows("SELECT max(leased), max(tries), max(lapses) FROM smtpbackend_outbox_due")
+    assert [tuple(row) for row in rows] in ([(0, 0, 0)], [(None, None, None)])
+    assert len(recipients(server)) + here.pending() == 200
+    with here.worker():
+        here.wait_for(lambda: not here.pending())
+    assert len(recipients(server)) == len(set(recipients(server))) == 200
+
+
+def test_an_entry_of_many_recipients_goes_in_parts(lab: MakeLab, smtp_server: Start) -> None:
+    server = smtp_server(Play({"RCPT TO:<to7@example.com>": ["450 later", "250 now"]}))
+    here = lab(default=at(server))
+    everybody = [f"to{number}@example.com" for number in range(250)]
+    here.put(letter(*everybody))
+    with here.worker() as worker:
+        here.wait_for(lambda: len(recipients(server)) >= 249)
+        here.wait_for(lambda: worker.is_idle)
+        here.shift(120)
+        worker.wake()
+        here.wait_for(lambda: not here.pending())
+    assert recipients(server) == sorted(everybody)
+    assert max(len(one.recipients) for one in server.taken) <= 100
+
+
+def test_no_more_than_a_window_is_in_hand(lab: MakeLab, smtp_server: Start) -> None:
+    server = smtp_server()
+    here = lab(default=at(server))
+    here.all_options["default"] = Options(window=8, connections=4)
+    here.put(*[letter() for _ in range(100)])
+    most: list[int] = []
+    let_go = Worker._let_go
+
+    class Watched(Worker):
+        def _let_go(self, dues: Any) -> None:
+            most.append(len(self._in_hand))
+            let_go(self, dues)
+
+    worker = Watched(here, for_all=True)
+    worker.start()
+    here.wait_for(lambda: not here.pending())
+    assert worker.stop()
+    assert max(most) <= 8
+    assert len(recipients(server)) == 100
+
+
+def test_eight_workers_send_each_mail_once(lab: MakeLab, smtp_server: Start) -> None:
+    server = smtp_server()
+    here = lab(default=at(server))
+    here.put(*[letter(f"to{number}@example.com") for number in range(300)])
+    workers = [Worker(here, for_all=True) for _ in range(8)]
+    for worker in workers:
+        worker.start()
+    here.wait_for(lambda: not here.pending())
+    assert all(worker.stop() for worker in workers)
+    assert len(recipients(server)) == len(set(recipients(server))) == 300
+
+
+def test_a_large_content_is_no_load(lab: MakeLab, smtp_server: Start) -> None:
+    server = smtp_server()
+    here = lab(default=at(server))
+    here.put(letter(text="0123456789abcdef" * 60_000 + "\n"))
+    with here.worker():
+        here.wait_for(lambda: not here.pending())
+    assert len(server.taken) == 1
