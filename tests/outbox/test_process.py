@@ -1,0 +1,227 @@
+"""The worker of each process: under the servers, commands and forks that sites have."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from smtpbackend.testing import SILENCE, Play, ScriptedServer
+from tests.outbox.sites import Site
+from tests.servers.ports import wait_until
+
+MakeSite = Callable[..., Site]
+Start = Callable[..., ScriptedServer]
+
+pytestmark = pytest.mark.slow
+
+
+def options(server: ScriptedServer) -> dict[str, Any]:
+    return {"host": server.host, "port": server.port, "tls": "none"}
+
+
+def arrived(server: ScriptedServer) -> list[str]:
+    return sorted(one.split("<")[1].rstrip(">") for taken in server.taken for one in taken.recipients)
+
+
+def wait_for(server: ScriptedServer, count: int, site: Site) -> None:
+    assert wait_until(lambda: len(arrived(server)) >= count, 40), f"{arrived(server)}\n{site.log}"
+
+
+def run(site: Site, program: str, **variables: str) -> str:
+    """Run a program within the site to its end, as a command that mails once is one; what it printed."""
+    path = site.folder / "program.py"
+    path.write_text("import django\ndjango.setup()\n" + textwrap.dedent(program))
+    done = subprocess.run(
+        [sys.executable, str(path)],
+        cwd=site.folder,
+        env=site.environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"worker_class": "sync"},
+        {"worker_class": "gthread", "threads": 4},
+        {"worker_class": "sync", "preload": True},
+        {"worker_class": "gevent"},
+    ],
+    ids=["sync", "gthread", "preload", "gevent"],
+)
+def test_a_reset_is_answered_before_the_server_has_said_anything(
+    make_site: MakeSite, smtp_server: Start, how: dict[str, Any]
+) -> None:
+    silent = smtp_server(Play({"": SILENCE}))
+    site = make_site(server={**options(silent), "timeout": 2})
+    with site.gunicorn(**how) as web:
+        assert web.get("/reset?to=ann@example.com").status == 200, site.log
+        assert wait_until(lambda: silent.connections > 0, 40), site.log
+    assert silent.taken == []
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{"worker_class": "gthread", "threads": 4}, {"worker_class": "sync", "preload": True}, {"worker_class": "gevent"}],
+    ids=["gthread", "preload", "gevent"],
+)
+def test_each_mail_arrives_once_by_the_process_that_stored_it(
+    make_site: MakeSite, smtp_server: Start, how: dict[str, Any]
+) -> None:
+    server = smtp_server()
+    site = make_site(server=options(server))
+    with site.gunicorn(**how) as web:
+        for number in range(20):
+            assert web.get(f"/order?to=to{number}@example.com").status == 200, site.log
+            assert web.get(f"/order?to=nobody{number}@example.com&fail=1").status == 500
+        wait_for(server, 20, site)
+        assert web.stop() == 0
+    assert arrived(server) == sorted(f"to{number}@example.com" for number in range(20))
+
+
+def test_runserver_reloads_and_delivers(make_site: MakeSite, smtp_server: Start) -> None:
+    server = smtp_server()
+    site = make_site(server=options(server))
+    with site.runserver() as web:
+        assert web.get("/order?to=ann@example.com").status == 200, site.log
+        wait_for(server, 1, site)
+    assert arrived(server) == ["ann@example.com"]
+
+
+def test_a_command_that_mails_once_ends_with_its_mail_delivered(make_site: MakeSite, smtp_server: Start) -> None:
+    server = smtp_server()
+    site = make_site(server=options(server))
+    done = site.manage("sendtestemail", "ann@example.com")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert arrived(server) == ["ann@example.com"]
+
+
+def test_a_command_whose_server_is_silent_ends_within_seconds_and_loses_nothing(
+    make_site: MakeSite, smtp_server: Start
+) -> None:
+    silent = smtp_server(Play({"": SILENCE}))
+    site = make_site(server={**options(silent), "timeout": 60})
+    said = run(
+        site,
+        """
+        from django.core.mail import send_mail
+        from smtpbackend_django.outbox.models import Due
+        send_mail("Hello", "Text", None, ["ann@example.com"])
+        """,
+    )
+    assert "Traceback" not in said
+    assert run(site, "from smtpbackend_django.outbox.models import Due\nprint(Due.objects.count())") == "1\n"
+
+
+def test_a_fork_gives_leases_back_and_both_processes_deliver(make_site: MakeSite, smtp_server: Start) -> None:
+    server = smtp_server()
+    site = make_site(server=options(server))
+    run(
+        site,
+        """
+        import os
+        from django.core.mail import send_mail
+        from django.db import connection
+        from smtpbackend_django.outbox import process
+        for number in range(5):
+            send_mail("Hello", "Text", None, [f"before{number}@example.com"])
+        connection.close()
+        child = os.fork()
+        assert not process._workers
+        send_mail("Hello", "Text", None, ["child@example.com" if child == 0 else "parent@example.com"])
+        if child:
+            assert os.waitpid(child, 0)[1] == 0
+        """,
+    )
+    wanted = sorted(
+        [*(f"before{number}@example.com" for number in range(5)), "child@example.com", "parent@example.com"]
+    )
+    if arrived(server) != wanted:  # what was given back and not claimed since is there for the next process
+        run(site, "from smtpbackend_django.outbox import deliver_now\ndeliver_now()")
+    assert arrived(server) == wanted
+
+
+def test_commit_or_nothing(make_site: MakeSite, smtp_server: Start) -> None:
+    """Savepoints, exceptions, autocommit, and two calls in one transaction."""
+    server = smtp_server()
+    site = make_site(server=options(server))
+    run(
+        site,
+        """
+        from django.core.mail import send_mail, get_connection, EmailMessage
+        from django.db import transaction
+
+        def mail(to): send_mail("Hello", "Text", None, [f"{to}@example.com"])
+
+        mail("autocommit")
+        with transaction.atomic():
+            mail("outer")
+            try:
+                with transaction.atomic():
+                    mail("not-savepoint")
+                    raise KeyError
+            except KeyError:
+                pass
+            with transaction.atomic():
+                mail("savepoint")
+        try:
+            with transaction.atomic():
+                mail("not-outer")
+                raise KeyError
+        except KeyError:
+            pass
+        messages = [EmailMessage("Hello", "Text", None, [to]) for to in ("not-a@example.com", "no address")]
+        try:
+            from django.core import mail as django_mail
+            backend = django_mail.mailers["default"] if hasattr(django_mail, "mailers") else get_connection()
+            backend.send_messages(messages)
+        except ValueError:
+            pass
+        else:
+            raise AssertionError("the bad address was taken")
+        """,
+    )
+    assert arrived(server) == ["autocommit@example.com", "outer@example.com", "savepoint@example.com"]
+
+
+def test_with_worker_none_nothing_is_delivered_here(make_site: MakeSite, smtp_server: Start) -> None:
+    server = smtp_server()
+    site = make_site(server=options(server), outbox={"worker": "none"})
+    said = run(
+        site,
+        """
+        import threading
+        from django.core.mail import send_mail
+        send_mail("Hello", "Text", None, ["ann@example.com"])
+        print([thread.name for thread in threading.enumerate()])
+        """,
+    )
+    assert said == "['MainThread']\n"
+    assert server.connections == 0
+    assert run(site, "from smtpbackend_django.outbox import deliver_now\nprint(deliver_now())") == "1\n"
+    assert arrived(server) == ["ann@example.com"]
+
+
+def test_import_and_setup_start_no_thread_and_ask_nothing(make_site: MakeSite, smtp_server: Start) -> None:
+    server = smtp_server()
+    site = make_site(server=options(server))
+    said = run(
+        site,
+        """
+        import threading
+        import smtpbackend_django.outbox.backend
+        from django.core.mail import get_connection
+        print([thread.name for thread in threading.enumerate()])
+        """,
+    )
+    assert said == "['MainThread']\n"
