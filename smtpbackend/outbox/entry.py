@@ -238,12 +238,23 @@ def _digest(envelope: Envelope, content: Content) -> str:
 class Due:
     """One part of an entry in the hands of a worker: recipients that are owed it, and how long the lease lasts.
 
-    ``lease`` is the number that every later write names, ``begins_by`` the time of the worker's clock after which
-    nothing of it begins. Signals have it as their ``message``; `message` parses what is stored.
+    ``lease`` is the number that every later write names; ``begins_by`` and ``expires_at`` are times of the worker's
+    clock after which nothing of it begins. Signals have it as their ``message``; `message` parses what is stored.
     """
 
     __slots__ = (
-        *("alias", "begins_by", "created", "doubts", "envelope", "events", "expires", "has_untried", "id", "is_8bit"),
+        *(
+            "alias",
+            "begins_by",
+            "created",
+            "doubts",
+            "envelope",
+            "events",
+            "expires_at",
+            "has_untried",
+            "id",
+            "is_8bit",
+        ),
         *("is_lost", "is_returned", "lane", "lapses", "lease", "message_id", "octets", "others", "positions"),
         *("priority", "send_at", "size", "subject", "tries"),
     )
@@ -252,7 +263,7 @@ class Due:
     alias: str
     lease: int
     begins_by: float
-    expires: float
+    expires_at: float
     created: float
     send_at: float | None
     lane: int

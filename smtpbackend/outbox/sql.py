@@ -68,14 +68,14 @@ class Stored(NamedTuple):
 
 
 class Claimed(NamedTuple):
-    """One claimed row of ``due``."""
+    """One claimed row of ``due``. ``expires_in``: seconds until it expires."""
 
     id: int
     lease: int
     lane: int
     lapses: int
     tries: int
-    expires: float
+    expires_in: float
 
 
 class Change(NamedTuple):
@@ -339,7 +339,7 @@ class Store:
             f"UPDATE {DUE} SET lease = lease + 1, lapses = lapses + (CASE WHEN leased = {LEASED} THEN 1 ELSE 0 END), "
             f"leased = {LEASED}, next_try = NOW + {LEASE}"
         )
-        returning = " RETURNING entry_id, lease, lane, lapses, tries, expires"
+        returning = " RETURNING entry_id, lease, lane, lapses, tries, expires - NOW"
         if self._is_postgresql:
             # A branch is only read as far as those before it did not suffice. FOR UPDATE has to stand in a WITH
             named = ", ".join(f"b{number} AS ({select})" for number, select in enumerate(selects))
@@ -355,7 +355,7 @@ class Store:
         condition, values = self._among("entry_id", ids)
         rows = self._rows(
             f"UPDATE {DUE} SET lease = 2, leased = {LEASED}, next_try = NOW + {LEASE} WHERE {condition} AND lease = 1 "
-            f"AND leased = {BORN_LEASED} RETURNING entry_id, lease, lane, lapses, tries, expires",
+            f"AND leased = {BORN_LEASED} RETURNING entry_id, lease, lane, lapses, tries, expires - NOW",
             *values,
         )
         return [Claimed(*row) for row in rows]

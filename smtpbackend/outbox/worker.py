@@ -44,7 +44,7 @@ HOUSEKEEPING = 600.0  # seconds between steps of pruning
 SWEEP = 10.0  # seconds between sweeps of what expired
 AWAY = 10.0  # seconds for which lapsed leases are left to their workers after the database was away: they write first
 LONGEST_PAUSE = 10.0  # seconds between tries to reach the database
-SUSPECT_PAUSE = 60.0  # seconds between entries that are claimed alone: all else waits for each
+SUSPECT_PAUSE = 1.0  # seconds between entries that are claimed alone, while there is other mail: it waits for each
 ECHO = 0.12  # seconds for which a wake-up is followed by quick looks: those that came right behind it sent none
 QUICK = 0.01  # seconds between these
 
@@ -303,7 +303,7 @@ class Worker:
         if (
             due.is_lost
             or clock() >= due.begins_by
-            or time.time() >= due.expires
+            or clock() >= due.expires_at
             or not self._begins(self._flows[due.alias])
         ):
             due.is_returned = True
@@ -531,6 +531,7 @@ class Worker:
             if self._clearing == flow.alias and not self._in_hand:
                 self._clearing = None
                 self._claim(store, ledger, flow, [(SUSPECTS, 1)], 1)
+                flow.has_more = True  # it may not be the only one
             return
         is_time = flow.next_look <= now
         if not is_time and not (flow.has_more and flow.room >= max(1, flow.options.window // 2)):
@@ -574,7 +575,7 @@ class Worker:
                 flow.has_backlog = False
             elif flow.has_backlog:
                 flow.next_look = now + POLL
-        if now >= flow.suspect_at and store.has_suspect(flow.alias):
+        if (now >= flow.suspect_at or not claimed) and store.has_suspect(flow.alias):
             flow.suspect_at = now + SUSPECT_PAUSE
             self._clearing = flow.alias
 

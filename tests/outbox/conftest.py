@@ -12,6 +12,7 @@ import pytest
 import tests.django.conftest  # noqa: F401 -- configures Django
 from tests.outbox.lab import Lab
 from tests.outbox.sites import Site, sqlite
+from tests.outbox.tables import Tables
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.servers)])
@@ -52,3 +53,11 @@ def lab(database: dict[str, Any]) -> Iterator[Callable[..., Lab]]:
     yield make
     for one in made:
         one.close()
+
+
+@pytest.fixture
+def tables(database: dict[str, Any]) -> Iterator[Tables]:
+    """The tables of a site on that database."""
+    found = Tables(database)
+    yield found
+    found.close()

@@ -1,0 +1,120 @@
+"""The tables of a site, mail in them, and a server that strikes at a reply."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from django.db.utils import ConnectionHandler
+
+from smtpbackend.testing import Play
+from tests.outbox.sites import Site
+
+LAPSE = 61.0
+
+
+class Tables:
+    """The tables of a site, on a connection of the test's own."""
+
+    def __init__(self, database: dict[str, Any]) -> None:
+        handler = ConnectionHandler({"default": {**database, "OPTIONS": database.get("OPTIONS", {})}})
+        self._connection: Any = handler.create_connection("default")
+        self._connection.inc_thread_sharing()
+        self._is_sqlite = self._connection.vendor == "sqlite"
+
+    def rows(self, sql: str, *params: Any) -> list[Any]:
+        with self._connection.cursor() as cursor:
+            cursor.execute(sql, params or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def states(self) -> Counter[str]:
+        return Counter(row[0] for row in self.rows("SELECT state FROM smtpbackend_outbox_recipient"))
+
+    def pending(self) -> set[str]:
+        rows = self.rows("SELECT address FROM smtpbackend_outbox_recipient WHERE state = 'pending'")
+        return {row[0] for row in rows}
+
+    def let_leases_lapse(self) -> None:
+        self.rows("UPDATE smtpbackend_outbox_due SET next_try = next_try - %s WHERE leased <> 0", LAPSE)
+        self.rows("UPDATE smtpbackend_outbox_mailer SET backlog_until = backlog_until - %s", LAPSE)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """While nobody else can write."""
+        self.rows("BEGIN IMMEDIATE" if self._is_sqlite else "BEGIN")
+        if not self._is_sqlite:
+            self.rows("LOCK TABLE smtpbackend_outbox_due IN ACCESS EXCLUSIVE MODE")
+        try:
+            yield
+        finally:
+            self.rows("ROLLBACK")
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class Executioner:
+    """A server that kills its client at a reply."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self._left = -1
+        self._kill: Callable[[], None] = lambda: None
+        self._is_content = False
+        self.has_killed = threading.Event()
+
+    def arm(self, replies: int, kill: Callable[[], None], *, at_content: bool = False) -> None:
+        self.has_killed.clear()
+        self._kill, self._is_content, self._left = kill, at_content, replies
+
+    def _count(self, is_content: bool) -> None:
+        if self._left < 0 or self._is_content != (is_content and self._is_content):
+            return
+        self._left -= 1
+        if self._left < 0:
+            threading.Timer(0.0 if self._is_content else random.random() * 0.004, self._strike).start()
+
+    def _strike(self) -> None:
+        self._kill()
+        self.has_killed.set()
+
+    def play(self) -> Play:
+        def mail(line: str) -> str:
+            self._count(False)
+            return "250 2.1.0 OK"
+
+        def rcpt(line: str) -> str:
+            self.seen.append(line.split("<")[1].split(">")[0])
+            self._count(False)
+            return "250 2.1.5 OK"
+
+        def content(line: str) -> str:
+            self._count(True)
+            return "250 2.0.0 taken"
+
+        return Play({"MAIL": mail, "RCPT": rcpt, ".": content})
+
+
+def enqueue(site: Site, count: int) -> None:
+    done = site.manage(
+        "shell",
+        "--no-imports" if django_has_imports() else "--verbosity=0",
+        "-c",
+        "from django.core.mail import EmailMessage\n"
+        "from smtpbackend_django.outbox.backend import OutboxBackend\n"
+        "from django.core import mail\n"
+        "backend = mail.mailers['default'] if hasattr(mail, 'mailers') else OutboxBackend()\n"
+        f"mails = [EmailMessage('Hi', 'Text', None, [f'to{{n}}@example.com']) for n in range({count})]\n"
+        "backend.send_messages(mails)\n",
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def django_has_imports() -> bool:
+    import django
+
+    return django.VERSION >= (5, 2)

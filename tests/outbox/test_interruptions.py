@@ -1,0 +1,216 @@
+"""What ends, stops or mistakes the time in the middle of delivery: SIGTERM, SIGSTOP, a wrong clock, the database."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from smtpbackend.testing import Play, ScriptedServer, delay
+from tests.outbox.sites import Site
+from tests.outbox.tables import Executioner, Tables, enqueue
+from tests.servers.ports import wait_until
+from tests.servers.postgresql import Postgresql
+
+MakeSite = Callable[..., Site]
+Start = Callable[..., ScriptedServer]
+
+pytestmark = pytest.mark.slow
+
+
+def arrived(server: ScriptedServer) -> Counter[str]:
+    return Counter(one.split("<")[1].rstrip(">") for taken in server.taken for one in taken.recipients)
+
+
+def options(server: ScriptedServer) -> dict[str, Any]:
+    return {"host": server.host, "port": server.port, "tls": "none"}
+
+
+TIMES = [pytest.param(10, id="10"), pytest.param(100, id="100", marks=pytest.mark.exhaustive)]
+
+
+@pytest.mark.parametrize("times", TIMES)
+@pytest.mark.parametrize("way", ["run", "web"])
+def test_sigterm_leaves_nothing_half_done_or_stranded(
+    make_site: MakeSite, tables: Tables, way: str, times: int
+) -> None:
+    """Ten processes of each kind are ended at a random reply: no mail twice, no lease left, no try counted."""
+    executioner = Executioner()
+    with ScriptedServer(executioner.play()) as server:
+        site = make_site(server=options(server), outbox={"worker": "none"} if way == "run" else {})
+        wanted: set[str] = set()
+        if way == "run":
+            enqueue(site, 40 * times)
+            wanted = {f"to{n}@example.com" for n in range(40 * times)}
+        numbers = itertools.count()
+        for _ in range(times):
+            if way == "run":
+                program = site.start_manage("outbox", "run")
+                executioner.arm(random.randint(1, 60), program.terminate)
+                assert executioner.has_killed.wait(60), site.log
+                assert program.wait(25) == 0, site.log
+            else:
+                with site.gunicorn(workers=1) as web:
+                    executioner.arm(random.randint(1, 12), web.process.terminate)
+                    while not executioner.has_killed.is_set():
+                        address = f"web{next(numbers)}@example.com"
+                        try:
+                            if web.get(f"/order?to={address}", timeout=25).status == 200:
+                                wanted.add(address)
+                        except OSError:
+                            pass
+                    assert web.process.wait(25) == 0, site.log
+            rows = tables.rows("SELECT coalesce(max(leased), 0), coalesce(max(tries), 0) FROM smtpbackend_outbox_due")
+            assert [tuple(row) for row in rows] == [(0, 0)], site.log
+        if tables.pending():
+            last = site.start_manage("outbox", "run")
+            assert wait_until(lambda: not tables.pending(), 60), site.log
+            last.terminate()
+            assert last.wait(25) == 0
+        found = arrived(server)
+        assert wanted <= found.keys()
+        assert set(found.values()) == {1}
+        assert set(tables.states()) == {"accepted"}
+
+
+def test_a_worker_that_was_stopped_begins_nothing_and_records_nothing(make_site: MakeSite, tables: Tables) -> None:
+    """It slept longer than its lease, and another worker has sent all of its mail."""
+    executioner = Executioner()
+    count = 200
+    with ScriptedServer(executioner.play()) as server:
+        site = make_site(server=options(server), outbox={"worker": "none"})
+        enqueue(site, count)
+        first = site.start_manage("outbox", "run", LEASE="6")
+
+        def stop() -> None:  # not amid a transaction of its own: what is locked then, stays locked as long as it sleeps
+            with tables.locked():
+                os.kill(first.pid, signal.SIGSTOP)
+
+        executioner.arm(40, stop)
+        assert executioner.has_killed.wait(60), site.log
+        executioner.seen.clear()
+        in_flight = set(arrived(server)) & tables.pending()
+        time.sleep(7)
+        second = site.start_manage("outbox", "run", LEASE="6")
+        assert wait_until(lambda: not tables.pending(), 60), site.log
+        before = len(server.taken), [tuple(row) for row in tables.rows("SELECT * FROM smtpbackend_outbox_recipient")]
+        os.kill(first.pid, signal.SIGCONT)
+        time.sleep(3)
+        after = len(server.taken), [tuple(row) for row in tables.rows("SELECT * FROM smtpbackend_outbox_recipient")]
+        for program in (first, second):
+            program.terminate()
+            assert program.wait(25) == 0, site.log
+        found = arrived(server)
+        twice = {address for address, times in found.items() if times > 1}
+        assert len(found) == count
+        assert twice <= in_flight, "it began a message that it did not hold"
+        assert before[1] == after[1], "it recorded something over what another settled"
+        assert set(tables.states()) == {"accepted"}
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("offset", ["+1h", "-1h"])
+def test_a_clock_that_is_an_hour_off_repeats_and_stalls_nothing(
+    postgresql: Postgresql, make_site: MakeSite, smtp_server: Start, database: dict[str, Any], offset: str
+) -> None:
+    """Times are those of the database. (On SQLite they are the host's.)"""
+    if not database["ENGINE"].endswith("postgresql"):
+        return
+    faketime = shutil.which("faketime")
+    assert faketime is not None, "faketime is not installed"
+    server = smtp_server()
+    site = make_site(server=options(server), outbox={"worker": "none"})
+    enqueue(site, 200)
+    right = site.start_manage("outbox", "run")
+    with (site.folder / "log").open("ab") as log:
+        wrong = subprocess.Popen(
+            [faketime, "-f", offset, sys.executable, "manage.py", "outbox", "run"],
+            cwd=site.folder,
+            env=site.environment(),
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        assert wait_until(lambda: len(arrived(server)) == 200, 60), site.log
+    finally:
+        for program in (right, wrong):
+            program.terminate()
+            program.wait(25)
+    assert set(arrived(server).values()) == {1}
+
+
+@pytest.mark.servers
+def test_the_database_is_killed_between_a_reply_and_its_record(
+    postgresql: Postgresql, make_site: MakeSite, database: dict[str, Any]
+) -> None:
+    """A worker that lived writes what it knows when the database is back, and sends nothing twice."""
+    if not database["ENGINE"].endswith("postgresql"):
+        return
+    killed = threading.Event()
+    count = itertools.count()
+
+    def content(line: str) -> Any:
+        if next(count) == 30:
+            postgresql.kill()
+            killed.set()
+        return "250 2.0.0 taken"
+
+    with ScriptedServer(Play({".": content})) as server:
+        site = make_site(server=options(server), outbox={"worker": "none"})
+        enqueue(site, 200)
+        worker = site.start_manage("outbox", "run")
+        assert killed.wait(60), site.log
+        time.sleep(1)
+        postgresql.start()
+        tables = Tables(database)
+        assert wait_until(lambda: not tables.pending(), 90), site.log
+        worker.terminate()
+        assert worker.wait(25) == 0, site.log
+        assert set(tables.states()) == {"accepted"}
+        tables.close()
+        found = arrived(server)
+        assert len(found) == 200
+        assert set(found.values()) == {1}
+
+
+def test_a_database_that_cannot_be_written_keeps_what_is_known(make_site: MakeSite, tables: Tables) -> None:
+    """The record waits while the table is locked; nothing is lost or sent again when it is free."""
+    executioner = Executioner()
+    with ScriptedServer(executioner.play()) as server:
+        site = make_site(server=options(server), outbox={"worker": "none"})
+        enqueue(site, 100)
+        worker = site.start_manage("outbox", "run")
+        lock = tables.locked()
+        executioner.arm(10, lambda: lock.__enter__(), at_content=True)
+        assert executioner.has_killed.wait(60), site.log
+        time.sleep(1)
+        in_hand = len(server.taken)
+        time.sleep(1)
+        assert len(server.taken) == in_hand <= 10 + 64, "more was begun than a window"
+        lock.__exit__(None, None, None)
+        assert wait_until(lambda: not tables.pending(), 60), site.log
+        worker.terminate()
+        assert worker.wait(25) == 0, site.log
+        assert set(arrived(server).values()) == {1}
+
+
+def test_a_slow_server_holds_up_no_other_mailers_mail(make_site: MakeSite, smtp_server: Start) -> None:
+    """Stop and go of one process, with mail for a server that answers slowly: all of it arrives."""
+    server = smtp_server(Play({".": (delay(0.2), "250 taken")}))
+    site = make_site(server=options(server))
+    with site.gunicorn(workers=1) as web:
+        for number in range(5):
+            assert web.get(f"/order?to=to{number}@example.com").status == 200
+        assert web.stop() == 0
+    assert len(arrived(server)) == 5
