@@ -48,7 +48,7 @@ from smtpbackend.adapters import (
 from smtpbackend_django.addresses import mailbox, with_our_addresses, with_our_hosts
 from smtpbackend_django.monkeypatches import RENDERING, is_untouched, prepares_as_django
 
-__all__ = ["content_of", "envelope_of", "parcel_of", "parcel_with", "with_addresses_now"]
+__all__ = ["content_of", "djangos_prep_address", "envelope_of", "parcel_of", "parcel_with", "with_addresses_now"]
 
 IS_MODERN = django.VERSION >= (6, 0)  # message() makes an email.message.EmailMessage, and takes a policy
 
@@ -97,14 +97,15 @@ def _sanitized(given: Any, charset: str, field: str) -> Address:
 
 # Parcel
 
-_prep_address: Any = MethodType(smtp.EmailBackend.prep_address, smtp.EmailBackend) if IS_MODERN else None
+djangos_prep_address: Any = MethodType(smtp.EmailBackend.prep_address, smtp.EmailBackend) if IS_MODERN else None
+"""What no backend of ours overrides; None where Django has none."""
 
 
 def parcel_of(message: Any, envelope: Envelope | None = None, bounce_address: Address | None = None) -> Parcel:
     """The parcel of a message that no backend sends: what a `Mailer` or an `AsyncMailer` itself is given."""
     message = with_addresses_now(message)
     if envelope is None:
-        envelope = envelope_of(message, _prep_address, bounce_address)
+        envelope = envelope_of(message, djangos_prep_address, bounce_address)
     return parcel_with(message, envelope)
 
 
