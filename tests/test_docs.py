@@ -1,8 +1,9 @@
 """The documentation is true: its code runs and prints what it says, its generated pages and tables fit the code.
 
 In a page every ```python block is executed, those of one kind (a word behind "python", or none) in one process and in
-order; the ```text block behind one is what it prints. "settings.py" makes a block the settings of the Django blocks,
-"django<6.1" and the like one for that version only. Blocks of the kind "pytest" are tests, and pass.
+order; the ```text block behind one is what it prints. "settings.py" makes a block the settings of the Django blocks, or
+of those of a kind that stands behind it; what startproject writes stands before them. "django<6.1" and the like make a
+block one for that version only. Blocks of the kinds "pytest" and "site-tests" (Django's) are tests, and pass.
 """
 
 from __future__ import annotations
@@ -34,11 +35,26 @@ import os, sys
 if "DJANGO_SETTINGS_MODULE" in os.environ:
     import django
     django.setup()
+    from django.conf import settings
+    if settings.INSTALLED_APPS:
+        from django.core.management import call_command
+        call_command("migrate", verbosity=0)
 namespace = {"__name__": "__main__"}
 for name in sys.argv[1:]:
     with open(name, encoding="utf-8") as file:
         exec(compile(file.read(), name, "exec"), namespace)
     print("\\x1e", end="", flush=True)
+"""
+
+
+# What `startproject` writes into the settings of a site, as far as pages add to it.
+STARTED = """
+from pathlib import Path
+SECRET_KEY = "x"
+USE_TZ = True
+BASE_DIR = Path(__file__).parent
+INSTALLED_APPS = []
+DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": BASE_DIR / "db.sqlite3"}}
 """
 
 
@@ -78,7 +94,9 @@ def blocks(page: Path) -> list[Block]:
             else:
                 kind = word
         if all(map(applies, conditions)):
-            found.append(Block("django" if is_settings else kind, is_settings, code, printed or None, file))
+            if is_settings and not kind:
+                kind = "django"
+            found.append(Block(kind, is_settings, code, printed or None, file))
     return found
 
 
@@ -91,7 +109,7 @@ def run(codes: list[str], settings: str | None, folder: Path, server: AiosmtpdSe
 
     env = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "SSL_CERT_FILE": str(server.ca_file)}
     if settings is not None:
-        (folder / "settings.py").write_text('SECRET_KEY = "x"\nUSE_TZ = True\n' + here(settings), encoding="utf-8")
+        (folder / "settings.py").write_text(STARTED + here(settings), encoding="utf-8")
         env["DJANGO_SETTINGS_MODULE"] = "settings"
     names = []
     for number, code in enumerate(codes):
@@ -113,7 +131,7 @@ def cases() -> list[tuple[str, str]]:
     """Every page with code, and the kinds of code in it."""
     pages = [ROOT / "README.md", *sorted(set(DOCS.glob("**/*.md")) - {SIGNALS})]
     found = [
-        (page.relative_to(ROOT).as_posix(), sorted({block.kind for block in blocks(page)} - {"pytest"}))
+        (page.relative_to(ROOT).as_posix(), sorted({block.kind for block in blocks(page)} - {"pytest", "site-tests"}))
         for page in pages
     ]
     return [(page, kind) for page, kinds in found for kind in kinds]
@@ -203,6 +221,26 @@ def test_tests_on_the_pages_pass(tmp_path: Path) -> None:
         timeout=300,
     )
     assert f"{''.join(sources).count('def test_')} passed" in done.stdout, done.stdout
+
+
+@pytest.mark.slow
+def test_tests_of_a_site_on_the_page_of_the_outbox_pass(tmp_path: Path) -> None:
+    """With Django's test runner, on the settings that the page shows first."""
+    found = blocks(DOCS / "topics" / "outbox.md")
+    settings = next(block.code for block in found if block.is_settings)
+    sources = "".join(block.code for block in found if block.kind == "site-tests")
+    (tmp_path / "settings.py").write_text(STARTED + settings, encoding="utf-8")
+    (tmp_path / "tests.py").write_text(sources, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "django", "test"],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "DJANGO_SETTINGS_MODULE": "settings"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"Ran {sources.count('def test_')} tests" in done.stderr
 
 
 def test_the_servers_of_the_quickstart_are_what_it_says() -> None:
