@@ -27,6 +27,8 @@ so is a value that cannot work; both are found when the mailer is made, before a
 | Django before, `SMTPBACKEND` | key, upper case | `SMTPBACKEND = {{"HOST": "mx.example.com", "MAX_IDLE": 30}}` |
 | Flask, `app.config` | `SMTPBACKEND_` and the key in upper case | `SMTPBACKEND_MAX_IDLE = 30` |
 
+`SMTPBACKEND["OUTBOX"]` has [the options of the outbox](../topics/outbox.md#options).
+
 In Django, what `SMTPBACKEND` leaves open is read from `EMAIL_*`, as Django reads them
 ([below](#names-of-django-and-flask-mail)). Where it has `SERVERS` or `HOST`, it takes the place of `EMAIL_*`, and none
 of them is read. Where there is `MAILERS`, neither is. Django's own names of options are accepted in `OPTIONS` and in
