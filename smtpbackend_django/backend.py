@@ -379,8 +379,9 @@ def _leave_receipt(message: Any, receipt: Receipt | None) -> None:
 def mailer_settings(using: str = "default") -> dict[str, Any]:
     """The settings of a mailer of this site as those of smtpbackend: ``AsyncMailer(**mailer_settings())``.
 
-    ``using`` is its alias in ``MAILERS``. Without ``MAILERS`` there is "default" alone, of ``EMAIL_*`` and
-    ``SMTPBACKEND``. Raises `SettingsError`, or Django's ``InvalidMailer`` or ``MailerDoesNotExist``.
+    ``using`` is its alias in ``MAILERS``; that of an outbox stands for the mailer behind it. Without ``MAILERS`` there
+    is "default" alone, of ``EMAIL_*`` and ``SMTPBACKEND``. Raises `SettingsError`, or Django's ``InvalidMailer`` or
+    ``MailerDoesNotExist``.
     """
     if django.VERSION >= (6, 1):
         from django.core.mail import mailers
@@ -390,6 +391,8 @@ def mailer_settings(using: str = "default") -> dict[str, Any]:
         backend = mail.get_connection()
     else:
         raise SettingsError(f"there is no mailer {using!r}: only Django 6.1 has MAILERS", field="using")
+    if getattr(backend, "is_outbox", False):
+        backend = backend.behind()
     if not isinstance(backend, EmailBackend):
         kind = type(backend)
         raise SettingsError(

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import django
+from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
 from django.core.exceptions import ImproperlyConfigured
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["backends", "check_credentials", "check_settings", "register_checks"]
 
 TAG = "mail"  # Django 6.1's Tags.mail
+OUTBOX_APP = "smtpbackend_django.outbox"
 UNUSABLE = (ImproperlyConfigured, ValueError, TypeError, MissingExtra)
 
 
@@ -39,10 +41,11 @@ def check_settings(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
     Errors: see ``_identifier``. W002: ``SMTPBACKEND`` is set and not read. W003: the port does not fit the kind of TLS.
     W004: a URL has a password in it, which Django's error pages and mails show. W005: half a login. W006: a flag is a
     string. W007: ``EMAIL_*`` are set and not read, for ``SMTPBACKEND`` names the server. W008: a certificate in a file
-    has expired. No connection is opened.
+    has expired. smtpbackend_outbox.E003: an outbox whose app is not installed. No connection is opened.
     """
     found_backends = list(backends())
     found = [message for name, backend in found_backends for message in _of_backend(name, backend)]
+    found += _outboxes_without_tables()
     found += _unread(is_used=bool(found_backends))
     for name, options in _options(is_used=bool(found_backends)):
         for key, value in options.items():
@@ -224,14 +227,19 @@ def _quietly(name: str) -> Any:
 
 
 def backends() -> Iterator[tuple[str, EmailBackend | Exception]]:
-    """The name of each mailer of ours in the settings, and its backend or error; and of each that cannot be read."""
+    """The name of each mailer of ours in the settings, and its backend or error; and of each that cannot be read.
+
+    Where ``EMAIL_BACKEND`` is an outbox, it is the mailer behind that.
+    """
     if not _has_mailers():
         path = _quietly("EMAIL_BACKEND")
         if not isinstance(path, str):
             yield "EMAIL_BACKEND", ImproperlyConfigured(f"EMAIL_BACKEND must be {_PATH}, not {_kind(path)}")
-        elif _is_ours(path):
+        elif _is_ours(path) or _is_outbox(path):
+            from smtpbackend_django import EmailBackend
+
             name = "EMAIL_BACKEND" if getattr(settings, "SMTPBACKEND", None) is None else "SMTPBACKEND"
-            yield name, _made(import_string(path))
+            yield name, _made(import_string(path) if _is_ours(path) else EmailBackend)
         return
     from django.core.mail import mailers as handler
 
@@ -257,8 +265,37 @@ def _made(make: Callable[[], EmailBackend]) -> EmailBackend | Exception:
 def _is_ours(path: str) -> bool:
     from smtpbackend_django import EmailBackend
 
-    try:
-        backend = import_string(path)
-    except Exception:  # whatever the module raises
-        return False  # Django says so when it is used
+    backend = _imported(path)
     return isinstance(backend, type) and issubclass(backend, EmailBackend)
+
+
+def _is_outbox(path: str) -> bool:
+    return bool(getattr(_imported(path), "is_outbox", False))
+
+
+def _imported(path: str) -> Any:
+    try:
+        return import_string(path)
+    except Exception:  # whatever the module raises
+        return None  # Django says so when it is used
+
+
+def _outboxes_without_tables() -> Iterator[CheckMessage]:
+    """Outboxes of a site that does not install their app, whose own checks are missing then."""
+    if apps.is_installed(OUTBOX_APP):
+        return
+    if _has_mailers():
+        paths = {
+            f"MAILERS[{alias!r}]": mailer.get("BACKEND", "")
+            for alias, mailer in _mailers().items()
+            if not _malformed(alias, mailer)
+        }
+    else:
+        paths = {"EMAIL_BACKEND": _quietly("EMAIL_BACKEND")}
+    for name, path in paths.items():
+        if isinstance(path, str) and _is_outbox(path):
+            yield Error(
+                f"{name} is an outbox, and {OUTBOX_APP!r} is not in INSTALLED_APPS: there are no tables for its mail.",
+                id="smtpbackend_outbox.E003",
+                hint=f"Add {OUTBOX_APP!r} to INSTALLED_APPS, and run `manage.py migrate`.",
+            )

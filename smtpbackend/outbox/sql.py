@@ -679,6 +679,14 @@ class Store:
                 self._rows("SET LOCAL synchronous_commit TO off")
                 self._rows(f"NOTIFY {CHANNEL}")
 
+    def listen(self) -> None:
+        """Be sent what `notify` sends, on this connection (PostgreSQL)."""
+        self._rows(f"LISTEN {CHANNEL}")
+
+    def data_version(self) -> int:
+        """A number that changes as another connection commits (SQLite)."""
+        return int(self._rows("PRAGMA data_version")[0][0])
+
     # What people ask for -----------------------------------------------------------------------------------------
 
     def cancel(self, ids: Sequence[int]) -> dict[int, list[tuple[str, str]]]:
@@ -696,8 +704,9 @@ class Store:
             self._settle([row[0] for row in rows], State.CANCELLED, "")
             found: dict[int, list[tuple[str, str]]] = {}
             rows = self._rows(
-                f"SELECT entry_id, address, state FROM {RECIPIENT} WHERE {condition} ORDER BY entry_id, position",
-                *values,
+                f"SELECT entry_id, address, state FROM {RECIPIENT} WHERE {condition} AND EXISTS (SELECT 1 FROM {ENTRY} "
+                f"WHERE id = entry_id AND environment = %s) ORDER BY entry_id, position",
+                *(*values, self.environment),
             )
             for entry_id, address, state in rows:
                 found.setdefault(entry_id, []).append((address, state))
@@ -879,8 +888,13 @@ class Store:
         return {row[0]: row[1] for row in rows}
 
     def adopt(self, environment: str) -> int:
-        """Take over the entries of another environment. Returns how many are due."""
+        """Take over the entries of another environment. Returns how many are due.
+
+        What was paused there is paused here.
+        """
         with self.connection.atomic():
+            for (alias,) in self._rows(f"SELECT alias FROM {MAILER} WHERE environment = %s AND paused", environment):
+                self.pause(alias, True)
             self._rows(
                 f"UPDATE {ENTRY} SET key = NULL WHERE environment = %s AND key IN (SELECT key FROM {ENTRY} WHERE "
                 "environment = %s AND key IS NOT NULL)",
@@ -893,8 +907,21 @@ class Store:
             )
             return len(rows)
 
+    def aliases(self) -> list[str]:
+        """The mailers of which mail is pending, or that have a row."""
+        rows = self._rows(
+            f"SELECT alias FROM {DUE} WHERE environment = %s UNION SELECT alias FROM {MAILER} WHERE environment = %s "
+            "AND alias <> '' ORDER BY alias",
+            *(self.environment, self.environment),
+        )
+        return [row[0] for row in rows]
+
     def statistics(self) -> list[dict[str, Any]]:
-        """For each mailer how much is due, in hand, waiting for its next try or its time, and for how long."""
+        """For each mailer how much is due, in hand, waiting for its next try or its time, and for how long.
+
+        ``oldest``: seconds since the first of them was due; ``unclaimed``: the same without those that are claimed
+        alone, for they wait for each other, and those of a newer version.
+        """
         rows = self._rows(
             "SELECT alias, count(*), "
             f"sum(CASE WHEN leased = {UNLEASED} AND next_try <= NOW THEN 1 ELSE 0 END), "
@@ -903,11 +930,23 @@ class Store:
             f"sum(CASE WHEN leased = {UNLEASED} AND next_try > NOW AND tries > 0 THEN 1 ELSE 0 END), "
             f"sum(CASE WHEN leased = {UNLEASED} AND next_try > NOW AND tries = 0 THEN 1 ELSE 0 END), "
             f"sum(CASE WHEN version > {VERSION} THEN 1 ELSE 0 END), "
-            f"NOW - min(CASE WHEN next_try <= NOW AND version <= {VERSION} THEN next_try END) "
+            "NOW - min(CASE WHEN next_try <= NOW THEN next_try END), "
+            f"NOW - min(CASE WHEN next_try <= NOW AND version <= {VERSION} AND lane <> {SUSPECTS} THEN next_try END) "
             f"FROM {DUE} WHERE environment = %s GROUP BY alias ORDER BY alias",
             self.environment,
         )
-        names = ("alias", "pending", "due", "in_hand", "lapsed", "deferred", "scheduled", "newer", "oldest")
+        names = (
+            "alias",
+            "pending",
+            "due",
+            "in_hand",
+            "lapsed",
+            "deferred",
+            "scheduled",
+            "newer",
+            "oldest",
+            "unclaimed",
+        )
         return [dict(zip(names, row, strict=True)) for row in rows]
 
     def old_snapshot(self) -> dict[str, Any] | None:
@@ -917,7 +956,7 @@ class Store:
         rows = self._rows(
             "SELECT (SELECT n_dead_tup FROM pg_stat_user_tables WHERE relname = %s LIMIT 1), "
             "(SELECT extract(epoch FROM clock_timestamp() - min(xact_start))::float8 FROM pg_stat_activity WHERE "
-            "backend_xmin IS NOT NULL AND pid <> pg_backend_pid())",
+            "backend_xmin IS NOT NULL AND pid <> pg_backend_pid() AND datname = current_database())",
             DUE,
         )
         return {"dead_rows": rows[0][0], "oldest_transaction": rows[0][1]}

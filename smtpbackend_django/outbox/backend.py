@@ -66,6 +66,10 @@ class OutboxBackend(BaseEmailBackend):
             self.fail_silently = fail_silently
         self.outbox = conf.outbox_of(given, alias)
 
+    def behind(self) -> Any:
+        """The backend that sends what is stored."""
+        return conf.behind(self.outbox)
+
     def send_messages(self, email_messages: Iterable[Any]) -> int:
         """Store all messages or none, and return how many. Each has the id of its entry in ``outbox_entry`` then.
 

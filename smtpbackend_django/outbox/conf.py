@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import django
@@ -21,6 +21,7 @@ __all__ = [
     "Outbox",
     "behind",
     "check_names",
+    "configured",
     "has_mailers",
     "in_tests",
     "mailer_of",
@@ -54,6 +55,8 @@ def in_tests() -> bool:
 
 def outbox_of(given: Mapping[str, Any], mailer: str | None) -> Outbox:
     """The outbox of the options that one backend was given. Raises as Django does for wrong settings."""
+    if not isinstance(given, Mapping):
+        raise wrong(mailer, f"OPTIONS must be a dict, not a {type(given).__name__}")
     options = {name: value for name, value in given.items() if value is not None}
     using, database = options.pop("using", None), options.pop("database", "default")
     if mailer is None:
@@ -102,14 +105,28 @@ def wrong(mailer: str | None, why: str) -> Exception:
 
 def outboxes() -> dict[str, Outbox]:
     """The outboxes of the settings, by the alias of the mailer behind each. Raises for settings that cannot work."""
-    if not has_mailers():
-        return {"default": outbox_of({}, None)} if _is_outbox(settings.EMAIL_BACKEND) else {}
     found: dict[str, Outbox] = {}
-    for alias, mailer in settings.MAILERS.items():
-        if _is_outbox(mailer.get("BACKEND", "")):
-            outbox = outbox_of(mailer.get("OPTIONS", {}), alias)
-            found.setdefault(outbox.alias, outbox)
+    for mailer, options in configured():
+        outbox = outbox_of(options, mailer)
+        other = found.setdefault(outbox.alias, outbox)
+        if other._replace(mailer=mailer) != outbox:
+            raise wrong(
+                mailer,
+                f'"using" is {outbox.alias!r}, as in MAILERS[{other.mailer!r}], whose OPTIONS differ: one mailer has '
+                "one outbox",
+            )
     return found
+
+
+def configured() -> Iterator[tuple[str | None, Any]]:
+    """The alias in ``MAILERS``, or None, and the options of each outbox, as they are written in the settings."""
+    if not has_mailers():
+        if _is_outbox(settings.EMAIL_BACKEND):
+            yield None, {}
+        return
+    for alias, mailer in settings.MAILERS.items() if isinstance(settings.MAILERS, Mapping) else ():
+        if isinstance(mailer, Mapping) and _is_outbox(mailer.get("BACKEND", "")):
+            yield alias, mailer.get("OPTIONS", {})
 
 
 def _is_outbox(path: Any) -> bool:

@@ -41,6 +41,11 @@ class DjangoConnection:
     def atomic(self) -> AbstractContextManager[Any]:
         return transaction.atomic(using=self.database) if self._own is None else _Transaction(self._own)
 
+    @property
+    def driver(self) -> Any:
+        """The connection of the driver, which is open."""
+        return self._wrapper().connection
+
     def close(self) -> None:
         """Close it, where it is one of the outbox's own."""
         if self._own is not None:
@@ -69,8 +74,13 @@ def store(database: str, environment: str = "") -> Store:
 
 
 def own_store(database: str, environment: str = "") -> Store:
-    """The outbox on a connection of its own, which any thread may use and `close` closes."""
-    wrapper: Any = connections.create_connection(database)
+    """The outbox on a connection of its own, which any thread may use and `close` closes.
+
+    It does not come from a pool: requests would wait for it.
+    """
+    of_thread: Any = connections[database]
+    options = {name: value for name, value in of_thread.settings_dict["OPTIONS"].items() if name != "pool"}
+    wrapper = type(of_thread)({**of_thread.settings_dict, "OPTIONS": options}, database)
     wrapper.inc_thread_sharing()
     return Store(DjangoConnection(database, wrapper), environment or environment_of(database))
 
