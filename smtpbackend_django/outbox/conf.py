@@ -84,11 +84,11 @@ def site_options() -> dict[str, Any]:
         return {}
     if not isinstance(given, Mapping):
         raise SettingsError(f'SMTPBACKEND["OUTBOX"] must be a dict, not a {type(given).__name__}', field="OUTBOX")
-    known = [name.upper() for name in OPTIONS if name != "using"]
+    known = [name for name in OPTIONS if name != "using"]
     for key in given:
-        if key not in known:
-            meant = nearest(str(key).upper(), known)
-            hint = f"; did you mean {meant!r}?" if meant else ""
+        if key not in map(str.upper, known):
+            meant = nearest(str(key), known)
+            hint = f"; did you mean {meant.upper()!r}?" if meant else ""
             raise SettingsError(f'SMTPBACKEND["OUTBOX"]: unknown setting {key!r}{hint}', field=str(key))
     return {key.lower(): value for key, value in given.items() if value is not None}
 

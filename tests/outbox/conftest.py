@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import tests.django.conftest  # noqa: F401 -- configures Django
+from tests.outbox.desk import Desk, desk_of
 from tests.outbox.lab import Lab
 from tests.outbox.sites import Site, sqlite
 from tests.outbox.tables import Tables
@@ -39,6 +40,13 @@ def make_site(tmp_path: Path, database: dict[str, Any]) -> Iterator[Callable[...
             return site
 
         yield make
+
+
+@pytest.fixture
+def make_desk(database: dict[str, Any]) -> Iterator[Callable[..., Desk]]:
+    """Make the outbox of a site in this process: `make_desk({"host": ..., "port": ...}, keep=60)`."""
+    with ExitStack() as desks:
+        yield lambda server, **outbox: desks.enter_context(desk_of(database, server, **outbox))
 
 
 @pytest.fixture
