@@ -828,16 +828,19 @@ class Store:
         told["due"] = dict(zip(of_due, due[0], strict=True)) if due else None
         return told
 
-    def purge(self, keep: float, keep_failed: float, limit: int = 1000) -> tuple[int, int]:
+    def purge(self, keep: float, keep_failed: float, limit: int = 1000, alias: str = "") -> tuple[int, int]:
         """One small step: erase contents that are kept no longer, delete entries that are. Returns how many of each.
 
-        ``keep`` and ``keep_failed`` are seconds after an entry was finished.
+        ``keep`` and ``keep_failed`` are seconds after an entry was finished. ``alias``: of one mailer alone.
         """
+        whose, values_of = "environment = %s", [self.environment]
+        if alias:
+            whose, values_of = f"{whose} AND alias = %s", [self.environment, alias]
         with self.connection.atomic():
             rows = self._rows(
-                f"SELECT id FROM {ENTRY} WHERE finished <= NOW - %s AND environment = %s ORDER BY finished LIMIT %s"
+                f"SELECT id FROM {ENTRY} WHERE finished <= NOW - %s AND {whose} ORDER BY finished LIMIT %s"
                 f"{self._skip_locked}",
-                *(max(keep, 0.0), self.environment, limit),
+                *(max(keep, 0.0), *values_of, limit),
             )
             ids = [row[0] for row in rows]
             if ids:
@@ -845,9 +848,9 @@ class Store:
                     condition, values = self._among(column, ids)
                     self._rows(f"DELETE FROM {table} WHERE {condition}", *values)
             rows = self._rows(
-                f"SELECT id FROM {ENTRY} WHERE NOT erased AND finished <= NOW - %s AND environment = %s "
+                f"SELECT id FROM {ENTRY} WHERE NOT erased AND finished <= NOW - %s AND {whose} "
                 f"ORDER BY finished LIMIT %s{self._skip_locked}",
-                *(keep_failed, self.environment, limit),
+                *(keep_failed, *values_of, limit),
             )
             old = [row[0] for row in rows]
             self._erase(old)

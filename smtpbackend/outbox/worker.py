@@ -4,7 +4,8 @@ Its threads, and what each may touch:
 
 * one for each mailer that has mail talks to servers, and touches no database;
 * the writer claims, reads and records, on a connection of its own; receivers of signals are called by it;
-* the timer renews leases, on a connection of its own, so that a database that is slow to write loses none.
+* the timer renews leases, on another connection, so that a writer that waits loses none. On SQLite it also serves the
+  look at a lease before each transaction.
 
 What is claimed, handed over and not yet recorded is never more than ``window`` for each mailer.
 """
@@ -67,6 +68,9 @@ class Site(Protocol):
     def tell(self, alias: str, due: Due | None, event: Any) -> None:
         """Send the signals of an event. Raises `CancelSend` alone, for a `MessageSending`."""
 
+    def idle(self) -> None:
+        """A thread of the worker has nothing to do for a while: receivers may have left something open in it."""
+
 
 def clock() -> float:
     """Seconds that go on while the machine sleeps, where the system has such a clock."""
@@ -77,7 +81,7 @@ _BOOT_TIME = getattr(time, "CLOCK_BOOTTIME", None)
 
 
 def _log(event: str, level: int = logging.WARNING, error: Exception | None = None, /, **fields: Any) -> None:
-    log(LOGGER, level, event, error, **fields)
+    log(LOGGER, level, f"smtpbackend.{event}", error, **fields)
 
 
 class _Flow:
@@ -132,8 +136,8 @@ class Worker:
         self._next_housekeeping = clock() + HOUSEKEEPING
         self._threads: list[threading.Thread] = []
         self._store: Store | None = None
-        self._reader: Store | None = None
-        self._reading = threading.Lock()
+        self._beside_store: Store | None = None  # what the timer uses, and who looks at leases
+        self._beside_lock = threading.Lock()
         self._checks_number = False
         self._has_said = False
         self.is_started = False
@@ -315,14 +319,11 @@ class Worker:
         """SQLite has the clock of its host, which may be set: there the number of the lease is looked at as well."""
         if not self._checks_number:
             return False
-        with self._reading:
-            try:
-                self._reader = self._reader or self._site.open()
-                return not self._reader.holds(due.id, due.lease)
-            except Exception:
-                _close(self._reader)
-                self._reader = None
-                return True
+        try:
+            with self._beside() as store:
+                return not store.holds(due.id, due.lease)
+        except Exception:
+            return True
 
     def _could_not_begin(self, flow: _Flow, why: str) -> None:
         with self._changed:
@@ -405,9 +406,10 @@ class Worker:
     def _close_store(self) -> None:
         _close(self._store)
         self._store = None
-        with self._reading:
-            _close(self._reader)
-            self._reader = None
+        with self._beside_lock:
+            _close(self._beside_store)
+            self._beside_store = None
+        self._site.idle()
 
     def _work(self) -> None:
         if self._store is None:
@@ -656,38 +658,30 @@ class Worker:
                 for entry_id in expired:
                     self._site.tell("", None, MessageExpired(entry_id))
         if now >= self._next_housekeeping:
-            options = next(iter(self._flows.values())).options if self._flows else None
-            if options is not None and any(store.purge(options.keep, options.keep_failed)):
-                return  # a small step at a time; the next one follows
-            self._next_housekeeping = now + HOUSEKEEPING
+            with self._changed:
+                flows = list(self._flows.values())
+            steps = [store.purge(flow.options.keep, flow.options.keep_failed, alias=flow.alias) for flow in flows]
+            if not any(map(any, steps)):  # else the next small step follows
+                self._next_housekeeping = now + HOUSEKEEPING
 
     # The timer ---------------------------------------------------------------------------------------------------
 
     def _renew(self) -> None:
-        """Renew leases in time, on a connection that nothing else uses."""
-        store: Store | None = None
+        """Renew leases in time."""
         while True:
             with self._changed:
                 if self._is_stopping and not self._in_hand:
-                    break
+                    return
                 aged = [due for due in self._in_hand.values() if due.begins_by - clock() < LEASE - MARGIN - RENEW]
                 if not aged:
-                    wait = 1.0 if self._is_stopping else RENEW / 4 if self._in_hand else None
-                    if store is None or wait is not None:
-                        self._changed.wait(wait)
-                        continue
-            if not aged:
-                _close(store)
-                store = None
-                continue
+                    self._changed.wait(1.0 if self._is_stopping else RENEW / 4 if self._in_hand else None)
+                    continue
             before = clock()
             try:
-                store = store or self._site.open()
-                held = store.renew({due.id: due.lease for due in aged})
+                with self._beside() as store:
+                    held = store.renew({due.id: due.lease for due in aged})
             except Exception as error:
                 _log("lease_not_renewed", logging.WARNING, error)
-                _close(store)
-                store = None
                 time.sleep(1.0)
                 continue
             with self._changed:
@@ -697,7 +691,18 @@ class Worker:
                     else:
                         due.is_lost = True
                         due.begins_by = float("inf")  # it is not asked for again
-        _close(store)
+
+    @contextlib.contextmanager
+    def _beside(self) -> Iterator[Store]:
+        """The connection beside the writer's, for one thread at a time."""
+        with self._beside_lock:
+            try:
+                self._beside_store = self._beside_store or self._site.open()
+                yield self._beside_store
+            except BaseException:
+                _close(self._beside_store)
+                self._beside_store = None
+                raise
 
 
 def _close(store: Store | None) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from django.db import connections, transaction
 
-from smtpbackend.adapters import at_fork, call_receiver, forks_unseen
+from smtpbackend.adapters import at_end_of_child, at_fork, call_receiver, forks_unseen
 from smtpbackend.outbox import Due, Entry, MailerDown, MessageExpired, Options, Store, Worker
 from smtpbackend_django import outbox
 from smtpbackend_django.outbox import conf
@@ -79,6 +79,9 @@ class DjangoSite:
                 event = event.replace(message=StoredMessage(due))
             Signalling(outbox.OutboxBackend, alias)(event)
 
+    def idle(self) -> None:
+        connections.close_all()  # of this thread: receivers may use the ORM
+
 
 def _tell(signal: Any, name: str, **fields: Any) -> None:
     for receiver in signal._live_receivers(outbox.OutboxBackend)[0]:
@@ -108,6 +111,7 @@ def _started(worker: Worker) -> bool:
         if not _is_watching:
             _is_watching = True
             atexit.register(_leave)
+            at_end_of_child(_leave)
         try:
             worker.start()
         except RuntimeError:

@@ -71,6 +71,9 @@ class Lab:
         if event.name == "message_sending" and due is not None and self.cancelled(due):
             raise CancelSend("not wanted")
 
+    def idle(self) -> None:
+        """Nothing is left open in a thread."""
+
     # What a test does
 
     def put(self, *drafts: Draft, alias: str = "default", group: int = 1, born_leased: int = 0) -> list[Stored]:

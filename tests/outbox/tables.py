@@ -76,17 +76,13 @@ class Executioner:
             return
         self._left -= 1
         if self._left < 0:
-            threading.Timer(0.0 if self._is_content else random.random() * 0.004, self._strike).start()
+            threading.Timer(0.0 if self._is_content else random.random() * 0.001, self._strike).start()
 
     def _strike(self) -> None:
         self._kill()
         self.has_killed.set()
 
     def play(self) -> Play:
-        def mail(line: str) -> str:
-            self._count(False)
-            return "250 2.1.0 OK"
-
         def rcpt(line: str) -> str:
             self.seen.append(line.split("<")[1].split(">")[0])
             self._count(False)
@@ -96,7 +92,7 @@ class Executioner:
             self._count(True)
             return "250 2.0.0 taken"
 
-        return Play({"MAIL": mail, "RCPT": rcpt, ".": content})
+        return Play({"RCPT": rcpt, ".": content})
 
 
 def enqueue(site: Site, count: int) -> None:
