@@ -124,7 +124,7 @@ class Worker:
         self._who = f"{os.uname().nodename}:{os.getpid()}"[:90] + f":{id(self):x}"[-9:]
         self._changed = threading.Condition()
         self._flows: dict[str, _Flow] = {}
-        self._in_hand: dict[int, Due] = {}
+        self._in_hand: dict[tuple[int, int], Due] = {}  # by entry and lease
         self._done: list[tuple[Due, Receipt]] = []
         self._failed: dict[str, str] = {}  # mailers that could not even begin
         self._is_stopping = False
@@ -149,9 +149,15 @@ class Worker:
         """Start its threads."""
         self.is_started = True
         for alias in self._site.aliases():
-            self._flow(alias).has_more = True
+            flow = self._flow(alias)
+            flow.has_more = True
+            self._have_thread(flow)  # now, for at the end of Python none can be started
         for name, target in (("writer", self._write), ("timer", self._renew)):
             self._start(f"smtpbackend-outbox-{name}", target)
+
+    def _have_thread(self, flow: _Flow) -> None:
+        if flow.thread is None:
+            flow.thread = self._start(f"smtpbackend-outbox-{flow.alias}", lambda: self._drain(flow))
 
     def _start(self, name: str, target: Callable[[], None]) -> threading.Thread:
         thread = threading.Thread(target=target, name=name, daemon=True)
@@ -189,7 +195,8 @@ class Worker:
             now = clock()
             for flow in self._flows.values() if alias is None else [self._flow(alias)]:
                 flow.has_more = True
-                flow.quick_until = now + ECHO
+                if self._for_all:
+                    flow.quick_until = now + ECHO
             self._changed.notify_all()
 
     def stop(self, seconds: float = 20.0) -> bool:
@@ -235,16 +242,16 @@ class Worker:
 
     def _take_in(self, flow: _Flow, dues: Sequence[Due]) -> None:
         for due in dues:
-            self._in_hand[due.id] = due
+            self._in_hand[due.id, due.lease] = due
             flow.queue.append(due)
         flow.in_hand += len(dues)
-        if dues and flow.thread is None:
-            flow.thread = self._start(f"smtpbackend-outbox-{flow.alias}", lambda: self._drain(flow))
+        if dues:
+            self._have_thread(flow)
         self._changed.notify_all()
 
     def _let_go(self, dues: Sequence[Due]) -> None:
         for due in dues:
-            if self._in_hand.pop(due.id, None) is not None:
+            if self._in_hand.pop((due.id, due.lease), None) is not None:
                 self._flows[due.alias].in_hand -= 1
             due.close()
 
@@ -270,14 +277,20 @@ class Worker:
                 flow.is_streaming = True
                 self._deliver(flow, mailer)
             except Exception as error:
-                # What was under way is not known: its leases lapse, and it says that it may have arrived
                 _log("outbox_stream_broke", logging.ERROR, error, mailer=flow.alias)
+                self._forget_under_way(flow)
                 self._could_not_begin(flow, why_of(error))
             finally:
                 flow.is_streaming = False
 
+    def _forget_under_way(self, flow: _Flow) -> None:
+        """What was under way is not known: its leases lapse, and it says that it may have arrived."""
+        with self._changed:
+            known = {(due.id, due.lease) for due in (*flow.queue, *(due for due, _ in self._done))}
+            self._let_go([due for key, due in self._in_hand.items() if due.alias == flow.alias and key not in known])
+
     def _deliver(self, flow: _Flow, mailer: Mailer) -> None:
-        connections = max(1, flow.options.connections)
+        connections = 1 if self._is_leaving else flow.options.connections  # each more is a thread
         stream = mailer.deliver(
             self._source(flow),
             prepare=Due.parcel,

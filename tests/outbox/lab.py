@@ -92,9 +92,10 @@ class Lab:
         return int(self.rows("SELECT count(*) FROM smtpbackend_outbox_due")[0][0])
 
     def shift(self, seconds: float) -> None:
-        """Let time pass, for what is stored."""
+        """Let time pass, for what is stored and not leased."""
         self.rows(
-            "UPDATE smtpbackend_outbox_due SET next_try = next_try - %s, expires = expires - %s", seconds, seconds
+            "UPDATE smtpbackend_outbox_due SET next_try = next_try - %s, expires = expires - %s WHERE leased = 0",
+            *(seconds, seconds),
         )
         self.rows(
             "UPDATE smtpbackend_outbox_mailer SET rest_until = rest_until - %s, trial_until = trial_until - %s, "

@@ -316,3 +316,84 @@ def test_a_large_content_is_no_load(lab: MakeLab, smtp_server: Start) -> None:
     with here.worker():
         here.wait_for(lambda: not here.pending())
     assert len(server.taken) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("for_all", [True, False], ids=["run", "process"])
+def test_three_hours_without_a_server_cost_few_connects_and_no_try(
+    lab: MakeLab, smtp_server: Start, for_all: bool
+) -> None:
+    """Eight workers; the mail server answers 421. Then it is back: what is high goes first, and all arrives once."""
+    greetings = ["421 4.3.2 closed"]
+    order: list[str] = []
+
+    def rcpt(line: str) -> str:
+        order.append(line.split("<")[1].split(">")[0])
+        return "250 2.1.5 OK"
+
+    server = smtp_server(Play({"": lambda _: greetings[0], "RCPT": rcpt}))
+    here = lab(default=at(server))
+    here.all_options["default"] = Options(window=4)
+    here.put(*[letter(f"low{number}@example.com", priority="low", lasts=86400.0) for number in range(100)])
+    here.put(*[letter(f"high{number}@example.com", priority="high", lasts=86400.0) for number in range(100)])
+    workers = [Worker(here, for_all=for_all) for _ in range(8)]
+    for worker in workers:
+        worker.start()
+
+    def rests() -> bool:
+        row = here.store.mailers(["default"]).get("default")
+        return row is not None and row.rest_left > 0
+
+    here.wait_for(rests)
+    for _ in range(180):
+        here.shift(60)
+        for worker in workers:
+            worker.wake()
+        here.wait_for(rests)
+    connects = server.connections
+    rows = here.rows("SELECT max(tries), max(lapses), count(*) FROM smtpbackend_outbox_due")
+    assert [tuple(row) for row in rows] == [(0, 0, 200)]
+    assert down(here.told) == 1
+    print(f"{connects} connects in three hours")
+    assert connects < 250
+    greetings[0] = "220 mx.example.com"
+    here.shift(60)
+    for worker in workers:
+        worker.wake()
+    here.wait_for(lambda: not here.pending())
+    assert all(worker.stop() for worker in workers)
+    assert len(order) == len(set(order)) == 200
+    assert not [name for name in order[150:] if name.startswith("high")], "high priority waited behind low"
+
+
+def test_what_cannot_be_recorded_is_kept_and_nothing_more_begins(lab: MakeLab, smtp_server: Start) -> None:
+    """A full disk: the outcomes are written when there is room again, and no mail goes twice."""
+    server = smtp_server()
+    here = lab(default=at(server))
+    here.all_options["default"] = Options(window=8)
+    here.put(*[letter(f"to{number}@example.com") for number in range(60)])
+    table = "smtpbackend_outbox_recipient"
+    if here.dialect == "sqlite":
+        full = (
+            f"CREATE TRIGGER disk BEFORE UPDATE ON {table} BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
+        )
+        room = "DROP TRIGGER disk"
+    else:
+        here.rows(
+            "CREATE FUNCTION disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'could not extend file'; END $$"
+        )
+        full = f"CREATE TRIGGER disk BEFORE UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION disk()"
+        room = f"DROP TRIGGER disk ON {table}"
+    here.rows(full)
+    with here.worker() as worker:
+        here.wait_for(lambda: worker._is_away)
+        here.wait_for(lambda: len(worker._done) == len(worker._in_hand) - sum(map(len, queues(worker))))
+        assert len(server.taken) <= 8
+        assert here.pending() == 60
+        here.rows(room)
+        here.wait_for(lambda: not here.pending())
+    assert len(recipients(server)) == len(set(recipients(server))) == 60
+
+
+def queues(worker: Worker) -> list[Any]:
+    return [flow.queue for flow in worker._flows.values()]
