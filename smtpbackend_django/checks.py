@@ -22,7 +22,7 @@ from smtpbackend_django.setting_names import EMAIL_SETTINGS, FLAGS, flag_doubt
 if TYPE_CHECKING:
     from smtpbackend_django import EmailBackend
 
-__all__ = ["backends", "check_credentials", "check_settings", "register_checks"]
+__all__ = ["backends", "behind", "check_credentials", "check_settings", "register_checks"]
 
 TAG = "mail"  # Django 6.1's Tags.mail
 OUTBOX_APP = "smtpbackend_django.outbox"
@@ -271,6 +271,14 @@ def _is_ours(path: str) -> bool:
 
 def _is_outbox(path: str) -> bool:
     return bool(getattr(_imported(path), "is_outbox", False))
+
+
+def behind(alias: str) -> str:
+    """The alias in ``MAILERS`` of the mailer that sends: of an outbox the one that its "using" names."""
+    mailer = _mailers().get(alias) if _has_mailers() else None
+    if mailer is None or _malformed(alias, mailer) or not _is_outbox(mailer.get("BACKEND", "")):
+        return alias
+    return str(mailer.get("OPTIONS", {}).get("using", alias))
 
 
 def _imported(path: str) -> Any:

@@ -13,6 +13,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, router
+from django.utils.module_loading import import_string
 
 from smtpbackend.adapters import nearest
 from smtpbackend_django import EmailBackend
@@ -68,24 +69,21 @@ def _of_mailer(name: str, outbox: conf.Outbox) -> Iterator[CheckMessage]:
         )
     if outbox.mailer is None:
         return  # `EmailBackend`, which checks of its own look at
+    using = f'{name}: "using" is {outbox.alias!r}'
     if outbox.alias not in settings.MAILERS:
         meant = nearest(outbox.alias, [str(one) for one in settings.MAILERS])
-        yield Error(
-            f'{name}: "using" is {outbox.alias!r}, which is not in MAILERS'
-            + (f"; did you mean {meant!r}?" if meant else ""),
-            id="smtpbackend_outbox.E001",
-        )
+        hint = f"; did you mean {meant!r}?" if meant else ""
+        yield Error(f"{using}, which is not in MAILERS{hint}", id="smtpbackend_outbox.E001")
         return
     try:
-        backend = conf.behind(outbox)
-    except ImproperlyConfigured as error:
-        if any(outbox.alias == alias for alias, _ in conf.configured()):
-            yield Error(str(error), id="smtpbackend_outbox.E002")
-        return  # else it is told by the checks of that mailer
-    if not isinstance(backend, EmailBackend):
-        kind = type(backend)
+        backend: Any = import_string(settings.MAILERS[outbox.alias]["BACKEND"])
+    except Exception:  # whatever the module raises: Django says so
+        return
+    if getattr(backend, "is_outbox", False):
+        yield Error(f"{using}, which is an outbox too: name the mailer that sends.", id="smtpbackend_outbox.E002")
+    elif not issubclass(backend, EmailBackend):
         yield Error(
-            f'{name}: "using" is {outbox.alias!r}, a {kind.__module__}.{kind.__qualname__}.',
+            f"{using}, a {backend.__module__}.{backend.__qualname__}.",
             id="smtpbackend_outbox.E007",
             hint='The outbox sends by {"BACKEND": "smtpbackend_django.EmailBackend"}.',
         )

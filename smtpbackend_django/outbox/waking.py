@@ -24,6 +24,7 @@ logger = logging.getLogger("smtpbackend.outbox")
 READ_EACH = 0.05  # seconds between looks at the number of SQLite
 PROOF = 5.0  # seconds in which a wake-up of our own has to come
 PULSE = 60.0  # seconds after which a connection that is silent is tried: a firewall may have dropped it
+END = 1.0  # seconds that its end may take
 AGAIN = 1.0  # seconds until the database is tried again, doubled up to the next
 LONGEST = 30.0
 
@@ -41,13 +42,16 @@ class Waking(threading.Thread):
         """Whether what is stored now wakes."""
 
     def stop(self) -> None:
-        """End the thread."""
+        """End the thread. One that waits for a database which does not answer is left to the end of the process."""
         self._other_end.close()
-        self.join()
-        self._end.close()
+        self.join(END)
 
     def run(self) -> None:
         """Wait for mail, also after the database was away."""
+        with self._end:
+            self._run()
+
+    def _run(self) -> None:
         pause = AGAIN
         while True:
             store = None

@@ -372,7 +372,7 @@ SENDTESTEMAIL = ("sendtestemail", "ann@example.com")
 @pytest.mark.slow
 def test_a_signal_ends_it_and_mail_under_way_is_finished(make_site: Callable[..., Site], smtp_server: Start) -> None:
     """SIGTERM comes while the server thinks about a message: that one is recorded, and no lease is left."""
-    server = smtp_server(Play({".": (delay(2), "250 taken")}))
+    server = smtp_server(Play({".": (delay(1), "250 taken")}))
     site = make_site(server=at(server), outbox={"worker": "none"})
     for _ in range(3):
         assert site.manage(*SENDTESTEMAIL).returncode == 0

@@ -10,7 +10,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from smtpbackend.adapters import report_checks
 from smtpbackend_django import EmailBackend
-from smtpbackend_django.checks import backends
+from smtpbackend_django.checks import backends, behind
 
 __all__ = ["Command"]
 
@@ -38,7 +38,7 @@ class Command(BaseCommand):
     def _chosen(self, aliases: list[str]) -> list[tuple[str, EmailBackend]]:
         """The name and the backend of each mailer. Raises `CommandError` for settings that cannot work."""
         found = dict(backends())
-        names = [f"MAILERS[{alias!r}]" for alias in aliases] or list(found)
+        names = [f"MAILERS[{behind(alias)!r}]" for alias in aliases] or list(found)
         if others := [name for name in names if name not in found] or ([] if found else ["EMAIL_BACKEND"]):
             raise CommandError(f"{', '.join(others)}: not there, or not of smtpbackend_django", returncode=2)
         chosen = []

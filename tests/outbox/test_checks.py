@@ -1,0 +1,264 @@
+"""The system checks of the outbox, and those of the mailer behind it."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.core.checks import run_checks
+from django.core.management import call_command
+from django.db.backends.sqlite3 import base as sqlite_backend
+from django.test import override_settings
+
+from smtpbackend import Mailer
+from smtpbackend.testing import ScriptedServer
+from smtpbackend_django import mailer_settings
+from smtpbackend_django.checks import check_settings
+from smtpbackend_django.outbox.checks import check_outboxes
+from tests.django.conftest import email_settings
+from tests.outbox.desk import database_of_site
+from tests.outbox.sites import EMAIL_BACKEND, HAS_MAILERS, OUTBOX_BACKEND, Site, mail_settings, sqlite
+
+NOWHERE = {"host": "127.0.0.1", "port": 1, "tls": "none"}
+mailers_only = pytest.mark.skipif(not HAS_MAILERS, reason="6.1")
+
+
+@contextmanager
+def site(entry: dict[str, Any], server: dict[str, Any] | None = None, /, **outbox: Any) -> Iterator[None]:
+    with (
+        email_settings(**mail_settings(OUTBOX_BACKEND, server or NOWHERE, outbox)),
+        database_of_site(entry),
+    ):
+        yield
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> dict[str, Any]:
+    return sqlite(tmp_path / "db")
+
+
+def found() -> dict[str, str]:
+    """What the checks say, by their ids."""
+    return {str(one.id): f"{one.msg} {one.hint or ''}" for one in check_outboxes()}
+
+
+def test_settings_that_are_right(file: dict[str, Any]) -> None:
+    with site(file):
+        assert found() == {}
+        assert [one for one in run_checks(tags=["mail"]) if str(one.id).startswith("smtpbackend")] == []
+
+
+def test_a_site_without_outbox_is_not_checked() -> None:
+    with email_settings(**mail_settings(EMAIL_BACKEND, NOWHERE, {})):
+        assert found() == {}
+
+
+@pytest.mark.parametrize(
+    ("outbox", "why"),
+    [
+        ({"window": 0}, "window must be a whole number of at least 1"),
+        ({"worker": "thread"}, "worker must be 'process' or 'none'"),
+        ({"database": "no_such"}, "'no_such', which is not in DATABASES"),
+        ({"expirse": 3}, "expires"),
+    ],
+)
+def test_wrong_options(file: dict[str, Any], outbox: dict[str, Any], why: str) -> None:
+    with site(file, **outbox):
+        assert list(found()) == ["smtpbackend_outbox.E001"]
+        assert why.lower() in found()["smtpbackend_outbox.E001"].lower()
+
+
+def mailers(**given: Any) -> Any:
+    return override_settings(MAILERS=given)
+
+
+OUTBOX = {"BACKEND": OUTBOX_BACKEND, "OPTIONS": {"using": "smtp"}}
+SMTP = {"BACKEND": EMAIL_BACKEND, "OPTIONS": {"host": "mail.example.com"}}
+
+
+@mailers_only
+@pytest.mark.parametrize(
+    ("given", "number", "why"),
+    [
+        ({"default": {"BACKEND": OUTBOX_BACKEND}}, "E001", '"using"'),
+        ({"default": {"BACKEND": OUTBOX_BACKEND, "OPTIONS": {"using": "stmp"}}, "smtp": SMTP}, "E001", "'smtp'?"),
+        ({"default": {"BACKEND": OUTBOX_BACKEND, "OPTIONS": {"using": "default"}}}, "E002", "the outbox itself"),
+        (
+            {"default": {"BACKEND": OUTBOX_BACKEND, "OPTIONS": {"using": "other"}}, "other": OUTBOX, "smtp": SMTP},
+            "E002",
+            "an outbox too",
+        ),
+        ({"default": OUTBOX, "smtp": {"BACKEND": "django.core.mail.backends.smtp.EmailBackend"}}, "E007", "smtp."),
+        (
+            {
+                "default": OUTBOX,
+                "news": {"BACKEND": OUTBOX_BACKEND, "OPTIONS": {"using": "smtp", "window": 3}},
+                "smtp": SMTP,
+            },
+            "E001",
+            "one mailer has one outbox",
+        ),
+        ({"default": {"BACKEND": OUTBOX_BACKEND, "OPTIONS": ["using"]}}, "E001", "must be a dict"),
+    ],
+)
+def test_mailers_that_cannot_work(file: dict[str, Any], given: dict[str, Any], number: str, why: str) -> None:
+    with mailers(**given), database_of_site(file):
+        assert list(found()) == [f"smtpbackend_outbox.{number}"]
+        assert why in found()[f"smtpbackend_outbox.{number}"]
+
+
+@mailers_only
+def test_what_is_wrong_with_the_mailer_behind_is_told_once(file: dict[str, Any]) -> None:
+    with mailers(default=OUTBOX, smtp={"BACKEND": EMAIL_BACKEND, "OPTIONS": {"hots": "x"}}), database_of_site(file):
+        assert found() == {}
+        assert [one.id for one in check_settings()] == ["smtpbackend.E002"]
+
+
+@mailers_only
+@pytest.mark.parametrize("wrong", [["default"], {"default": ["BACKEND"]}])
+def test_mailers_that_cannot_be_read_are_told_elsewhere(wrong: Any) -> None:
+    with override_settings(MAILERS=wrong):
+        assert found() == {}
+        assert check_settings()
+
+
+def test_the_app_has_to_be_installed(file: dict[str, Any]) -> None:
+    """The checks of ``smtpbackend_django`` say so, since the other app is not there to say it."""
+    with site(file), override_settings(INSTALLED_APPS=["smtpbackend_django"]):
+        assert not apps.is_installed("smtpbackend_django.outbox")
+        told = [one for one in check_settings() if one.id == "smtpbackend_outbox.E003"]
+    assert len(told) == 1
+    assert "manage.py migrate" in str(told[0].hint)
+
+
+# The database
+
+
+@pytest.mark.parametrize(("worker", "number"), [("process", "E004"), ("none", "W002")])
+def test_sqlite_needs_options_with_which_two_can_write(file: dict[str, Any], worker: str, number: str) -> None:
+    wanted = {
+        "transaction_mode": '"transaction_mode": "IMMEDIATE"',
+        "timeout": '"timeout": 20',
+        "init_command": '"init_command": "PRAGMA journal_mode=WAL"',
+    }
+    for lacking, said in wanted.items():
+        options = {name: value for name, value in file["OPTIONS"].items() if name != lacking}
+        with site({**file, "OPTIONS": options}, worker=worker):
+            assert list(found()) == [f"smtpbackend_outbox.{number}"]
+            text = found()[f"smtpbackend_outbox.{number}"]
+        assert f"OPTIONS lack {said}:" in text
+        assert all(one in text for one in wanted.values()), "the hint has the whole dict"
+
+
+def test_other_ways_to_write_these_options(file: dict[str, Any]) -> None:
+    options = {
+        "transaction_mode": "immediate",
+        "timeout": 60.0,
+        "init_command": "PRAGMA foreign_keys=ON; pragma journal_mode = 'wal';",
+    }
+    with site({**file, "OPTIONS": options}):
+        assert found() == {}
+    with site({**file, "OPTIONS": {**options, "init_command": "PRAGMA journal_mode=DELETE"}}):
+        assert list(found()) == ["smtpbackend_outbox.E004"]
+
+
+def test_an_old_sqlite(file: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_backend.Database, "sqlite_version_info", (3, 34, 1))
+    with site(file):
+        assert "3.34.1" in found()["smtpbackend_outbox.E005"]
+
+
+def test_another_database() -> None:
+    with site({"ENGINE": "django.db.backends.dummy"}):
+        assert "PostgreSQL and SQLite" in found()["smtpbackend_outbox.E006"]
+
+
+class ToPrimary:
+    """A router of a site with replicas."""
+
+    def db_for_write(self, model: Any, **hints: Any) -> str:
+        return "primary"
+
+
+def test_the_database_is_the_one_that_requests_write_to(file: dict[str, Any], tmp_path: Path) -> None:
+    installed = ["smtpbackend_django", "smtpbackend_django.outbox", "django.contrib.contenttypes"]
+    with (
+        database_of_site(sqlite(tmp_path / "primary"), "primary"),
+        override_settings(INSTALLED_APPS=installed, DATABASE_ROUTERS=["tests.outbox.test_checks.ToPrimary"]),
+    ):
+        with site(file):
+            assert list(found()) == ["smtpbackend_outbox.W001"]
+            assert "--database=primary" in found()["smtpbackend_outbox.W001"]
+        with site(file, database="primary"):
+            assert found() == {}
+    with database_of_site(sqlite(tmp_path / "other"), "other"), site(file, database="other"):
+        assert list(found()) == ["smtpbackend_outbox.W001"]
+
+
+@pytest.mark.parametrize(("options", "worker", "is_told"), [({}, "process", True), ({}, "none", False)])
+def test_uwsgi_without_threads(
+    file: dict[str, Any], options: dict[str, Any], worker: str, is_told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(opt=options))
+    with site(file, worker=worker):
+        assert ("smtpbackend_outbox.W003" in found()) == is_told
+    monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(opt={"enable-threads": True}))
+    with site(file, worker=worker):
+        assert found() == {}
+
+
+# The mailer behind
+
+
+def test_the_settings_of_the_mailer_behind_are_checked(file: dict[str, Any]) -> None:
+    with site(file, {"host": "mail.example.com", "port": 465, "tls": "required"}):
+        assert [one.id for one in check_settings()] == ["smtpbackend.W003"]
+    with site(file, {"host": "mail.example.com", "hots": "x"}):
+        assert [one.id for one in check_settings()] == ["smtpbackend.E002"]
+
+
+def test_smtpcheck_asks_the_mailer_behind(file: dict[str, Any], smtp_server: Callable[..., ScriptedServer]) -> None:
+    server = smtp_server()
+    out = io.StringIO()
+    with site(file, {"host": "127.0.0.1", "port": server.port, "tls": "none"}):
+        call_command("smtpcheck", stdout=out, no_color=True)
+    assert server.name in out.getvalue()
+    assert len(server.taken) == 0
+
+
+@mailers_only
+def test_smtpcheck_takes_the_alias_of_the_outbox(
+    file: dict[str, Any], smtp_server: Callable[..., ScriptedServer]
+) -> None:
+    server = smtp_server()
+    out = io.StringIO()
+    with site(file, {"host": "127.0.0.1", "port": server.port, "tls": "none"}):
+        call_command("smtpcheck", "default", stdout=out, no_color=True)
+    assert out.getvalue().startswith("MAILERS['smtp']")
+
+
+def test_mailer_settings_are_those_of_the_mailer_behind(file: dict[str, Any]) -> None:
+    with site(file, {"host": "mail.example.com", "port": 2525}):
+        mailer = Mailer(**mailer_settings())
+    (server,) = mailer.configuration.servers
+    assert (server.host, server.port) == ("mail.example.com", 2525)
+
+
+@pytest.mark.slow
+def test_sendtestemail_stores_and_sends(
+    make_site: Callable[..., Site], smtp_server: Callable[..., ScriptedServer]
+) -> None:
+    """A command that mails once and ends sends its mail before it does."""
+    server = smtp_server()
+    its = make_site(server={"host": "127.0.0.1", "port": server.port, "tls": "none"})
+    done = its.manage("sendtestemail", "ann@example.com")
+    assert done.returncode == 0, done.stderr
+    assert len(server.taken) == 1
+    assert its.manage("check", "--fail-level", "WARNING").returncode == 0
