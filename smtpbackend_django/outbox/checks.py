@@ -81,7 +81,7 @@ def _of_mailer(name: str, outbox: conf.Outbox) -> Iterator[CheckMessage]:
         return
     if getattr(backend, "is_outbox", False):
         yield Error(f"{using}, which is an outbox too: name the mailer that sends.", id="smtpbackend_outbox.E002")
-    elif not issubclass(backend, EmailBackend):
+    elif not (isinstance(backend, type) and issubclass(backend, EmailBackend)):
         yield Error(
             f"{using}, a {backend.__module__}.{backend.__qualname__}.",
             id="smtpbackend_outbox.E007",

@@ -17,7 +17,7 @@ from typing import Any
 from smtpbackend.outbox import Store
 from smtpbackend_django.outbox.process import DjangoSite
 
-__all__ = ["Waking"]
+__all__ = ["Waking", "received"]
 
 logger = logging.getLogger("smtpbackend.outbox")
 
@@ -122,7 +122,7 @@ class Waking(threading.Thread):
         self._hear()
         self._wake(None)  # for what came while nobody listened
         while not self._has_ended(PULSE, connection):
-            if not _received(connection):
+            if not received(connection):
                 store.holds(0, 0)  # raises where the connection is dead; a wake-up that comes meanwhile may be lost
             self._wake(None)
 
@@ -135,12 +135,12 @@ class Waking(threading.Thread):
             other.connection.close()
         until = time.monotonic() + PROOF
         while (left := until - time.monotonic()) > 0:
-            if self._has_ended(left, connection) or _received(connection):
+            if self._has_ended(left, connection) or received(connection):
                 return True
         return False
 
 
-def _received(connection: Any) -> bool:
+def received(connection: Any) -> bool:
     """Whether a wake-up has come on a connection of psycopg 3 or psycopg2."""
     if hasattr(connection, "poll"):  # psycopg2
         connection.poll()
