@@ -16,12 +16,14 @@ from smtpbackend.errors import InvalidInput
 from smtpbackend.outbox.entry import BLOCK, VERSION, Draft, State
 from smtpbackend.outbox.schedule import LANES, LEASE, SUSPECTS, TRIAL, lane_of
 
-__all__ = ["CHANNEL", "Change", "Claimed", "Connection", "MailerRow", "Store", "Stored"]
+__all__ = ["CHANNEL", "Change", "Claimed", "Connection", "MailerRow", "Purged", "Store", "Stored"]
 
 CHANNEL = "smtpbackend_outbox"
 """What NOTIFY and LISTEN name (PostgreSQL)."""
 BATCH = 100  # entries of one INSERT
 BATCH_SIZE = 1024 * 1024  # octets of content in one INSERT
+CONTENTS = 100  # rows of content that one statement of pruning deletes
+ROWS = 1000  # recipients in one statement: a driver takes 65,535 parameters (PostgreSQL) or 32,766 (SQLite)
 PART = 100
 """Recipients that a worker has in hand of one entry."""
 MAX_ADDRESS = 320
@@ -95,6 +97,14 @@ class Change(NamedTuple):
     may_have_arrived: bool = False
 
 
+class Purged(NamedTuple):
+    """What one step did: contents erased, entries deleted, and whether the next one has something to do at once."""
+
+    erased: int
+    deleted: int
+    has_more: bool
+
+
 class MailerRow(NamedTuple):
     """The row that all workers of a mailer share. Times are in seconds from now; what is over is not positive."""
 
@@ -129,10 +139,25 @@ class Store:
         return self.connection.rows(sql.replace("NOW", self._now), params)
 
     def _among(self, column: str, values: Sequence[Any]) -> tuple[str, tuple[Any, ...]]:
-        """A condition that a column has one of some values, and its parameters."""
+        """A condition that a column has one of some values, and its parameter: one, as drivers take so many only."""
         if self._is_postgresql:
             return f"{column} = ANY(%s)", (list(values),)
-        return f"{column} IN ({_marks(len(values))})", tuple(values)
+        return f"{column} IN (SELECT value FROM json_each(%s))", (json.dumps(list(values)),)
+
+    def _with_lease(self, leases: Iterable[tuple[int, int]]) -> tuple[str, tuple[Any, ...]]:
+        """A condition that a row of ``due`` still has the lease, for pairs of entry and number, and its parameters.
+
+        Rows are locked in the order of their entries: two that lock some of the same never wait for each other.
+        """
+        pairs = tuple(leases)
+        select = (
+            f"SELECT {DUE}.entry_id FROM {DUE} JOIN (VALUES {_row_marks(len(pairs), 2)}) AS v ON "
+            f"{DUE}.entry_id = v.column1 AND {DUE}.lease = v.column2"
+        )
+        values = tuple(value for pair in pairs for value in pair)
+        if self._is_postgresql:
+            return f"entry_id = ANY(ARRAY({select} ORDER BY {DUE}.entry_id FOR UPDATE OF {DUE}))", values
+        return f"entry_id IN ({select})", values
 
     # Enqueue -----------------------------------------------------------------------------------------------------
 
@@ -147,7 +172,7 @@ class Store:
         # Sorted, for two transactions that insert the same keys would else wait for each other
         order = sorted(range(len(drafts)), key=lambda number: drafts[number].key or "")
         batches = list(_batches(order, drafts))
-        is_whole = len(batches) == 1 and self._is_postgresql and not any(drafts[n].size > BLOCK for n in order)
+        is_whole = len(batches) == 1 and self._is_postgresql and not any(_has_more(drafts[n]) for n in order)
         with nullcontext() if is_whole else self.connection.atomic():
             for batch in batches:
                 self._insert(batch, drafts, alias, group, place, born_leased, found)
@@ -168,14 +193,29 @@ class Store:
         insert = self._insert_at_once if self._is_postgresql else self._insert_each_table
         for number, entry_id in insert(batch, drafts, first, alias, group, place, born_leased):
             found[number] = Stored(entry_id, True, True)
-            for place_of_block, octets in enumerate(blocks[number], 1):
-                self._rows(
-                    f"INSERT INTO {CONTENT} (entry_id, number, octets) VALUES (%s, %s, %s)",
-                    *(entry_id, place_of_block, octets),
-                )
+            if _has_more(drafts[number]):
+                self._insert_more(entry_id, drafts[number], blocks[number])
         for number in batch:
             if number not in found:
                 found[number] = self._of_key(drafts[number])
+
+    def _insert_more(self, entry_id: int, draft: Draft, blocks: Iterable[bytes]) -> None:
+        """The recipients and the rows of content that did not stand in the first statement."""
+        recipients = _recipients(draft)
+        for start in range(ROWS, len(recipients), ROWS):
+            self._insert_recipients([(entry_id, *row) for row in recipients[start : start + ROWS]])
+        for number, octets in enumerate(blocks, 1):
+            self._rows(
+                f"INSERT INTO {CONTENT} (entry_id, number, octets) VALUES (%s, %s, %s)", entry_id, number, octets
+            )
+
+    def _insert_recipients(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        row = f"({_marks(6)}, 0, 0, '', '')"
+        self._rows(
+            f"INSERT INTO {RECIPIENT} (entry_id, position, address, data, state, error, attempts, doubts, reply, "
+            f"server) VALUES {', '.join([row] * len(rows))}",
+            *(value for row in rows for value in row),
+        )
 
     def _of_key(self, draft: Draft) -> Stored:
         """The entry that has the key of a draft."""
@@ -222,7 +262,7 @@ class Store:
     ) -> list[tuple[int, int]]:
         """One statement: children find their entry by its place in the group."""
         insert, values = self._entries(batch, drafts, alias, group, place)
-        recipients = [(place + number, *row) for number in batch for row in _recipients(drafts[number])]
+        recipients = [(place + number, *row) for number in batch for row in _recipients(drafts[number])[:ROWS]]
         contents = [(place + number, octets) for number in batch if (octets := first[number]) is not None]
         due = [
             (place + number, *self._due(drafts[number], alias, place + number, number < born_leased))
@@ -269,14 +309,9 @@ class Store:
         found = [(entry_place - place, entry_id) for entry_id, entry_place in self._rows(insert, *values)]
         if not found:
             return []
-        recipients = [(entry_id, *row) for number, entry_id in found for row in _recipients(drafts[number])]
-        for start in range(0, len(recipients), 1000):
-            rows = recipients[start : start + 1000]
-            self._rows(
-                f"INSERT INTO {RECIPIENT} (entry_id, position, address, data, state, error, attempts, doubts, reply, "
-                f"server) VALUES {', '.join([f'({_marks(6)}, 0, 0, {_TWO_EMPTY})'] * len(rows))}",
-                *(value for row in rows for value in row),
-            )
+        self._insert_recipients(
+            [(entry_id, *row) for number, entry_id in found for row in _recipients(drafts[number])[:ROWS]]
+        )
         contents = [(entry_id, first[number]) for number, entry_id in found if first[number] is not None]
         if contents:
             self._rows(
@@ -320,52 +355,51 @@ class Store:
 
         ``after``: only those with a higher id. ``grace``: seconds for which a lapsed lease is still left to its worker.
         """
-        where = "environment = %s AND alias = %s AND lane = %s AND next_try <= NOW"
-        where += f" AND version <= {VERSION} AND expires > NOW"
-        params: list[Any] = []
-        selects = []
-        for lane, most in branches:
-            wanted = where
-            values = [self.environment, alias, lane]
-            if after is not None:
-                wanted += " AND entry_id > %s"
-                values.append(after)
-            if grace:
-                wanted += " AND (leased = 0 OR next_try <= NOW - %s)"
-                values.append(grace)
-            selects.append(f"SELECT entry_id FROM {DUE} WHERE {wanted} ORDER BY next_try LIMIT %s{self._skip_locked}")
-            params += [*values, most]
-        change = (
-            f"UPDATE {DUE} SET lease = lease + 1, lapses = lapses + (CASE WHEN leased = {LEASED} THEN 1 ELSE 0 END), "
-            f"leased = {LEASED}, next_try = NOW + {LEASE}"
-        )
-        returning = " RETURNING entry_id, lease, lane, lapses, tries, expires - NOW"
+        where = f"environment = %s AND alias = %s AND next_try <= NOW AND version <= {VERSION} AND expires > NOW"
+        values: list[Any] = [self.environment, alias]
+        if after is not None:
+            where += " AND entry_id > %s"
+            values.append(after)
+        if grace:
+            where += f" AND (leased = {UNLEASED} OR next_try <= NOW - %s)"
+            values.append(grace)
+        places = _without_repeats(branches)
         if self._is_postgresql:
-            # A branch is only read as far as those before it did not suffice. FOR UPDATE has to stand in a WITH
-            named = ", ".join(f"b{number} AS ({select})" for number, select in enumerate(selects))
-            union = " UNION ALL ".join(f"SELECT entry_id FROM b{number}" for number in range(len(selects)))
-            sql = f"WITH {named} {change} WHERE entry_id = ANY(ARRAY({union} LIMIT %s)){returning}"
+            # A lane is read only as far as those before it did not suffice, and one plan serves them all
+            chosen = (
+                f"SELECT d.entry_id FROM (VALUES {_row_marks(len(places), 3)}) AS b (lane, most, skipped) CROSS JOIN "
+                f"LATERAL (SELECT entry_id FROM {DUE} WHERE {where} AND lane = b.lane ORDER BY next_try LIMIT b.most "
+                "OFFSET b.skipped FOR UPDATE SKIP LOCKED) AS d LIMIT %s"
+            )
+            condition = f"entry_id = ANY(ARRAY({chosen}))"
+            params = [*(value for place in places for value in place), *values, count]
         else:
-            union = " UNION ALL ".join(f"SELECT entry_id FROM ({select})" for select in selects)
-            sql = f"{change} WHERE entry_id IN ({union} LIMIT %s){returning}"
-        return [Claimed(*row) for row in self._rows(sql, *params, count)]
+            select = f"SELECT entry_id FROM {DUE} WHERE {where} AND lane = %s ORDER BY next_try LIMIT %s OFFSET %s"
+            union = " UNION ALL ".join([f"SELECT entry_id FROM ({select})"] * len(places))
+            condition = f"entry_id IN ({union} LIMIT %s)"
+            params = [*(value for place in places for value in (*values, *place)), count]
+        rows = self._rows(
+            f"UPDATE {DUE} SET lease = lease + 1, lapses = lapses + (CASE WHEN leased = {LEASED} THEN 1 ELSE 0 END), "
+            f"leased = {LEASED}, next_try = NOW + {LEASE} WHERE {condition} RETURNING {_CLAIMED}",
+            *params,
+        )
+        return [Claimed(*row) for row in rows]
 
     def claim_born(self, ids: Sequence[int]) -> list[Claimed]:
         """Lease entries that were born leased by this process, and still are."""
         condition, values = self._among("entry_id", ids)
         rows = self._rows(
             f"UPDATE {DUE} SET lease = 2, leased = {LEASED}, next_try = NOW + {LEASE} WHERE {condition} AND lease = 1 "
-            f"AND leased = {BORN_LEASED} RETURNING entry_id, lease, lane, lapses, tries, expires - NOW",
+            f"AND leased = {BORN_LEASED} RETURNING {_CLAIMED}",
             *values,
         )
         return [Claimed(*row) for row in rows]
 
     def set_aside(self, claimed: Sequence[Claimed]) -> None:
         """Put claimed entries whose leases lapsed often into the lane of those that are claimed alone."""
+        condition, values = self._with_lease((one.id, one.lease) for one in claimed)
         self._rows(
-            f"UPDATE {DUE} SET lane = {SUSPECTS}, leased = {UNLEASED}, next_try = NOW FROM "
-            f"(VALUES {_row_marks(len(claimed), 2)}) AS v WHERE {DUE}.entry_id = v.column1 AND {DUE}.lease = v.column2",
-            *(value for one in claimed for value in (one.id, one.lease)),
+            f"UPDATE {DUE} SET lane = {SUSPECTS}, leased = {UNLEASED}, next_try = NOW WHERE {condition}", *values
         )
 
     def has_suspect(self, alias: str) -> bool:
@@ -426,10 +460,10 @@ class Store:
         """Renew leases, entry to number. Returns those that still hold."""
         if not leases:
             return set()
+        condition, values = self._with_lease(leases.items())
         rows = self._rows(
-            f"UPDATE {DUE} SET next_try = NOW + {LEASE}, leased = {LEASED} FROM (VALUES {_row_marks(len(leases), 2)}) "
-            f"AS v WHERE {DUE}.entry_id = v.column1 AND {DUE}.lease = v.column2 RETURNING {DUE}.entry_id",
-            *(value for pair in leases.items() for value in pair),
+            f"UPDATE {DUE} SET next_try = NOW + {LEASE}, leased = {LEASED} WHERE {condition} RETURNING entry_id",
+            *values,
         )
         return {row[0] for row in rows}
 
@@ -441,11 +475,8 @@ class Store:
         """Let others claim entries of which nothing was begun. No try and no lapse is counted."""
         if not leases:
             return
-        self._rows(
-            f"UPDATE {DUE} SET next_try = NOW, leased = {UNLEASED} FROM (VALUES {_row_marks(len(leases), 2)}) AS v "
-            f"WHERE {DUE}.entry_id = v.column1 AND {DUE}.lease = v.column2",
-            *(value for pair in leases.items() for value in pair),
-        )
+        condition, values = self._with_lease(leases.items())
+        self._rows(f"UPDATE {DUE} SET next_try = NOW, leased = {UNLEASED} WHERE {condition}", *values)
 
     # Record ------------------------------------------------------------------------------------------------------
 
@@ -458,21 +489,20 @@ class Store:
             self._finish([change.id for change in changes if change.is_final])
             if others := [change for change in changes if not change.is_final]:
                 self._postpone(others)
-            if doubtful := [change.id for change in changes if change.may_have_arrived]:
-                condition, values = self._among("id", doubtful)
-                self._rows(f"UPDATE {ENTRY} SET may_have_arrived = true WHERE {condition}", *values)
+            self._may_have_arrived([change.id for change in changes if change.may_have_arrived])
         return held
 
     def _held(self, changes: Sequence[Change]) -> set[int]:
+        """Those that still have their lease; their rows are locked."""
         if not changes:
             return set()
-        lock = f" FOR UPDATE OF {DUE}" if self._is_postgresql else ""
-        rows = self._rows(
-            f"SELECT {DUE}.entry_id FROM {DUE} JOIN (VALUES {_row_marks(len(changes), 2)}) AS v ON "
-            f"{DUE}.entry_id = v.column1 AND {DUE}.lease = v.column2 ORDER BY {DUE}.entry_id{lock}",
-            *(value for change in changes for value in (change.id, change.lease)),
-        )
-        return {row[0] for row in rows}
+        condition, values = self._with_lease((change.id, change.lease) for change in changes)
+        return {row[0] for row in self._rows(f"SELECT entry_id FROM {DUE} WHERE {condition}", *values)}
+
+    def _may_have_arrived(self, ids: Sequence[int]) -> None:
+        if ids:
+            condition, values = self._among("id", ids)
+            self._rows(f"UPDATE {ENTRY} SET may_have_arrived = true WHERE {condition}", *values)
 
     def _record_recipients(self, changes: Sequence[Change]) -> None:
         rows = [
@@ -488,8 +518,8 @@ class Store:
             for change in changes
             for position, state, doubts, reply, server, error in change.recipients
         ]
-        for start in range(0, len(rows), 1000):
-            some = rows[start : start + 1000]
+        for start in range(0, len(rows), ROWS):
+            some = rows[start : start + ROWS]
             self._rows(
                 f"UPDATE {RECIPIENT} SET state = v.column3, doubts = v.column4, attempts = attempts + 1, "
                 "reply = COALESCE(v.column5, ''), server = v.column6, error = v.column7 FROM "
@@ -532,26 +562,27 @@ class Store:
         """Make final what nobody leases and has expired, of every mailer. Returns the entries."""
         with self.connection.atomic():
             rows = self._rows(
-                f"SELECT entry_id FROM {DUE} WHERE expires <= NOW AND environment = %s AND (leased = {UNLEASED} OR "
-                f"next_try <= NOW) ORDER BY expires LIMIT %s{self._skip_locked}",
+                f"SELECT entry_id, {_LAPSED} FROM {DUE} WHERE expires <= NOW AND environment = %s AND "
+                f"(leased = {UNLEASED} OR next_try <= NOW) ORDER BY expires LIMIT %s{self._skip_locked}",
                 *(self.environment, limit),
             )
-            ids = [row[0] for row in rows]
-            self._settle(ids, State.EXPIRED, "")
-            return ids
+            self._settle(rows, State.EXPIRED)
+            return [row[0] for row in rows]
 
     def fail(self, claimed: Sequence[Claimed], why: str) -> list[int]:
         """Make final as failed what is pending of claimed entries. Returns those whose lease still held."""
         changes = [Change(one.id, one.lease, (), True, 0.0, one.lane, one.tries) for one in claimed]
         with self.connection.atomic():
-            held = sorted(self._held(changes))
-            self._settle(held, State.FAILED, why)
-            return held
+            held = self._held(changes)
+            self._settle([(one.id, one.lapses) for one in claimed if one.id in held], State.FAILED, why)
+            return sorted(held)
 
-    def _settle(self, ids: Sequence[int], state: State, why: str) -> None:
-        """Give all pending recipients of locked entries a final state."""
+    def _settle(self, rows: Sequence[Any], state: State, why: str = "") -> None:
+        """Give all pending recipients of locked entries a final state. Rows: (entry, whether a lease of it lapsed)."""
+        ids = [row[0] for row in rows]
         if not ids:
             return
+        self._may_have_arrived([row[0] for row in rows if row[1]])
         condition, values = self._among("entry_id", ids)
         error = ", error = %s" if why else ""
         self._rows(
@@ -697,15 +728,15 @@ class Store:
         with self.connection.atomic():
             condition, values = self._among("entry_id", ids)
             rows = self._rows(
-                f"SELECT entry_id FROM {DUE} WHERE {condition} AND environment = %s AND leased = {UNLEASED}"
+                f"SELECT entry_id, {_LAPSED} FROM {DUE} WHERE {condition} AND environment = %s AND leased = {UNLEASED}"
                 f"{self._skip_locked}",
                 *(*values, self.environment),
             )
-            self._settle([row[0] for row in rows], State.CANCELLED, "")
+            self._settle(rows, State.CANCELLED)
             found: dict[int, list[tuple[str, str]]] = {}
             rows = self._rows(
-                f"SELECT entry_id, address, state FROM {RECIPIENT} WHERE {condition} AND EXISTS (SELECT 1 FROM {ENTRY} "
-                f"WHERE id = entry_id AND environment = %s) ORDER BY entry_id, position",
+                f"SELECT entry_id, address, state FROM {RECIPIENT} JOIN {ENTRY} ON id = entry_id WHERE {condition} AND "
+                "environment = %s ORDER BY entry_id, position",
                 *(*values, self.environment),
             )
             for entry_id, address, state in rows:
@@ -718,35 +749,38 @@ class Store:
         Tells of each: "due", "in hand", "erased" (its content is gone), "accepted" (nobody is owed it), "unknown".
         """
         told: dict[int, str] = {}
-        for entry_id in ids:
+        for entry_id in sorted(ids):
             with self.connection.atomic():
                 told[entry_id] = self._retry(entry_id, lasts, alias)
         return told
 
     def _retry(self, entry_id: int, lasts: float, alias: str | None) -> str:
+        # The row of `due` is locked first, as it is wherever both are
+        due = self._rows(
+            f"SELECT leased <> {UNLEASED} AND next_try > NOW, {_LAPSED} FROM {DUE} WHERE entry_id = %s AND "
+            f"environment = %s{self._for_update}",
+            *(entry_id, self.environment),
+        )
         rows = self._rows(
-            f"SELECT alias, priority, erased FROM {ENTRY} WHERE id = %s AND environment = %s{self._for_update}",
+            f"SELECT alias, priority, version, erased FROM {ENTRY} WHERE id = %s AND environment = %s"
+            f"{self._for_update}",
             *(entry_id, self.environment),
         )
         if not rows:
             return "unknown"
-        old_alias, priority, erased = rows[0]
-        due = self._rows(f"SELECT leased, next_try > NOW FROM {DUE} WHERE entry_id = %s{self._for_update}", entry_id)
-        if due and due[0][0] != UNLEASED and due[0][1]:
+        old_alias, priority, version, erased = rows[0]
+        if due and due[0][0]:
             return "in hand"
-        if erased:
-            states = self._rows(
-                f"SELECT count(*) FROM {RECIPIENT} WHERE entry_id = %s AND state <> '{ACCEPTED}'", entry_id
-            )
-            return "erased" if states[0][0] else "accepted"
-        self._rows(
-            f"UPDATE {RECIPIENT} SET state = '{PENDING}', attempts = 0, doubts = 0 WHERE entry_id = %s AND "
-            f"state NOT IN ('{PENDING}', '{ACCEPTED}')",
-            entry_id,
-        )
-        self._rows(f"UPDATE {RECIPIENT} SET attempts = 0 WHERE entry_id = %s AND state = '{PENDING}'", entry_id)
-        if not self._rows(f"SELECT 1 FROM {RECIPIENT} WHERE entry_id = %s AND state = '{PENDING}' LIMIT 1", entry_id):
+        owed = f"entry_id = %s AND state <> '{ACCEPTED}'"
+        if not erased:
+            owed += " AND data <> ''"  # else it is no address, or was forgotten
+        if not self._rows(f"SELECT 1 FROM {RECIPIENT} WHERE {owed} LIMIT 1", entry_id):
             return "accepted"
+        if erased:
+            return "erased"
+        if due and due[0][1]:
+            self._may_have_arrived([entry_id])
+        self._rows(f"UPDATE {RECIPIENT} SET state = '{PENDING}', attempts = 0, doubts = 0 WHERE {owed}", entry_id)
         alias = old_alias if alias is None else alias
         greatest = "GREATEST" if self._is_postgresql else "MAX"
         if due:
@@ -758,8 +792,9 @@ class Store:
         else:
             self._rows(
                 f"INSERT INTO {DUE} (entry_id, environment, alias, lane, next_try, expires, lease, leased, version, "
-                f"lapses, tries) VALUES (%s, %s, %s, %s, NOW, NOW + %s, 0, {UNLEASED}, {VERSION}, 0, 0)",
-                *(entry_id, self.environment, alias, lane_of(priority, 0), lasts),
+                f"lapses, tries) VALUES (%s, %s, %s, %s, NOW, NOW + %s, 0, {UNLEASED}, %s, 0, 0) "
+                "ON CONFLICT DO NOTHING",  # another did the same
+                *(entry_id, self.environment, alias, lane_of(priority, 0), lasts, version),
             )
         self._rows(f"UPDATE {ENTRY} SET alias = %s, finished = NULL WHERE id = %s", alias, entry_id)
         return "due"
@@ -828,40 +863,71 @@ class Store:
         told["due"] = dict(zip(of_due, due[0], strict=True)) if due else None
         return told
 
-    def purge(self, keep: float, keep_failed: float, limit: int = 1000, alias: str = "") -> tuple[int, int]:
-        """One small step: erase contents that are kept no longer, delete entries that are. Returns how many of each.
+    def purge(self, keep: float, keep_failed: float, limit: int = 500, alias: str = "") -> Purged:
+        """One small step: erase contents that are kept no longer, delete entries that are.
 
-        ``keep`` and ``keep_failed`` are seconds after an entry was finished. ``alias``: of one mailer alone.
+        ``keep`` and ``keep_failed`` are seconds after an entry was finished, ``limit`` so many entries at most, of one
+        mailer or of each.
         """
-        whose, values_of = "environment = %s", [self.environment]
-        if alias:
-            whose, values_of = f"{whose} AND alias = %s", [self.environment, alias]
+        erased = deleted = 0
+        has_more = False
+        for one in [alias] if alias else self._aliases_of_finished():
+            step = self._purge(one, keep, keep_failed, limit)
+            erased, deleted, has_more = erased + step.erased, deleted + step.deleted, has_more or step.has_more
+        return Purged(erased, deleted, has_more)
+
+    def _aliases_of_finished(self) -> Iterator[str]:
+        """The mailers of finished entries, each with one look into the index."""
+        select = f"SELECT min(alias) FROM {ENTRY} WHERE environment = %s AND alias > %s AND finished IS NOT NULL"
+        alias = ""
+        while (alias := self._rows(select, self.environment, alias)[0][0]) is not None:
+            yield alias
+
+    def _purge(self, alias: str, keep: float, keep_failed: float, limit: int) -> Purged:
         with self.connection.atomic():
-            rows = self._rows(
-                f"SELECT id FROM {ENTRY} WHERE finished <= NOW - %s AND {whose} ORDER BY finished LIMIT %s"
-                f"{self._skip_locked}",
-                *(max(keep, 0.0), *values_of, limit),
-            )
-            ids = [row[0] for row in rows]
-            if ids:
-                for table, column in ((CONTENT, "entry_id"), (RECIPIENT, "entry_id"), (ENTRY, "id")):
-                    condition, values = self._among(column, ids)
-                    self._rows(f"DELETE FROM {table} WHERE {condition}", *values)
-            rows = self._rows(
-                f"SELECT id FROM {ENTRY} WHERE NOT erased AND finished <= NOW - %s AND {whose} "
-                f"ORDER BY finished LIMIT %s{self._skip_locked}",
-                *(keep_failed, *values_of, limit),
-            )
-            old = [row[0] for row in rows]
-            self._erase(old)
-            return len(old), len(ids)
+            old = self._finished(alias, "finished <= NOW - %s", keep, limit)
+            deleted = self._delete(CONTENT, old, CONTENTS) and self._delete(RECIPIENT, old, ROWS)
+            if old and deleted:
+                condition, values = self._among("id", old)
+                self._rows(f"DELETE FROM {ENTRY} WHERE {condition}", *values)
+        with self.connection.atomic():
+            failed = self._finished(alias, "NOT erased AND finished <= NOW - %s", keep_failed, limit)
+            erased = self._delete(CONTENT, failed, CONTENTS)
+            if failed and erased:
+                self._mark_erased(failed)
+        has_more = not (deleted and erased) or limit in (len(old), len(failed))
+        return Purged(len(failed) if erased else 0, len(old) if deleted else 0, has_more)
+
+    def _finished(self, alias: str, when: str, seconds: float, limit: int) -> list[int]:
+        rows = self._rows(
+            f"SELECT id FROM {ENTRY} WHERE environment = %s AND alias = %s AND {when} ORDER BY finished LIMIT %s"
+            f"{self._skip_locked}",
+            *(self.environment, alias, seconds, limit),
+        )
+        return [row[0] for row in rows]
+
+    def _delete(self, table: str, ids: Sequence[int], most: int) -> bool:
+        """Delete at most so many rows of entries; whether none is left."""
+        if not ids:
+            return True
+        column = "number" if table == CONTENT else "position"
+        condition, values = self._among("entry_id", ids)
+        rows = self._rows(
+            f"DELETE FROM {table} WHERE (entry_id, {column}) IN (SELECT entry_id, {column} FROM {table} WHERE "
+            f"{condition} LIMIT %s) RETURNING 1",
+            *(*values, most),
+        )
+        return len(rows) < most
 
     def _erase(self, ids: Sequence[int]) -> None:
         if ids:
             condition, values = self._among("entry_id", ids)
             self._rows(f"DELETE FROM {CONTENT} WHERE {condition}", *values)
-            condition, values = self._among("id", ids)
-            self._rows(f"UPDATE {ENTRY} SET erased = true, subject = '' WHERE {condition}", *values)
+            self._mark_erased(ids)
+
+    def _mark_erased(self, ids: Sequence[int]) -> None:
+        condition, values = self._among("id", ids)
+        self._rows(f"UPDATE {ENTRY} SET erased = true, subject = '' WHERE {condition}", *values)
 
     def forget(self, address: str) -> tuple[int, int]:
         """Erase a person's address where its outcome is final, with the contents. Returns (erased, still pending)."""
@@ -957,15 +1023,27 @@ class Store:
         if not self._is_postgresql:
             return None
         rows = self._rows(
-            "SELECT (SELECT n_dead_tup FROM pg_stat_user_tables WHERE relname = %s LIMIT 1), "
+            "SELECT (SELECT n_dead_tup FROM pg_stat_user_tables WHERE relid = to_regclass(%s)), "
             "(SELECT extract(epoch FROM clock_timestamp() - min(xact_start))::float8 FROM pg_stat_activity WHERE "
-            "backend_xmin IS NOT NULL AND pid <> pg_backend_pid() AND datname = current_database())",
+            "backend_xmin IS NOT NULL AND datname = current_database() AND backend_type = 'client backend' AND "
+            "pid <> pg_backend_pid())",
             DUE,
         )
         return {"dead_rows": rows[0][0], "oldest_transaction": rows[0][1]}
 
 
-_TWO_EMPTY = "'', ''"
+_LAPSED = f"lapses > 0 OR (leased = {LEASED} AND next_try <= NOW)"
+_CLAIMED = "entry_id, lease, lane, lapses, tries, expires - NOW"
+
+
+def _without_repeats(branches: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:
+    """(lane, most, skipped): a lane that is named again goes on behind what it gave before."""
+    given: dict[int, int] = {}
+    places = []
+    for lane, most in branches:
+        places.append((lane, most, given.get(lane, 0)))
+        given[lane] = given.get(lane, 0) + most
+    return places
 
 
 def _marks(count: int) -> str:
@@ -979,29 +1057,39 @@ def _row_marks(rows: int, columns: int) -> str:
 
 def _batches(order: Sequence[int], drafts: Sequence[Draft]) -> Iterator[list[int]]:
     batch: list[int] = []
-    size = 0
+    size = people = 0
     for number in order:
-        size += min(drafts[number].size, BLOCK)
+        draft = drafts[number]
+        size += min(draft.size, BLOCK)
+        people += _count(draft)
         batch.append(number)
-        if len(batch) == BATCH or size >= BATCH_SIZE:
+        if len(batch) == BATCH or size >= BATCH_SIZE or people >= ROWS:
             yield batch
-            batch, size = [], 0
+            batch, size, people = [], 0, 0
     if batch:
         yield batch
 
 
-def _recipients(draft: Draft) -> Iterable[tuple[int, str, str, str, str]]:
-    """Rows: (position, address, data, state, error)."""
-    position = 0
+def _count(draft: Draft) -> int:
+    return len(draft.refused) + (len(draft.envelope.recipients) if draft.envelope is not None else 0)
+
+
+def _has_more(draft: Draft) -> bool:
+    """Whether it has rows that do not stand in the first statement."""
+    return draft.size > BLOCK or _count(draft) > ROWS
+
+
+def _recipients(draft: Draft) -> list[tuple[int, str, str, str, str]]:
+    """Rows: (position, address, data, state, error). Without data it is no address, and never tried."""
+    rows: list[tuple[int, str, str, str, str]] = []
     if draft.envelope is not None:
         for recipient in draft.envelope.recipients:
             data = json.dumps(recipient.to_json(), separators=(",", ":"))
-            yield position, _text(str(recipient.address), MAX_ADDRESS), data, PENDING, ""
-            position += 1
+            rows.append((len(rows), _text(str(recipient.address), MAX_ADDRESS), data, PENDING, ""))
     for outcome in draft.refused:
         address = _text(str(outcome.address), MAX_ADDRESS)
-        yield position, address, "", State.REJECTED.value, _text(str(outcome.error or ""), MAX_ERROR)
-        position += 1
+        rows.append((len(rows), address, "", State.REJECTED.value, _text(str(outcome.error or ""), MAX_ERROR)))
+    return rows
 
 
 def _text(given: str | None, limit: int) -> str:

@@ -23,6 +23,8 @@ class DjangoConnection:
     def __init__(self, database: str, own: Any = None) -> None:
         self.database = database
         self._own = own
+        if own is not None:
+            own.in_outbox_transaction = False
         self.dialect = self._wrapper().vendor
         if self.dialect not in _DIALECTS:
             raise ImproperlyConfigured(
@@ -53,19 +55,29 @@ class DjangoConnection:
 
 
 class _Transaction:
-    """A transaction on a connection that Django's `atomic` does not know. It is not nested."""
+    """A transaction on a connection that Django's `atomic` does not know; a savepoint within another."""
 
     def __init__(self, wrapper: Any) -> None:
         self._wrapper = wrapper
-        self._depth = 0
 
     def __enter__(self) -> None:
-        with self._wrapper.cursor() as cursor:
-            cursor.execute("BEGIN IMMEDIATE" if self._wrapper.vendor == "sqlite" else "BEGIN")
+        self._is_savepoint = self._wrapper.in_outbox_transaction
+        begin = "BEGIN IMMEDIATE" if self._wrapper.vendor == "sqlite" else "BEGIN"
+        self._execute("SAVEPOINT outbox" if self._is_savepoint else begin)
+        self._wrapper.in_outbox_transaction = True
 
     def __exit__(self, kind: Any, *_: Any) -> None:
+        if self._is_savepoint:
+            if kind is not None:
+                self._execute("ROLLBACK TO SAVEPOINT outbox")
+            self._execute("RELEASE SAVEPOINT outbox")
+            return
+        self._wrapper.in_outbox_transaction = False
+        self._execute("COMMIT" if kind is None else "ROLLBACK")
+
+    def _execute(self, sql: str) -> None:
         with self._wrapper.cursor() as cursor:
-            cursor.execute("COMMIT" if kind is None else "ROLLBACK")
+            cursor.execute(sql)
 
 
 def store(database: str, environment: str = "") -> Store:

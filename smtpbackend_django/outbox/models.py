@@ -71,10 +71,12 @@ class Entry(models.Model):
         )
         indexes = (
             models.Index(
-                fields=("finished",), condition=models.Q(finished__isnull=False), name="smtpbackend_outbox_finished"
+                fields=("environment", "alias", "finished"),
+                condition=models.Q(finished__isnull=False),
+                name="smtpbackend_outbox_finished",
             ),
             models.Index(
-                fields=("finished",),
+                fields=("environment", "alias", "finished"),
                 condition=models.Q(finished__isnull=False, erased=False),
                 name="smtpbackend_outbox_unerased",
             ),

@@ -14,6 +14,7 @@ from tests.outbox.desk import Desk, desk_of
 from tests.outbox.lab import Lab
 from tests.outbox.sites import Site, sqlite
 from tests.outbox.tables import Tables
+from tests.outbox.stores import KINDS, Stores, make_tables
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.servers)])
@@ -69,3 +70,32 @@ def tables(database: dict[str, Any]) -> Iterator[Tables]:
     found = Tables(database)
     yield found
     found.close()
+
+
+@pytest.fixture(scope="session")
+def contract_postgresql(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """An entry of Django's DATABASES for a database with the tables of the outbox; who takes it empties them."""
+    postgresql = request.getfixturevalue("postgresql")
+    postgresql.start()
+    postgresql.create_database("contract")
+    entry: dict[str, Any] = postgresql.settings("contract")
+    make_tables(entry)
+    return entry
+
+
+@pytest.fixture(
+    params=[pytest.param(kind, marks=pytest.mark.servers if "postgresql" in kind else ()) for kind in KINDS]
+)
+def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stores]:
+    """`Stores` in an empty database, over each kind of connection."""
+    if request.param.startswith("sqlite"):
+        database = sqlite(tmp_path / "db.sqlite3")
+        make_tables(database)
+    else:
+        request.getfixturevalue("postgresql").start()
+        database = request.getfixturevalue("contract_postgresql")
+    made = Stores(request.param, database)
+    if made.dialect == "postgresql":
+        made.rows("TRUNCATE {due}, {content}, {recipient}, {entry}, {mailer} RESTART IDENTITY")
+    yield made
+    made.close()

@@ -66,12 +66,12 @@ class Migration(migrations.Migration):
                 ),
                 "indexes": (
                     models.Index(
-                        fields=["finished"],
+                        fields=["environment", "alias", "finished"],
                         condition=models.Q(finished__isnull=False),
                         name="smtpbackend_outbox_finished",
                     ),
                     models.Index(
-                        fields=["finished"],
+                        fields=["environment", "alias", "finished"],
                         condition=models.Q(finished__isnull=False, erased=False),
                         name="smtpbackend_outbox_unerased",
                     ),
