@@ -15,6 +15,7 @@ from smtpbackend.errors import (
     MailerClosed,
     NotSupported,
     SenderRefused,
+    SMTPError,
     TLSFailed,
 )
 from smtpbackend.outbox.entry import State
@@ -61,9 +62,8 @@ def backoff(tries: int, chance: float) -> float:
 
     ``chance`` is from 0 to 1: what was deferred together does not come back together.
     """
-    longest = 4 * 3600.0
-    seconds = min(longest, 60.0 * float(1 << min(tries - 1, 12)))
-    return min(longest, max(60.0, seconds * (0.75 + chance / 2)))
+    least = min(4 * 3600 / 1.5, 60.0 * float(1 << min(tries - 1, 12)))
+    return least * (1 + chance / 2)
 
 
 def rest_after(rest: float) -> float:
@@ -99,7 +99,12 @@ class Turns:
     take turns, so that neither a newsletter nor what was deferred holds up single mails, or is held up by them.
     """
 
-    _orders = ((0, 1, 2), (1, 0, 2), (0, 2, 1), (2, 0, 1))
+    _orders = (
+        (_FIRST, _REST, _DEFERRED),
+        (_REST, _FIRST, _DEFERRED),
+        (_FIRST, _DEFERRED, _REST),
+        (_DEFERRED, _FIRST, _REST),
+    )
     _tenth = 0.1
 
     def __init__(self) -> None:
@@ -111,7 +116,7 @@ class Turns:
         order = self._orders[self._claims % len(self._orders)]
         self._claims += 1
         owed = [(p, min(count, int(self._owed[p]))) for p in (1, 2)]
-        lanes = [(p * _EACH + place, most) for p, most in owed if most for place in order]
+        lanes = [(p * _EACH + place, most) for p, most in owed if most > 0 for place in order]
         lanes += [(p * _EACH + place, count) for p in range(3) for place in order]
         return lanes
 
@@ -120,10 +125,10 @@ class Turns:
         given = [0, 0, 0]
         for lane in lanes:
             given[lane // _EACH] += 1
-        total = sum(given)
+        share = self._tenth * sum(given)
         for p in (1, 2):
-            above = sum(given[:p])  # a priority is owed something only while a higher one is served
-            self._owed[p] = min(4.0, max(0.0, self._owed[p] + self._tenth * total - given[p])) if above else 0.0
+            # Where it had nothing, little is owed to it later; each of its three lanes may have given what was owed
+            self._owed[p] = min(1 + share, max(-2 * (1 + share), self._owed[p] + share - given[p]))
 
 
 # Receipts
@@ -153,18 +158,21 @@ def is_of_mailer(receipt: Receipt) -> bool:
     if not tried:
         return False
     if not receipt.answered:
-        return all(o.status is Status.DEFERRED for o in tried) and not any(_is_of_message(o) for o in tried)
-    return all(o.reply is not None and _is_of_account(o) for o in tried)
+        return all(o.status is Status.DEFERRED and not _is_of_message(o.error) for o in tried)
+    return all(_is_of_account(o) for o in tried)
 
 
-def _is_of_message(outcome: Outcome) -> bool:
-    return isinstance(outcome.error, (NotSupported, CancelSend, MailerClosed))
+def _is_of_message(error: Exception | None) -> bool:
+    """Whether a server would take another message, or nobody was asked."""
+    others = error.others if isinstance(error, SMTPError) else ()  # of the servers that were tried before
+    return isinstance(error, MailerClosed) or any(isinstance(one, NotSupported) for one in (error, *others))
 
 
 def _is_of_account(outcome: Outcome) -> bool:
     """Whether a reply is of the account that sends, and not of the recipient or the message."""
     reply = outcome.reply
-    assert reply is not None
+    if reply is None:
+        return False
     if reply.enhanced is not None and reply.enhanced[1:] == (4, 5):
         return True
     wants_login = reply.code == 530 or (reply.is_permanent and reply.enhanced in ((5, 7, 0), (5, 7, 8)))
@@ -191,7 +199,8 @@ def verdict_on(outcome: Outcome, doubts: int, retry_in_doubt: int) -> Verdict:
     if outcome.status is Status.ACCEPTED:
         return verdict(State.ACCEPTED)
     if outcome.status is Status.REJECTED:
-        return verdict(State.REJECTED)
+        # What is refused for the account is tried again, also beside recipients that were accepted
+        return verdict(State.PENDING if _is_of_account(outcome) else State.REJECTED)
     if outcome.status is Status.FAILED:
         return verdict(State.FAILED)
     if outcome.status is Status.IN_DOUBT:
