@@ -5,9 +5,11 @@ It runs in the thread that has the connection, and decides by ``schedule.py``.
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from os import SEEK_END
+from typing import IO, Any, NamedTuple
 
 from smtpbackend.envelope import Recipient
 from smtpbackend.errors import SMTPError
@@ -28,6 +30,8 @@ from smtpbackend.outbox.sql import PART, Change, Claimed, Store
 from smtpbackend.outcome import Receipt, Status
 
 __all__ = ["Entry", "Ledger", "MailerDown", "MessageExpired", "Recorded"]
+
+PUT_OFF = 60.0  # seconds until an entry is read again for which there was no room
 
 
 class MessageExpired(NamedTuple):
@@ -80,9 +84,20 @@ class Ledger:
         contents = self.store.small_contents(small) if small else {}
         dues = []
         for one in claimed:
+            octets: bytes | IO[bytes] = contents.get(one.id, b"")
+            if one.id in entries and entries[one.id][4] > BLOCK:
+                try:
+                    octets = spooled(self.store.content(one.id))
+                except OSError as error:  # no room for a temporary file, which is not the fault of the entry
+                    self._log("entry_put_off", entry=one.id, error=f"{type(error).__name__}: {error}")
+                    later = Change(one.id, one.lease, (), False, PUT_OFF, one.lane, one.tries, one.lapses > 0)
+                    self.store.record([later])
+                    continue
             try:
-                dues.append(self._due(alias, one, claimed_at, entries[one.id], owed.get(one.id, []), contents))
+                dues.append(self._due(alias, one, claimed_at, entries[one.id], owed.get(one.id, []), octets))
             except Exception as error:  # whatever is wrong with one entry holds up no other
+                if not isinstance(octets, bytes):
+                    octets.close()
                 why = f"the entry cannot be read: {type(error).__name__}: {error}"
                 self._log("entry_failed", entry=one.id, error=why)
                 self.store.fail([one], why)
@@ -109,11 +124,11 @@ class Ledger:
     def _in_doubt(self, one: Claimed) -> Change:
         """A worker ended while it had this entry: it may have arrived, and is not to be sent twice."""
         why = "the worker that had this entry ended: it may have arrived"
-        rows = [
-            (position, State.IN_DOUBT.value, doubts, None, None, why)
-            for position, _, _, doubts, _ in self.store.pending([one.id]).get(one.id, ())
-        ]
-        return Change(one.id, one.lease, rows, len(rows) <= PART, 0.0, one.lane, one.tries, True)
+        owed = self.store.pending([one.id]).get(one.id, [])
+        part = _untried(owed, one)[:PART]  # what it had in hand
+        rows = [(position, State.IN_DOUBT.value, doubts, None, None, why) for position, _, _, doubts, _ in part]
+        is_final = not part or part[0][4] == len(part)
+        return Change(one.id, one.lease, rows, is_final, 0.0, one.lane, one.tries, True)
 
     def _due(
         self,
@@ -122,25 +137,18 @@ class Ledger:
         claimed_at: float,
         entry: tuple[Any, ...],
         owed: Sequence[tuple[Any, ...]],
-        contents: dict[int, bytes],
+        octets: bytes | IO[bytes],
     ) -> Due:
         stored, message_id, subject, priority, size, is_8bit, created, send_at = entry
-        untried = [row for row in owed if row[2] <= one.tries]
+        untried = _untried(owed, one)
         part = untried[:PART]
         if not part:
             raise ValueError("no recipient is pending")
-        recipients = [_recipient(row[1]) for row in part]
-        envelope = envelope_of(stored, recipients)
-        octets: Any = contents.get(one.id)
-        length = None if octets is None else len(octets)
-        if octets is None and size > BLOCK:
-            octets = spooled(self.store.content(one.id))
-            length = octets.seek(0, 2)
-            octets.seek(0)
+        length = len(octets) if isinstance(octets, bytes) else octets.seek(0, SEEK_END)
         if length != size:
-            if length is not None and not isinstance(octets, bytes):
-                octets.close()
-            raise ValueError(f"{length or 0} of {size} octets are stored")
+            raise ValueError(f"{length} of {size} octets are stored")
+        if not isinstance(octets, bytes):
+            octets.seek(0)
         return Due(
             id=one.id,
             alias=alias,
@@ -150,7 +158,7 @@ class Ledger:
             lane=one.lane,
             lapses=one.lapses,
             tries=one.tries,
-            envelope=envelope,
+            envelope=envelope_of(stored, [_recipient(row[1]) for row in part]),
             positions=tuple(row[0] for row in part),
             doubts=tuple(row[3] for row in part),
             has_untried=len(untried) > len(part),
@@ -225,14 +233,17 @@ class Ledger:
         return Change(due.id, due.lease, rows, is_final, seconds, lane, tries, may_have_arrived)
 
 
+def _untried(owed: Sequence[tuple[Any, ...]], one: Claimed) -> list[tuple[Any, ...]]:
+    """Of the recipients that are pending those that were not tried in this round."""
+    return [row for row in owed if row[2] <= one.tries]
+
+
 def _is_begun(receipt: Receipt) -> bool:
     """Whether a server was told of the message, so that there is something to record."""
     return receipt.answered or any(outcome.reply is not None for outcome in receipt.outcomes) or bool(receipt.in_doubt)
 
 
 def _recipient(data: str) -> Recipient:
-    import json
-
     return Recipient.from_json(json.loads(data))
 
 
