@@ -300,6 +300,16 @@ class Content:
             raise NotSupported("the content cannot be sent without 8BITMIME or SMTPUTF8: its headers are not ASCII")
         return encoded
 
+    def or_7bit(self, seven_bit: Callable[[Content], Content | None]) -> Content:
+        """The same octets, of which `as_7bit` makes others."""
+        return Content(
+            self._pieces,
+            message_id=self.message_id,
+            needs_smtputf8=self.needs_smtputf8,
+            seven_bit=lambda: seven_bit(self),
+            longest_line=self._longest_line,
+        )
+
     def under(self, fields: bytes, again: Callable[[Content], Content]) -> Content:
         """This content with more header fields in front; ``again`` makes them anew when it is encoded as 7-bit."""
         return Content(

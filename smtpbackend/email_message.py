@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from smtpbackend.address import Address, addresses_in_field
 from smtpbackend.address_list import sift_field
 from smtpbackend.content import CHUNK, MAX_LINE, Content, Lines, Piece, crlf, has_utf8
-from smtpbackend.content_type import delimiters, media_type, with_boundary
+from smtpbackend.content_type import delimiters, media_type, parsed, with_boundary
 from smtpbackend.errors import InvalidInput
 from smtpbackend.header import (
     IDENTIFIERS,
@@ -54,6 +54,16 @@ def flatten(message: email.message.Message, date: datetime, token: str) -> Conte
         return flatten(seven_bit_copy(message), date, token) if may_be_7bit(message) else None
 
     return Content(flat.finish(), message_id=message_id, needs_smtputf8=has_utf8(head), seven_bit=seven_bit)
+
+
+def encoded_anew(content: Content) -> Content | None:
+    """The message of a content without octets beyond ASCII; None where a signature forbids it. All is in memory."""
+    message = parsed(b"".join(content.chunks()), "message")
+    if not may_be_7bit(message):
+        return None
+    flat = Flattener("")
+    flat.message(seven_bit_copy(message), is_root=True)
+    return Content(flat.finish(), message_id=content.message_id)
 
 
 class Flattener:

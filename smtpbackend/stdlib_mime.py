@@ -374,13 +374,7 @@ class _Joined:
         return self._pieces
 
 
-def _seven_bit(pieces: list[Piece], message_id: str | None) -> Content:
-    """The same message as 7-bit, with other parts encoded anew."""
-    from smtpbackend.content_type import parsed
-    from smtpbackend.email_message import Flattener
-    from smtpbackend.part_encoding import seven_bit_copy
+def _seven_bit(pieces: list[Piece], message_id: str | None) -> Content | None:
+    from smtpbackend.email_message import encoded_anew
 
-    flat = Flattener("")
-    whole = b"".join(Content(pieces).chunks())
-    flat.message(seven_bit_copy(parsed(whole, "message")), is_root=True)
-    return Content(flat.finish(), message_id=message_id)
+    return encoded_anew(Content(pieces, message_id=message_id))

@@ -18,6 +18,7 @@ from enum import Enum, IntEnum
 from typing import IO, Any
 
 from smtpbackend.content import Content
+from smtpbackend.content import given as content_of_octets
 from smtpbackend.delivery.composing import content_of
 from smtpbackend.delivery.parcel import Parcel
 from smtpbackend.envelope import Envelope, Recipient
@@ -33,6 +34,11 @@ BLOCK = 256 * 1024  # octets of one row of content: larger values cost a client 
 MAX_SUBJECT = 200  # characters that are kept for lists
 MAX_KEY = 200
 HEAD = 64 * 1024  # octets in which the header fields below are looked for
+
+
+def text_of(given: str) -> str:
+    """A text that every database takes: without NUL and lone surrogates."""
+    return given.replace("\0", "").encode("utf-8", "replace").decode()
 
 
 class State(Enum):
@@ -130,13 +136,15 @@ def draft(
     unless ``expires`` says when. Raises `InvalidInput`, or what the message's own sources raise.
     """
     starts = _time("send_at", send_at)
+    if starts is not None and starts <= now:
+        starts = None
     until = _time("expires", expires)
-    begin = max(now, starts or now)
+    begin = now if starts is None else starts
     if until is None:
         until = begin + lasts
     elif until <= begin:
         raise InvalidInput("expires is not later than send_at and now: the mail could never be sent", field="expires")
-    if key is not None and (not isinstance(key, str) or not 0 < len(key) <= MAX_KEY or "\0" in key):
+    if key is not None and not _is_key(key):
         raise InvalidInput(f"key must be a string of 1 to {MAX_KEY} characters, not {key!r:.60}", field="key")
     wanted = None if priority is None else Priority.of(priority)
     if parcel.envelope is None:
@@ -161,6 +169,11 @@ def draft(
         content.is_8bit,
         _without_recipients(envelope),
     )
+
+
+def _is_key(key: Any) -> bool:
+    """Whether every database takes it."""
+    return isinstance(key, str) and 0 < len(key) <= MAX_KEY and "\0" not in key and text_of(key) == key
 
 
 def _time(name: str, given: Any) -> float | None:
@@ -214,25 +227,46 @@ def _subject(head: bytes) -> str:
     if "=?" in text:
         with contextlib.suppress(Exception):  # it is only shown
             text = str(make_header(decode_header(text)))
-    text = text.replace("\0", "").encode("utf-8", "replace").decode()
+    text = text_of(text)
     return text if len(text) <= MAX_SUBJECT else text[: MAX_SUBJECT - 1] + "…"
 
 
-_VARIES = re.compile(rb"(?:^|(?<=\r\n))(?:date|message-id)[ \t]*:(?:[^\r\n]|\r\n[ \t])*\r\n", re.I)
-_BOUNDARY = re.compile(rb'boundary="?([^"\r\n;]{1,70})', re.I)
+_varies = re.compile(rb"(?:date|message-id)[ \t]*:", re.I).match
+_boundary = re.compile(rb'boundary="?([^"\r\n;]{1,70})', re.I).search
+MAX_BOUNDARIES = 100  # a message that has more of them has its own digest each time
 
 
 def _digest(envelope: Envelope, content: Content) -> str:
     """Two messages of one key have the same digest where they say the same: dates, ids and boundaries may differ."""
     digest = hashlib.sha256(json.dumps(envelope.to_json(), sort_keys=True).encode())
-    for place, row in enumerate(_rows(content.chunks())):
-        if place == 0:
-            head, separator, body = row.partition(b"\r\n\r\n")
-            row = _VARIES.sub(b"", head + b"\r\n") + separator + body
-            for boundary in _BOUNDARY.findall(row):
-                row = row.replace(boundary, b"")
-        digest.update(row)
+    boundaries: list[bytes] = []
+    is_head, is_left_out = True, False
+    for line in _lines(content.chunks()):
+        if is_head:
+            is_left_out = bool(_varies(line)) or (is_left_out and line[:1] in (b" ", b"\t"))
+            is_head = line != b"\r\n"
+            if is_left_out:
+                continue
+        if b"boundary" in line.lower() and (found := _boundary(line)) and len(boundaries) < MAX_BOUNDARIES:
+            boundaries.append(found[1])
+            line = line.replace(found[1], b"")
+        elif line.startswith(b"--"):
+            for boundary in boundaries:
+                line = line.replace(boundary, b"")
+        digest.update(line)
     return digest.hexdigest()
+
+
+def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\r\n")
+        for line in lines:
+            yield line + b"\r\n"
+        if len(rest) >= HEAD:
+            yield rest
+            rest = b""
+    yield rest
 
 
 class Due:
@@ -314,24 +348,20 @@ class Due:
 
     def parcel(self) -> Parcel:
         """What `Mailer.deliver` is given."""
-        return Parcel(self.envelope, self._content())
-
-    def _content(self) -> Any:
-        """The octets; 8-bit ones parsed, so that they may be encoded anew for a server without 8BITMIME."""
-        if not self.is_8bit or not isinstance(self.octets, bytes):
-            return self.octets
-        import email
-        import email.policy
-
-        from smtpbackend.part_encoding import is_signed
-
-        parsed = email.message_from_bytes(self.octets, policy=email.policy.compat32)
-        return self.octets if is_signed(parsed) else parsed
+        content = content_of_octets(self.octets)
+        return Parcel(self.envelope, content.or_7bit(_encoded_anew) if self.is_8bit else content)
 
     def close(self) -> None:
         """Let go of a temporary file."""
         if not isinstance(self.octets, bytes):
             self.octets.close()
+
+
+def _encoded_anew(content: Content) -> Content | None:
+    """For a server without 8BITMIME. Imported where it is needed, since it takes all of the package ``email``."""
+    from smtpbackend.email_message import encoded_anew
+
+    return encoded_anew(content)
 
 
 def spooled(rows: Iterable[bytes]) -> IO[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from smtpbackend.errors import InvalidSetting
@@ -51,8 +52,8 @@ class Options(Value):
         _check_number("retry_in_doubt", retry_in_doubt, 0, whole=True)
         for name, seconds in (("expires", expires), ("keep", keep), ("keep_failed", keep_failed)):
             _check_number(name, seconds, 1 if name == "expires" else 0)
-        if not isinstance(environment, str) or len(environment) > 255:
-            raise InvalidSetting("environment must be a string of at most 255 characters", field="environment")
+        if not isinstance(environment, str) or len(environment) > 255 or not environment.isprintable():
+            raise InvalidSetting("environment must be at most 255 printable characters", field="environment")
         put = self.__dict__  # past `__setattr__`, which refuses
         put["worker"] = worker
         put["window"] = window
@@ -78,6 +79,6 @@ class Options(Value):
 
 def _check_number(name: str, value: Any, least: float, *, whole: bool = False) -> None:
     kinds = (int,) if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not value >= least:
+    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value < math.inf:
         what = "a whole number" if whole else "a number of seconds"
         raise InvalidSetting(f"{name} must be {what} of at least {least}, not {value!r}", field=name)

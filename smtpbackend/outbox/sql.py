@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
 from smtpbackend.errors import InvalidInput
-from smtpbackend.outbox.entry import BLOCK, VERSION, Draft, State
+from smtpbackend.outbox.entry import BLOCK, VERSION, Draft, State, text_of
 from smtpbackend.outbox.schedule import LANES, LEASE, SUSPECTS, TRIAL, lane_of
 
 __all__ = ["CHANNEL", "Change", "Claimed", "Connection", "MailerRow", "Purged", "Store", "Stored"]
@@ -961,6 +961,8 @@ class Store:
 
         What was paused there is paused here.
         """
+        if environment == self.environment:
+            return 0
         with self.connection.atomic():
             for (alias,) in self._rows(f"SELECT alias FROM {MAILER} WHERE environment = %s AND paused", environment):
                 self.pause(alias, True)
@@ -1094,4 +1096,4 @@ def _recipients(draft: Draft) -> list[tuple[int, str, str, str, str]]:
 
 def _text(given: str | None, limit: int) -> str:
     """A text that every database takes, cut."""
-    return (given or "").replace("\0", "").encode("utf-8", "replace").decode()[:limit]
+    return text_of(given or "")[:limit]

@@ -13,8 +13,8 @@ import tests.django.conftest  # noqa: F401 -- configures Django
 from tests.outbox.desk import Desk, desk_of
 from tests.outbox.lab import Lab
 from tests.outbox.sites import Site, sqlite
-from tests.outbox.tables import Tables
 from tests.outbox.stores import KINDS, Stores, make_tables
+from tests.outbox.tables import Tables
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.servers)])
