@@ -871,12 +871,12 @@ class Store:
         """
         erased = deleted = 0
         has_more = False
-        for one in [alias] if alias else self._aliases_of_finished():
+        for one in [alias] if alias else self.aliases_of_finished():
             step = self._purge(one, keep, keep_failed, limit)
             erased, deleted, has_more = erased + step.erased, deleted + step.deleted, has_more or step.has_more
         return Purged(erased, deleted, has_more)
 
-    def _aliases_of_finished(self) -> Iterator[str]:
+    def aliases_of_finished(self) -> Iterator[str]:
         """The mailers of finished entries, each with one look into the index."""
         select = f"SELECT min(alias) FROM {ENTRY} WHERE environment = %s AND alias > %s AND finished IS NOT NULL"
         alias = ""

@@ -209,6 +209,14 @@ def test_finished_entries_are_purged(make_desk: MakeDesk) -> None:
     assert [one["id"] for one in desk.json("list")] == [second]
 
 
+def test_mail_of_mailers_that_are_gone_is_purged(desk: Desk) -> None:
+    """No worker does it."""
+    (old,) = desk.put(alias="old")
+    desk.ask("cancel", old)
+    desk.age(40 * 86400)
+    assert desk.json("purge") == {"deleted": 1, "erased": 0}
+
+
 def test_an_address_is_forgotten(desk: Desk) -> None:
     first, second = desk.put(letter(), letter())
     desk.end(first)

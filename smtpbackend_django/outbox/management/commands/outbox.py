@@ -363,17 +363,16 @@ class Command(BaseCommand):
     def _purge(self, options: dict[str, Any]) -> int:
         erased = deleted = 0
         for its, outboxes in self._stores():
-            keep = max(one.options.keep for one in outboxes)
-            keep_failed = max(one.options.keep_failed for one in outboxes)
-            if options["older_than"] is not None:
-                keep = options["older_than"] * DAY
-            while True:
-                begun = time.monotonic()
-                step = its.purge(keep, keep_failed)
-                erased, deleted = erased + step[0], deleted + step[1]
-                if not any(step):
-                    break
-                time.sleep(min(0.5, time.monotonic() - begun))  # others write as well
+            known = {one.alias: one.options for one in outboxes}
+            for alias in list(its.aliases_of_finished()):
+                of_mailer = known.get(alias, outboxes[0].options)  # no worker prunes mail of unknown mailers
+                keep = of_mailer.keep if options["older_than"] is None else options["older_than"] * DAY
+                has_more = True
+                while has_more:
+                    begun = time.monotonic()
+                    step = its.purge(keep, of_mailer.keep_failed, alias=alias)
+                    erased, deleted, has_more = erased + step.erased, deleted + step.deleted, step.has_more
+                    time.sleep(min(0.5, time.monotonic() - begun) if has_more else 0)  # others write as well
         self._print(
             {"deleted": deleted, "erased": erased},
             lambda: [
