@@ -2,7 +2,9 @@
 
 An SMTP server (aiosmtpd) listens on a free port of this machine. The password-reset view of the Django site and the
 notification view of the Flask app are called through their test clients. What was sent, what became of each recipient,
-which signals fired and what the server received is printed, and checked: the exit code is 0 only if all of it is true.
+which signals fired and what the server received is printed. Then the server is stopped, and the Django site answers
+once more, with its outbox: the mail arrives when the server is back. All of it is checked: the exit code is 0 only if
+it is true.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from email import message_from_bytes, policy
 from email.message import EmailMessage
@@ -79,9 +82,9 @@ class Inbox:
 
 
 @contextmanager
-def smtp_server(inbox: Inbox) -> Iterator[int]:
-    """A server in a thread of its own; gives its port."""
-    listening = socket.create_server(("127.0.0.1", 0))
+def smtp_server(inbox: Inbox, port: int = 0) -> Iterator[int]:
+    """A server in a thread of its own; gives its port, which is a free one unless it is named."""
+    listening = socket.create_server(("127.0.0.1", port))
     loop = asyncio.new_event_loop()
 
     def serve() -> None:
@@ -107,10 +110,11 @@ def smtp_server(inbox: Inbox) -> Iterator[int]:
 class Fired:
     """Collects the signals of a package, and the receipts in them."""
 
-    def __init__(self, signals: Any, sender: Any = None) -> None:
+    def __init__(self, signals: Any, sender: Any = None, **others: Any) -> None:
         self.names: list[str] = []
         self.receipts: list[Any] = []
-        self._receivers = [self._connect(getattr(signals, name), name, sender) for name in SIGNALS]
+        wanted = {name: getattr(signals, name) for name in SIGNALS} | others
+        self._receivers = [self._connect(signal, name, sender) for name, signal in wanted.items()]
 
     def _connect(self, signal: Any, name: str, sender: Any) -> Any:
         def receiver(sender: Any, **fields: Any) -> None:
@@ -197,6 +201,56 @@ def flask_app(port: int, inbox: Inbox) -> None:
     app.extensions["smtpbackend"].close()
 
 
+def django_outbox(port: int, inbox: Inbox) -> None:
+    """Ann asks again, while the mail server is down. The site is the same one, with its outbox as mail backend."""
+    from django.db import connections
+    from django.test import Client, override_settings
+    from example_site import settings_with_outbox
+
+    from smtpbackend_django import outbox, signals
+    from smtpbackend_django.conf import close_mailers
+    from smtpbackend_django.outbox.models import Due, Mailer
+    from smtpbackend_django.outbox.process import stop_workers
+
+    print("\nDjango again, with its outbox: the password-reset view while the mail server is down")
+    mail = {name: value for name, value in vars(settings_with_outbox).items() if name in ("EMAIL_BACKEND", "MAILERS")}
+    fired = Fired(signals, mailer_down=outbox.mailer_down)
+    with override_settings(**mail):
+        answer = Client().post("/accounts/password_reset/", {"email": "ann@example.org"})
+        check(302, answer.status_code, "answer of the password-reset view without a server")
+        show("answer", [f"{answer.status_code} {answer.reason_phrase}, while nothing listens on 127.0.0.1:{port}"])
+
+        wait_for(lambda: "mailer_down" in fired.names, "the signal mailer_down")
+        show("signals", [", ".join(fired.names)])
+        check(["message_sending", "server_failed", "mailer_down"], fired.names, "signals without a server")
+        fired.names.clear()
+        fired.receipts.clear()
+        rests = [f"the outbox tries again in {mailer.rest:.0f} s" for mailer in Mailer.objects.all()]
+        show("mail", [f"waits in the database of the site; {', '.join(rests)}"])
+        check((1, 1), (Due.objects.count(), len(rests)), "mails that wait, and mailers that rest")
+
+        with smtp_server(inbox, port):
+            back = time.monotonic()
+            wait_for(lambda: len(inbox.received) == 3, "the mail, by itself")
+            show("server", [f"is back on its port; the mail came by itself, {time.monotonic() - back:.0f} s later"])
+            wait_for(lambda: not Due.objects.exists() and "message_sent" in fired.names, "the record of the mail")
+            show_sent(inbox, 3)
+            fired.show({"ann@example.org": "accepted"}, ["message_sending", "message_sent"], "mail from the outbox")
+            stop_workers()
+            close_mailers()
+    connections.close_all()
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    """Look again and again, for half a minute."""
+    until = time.monotonic() + 30
+    while not condition():
+        if time.monotonic() > until:
+            problems.append(f"{what}: has not come within 30 s")
+            return
+        time.sleep(0.02)
+
+
 def show_sent(inbox: Inbox, count: int) -> None:
     """Print what was sent last; so many messages must have arrived by now."""
     check(count, len(inbox.received), "messages at the server")
@@ -205,17 +259,20 @@ def show_sent(inbox: Inbox, count: int) -> None:
 
 
 def main() -> int:
-    logging.disable(logging.WARNING)  # what the examples log is shown as signals and receipts
+    logging.disable(logging.ERROR)  # what the examples log is shown as signals and receipts
     inbox = Inbox()
-    with tempfile.TemporaryDirectory() as folder, smtp_server(inbox) as port:
-        print(f"An SMTP server listens on 127.0.0.1:{port}. It has no mailbox {REFUSED}.")
-        django_site(port, folder, inbox)
-        flask_app(port, inbox)
+    with tempfile.TemporaryDirectory() as folder:
+        with smtp_server(inbox) as port:
+            print(f"An SMTP server listens on 127.0.0.1:{port}. It has no mailbox {REFUSED}.")
+            django_site(port, folder, inbox)
+            flask_app(port, inbox)
 
-    print("\nWhat the server received")
-    for number, received in enumerate(inbox.received, 1):
-        print(f"\n  {number}. MAIL FROM:<{received.sender}>", *(f"RCPT TO:<{one}>" for one in received.recipients))
-        print(*(f"     {line}".rstrip() for line in received.content.decode("ascii").splitlines()), sep="\n")
+        print("\nWhat the server received")
+        for number, received in enumerate(inbox.received, 1):
+            print(f"\n  {number}. MAIL FROM:<{received.sender}>", *(f"RCPT TO:<{one}>" for one in received.recipients))
+            print(*(f"     {line}".rstrip() for line in received.content.decode("ascii").splitlines()), sep="\n")
+        django_outbox(port, inbox)
+
     print(*("", "Not as expected:", *problems) if problems else ("", "All of it is as expected."), sep="\n")
     return bool(problems)
 

@@ -93,6 +93,8 @@ def test_password_reset_while_the_server_is_down(manage) -> None:  # type: ignor
 
 
 @pytest.mark.slow
-def test_the_site_passes_the_checks(manage) -> None:  # type: ignore[no-untyped-def]
-    assert "no issues" in manage("check")
-    manage("makemigrations", "--check", "--dry-run")
+@pytest.mark.parametrize("settings", ["settings", "settings_with_outbox"])
+def test_the_site_passes_the_checks(manage, settings: str) -> None:  # type: ignore[no-untyped-def]
+    module = f"example_site.{settings}"
+    assert "no issues" in manage("check", DJANGO_SETTINGS_MODULE=module)
+    manage("makemigrations", "--check", "--dry-run", DJANGO_SETTINGS_MODULE=module)

@@ -22,6 +22,7 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "smtpbackend_django",  # optional: its system checks
+    "smtpbackend_django.outbox",  # its tables; settings_with_outbox.py has mail go through them
     "example_site.apps.ExampleSiteConfig",
 ]
 
@@ -54,6 +55,8 @@ DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": os.environ.get("DATABASE", BASE_DIR / "db.sqlite3"),
+        # What requests and the outbox need to write side by side
+        "OPTIONS": {"transaction_mode": "IMMEDIATE", "timeout": 20, "init_command": "PRAGMA journal_mode=WAL"},
     }
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
