@@ -166,15 +166,15 @@ class Postgresql:
         path = self._folder / "postgresql.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
-    def create_database(self, name: str) -> None:
-        """Make an empty database. One of that name is dropped, and its connections closed."""
+    def create_database(self, name: str, template: str = "template1") -> None:
+        """Make an empty database, or a copy of `template`. One of that name is dropped, and its connections closed."""
         subprocess.run(
             [
                 *(self._programs / "psql", "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1"),
                 *("--host", self.host, "--port", str(self.port), "--username", self.user),
                 *("--command", "SET client_min_messages = warning"),
                 *("--command", f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'),
-                *("--command", f'CREATE DATABASE "{name}"', "postgres"),
+                *("--command", f'CREATE DATABASE "{name}" TEMPLATE "{template}"', "postgres"),
             ],
             check=True,
         )
