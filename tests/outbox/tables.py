@@ -11,7 +11,9 @@ from typing import Any
 
 from django.db.utils import ConnectionHandler
 
+from smtpbackend.outbox import Draft, Store
 from smtpbackend.testing import Play
+from smtpbackend_django.outbox.database import DjangoConnection
 from tests.outbox.sites import Site
 
 LAPSE = 61.0
@@ -37,6 +39,13 @@ class Tables:
     def pending(self) -> set[str]:
         rows = self.rows("SELECT address FROM smtpbackend_outbox_recipient WHERE state = 'pending'")
         return {row[0] for row in rows}
+
+    def due(self) -> int:
+        return int(self.rows("SELECT count(*) FROM smtpbackend_outbox_due")[0][0])
+
+    def put(self, *drafts: Draft, alias: str, environment: str) -> None:
+        """Store mail that nobody has in hand."""
+        Store(DjangoConnection("default", self._connection), environment).enqueue(drafts, alias, 1, 0, 0)
 
     def let_leases_lapse(self) -> None:
         self.rows("UPDATE smtpbackend_outbox_due SET next_try = next_try - %s WHERE leased <> 0", LAPSE)
