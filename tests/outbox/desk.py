@@ -31,8 +31,8 @@ ALIAS = "smtp" if HAS_MAILERS else "default"
 @contextmanager
 def database_of_site(database: Mapping[str, Any], alias: str = "default") -> Iterator[None]:
     """Put an entry into DATABASES; `override_settings` cannot."""
+    connections.settings  # noqa: B018 -- read once, from settings.DATABASES, into which it puts a "default"
     before = settings.DATABASES.get(alias)
-    connections.settings  # noqa: B018 -- read once, from settings.DATABASES
     settings.DATABASES[alias] = ConnectionHandler({"default": dict(database)}).settings["default"]
     _forget(alias)
     try:
