@@ -20,6 +20,7 @@ __all__ = ["CHANNEL", "Change", "Claimed", "Connection", "MailerRow", "Purged", 
 
 CHANNEL = "smtpbackend_outbox"
 """What NOTIFY and LISTEN name (PostgreSQL)."""
+AWAKE = 730325  # names the lock of those that listen and are awake
 BATCH = 100  # entries of one INSERT
 BATCH_SIZE = 1024 * 1024  # octets of content in one INSERT
 CONTENTS = 100  # rows of content that one statement of pruning deletes
@@ -703,12 +704,31 @@ class Store:
                 found[alias] = float(rows[0][0])
         return found
 
-    def notify(self) -> None:
-        """Wake processes that listen (PostgreSQL), in a transaction that no commit has to wait for."""
+    def notify(self, *, always: bool = False) -> None:
+        """Wake processes that listen (PostgreSQL), in a transaction that no commit has to wait for.
+
+        Nobody is woken while one of them is awake, unless ``always``.
+        """
         if self._is_postgresql:
+            sleeps = (
+                "true"
+                if always
+                else (
+                    "NOT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM "
+                    f"pg_database WHERE datname = current_database()) AND classid = {AWAKE} AND objid = {AWAKE})"
+                )
+            )
             with self.connection.atomic():
                 self._rows("SET LOCAL synchronous_commit TO off")
-                self._rows(f"NOTIFY {CHANNEL}")
+                self._rows(f"SELECT pg_notify('{CHANNEL}', '') WHERE {sleeps}")
+
+    def stay_awake(self) -> None:
+        """Have nobody woken: the process of this connection looks again and again, until `fall_asleep`."""
+        self._rows(f"SELECT pg_try_advisory_lock_shared({AWAKE}, {AWAKE})")
+
+    def fall_asleep(self) -> None:
+        """Be woken again. A look has to follow: somebody may have committed and found this process awake."""
+        self._rows(f"SELECT pg_advisory_unlock_shared({AWAKE}, {AWAKE})")
 
     def listen(self) -> None:
         """Be sent what `notify` sends, on this connection (PostgreSQL)."""
@@ -950,6 +970,25 @@ class Store:
                 )
                 self._erase([row[0] for row in finished])
             return len(final), len(rows) - len(final)
+
+    def due_environments(self) -> list[str]:
+        """The environments of this database that have mail due."""
+        return self._distinct("environment", "true", ())
+
+    def due_mailers(self) -> list[str]:
+        """The mailers that have mail due."""
+        return self._distinct("alias", "environment = %s", (self.environment,))
+
+    def _distinct(self, column: str, where: str, values: tuple[Any, ...]) -> list[str]:
+        """The values of an indexed column: one look for each, however many rows there are."""
+        found: list[str] = []
+        while True:
+            rows = self._rows(
+                f"SELECT min({column}) FROM {DUE} WHERE {where} AND {column} > %s", *values, found[-1] if found else ""
+            )
+            if rows[0][0] is None:
+                return found
+            found.append(rows[0][0])
 
     def environments(self) -> dict[str, int]:
         """How many entries are due in each environment of this database."""

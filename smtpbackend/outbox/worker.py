@@ -121,7 +121,7 @@ class Worker:
     def __init__(self, site: Site, *, for_all: bool = False) -> None:
         self._site = site
         self._for_all = for_all
-        self._who = f"{os.uname().nodename}:{os.getpid()}"[:90] + f":{id(self):x}"[-9:]
+        self._who = f"{os.uname().nodename[:60]}:{os.getpid()}:{id(self):x}"
         self._changed = threading.Condition()
         self._flows: dict[str, _Flow] = {}
         self._in_hand: dict[tuple[int, int], Due] = {}  # by entry and lease
@@ -141,7 +141,8 @@ class Worker:
         self._checks_number = False
         self._has_said = False
         self.is_started = False
-        self.claims = 0
+        self.claimed = 0  # entries, since the start
+        self._seen = 0  # of these, by `was_busy`
 
     # From outside ------------------------------------------------------------------------------------------------
 
@@ -230,7 +231,15 @@ class Worker:
     def is_idle(self) -> bool:
         """Whether nothing is in hand, and nothing is known to be due."""
         with self._changed:
-            return not self._in_hand and not any(flow.has_more or flow.born for flow in self._flows.values())
+            return not self._in_hand and not any(
+                flow.has_more or flow.is_trial or flow.born for flow in self._flows.values()
+            )
+
+    def was_busy(self) -> bool:
+        """Whether it was given mail since this was asked last, or has some in hand."""
+        with self._changed:
+            before, self._seen = self._seen, self.claimed
+            return self.claimed != before or bool(self._in_hand)
 
     # What is in hand; the lock is held ---------------------------------------------------------------------------
 
@@ -460,11 +469,12 @@ class Worker:
                     flow.has_more = flow.has_more or recorded.next_try == 0
             self._changed.notify_all()
         down = failed | recorded.down
-        tried = {due.alias for due, receipt in done if not due.is_returned}
+        well = {due.alias for due, receipt in done if receipt.answered and not due.is_lost}
         for alias, error in down.items():
             self._let_rest(ledger.store, self._flows[alias], error)
-        for alias in tried - down.keys():
-            self._is_well(ledger.store, self._flows[alias])
+        for alias in {due.alias for due, _ in done} - down.keys():
+            if self._flows[alias].is_trial:
+                self._end_trial(ledger.store, self._flows[alias], alias in well)
         for entry, event in recorded.events:
             self._site.tell(entry.alias, entry, event)
 
@@ -480,14 +490,18 @@ class Worker:
                 _log("mailer_down", logging.ERROR, mailer=flow.alias, error=error, rest=length)
                 self._site.tell(flow.alias, None, MailerDown(flow.alias, error))
 
-    def _is_well(self, store: Store, flow: _Flow) -> None:
-        if flow.is_trial:
+    def _end_trial(self, store: Store, flow: _Flow, is_well: bool) -> None:
+        """A server answered, or nothing was said to one: then somebody has to try again."""
+        if is_well:
             store.end_rest(flow.alias)
-            flow.is_trial = False
             _log("mailer_up", logging.INFO, mailer=flow.alias)
-            with self._changed:
-                flow.is_open = flow.has_more = True
-                self._changed.notify_all()
+        else:
+            store.note_trial(flow.alias, None)
+        with self._changed:
+            flow.is_trial = False
+            flow.is_open = flow.has_more = is_well
+            flow.next_look = clock() + (0.0 if is_well else POLL)
+            self._changed.notify_all()
 
     def _return(self, store: Store, flow: _Flow) -> None:
         """Give back the leases of what was not begun."""
@@ -628,7 +642,7 @@ class Worker:
         claimed_at = clock()
         grace = AWAY if claimed_at < self._grace_until else 0.0
         claimed = store.claim(flow.alias, branches, count, after=after, grace=grace)
-        self.claims += 1
+        self.claimed += len(claimed)
         if not claimed:
             return 0
         flow.turns.note(one.lane for one in claimed if one.lane != SUSPECTS)
@@ -653,13 +667,13 @@ class Worker:
     def _say_of_others(self, store: Store) -> None:
         """A copied database, and mailers that these settings do not have: their mail is left alone."""
         self._has_said = True
-        for environment, count in store.environments().items():
+        for environment in store.due_environments():
             if environment != store.environment:
-                _log("other_environment", mail_of=environment, this_one=store.environment, entries=count)
+                _log("other_environment", mail_of=environment, this_one=store.environment)
         known = set(self._site.aliases())
-        for told in store.statistics():
-            if told["alias"] not in known:
-                _log("unknown_mailer", mailer=told["alias"], entries=told["pending"])
+        for alias in store.due_mailers():
+            if alias not in known:
+                _log("unknown_mailer", mailer=alias)
 
     # Housekeeping ------------------------------------------------------------------------------------------------
 

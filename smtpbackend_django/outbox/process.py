@@ -36,7 +36,7 @@ _lock = threading.RLock()
 _pid = os.getpid()
 _has_forked = False
 _is_watching = False
-_last_wake_up = 0.0
+_last_wake_ups: dict[tuple[str, str], float] = {}
 _seen_request = False
 
 
@@ -232,11 +232,11 @@ class Committed:
 
 def _wake_up_others(outbox: conf.Outbox) -> None:
     """Wake processes that listen, behind the commit and not for each: PostgreSQL alone can."""
-    global _last_wake_up
-    now = time.monotonic()
-    if now - _last_wake_up < WAKE_UP_EACH:
-        return  # the process that woke up looks again soon
-    _last_wake_up = now
+    key, now = (outbox.database, outbox.options.environment), time.monotonic()
+    with _lock:
+        if now - _last_wake_ups.get(key, -WAKE_UP_EACH) < WAKE_UP_EACH:
+            return  # the process that woke up looks again soon
+        _last_wake_ups[key] = now
     try:
         store(outbox.database, outbox.options.environment).notify()
     except Exception as error:  # it looks by itself as well

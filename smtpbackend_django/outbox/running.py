@@ -45,7 +45,7 @@ def signals() -> Iterator[Signals]:
 def run(sites: Sequence[DjangoSite], came: Signals, *, once: bool = False, parent: int | None = None) -> None:
     """Deliver until a signal comes; with ``once`` also until nothing is due, with ``parent`` until that one ends."""
     workers = [(Worker(site, for_all=True), site) for site in sites]
-    wakings = [] if once else [Waking(site, worker.wake) for worker, site in workers]
+    wakings = [] if once else [Waking(site, worker.wake, worker.was_busy) for worker, site in workers]
     for worker, _ in workers:
         worker.start()
     for waking in wakings:

@@ -22,6 +22,7 @@ __all__ = ["Waking", "received"]
 logger = logging.getLogger("smtpbackend.outbox")
 
 READ_EACH = 0.05  # seconds between looks at the number of SQLite
+ECHO = 0.1  # seconds without mail after which it may be woken again
 PROOF = 5.0  # seconds in which a wake-up of our own has to come
 PULSE = 60.0  # seconds after which a connection that is silent is tried: a firewall may have dropped it
 END = 1.0  # seconds that its end may take
@@ -30,12 +31,18 @@ LONGEST = 30.0
 
 
 class Waking(threading.Thread):
-    """A thread that calls ``wake`` when another process has stored mail of a site; `stop` ends it."""
+    """A thread that calls ``wake`` when another process has stored mail of a site; `stop` ends it.
 
-    def __init__(self, site: DjangoSite, wake: Callable[[str | None], None]) -> None:
+    ``was_busy`` says whether the worker was given mail since it was asked last.
+    """
+
+    def __init__(
+        self, site: DjangoSite, wake: Callable[[str | None], None], was_busy: Callable[[], bool] = lambda: False
+    ) -> None:
         super().__init__(name="smtpbackend-outbox-waking", daemon=True)
         self._site = site
         self._wake = wake
+        self._was_busy = was_busy
         self._end, self._other_end = socket.socketpair()
         self._is_told = False  # that it polls
         self.is_heard = False
@@ -124,13 +131,28 @@ class Waking(threading.Thread):
         while not self._has_ended(PULSE, connection):
             if not received(connection):
                 store.holds(0, 0)  # raises where the connection is dead; a wake-up that comes meanwhile may be lost
+                self._wake(None)
+            elif self._stays_awake(store, connection):
+                return
+
+    def _stays_awake(self, store: Store, connection: Any) -> bool:
+        """Look again and again while there is mail: nobody has to wake this process then. Returns whether it ends."""
+        store.stay_awake()
+        while True:
             self._wake(None)
+            is_over = self._has_ended(ECHO)
+            received(connection)
+            if is_over or not self._was_busy():
+                break
+        store.fall_asleep()
+        self._wake(None)  # somebody may have found it awake a moment ago
+        return is_over
 
     def _hears(self, connection: Any) -> bool:
         """Whether a wake-up arrives that is sent on another connection; one of its own would pass through a pooler."""
         other = self._site.open()
         try:
-            other.notify()
+            other.notify(always=True)
         finally:
             other.connection.close()
         until = time.monotonic() + PROOF
