@@ -47,7 +47,10 @@ _NOW = {
 
 
 class Connection(Protocol):
-    """A connection to the database, as an adapter gives it."""
+    """A connection to the database, as an adapter gives it.
+
+    It keeps no prepared statements on PostgreSQL: a plan from when there was little mail reads all of it later.
+    """
 
     dialect: str
     """"postgresql" or "sqlite"."""
@@ -130,6 +133,10 @@ class Store:
         self._now = _NOW[connection.dialect]
         self._skip_locked = " FOR UPDATE SKIP LOCKED" if self._is_postgresql else ""
         self._for_update = " FOR UPDATE" if self._is_postgresql else ""
+        # SQLite reads and sorts all that is due where it was analysed when that was little. With the index that it is
+        # told to use, rows come in the order of that
+        self._due_by_lane = DUE if self._is_postgresql else f"{DUE} INDEXED BY smtpbackend_outbox_claim"
+        self._longest_first = " ORDER BY next_try" if self._is_postgresql else ""
 
     @property
     def has_clock_of_host(self) -> bool:
@@ -243,7 +250,8 @@ class Store:
             row.format(*(("NULL", "false") if drafts[number].envelope is not None else ("NOW", "true")))
             for number in batch
         )
-        conflict = " ON CONFLICT DO NOTHING" if any(drafts[number].key is not None for number in batch) else ""
+        has_key = any(drafts[number].key is not None for number in batch)
+        conflict = " ON CONFLICT (environment, key) WHERE key IS NOT NULL DO NOTHING" if has_key else ""
         return (
             f"INSERT INTO {ENTRY} (environment, alias, envelope, message_id, subject, priority, group_number, place, "
             "key, digest, version, size, is_8bit, send_at, expires, created, finished, may_have_arrived, erased) "
@@ -356,10 +364,11 @@ class Store:
 
         ``after``: only those with a higher id. ``grace``: seconds for which a lapsed lease is still left to its worker.
         """
-        where = f"environment = %s AND alias = %s AND next_try <= NOW AND version <= {VERSION} AND expires > NOW"
+        # An expression, and no column: there must be no other index that could serve it
+        where = f"environment = %s AND alias = %s AND next_try <= NOW AND version <= {VERSION} AND expires - NOW > 0"
         values: list[Any] = [self.environment, alias]
         if after is not None:
-            where += " AND entry_id > %s"
+            where += " AND entry_id + 0 > %s"
             values.append(after)
         if grace:
             where += f" AND (leased = {UNLEASED} OR next_try <= NOW - %s)"
@@ -369,19 +378,23 @@ class Store:
             # A lane is read only as far as those before it did not suffice, and one plan serves them all
             chosen = (
                 f"SELECT d.entry_id FROM (VALUES {_row_marks(len(places), 3)}) AS b (lane, most, skipped) CROSS JOIN "
-                f"LATERAL (SELECT entry_id FROM {DUE} WHERE {where} AND lane = b.lane ORDER BY next_try LIMIT b.most "
-                "OFFSET b.skipped FOR UPDATE SKIP LOCKED) AS d LIMIT %s"
+                f"LATERAL (SELECT entry_id FROM {DUE} WHERE {where} AND lane = b.lane{self._longest_first} "
+                "LIMIT b.most OFFSET b.skipped FOR UPDATE SKIP LOCKED) AS d LIMIT %s"
             )
-            condition = f"entry_id = ANY(ARRAY({chosen}))"
+            which = f"WHERE entry_id = ANY(ARRAY({chosen}))"
             params = [*(value for place in places for value in place), *values, count]
         else:
-            select = f"SELECT entry_id FROM {DUE} WHERE {where} AND lane = %s ORDER BY next_try LIMIT %s OFFSET %s"
-            union = " UNION ALL ".join([f"SELECT entry_id FROM ({select})"] * len(places))
-            condition = f"entry_id IN ({union} LIMIT %s)"
+            select = (
+                f"SELECT entry_id AS id FROM {self._due_by_lane} WHERE {where} AND lane = %s{self._longest_first} "
+                "LIMIT %s OFFSET %s"
+            )
+            union = " UNION ALL ".join([f"SELECT id FROM ({select})"] * len(places))
+            # Not IN: where statistics know of a few dozen rows it reads all that are due
+            which = f"FROM ({union} LIMIT %s) AS chosen WHERE entry_id = chosen.id"
             params = [*(value for place in places for value in (*values, *place)), count]
         rows = self._rows(
             f"UPDATE {DUE} SET lease = lease + 1, lapses = lapses + (CASE WHEN leased = {LEASED} THEN 1 ELSE 0 END), "
-            f"leased = {LEASED}, next_try = NOW + {LEASE} WHERE {condition} RETURNING {_CLAIMED}",
+            f"leased = {LEASED}, next_try = NOW + {LEASE} {which} RETURNING {_CLAIMED}",
             *params,
         )
         return [Claimed(*row) for row in rows]
@@ -407,8 +420,8 @@ class Store:
         """Whether an entry of a mailer is to be claimed alone."""
         return bool(
             self._rows(
-                f"SELECT 1 FROM {DUE} WHERE environment = %s AND alias = %s AND lane = {SUSPECTS} AND next_try <= NOW "
-                f"AND version <= {VERSION} LIMIT 1",
+                f"SELECT 1 FROM {self._due_by_lane} WHERE environment = %s AND alias = %s AND lane = {SUSPECTS} AND "
+                f"next_try <= NOW AND version <= {VERSION} LIMIT 1",
                 *(self.environment, alias),
             )
         )
@@ -695,8 +708,8 @@ class Store:
         found = {}
         for alias in aliases:
             lanes = " UNION ALL ".join(
-                f"SELECT * FROM (SELECT next_try FROM {DUE} WHERE environment = %s AND alias = %s AND lane = {lane} "
-                f"AND version <= {VERSION} ORDER BY next_try LIMIT 1) AS lane{lane}"
+                f"SELECT * FROM (SELECT next_try FROM {self._due_by_lane} WHERE environment = %s AND alias = %s AND "
+                f"lane = {lane} AND version <= {VERSION}{self._longest_first} LIMIT 1) AS lane{lane}"
                 for lane in range(LANES)
             )
             rows = self._rows(f"SELECT min(next_try) - NOW FROM ({lanes}) AS lanes", *(self.environment, alias) * LANES)
@@ -832,7 +845,8 @@ class Store:
             where.append(f"id IN (SELECT entry_id FROM {DUE} WHERE environment = %s)")
             values.append(self.environment)
         elif state:
-            where.append(f"id IN (SELECT entry_id FROM {RECIPIENT} WHERE state = %s)")
+            indexed = f" AND state IN {_UNREACHED}" if f"'{state}'" in _UNREACHED else ""
+            where.append(f"id IN (SELECT entry_id FROM {RECIPIENT} WHERE state = %s{indexed})")
             values.append(state)
         rows = self._rows(
             f"SELECT id, alias, created, finished, subject FROM {ENTRY} WHERE {' AND '.join(where)} ORDER BY id DESC "
@@ -1073,6 +1087,7 @@ class Store:
         return {"dead_rows": rows[0][0], "oldest_transaction": rows[0][1]}
 
 
+_UNREACHED = "('rejected', 'expired', 'in_doubt', 'failed')"  # as the index of recipients has it
 _LAPSED = f"lapses > 0 OR (leased = {LEASED} AND next_try <= NOW)"
 _CLAIMED = "entry_id, lease, lane, lapses, tries, expires - NOW"
 

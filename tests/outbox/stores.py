@@ -64,7 +64,7 @@ class PsycopgConnection:
     dialect = "postgresql"
 
     def __init__(self, dsn: str) -> None:
-        self._connection = psycopg.connect(dsn, autocommit=True)
+        self._connection = psycopg.connect(dsn, autocommit=True, prepare_threshold=None)
 
     def rows(self, sql: str, params: Sequence[Any] = ()) -> list[Any]:
         cursor = self._connection.execute(sql, params)  # type: ignore[call-overload]
