@@ -21,7 +21,9 @@ from benchmarks.lab.environments import django, versions
 from benchmarks.lab.samples import QUICK, ROUNDS, Figures, NotMeasured, within
 from benchmarks.report import results
 
-ALL = sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
+HERE = Path(__file__).parent
+OUTBOX = sorted(f"outbox/{path.stem}" for path in (HERE / "outbox").glob("[!_]*.py"))
+ALL = sorted(path.stem for path in HERE.glob("[!_]*.py")) + OUTBOX
 PROFILED = ("ready", "django_backend", "flask_connection")
 FAILED = "the measurement failed"
 OF_DJANGO = {"rendering": "6.1"}  # measured as a whole where that Django is
@@ -41,7 +43,7 @@ def machine() -> str:
 
 def question(name: str) -> str:
     """What a measurement asks: the first line of its module."""
-    return (Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8").splitlines()[0]).strip('"')
+    return (HERE / f"{name}.py").read_text(encoding="utf-8").splitlines()[0].strip('"')
 
 
 def measure(name: str) -> Figures | str:
@@ -52,7 +54,7 @@ def measure(name: str) -> Figures | str:
         if name in OF_DJANGO:
             figures = within(django(OF_DJANGO[name]), f"benchmarks.{name}", "measure")
         else:
-            figures = importlib.import_module(f"benchmarks.{name}").measure()
+            figures = importlib.import_module(f"benchmarks.{name.replace('/', '.')}").measure()
     except NotMeasured as reason:
         print(f"  not measured: {reason}")
         return str(reason)

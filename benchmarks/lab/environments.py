@@ -12,15 +12,16 @@ from pathlib import Path
 from benchmarks.lab.samples import ROOT, NotMeasured
 
 PEERS = ROOT / "benchmarks" / ".peers"
+QUEUES = ("django-mailer==2.3.2", "django-post-office==3.12", "psycopg[binary]>=3.2")
 
 
 @cache
-def django(version: str) -> Path:
-    """The Python of an environment with that Django, such as "6.1", and what it sends with."""
+def django(version: str, name: str = "", *more: str) -> Path:
+    """The Python of an environment with that Django, such as "6.1", what it sends with, and more for a name."""
     from noxfile import SUPPORTED, interpreter  # not where a sample is taken: nox is not installed there
 
     wanted = SUPPORTED[version]
-    folder = PEERS / f"django-{version}"
+    folder = PEERS / (name or f"django-{version}")
     python = folder / "bin" / "python"
     ready = folder / ".ready"
     if ready.exists():
@@ -29,10 +30,15 @@ def django(version: str) -> Path:
     if made_with is None:
         raise NotMeasured(f"Django {version} needs Python {wanted}, which is not installed")
     subprocess.run([made_with, "-m", "venv", "--clear", folder], check=True)
-    needed = ["blinker", "idna", f"Django~={version}.0"]
+    needed = ["blinker", "idna", f"Django~={version}.0", *more]
     subprocess.run([python, "-m", "pip", "install", "--quiet", *needed], check=True)
     ready.touch()
     return python
+
+
+def queues() -> Path:
+    """The Python of an environment with what stores mail in Django; the last one where all of them run is 5.2."""
+    return django("5.2", "queues", *QUEUES)
 
 
 @cache

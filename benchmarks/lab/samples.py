@@ -57,10 +57,12 @@ def client(
     return lambda: _take(command, {"count": count, **options})
 
 
-def within(python: Path, module: str, function: str) -> Figures:
-    """What a function that takes nothing returns in that Python."""
-    program = f"import json, {module} as module; print(json.dumps(module.{function}()))"
-    found: Figures = json.loads(_run([python, "-c", program], {}).splitlines()[-1])
+def within(python: Path, module: str, function: str, **options: Any) -> Any:
+    """What a function returns in that Python."""
+    program = (
+        f"import json, sys, {module} as module; print(json.dumps(module.{function}(**json.loads(sys.argv[1]))))"
+    )
+    found = json.loads(_run([python, "-c", program], options).splitlines()[-1])
     return found
 
 

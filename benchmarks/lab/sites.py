@@ -6,6 +6,7 @@ For Django a password reset as ``django.contrib.auth`` sends it, and an HTML not
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,11 @@ def context(number: int, unsubscribe: Any) -> dict[str, Any]:
 # Django
 
 
-def django_site(backend: str, **options: Any) -> None:
-    """Django as a site has it set up, its mail sent by ``backend`` with these options, named as in ``OPTIONS``."""
+def django_site(backend: str, *, more: Mapping[str, Any] | None = None, **options: Any) -> None:
+    """Django as a site has it set up, its mail sent by ``backend`` with these options, named as in ``OPTIONS``.
+
+    ``more`` are other settings; apps come beside those of each site.
+    """
     import django
     from django.conf import settings
     from django.contrib import admin
@@ -76,12 +80,14 @@ def django_site(backend: str, **options: Any) -> None:
         "DIRS": [Path(admin.__file__).parent / "templates"],  # it has the text of the password reset
         "OPTIONS": {"loaders": [("django.template.loaders.cached.Loader", loaders)]},
     }
+    others = dict(more or {})
     settings.configure(
-        INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes"],
+        INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes", *others.pop("INSTALLED_APPS", [])],
         ROOT_URLCONF="django.contrib.auth.urls",
-        TEMPLATES=[engine],
+        TEMPLATES=[engine, *others.pop("TEMPLATES", [])],
         DEFAULT_FROM_EMAIL=SENDER,
         **mail,
+        **others,
     )
     django.setup()
 
