@@ -11,7 +11,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,54 +19,55 @@ from benchmarks.lab import sites
 from benchmarks.lab.environments import queues
 from benchmarks.lab.samples import ROOT, NotMeasured, within
 
-SIDES = ("ours", "django_mailer", "post_office")
+BACKENDS = {
+    "ours": "smtpbackend_django.outbox.OutboxBackend",
+    "django_mailer": "mailer.backend.DbBackend",
+    "post_office": "post_office.EmailBackend",
+}
 SMTP = "django.core.mail.backends.smtp.EmailBackend"
 DATABASES = ("postgresql", "sqlite")
+TABLES = ("smtpbackend_outbox_", "mailer_", "post_office_")
 THREADS = 5  # of django-post-office, as it has them by default
-TABLES = {"ours": "smtpbackend_outbox_", "django_mailer": "mailer_", "post_office": "post_office_"}
 
 
 # In the process of a site
 
 
-def site(side: str, database: Mapping[str, Any], port: int = 25, **outbox: Any) -> None:
-    """Django with that side as its mail backend, before a server on loopback; ``outbox`` are options of ours."""
-    more: dict[str, Any] = {"DATABASES": {"default": database}, "USE_TZ": True}
-    options: dict[str, Any] = {"host": "127.0.0.1", "port": port}
-    if side == "ours":
-        backend = "smtpbackend_django.outbox.OutboxBackend"
-        more["INSTALLED_APPS"] = ["smtpbackend_django", "smtpbackend_django.outbox"]
-        outbox = {"worker": "none", **outbox}
-        more["SMTPBACKEND"] = {"TLS": "none", "OUTBOX": {name.upper(): value for name, value in outbox.items()}}
-    elif side == "django_mailer":
-        backend = "mailer.backend.DbBackend"
-        more |= {"INSTALLED_APPS": ["mailer"], "MAILER_EMAIL_BACKEND": SMTP, "MAILER_USE_FILE_LOCK": False}
-    else:
-        backend = "post_office.EmailBackend"
-        engine = {"BACKEND": "post_office.template.backends.post_office.PostOfficeTemplates", "APP_DIRS": True}
-        engine["OPTIONS"] = {"context_processors": []}
-        more |= {"INSTALLED_APPS": ["post_office"], "TEMPLATES": [engine]}
-        more["POST_OFFICE"] = {"BACKENDS": {"default": SMTP}, "THREADS_PER_PROCESS": THREADS}
-    sites.django_site(backend, more=more, **options)
+def site(database: Mapping[str, Any], port: int = 25, side: str = "ours", **outbox: Any) -> None:
+    """Django with all three, of which one is its mail backend, before a server on loopback; ``outbox``: our options."""
+    engine = {"BACKEND": "post_office.template.backends.post_office.PostOfficeTemplates", "APP_DIRS": True}
+    options = {name.upper(): value for name, value in {"worker": "none", **outbox}.items()}
+    more = {
+        "INSTALLED_APPS": ["smtpbackend_django", "smtpbackend_django.outbox", "mailer", "post_office"],
+        "DATABASES": {"default": database},
+        "USE_TZ": True,
+        "SMTPBACKEND": {"TLS": "none", "OUTBOX": options},
+        "MAILER_EMAIL_BACKEND": SMTP,
+        "MAILER_USE_FILE_LOCK": False,
+        "POST_OFFICE": {"BACKENDS": {"default": SMTP}, "THREADS_PER_PROCESS": THREADS},
+        "TEMPLATES": [{**engine, "OPTIONS": {"context_processors": []}}],
+    }
+    sites.django_site(BACKENDS[side], more=more, host="127.0.0.1", port=port)
 
 
-def migrate(side: str, database: Mapping[str, Any]) -> None:
+def migrate(database: Mapping[str, Any]) -> None:
     """Make the tables."""
     from django.core.management import call_command
 
-    site(side, database)
+    site(database)
     call_command("migrate", verbosity=0, interactive=False)
 
 
-def empty(side: str) -> None:
-    """Make the tables of a side empty."""
+def empty() -> None:
+    """Forget all mail."""
     from django.db import connection
 
-    tables = [name for name in connection.introspection.table_names() if name.startswith(TABLES[side])]
+    tables = [name for name in connection.introspection.table_names() if name.startswith(TABLES)]
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             cursor.execute(f"TRUNCATE {', '.join(tables)}")
-        else:
+            return
+        with connection.constraint_checks_disabled():
             for table in tables:
                 cursor.execute(f"DELETE FROM {table}")
 
@@ -153,7 +154,7 @@ def run(database: Mapping[str, Any], port: int, **outbox: Any) -> None:
     """``manage.py outbox run``."""
     from django.core.management import call_command
 
-    site("ours", database, port, **outbox)
+    site(database, port, **outbox)
     call_command("outbox", "run")
 
 
@@ -161,24 +162,21 @@ def run(database: Mapping[str, Any], port: int, **outbox: Any) -> None:
 
 
 @contextmanager
-def databases(*sides: str) -> Iterator[dict[str, dict[str, Any]]]:
-    """Databases with the tables of sides: those of `DATABASES`, by kind and side."""
+def databases() -> Iterator[dict[str, dict[str, Any]]]:
+    """Databases with the tables of all three, by the names of `DATABASES`.
+
+    What is committed on PostgreSQL does not wait for the disk, on SQLite it does, as Django sets it up.
+    """
     from tests.outbox.sites import sqlite
     from tests.servers.postgresql import Postgresql
 
     if reason := Postgresql.missing():
         raise NotMeasured(reason)
-    python = queues()
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        server = stack.enter_context(Postgresql())
-        found: dict[str, dict[str, Any]] = {kind: {} for kind in DATABASES}
-        for side in sides:
-            server.create_database(side)
-            found["postgresql"][side] = server.settings(side)
-            found["sqlite"][side] = sqlite(folder / f"{side}.sqlite3")
-            for kind in DATABASES:
-                within(python, __name__, "migrate", side=side, database=found[kind][side])
+    with tempfile.TemporaryDirectory() as folder, Postgresql() as server:
+        server.create_database("site")
+        found = {"postgresql": server.settings("site"), "sqlite": sqlite(Path(folder) / "site.sqlite3")}
+        for database in found.values():
+            within(queues(), __name__, "migrate", database=database)
         yield found
 
 

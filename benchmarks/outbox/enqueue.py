@@ -1,109 +1,74 @@
-"""What does it cost a request to store a mail? 500 messages, one a transaction and in lists of 100.
+"""What does it cost a request to store a mail? One a transaction and in lists of 100, in turn with the others.
 
-The messages are made before: what is measured is what `send` takes. Ours renders the octets that leave, django-mailer
-pickles the message, django-post-office writes its parts into columns. Other processes send, as with each of the three.
+The messages are made before: what is measured is what a transaction takes that stores them. Ours renders the octets
+that leave, django-mailer pickles the message, django-post-office writes its parts into columns. One process stores
+with all three, one after the other; other processes would send.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import random
+import statistics
+import time
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.lab import queues
 from benchmarks.lab.environments import queues as environment
-from benchmarks.lab.samples import Figures, amount, client, interleaved, middle, ratio, within
+from benchmarks.lab.samples import Figures, amount, within
 
 MESSAGES = amount(500)
 LIST = 100
-BEFORE = 5  # mails that the process has stored
+LISTS = amount(50)
+BEFORE = 10  # transactions of the process before
 
 
-def _prepared(side: str, database: Mapping[str, Any], count: int) -> list[Any]:
-    """Messages for a process that has stored mail before."""
-    queues.site(side, database)
-    for number in range(BEFORE):
-        _store(queues.letter(number))
-    queues.empty(side)
-    return [queues.letter(number) for number in range(count)]
+def turns(database: Mapping[str, Any]) -> dict[str, float]:
+    """Of each side and way the median time in seconds, and the statements within the transaction of the caller."""
+    queues.site(database)
+    queues.empty()
+    found: dict[str, float] = {}
+    for way, rounds, length in (("one", MESSAGES, 1), ("list", LISTS, LIST)):
+        taken: dict[str, list[float]] = {side: [] for side in queues.BACKENDS}
+        for number in range(BEFORE + rounds):
+            for side in random.sample(list(queues.BACKENDS), len(queues.BACKENDS)):
+                messages = [queues.letter(place) for place in range(length)]
+                start = time.perf_counter()
+                store(side, messages)
+                if number >= BEFORE:
+                    taken[side].append(time.perf_counter() - start)
+        for side, times in taken.items():
+            assert queues.queued(side) == (BEFORE + rounds) * length, side
+            with queues.statements() as asked:
+                store(side, [queues.letter(place) for place in range(length)])
+            found[f"{way}_{side}"] = statistics.median(times) / length
+            found[f"{way}_{side}_statements"] = len(asked)
+        for side in queues.BACKENDS:
+            pairs = zip(taken["ours"], taken[side], strict=True)
+            found[f"{way}_{side}_ratio"] = statistics.median(their / our for our, their in pairs)
+        queues.empty()
+    return found
 
 
-def _store(message: Any) -> None:
+def store(side: str, messages: list[Any]) -> None:
+    """In a transaction."""
+    from django.core import mail
     from django.db import transaction
 
     with transaction.atomic():
-        message.send()
-
-
-def one_each(count: int, side: str, database: Mapping[str, Any]) -> Callable[[], int]:
-    """One a transaction."""
-    messages = _prepared(side, database, count)
-
-    def work() -> int:
-        for message in messages:
-            _store(message)
-        return queues.queued(side)
-
-    return work
-
-
-def lists(count: int, side: str, database: Mapping[str, Any]) -> Callable[[], int]:
-    """Lists of 100, each in a transaction."""
-    messages = _prepared(side, database, count)
-
-    from django.core import mail
-    from django.db import transaction
-
-    def work() -> int:
-        for start in range(0, count, LIST):
-            with transaction.atomic():
-                mail.get_connection().send_messages(messages[start : start + LIST])
-        return queues.queued(side)
-
-    return work
-
-
-def statements(side: str, database: Mapping[str, Any]) -> dict[str, float]:
-    """Those of one message, and of a list, within the transaction of the caller."""
-    from django.core import mail
-    from django.db import transaction
-
-    messages = _prepared(side, database, 1 + LIST)
-    with transaction.atomic(), queues.statements() as single:
-        messages[0].send()
-    with transaction.atomic(), queues.statements() as several:
-        mail.get_connection().send_messages(messages[1:])
-    return {"one": len(single), "list": len(several)}
-
-
-WAYS = {"one": one_each, "list": lists}
+        mail.get_connection(queues.BACKENDS[side]).send_messages(messages)
 
 
 def measure() -> Figures:
     figures: Figures = {}
-    python = environment()
-    with queues.databases(*queues.SIDES) as databases:
-        for kind, of_side in databases.items():
-            for side, database in of_side.items():
-                counted = within(python, __name__, "statements", side=side, database=database)
-                figures |= {f"{kind}_{way}_{side}_statements": counted[way] for way in WAYS}
-            for name, way in WAYS.items():
-                takers = {
-                    side: client(way, python=python, count=MESSAGES, side=side, database=database)
-                    for side, database in of_side.items()
-                }
-                samples = interleaved(takers)
-                start = f"{kind}_{name}"
-                figures[f"{start}_of_django_mailer"] = ratio(samples["django_mailer"], samples["ours"])
-                figures[f"{start}_post_office_ratio"] = ratio(samples["ours"], samples["post_office"])
-                for side, found in samples.items():
-                    figures[f"{start}_{side}_us"] = middle(found) / MESSAGES * 1e6
+    with queues.databases() as databases:
+        for kind, database in databases.items():
+            found = within(environment(), __name__, "turns", database=database)
+            for way in ("one", "list"):
+                start = f"{kind}_{way}"
+                figures[f"{start}_of_django_mailer"] = 1 / found[f"{way}_django_mailer_ratio"]
+                figures[f"{start}_post_office_ratio"] = found[f"{way}_post_office_ratio"]
+                for side in queues.BACKENDS:
+                    figures[f"{start}_{side}_us"] = found[f"{way}_{side}"] * 1e6
+                    figures[f"{start}_{side}_statements"] = found[f"{way}_{side}_statements"]
     return figures
-
-
-def profile() -> list[list[object]]:
-    """Django 5.2, mail stored in the outbox on PostgreSQL, one a transaction"""
-    from benchmarks.lab.samples import profiled
-
-    with queues.databases("ours") as databases:
-        database = databases["postgresql"]["ours"]
-        return profiled(one_each, python=environment(), count=MESSAGES, side="ours", database=database)
