@@ -163,16 +163,13 @@ def run(database: Mapping[str, Any], port: int, **outbox: Any) -> None:
 
 @contextmanager
 def databases() -> Iterator[dict[str, dict[str, Any]]]:
-    """Databases with the tables of all three, by the names of `DATABASES`.
-
-    What is committed on PostgreSQL does not wait for the disk, on SQLite it does, as Django sets it up.
-    """
+    """Databases with the tables of all three, by the names of `DATABASES`; commits wait for the disk, as on a site."""
     from tests.outbox.sites import sqlite
     from tests.servers.postgresql import Postgresql
 
     if reason := Postgresql.missing():
         raise NotMeasured(reason)
-    with tempfile.TemporaryDirectory() as folder, Postgresql() as server:
+    with tempfile.TemporaryDirectory() as folder, Postgresql(waits_for_disk=True) as server:
         server.create_database("site")
         found = {"postgresql": server.settings("site"), "sqlite": sqlite(Path(folder) / "site.sqlite3")}
         for database in found.values():

@@ -59,9 +59,7 @@ def client(
 
 def within(python: Path, module: str, function: str, **options: Any) -> Any:
     """What a function returns in that Python."""
-    program = (
-        f"import json, sys, {module} as module; print(json.dumps(module.{function}(**json.loads(sys.argv[1]))))"
-    )
+    program = f"import json, sys, {module} as module; print(json.dumps(module.{function}(**json.loads(sys.argv[1]))))"
     found = json.loads(_run([python, "-c", program], options).splitlines()[-1])
     return found
 

@@ -39,9 +39,11 @@ CONTENT = "smtpbackend_outbox_content"
 DUE = "smtpbackend_outbox_due"
 MAILER = "smtpbackend_outbox_mailer"
 
+_CLOCK = "extract(epoch FROM clock_timestamp())::float8"
+"""PostgreSQL: for a row that is inserted."""
 _NOW = {
-    # A scalar subquery is evaluated once, and an index is used for what is compared with it
-    "postgresql": "(SELECT extract(epoch FROM clock_timestamp())::float8)",
+    # A scalar subquery is evaluated once, and an index is used for what is compared with it; but each is planned
+    "postgresql": f"(SELECT {_CLOCK})",
     "sqlite": "((julianday('now') - 2440587.5) * 86400.0)",
 }
 
@@ -236,29 +238,6 @@ class Store:
             )
         return Stored(rows[0][0], False, rows[0][1] == draft.digest)
 
-    def _entries(
-        self, batch: Sequence[int], drafts: Sequence[Draft], alias: str, group: int, place: int
-    ) -> tuple[str, list[Any]]:
-        values: list[Any] = []
-        for number in batch:
-            draft = drafts[number]
-            values += [self.environment, alias, draft.envelope_json, draft.message_id, draft.subject]
-            values += [int(draft.priority), group, place + number, draft.key, draft.digest, VERSION, draft.size]
-            values += [draft.is_8bit, draft.send_at, draft.expires]
-        row = "(" + "%s, " * 15 + "NOW, {}, false, {})"
-        rows = ", ".join(
-            row.format(*(("NULL", "false") if drafts[number].envelope is not None else ("NOW", "true")))
-            for number in batch
-        )
-        has_key = any(drafts[number].key is not None for number in batch)
-        conflict = " ON CONFLICT (environment, key) WHERE key IS NOT NULL DO NOTHING" if has_key else ""
-        return (
-            f"INSERT INTO {ENTRY} (environment, alias, envelope, message_id, subject, priority, group_number, place, "
-            "key, digest, version, size, is_8bit, send_at, expires, created, finished, may_have_arrived, erased) "
-            f"VALUES {rows}{conflict} RETURNING id, place",
-            values,
-        )
-
     def _insert_at_once(
         self,
         batch: Sequence[int],
@@ -269,38 +248,108 @@ class Store:
         place: int,
         born_leased: int,
     ) -> list[tuple[int, int]]:
-        """One statement: children find their entry by its place in the group."""
-        insert, values = self._entries(batch, drafts, alias, group, place)
-        recipients = [(place + number, *row) for number in batch for row in _recipients(drafts[number])[:ROWS]]
-        contents = [(place + number, octets) for number in batch if (octets := first[number]) is not None]
-        due = [
-            (place + number, *self._due(drafts[number], alias, place + number, number < born_leased))
-            for number in batch
-            if drafts[number].envelope is not None
+        """PostgreSQL: one statement."""
+        if len(batch) == 1:
+            (number,) = batch
+            return self._insert_one(number, drafts[number], first[number], alias, group, place + number, born_leased)
+        return self._insert_list(batch, drafts, first, alias, group, place, born_leased)
+
+    def _insert_one(
+        self, number: int, draft: Draft, octets: bytes | None, alias: str, group: int, place: int, born_leased: int
+    ) -> list[tuple[int, int]]:
+        """One entry: short, and without a join, for to plan it takes longer than to execute it."""
+        columns = "environment, alias, envelope, message_id, subject, "
+        columns += "priority, group_number, place, size, is_8bit, expires"
+        values: list[Any] = [self.environment, alias, draft.envelope_json, draft.message_id, draft.subject]
+        values += [int(draft.priority), group, place, draft.size, draft.is_8bit, draft.expires]
+        if draft.send_at is not None:
+            columns += ", send_at"
+            values.append(draft.send_at)
+        conflict = ""
+        if draft.key is not None:
+            columns += ", key, digest"
+            values += [draft.key, draft.digest]
+            conflict = _ON_KEY
+        is_final = draft.envelope is None
+        parts = [
+            f"WITH e AS (INSERT INTO {ENTRY} (version, created, finished, may_have_arrived, erased, {columns}) "
+            f"VALUES ({VERSION}, {_CLOCK}, {_CLOCK if is_final else 'NULL'}, false, {'true' if is_final else 'false'}, "
+            f"{_marks(len(values))}){conflict} RETURNING id, environment, alias, expires)"
         ]
-        parts = [f"WITH e AS ({insert})"]
+        recipients = _recipients(draft)[:ROWS]
+        if len(recipients) == 1:
+            rows = "SELECT 0, 0, '', '', e.id, %s, %s, %s, %s, %s FROM e"
+        else:
+            rows = f"SELECT 0, 0, '', '', e.id, v.* FROM e, (VALUES {_row_marks(len(recipients), 5)}) AS v"
         parts.append(
-            f"r AS (INSERT INTO {RECIPIENT} (entry_id, position, address, data, state, attempts, doubts, reply, "
-            f"server, error) SELECT e.id, v.column2, v.column3, v.column4, v.column5, 0, 0, '', '', v.column6 FROM "
-            f"e JOIN (VALUES {_row_marks(len(recipients), 6)}) AS v ON e.place = v.column1)"
+            f"r AS (INSERT INTO {RECIPIENT} (attempts, doubts, reply, server, entry_id, position, address, data, "
+            f"state, error) {rows})"
         )
-        values += [value for row in recipients for value in row]
+        for row in recipients:
+            values += row
+        if octets is not None:
+            parts.append(f"c AS (INSERT INTO {CONTENT} (entry_id, number, octets) SELECT e.id, 0, %s::bytea FROM e)")
+            values.append(octets)
+        if not is_final:
+            wait, lease, leased = _born(draft, number < born_leased)
+            next_try = f"{_CLOCK} + {wait}" if draft.send_at is None else repr(draft.send_at)
+            parts.append(
+                f"d AS (INSERT INTO {DUE} (entry_id, environment, alias, expires, version, lapses, tries, lane, lease, "
+                f"leased, next_try) SELECT e.id, e.environment, e.alias, e.expires, {VERSION}, 0, 0, "
+                f"{lane_of(draft.priority, place)}, {lease}, {leased}, {next_try} FROM e)"
+            )
+        return [(number, row[0]) for row in self._rows(", ".join(parts) + " SELECT id FROM e", *values)]
+
+    def _insert_list(
+        self,
+        batch: Sequence[int],
+        drafts: Sequence[Draft],
+        first: Mapping[int, bytes | None],
+        alias: str,
+        group: int,
+        place: int,
+        born_leased: int,
+    ) -> list[tuple[int, int]]:
+        """Several: an array a column, for each parameter costs the driver. They find their entry by its place."""
+        entries, recipients, contents, due = [], [], [], []
+        for number in batch:
+            draft = drafts[number]
+            its = place + number
+            entries.append(
+                (
+                    *(draft.envelope_json, draft.message_id, draft.subject, int(draft.priority), its, draft.key),
+                    *(draft.digest, draft.size, draft.is_8bit, draft.send_at, draft.expires, draft.envelope is None),
+                )
+            )
+            recipients += [(its, *row) for row in _recipients(draft)[:ROWS]]
+            if (octets := first[number]) is not None:
+                contents.append((its, octets))
+            if draft.envelope is not None:
+                due.append((its, lane_of(draft.priority, its), draft.send_at, *_born(draft, number < born_leased)))
+        conflict = _ON_KEY if any(drafts[number].key is not None for number in batch) else ""
+        parts = [
+            f"WITH e AS (INSERT INTO {ENTRY} (version, created, may_have_arrived, environment, alias, group_number, "
+            "envelope, message_id, subject, priority, place, key, digest, size, is_8bit, send_at, expires, erased, "
+            f"finished) SELECT {VERSION}, {_CLOCK}, false, %s, %s, %s, v.*, CASE WHEN v.is_final THEN {_CLOCK} END "
+            f"FROM {_ENTRIES}{conflict} RETURNING id, place, environment, alias, expires)",
+            f"r AS (INSERT INTO {RECIPIENT} (attempts, doubts, reply, server, entry_id, position, address, data, "
+            "state, error) SELECT 0, 0, '', '', e.id, v.position, v.address, v.data, v.state, v.error FROM e JOIN "
+            f"{_RECIPIENTS} ON e.place = v.place)",
+        ]
+        values = [self.environment, alias, group, *_columns(entries), *_columns(recipients)]
         if contents:
             parts.append(
-                f"c AS (INSERT INTO {CONTENT} (entry_id, number, octets) SELECT e.id, 0, v.column2::bytea FROM e JOIN "
-                f"(VALUES {_row_marks(len(contents), 2)}) AS v ON e.place = v.column1)"
+                f"c AS (INSERT INTO {CONTENT} (entry_id, number, octets) SELECT e.id, 0, v.octets FROM e JOIN "
+                f"{_CONTENTS} ON e.place = v.place)"
             )
-            values += [value for row in contents for value in row]
+            values += _columns(contents)
         if due:
-            marks = ", ".join(
-                f"({_marks(4)}, COALESCE(%s::float8, NOW + %s::float8), %s::float8, {_marks(2)})" for _ in due
-            )
             parts.append(
-                f"d AS (INSERT INTO {DUE} (entry_id, environment, alias, lane, next_try, expires, lease, leased, "
-                "version, lapses, tries) SELECT e.id, v.column2, v.column3, v.column4, v.column5, v.column6, "
-                f"v.column7, v.column8, {VERSION}, 0, 0 FROM e JOIN (VALUES {marks}) AS v ON e.place = v.column1)"
+                f"d AS (INSERT INTO {DUE} (entry_id, environment, alias, expires, version, lapses, tries, lane, lease, "
+                f"leased, next_try) SELECT e.id, e.environment, e.alias, e.expires, {VERSION}, 0, 0, v.lane, v.lease, "
+                f"v.leased, COALESCE(v.send_at, {_CLOCK} + v.wait) FROM e JOIN {_DUES} ON e.place = v.place)"
             )
-            values += [value for row in due for value in row]
+            values += _columns(due)
         rows = self._rows(", ".join(parts) + " SELECT id, place FROM e", *values)
         return [(entry_place - place, entry_id) for entry_id, entry_place in rows]
 
@@ -341,13 +390,32 @@ class Store:
             )
         return found
 
+    def _entries(
+        self, batch: Sequence[int], drafts: Sequence[Draft], alias: str, group: int, place: int
+    ) -> tuple[str, list[Any]]:
+        values: list[Any] = []
+        for number in batch:
+            draft = drafts[number]
+            values += [self.environment, alias, draft.envelope_json, draft.message_id, draft.subject]
+            values += [int(draft.priority), group, place + number, draft.key, draft.digest, VERSION, draft.size]
+            values += [draft.is_8bit, draft.send_at, draft.expires]
+        row = "(" + "%s, " * 15 + "NOW, {}, false, {})"
+        rows = ", ".join(
+            row.format(*(("NULL", "false") if drafts[number].envelope is not None else ("NOW", "true")))
+            for number in batch
+        )
+        conflict = _ON_KEY if any(drafts[number].key is not None for number in batch) else ""
+        return (
+            f"INSERT INTO {ENTRY} (environment, alias, envelope, message_id, subject, priority, group_number, place, "
+            "key, digest, version, size, is_8bit, send_at, expires, created, finished, may_have_arrived, erased) "
+            f"VALUES {rows}{conflict} RETURNING id, place",
+            values,
+        )
+
     def _due(self, draft: Draft, alias: str, place: int, is_leased: bool) -> tuple[Any, ...]:
+        wait, lease, leased = _born(draft, is_leased)
         lane = lane_of(draft.priority, place)
-        if draft.send_at is not None:
-            return self.environment, alias, lane, draft.send_at, 0.0, draft.expires, 0, UNLEASED
-        if is_leased:
-            return self.environment, alias, lane, None, LEASE, draft.expires, 1, BORN_LEASED
-        return self.environment, alias, lane, None, 0.0, draft.expires, 0, UNLEASED
+        return self.environment, alias, lane, draft.send_at, wait, draft.expires, lease, leased
 
     # Claim -------------------------------------------------------------------------------------------------------
 
@@ -1087,6 +1155,7 @@ class Store:
         return {"dead_rows": rows[0][0], "oldest_transaction": rows[0][1]}
 
 
+_ON_KEY = " ON CONFLICT (environment, key) WHERE key IS NOT NULL DO NOTHING"
 _UNREACHED = "('rejected', 'expired', 'in_doubt', 'failed')"  # as the index of recipients has it
 _LAPSED = f"lapses > 0 OR (leased = {LEASED} AND next_try <= NOW)"
 _CLAIMED = "entry_id, lease, lane, lapses, tries, expires - NOW"
@@ -1100,6 +1169,30 @@ def _without_repeats(branches: Sequence[tuple[int, int]]) -> list[tuple[int, int
         places.append((lane, most, given.get(lane, 0)))
         given[lane] = given.get(lane, 0) + most
     return places
+
+
+def _born(draft: Draft, is_leased: bool) -> tuple[float, int, int]:
+    """Of a new row of ``due``: seconds until its next try, unless ``send_at`` says when, and its lease."""
+    return (LEASE, 1, BORN_LEASED) if is_leased and draft.send_at is None else (0.0, 0, UNLEASED)
+
+
+def _arrays(**columns: str) -> str:
+    """PostgreSQL: a table of a parameter for each column, which is an array."""
+    return f"unnest({', '.join([f'%s::{kind}[]' for kind in columns.values()])}) AS v ({', '.join(columns)})"
+
+
+_ENTRIES = _arrays(
+    **{"envelope": "text", "message_id": "text", "subject": "text", "priority": "int", "place": "int", "key": "text"},
+    **{"digest": "text", "size": "bigint", "is_8bit": "bool", "send_at": "float8", "expires": "float8"},
+    is_final="bool",
+)
+_RECIPIENTS = _arrays(place="int", position="int", address="text", data="text", state="text", error="text")
+_CONTENTS = _arrays(place="int", octets="bytea")
+_DUES = _arrays(place="int", lane="int", send_at="float8", wait="float8", lease="int", leased="int")
+
+
+def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)]
 
 
 def _marks(count: int) -> str:

@@ -1,7 +1,7 @@
 """A private PostgreSQL: own cluster, on a free port of 127.0.0.1 and a socket in its own folder.
 
 Everybody who reaches it is let in as `user`, who may do anything. What is committed survives `kill` and `restart`, not
-a crash of the machine: nothing waits for the disk.
+a crash of the machine: nothing waits for the disk, unless `waits_for_disk` as in production.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ listen_addresses = '{host}'
 port = {port}
 unix_socket_directories = '{folder}'
 max_connections = 100
-# Commits are as in production, but nothing waits for the disk
-fsync = off
-full_page_writes = off
+fsync = {disk}
+full_page_writes = {disk}
 logging_collector = on
 log_directory = '{folder}'
 log_filename = 'postgresql.log'
@@ -43,7 +42,8 @@ def programs() -> Path | None:
 class Postgresql:
     """A running PostgreSQL, as a context manager. It may be stopped, killed and started again on its port."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, waits_for_disk: bool = False) -> None:
+        self._disk = "on" if waits_for_disk else "off"
         self.host = "127.0.0.1"
         self.user = "postgres"
         # PostgreSQL does not start for root; the package has made this user
@@ -91,7 +91,7 @@ class Postgresql:
         )
         (self.port,) = free_ports(1, self.host)
         with (self._cluster / "postgresql.conf").open("a") as conf:
-            conf.write(POSTGRESQL_CONF.format(host=self.host, port=self.port, folder=self._folder))
+            conf.write(POSTGRESQL_CONF.format(host=self.host, port=self.port, folder=self._folder, disk=self._disk))
 
     def start(self) -> None:
         """Start it, unless it runs, and return when it answers. Raises RuntimeError with its log."""

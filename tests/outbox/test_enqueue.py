@@ -1,0 +1,81 @@
+"""What is written of a draft is the same, whether it is stored by itself or in a list."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from smtpbackend import Envelope, Outcome, Recipient, Status
+from smtpbackend.adapters import Parcel, stamp
+from smtpbackend.outbox import Draft, draft
+from tests.outbox.lab import Lab, letter
+
+LATER = datetime.now(UTC) + timedelta(seconds=3590)
+TABLES = {
+    "entry": "envelope, message_id, subject, priority, place, key, digest, version, size, is_8bit, send_at, "
+    "CASE WHEN finished IS NULL THEN 0 ELSE 1 END, may_have_arrived, erased",
+    "recipient": "position, address, data, state, attempts, doubts, reply, server, error",
+    "content": "number, octets",
+    "due": "environment, alias, lane, version, lease, leased, lapses, tries",
+}
+
+
+def drafts() -> list[Draft]:
+    refused = Outcome(Recipient("nobody@example.com"), Status.REJECTED, error=ValueError("50% 'bad'\0"))
+    return [
+        letter("ann@example.com"),
+        letter("ann@example.com", "bob@example.com", subject='Grüße, "it\'s" {1,2} \\ 100%s'),
+        letter(send_at=LATER),
+        letter(key="a 'key'"),
+        letter(priority="low", text="é" * 1000),
+        draft(Parcel(None, ValueError("all were refused"), (refused,)), stamp, time.time(), lasts=60.0),
+        draft(
+            Parcel(Envelope("shop@example.com", ["ann@example.com"]), b"Subject: \xff\r\n\r\n\x00\x80", (refused,)),
+            *(stamp, time.time()),
+            lasts=60.0,
+        ),
+    ]
+
+
+def rows(lab: Lab, group: int) -> dict[str, list[list[tuple[Any, ...]]]]:
+    """All that is stored of a group, by table and entry; of times how far they are from that of the entry."""
+    ids = [
+        row[0]
+        for row in lab.rows("SELECT id FROM smtpbackend_outbox_entry WHERE group_number = %s ORDER BY place", group)
+    ]
+    found = {}
+    for table, columns in TABLES.items():
+        of = "id" if table == "entry" else "entry_id"
+        order = {"recipient": "position", "content": "number"}.get(table, of)
+        found[table] = [
+            [
+                tuple(bytes(value) if isinstance(value, memoryview) else value for value in row)
+                for row in lab.rows(
+                    f"SELECT {columns} FROM smtpbackend_outbox_{table} WHERE {of} = %s ORDER BY {order}", one
+                )
+            ]
+            for one in ids
+        ]
+    waits = lab.rows(
+        "SELECT round(CAST(d.next_try - e.created AS numeric)), d.expires - e.expires FROM smtpbackend_outbox_due d "
+        "JOIN smtpbackend_outbox_entry e ON e.id = d.entry_id WHERE e.group_number = %s ORDER BY e.place",
+        group,
+    )
+    found["waits"] = [[(int(wait), int(more))] for wait, more in waits]
+    return found
+
+
+def test_a_list_is_written_like_its_entries(lab: Callable[..., Lab]) -> None:
+    its = lab(default={})
+    made = drafts()
+    its.store.enqueue(made, "default", 1, 0, 2)
+    listed = rows(its, 1)
+    for table in TABLES:
+        its.rows(f"DELETE FROM smtpbackend_outbox_{table}")
+    for place, one in enumerate(made):
+        its.store.enqueue([one], "default", 2, place, int(place < 2))
+    assert rows(its, 2) == listed
+    assert [len(row) for row in listed["recipient"]] == [1, 2, 1, 1, 1, 1, 2]
+    assert [row[0][0] // 60 for row in listed["waits"]] == [1, 1, 59, 0, 0, 0]
