@@ -48,6 +48,7 @@ LONGEST_PAUSE = 10.0  # seconds between tries to reach the database
 SUSPECT_PAUSE = 1.0  # seconds between entries that are claimed alone, while there is other mail: it waits for each
 ECHO = 0.12  # seconds for which a wake-up is followed by quick looks: those that came right behind it sent none
 QUICK = 0.01  # seconds between these
+BLOCKED = 0.2  # seconds until it is looked again whether a mailer may go on whose trial, or whose suspect, is under way
 
 
 class Site(Protocol):
@@ -132,6 +133,7 @@ class Worker:
         self._is_away = False  # the database cannot be written
         self._grace_until = 0.0
         self._clearing: str | None = None  # this mailer's suspect is next, as soon as nothing is in hand
+        self._suspect: tuple[int, int] | None = None  # is in hand, alone
         self._next_sweep = 0.0
         self._next_housekeeping = clock() + HOUSEKEEPING
         self._threads: list[threading.Thread] = []
@@ -183,7 +185,8 @@ class Worker:
                 flow = self._flow(entry.alias)
                 if not flow.is_streaming and clock() - flow.read_at > FRESH:
                     flow.is_open = False  # until its row was read
-                due = entry.due() if flow.room > 0 and not flow.born else None
+                has_room = flow.room > 0 and not flow.born and self._suspect is None
+                due = entry.due() if has_room else None
                 if due is None:
                     flow.born.append(entry)
                 else:
@@ -260,7 +263,10 @@ class Worker:
 
     def _let_go(self, dues: Sequence[Due]) -> None:
         for due in dues:
-            if self._in_hand.pop((due.id, due.lease), None) is not None:
+            key = (due.id, due.lease)
+            if key == self._suspect:
+                self._suspect = None
+            if self._in_hand.pop(key, None) is not None:
                 self._flows[due.alias].in_hand -= 1
             due.close()
 
@@ -394,7 +400,8 @@ class Worker:
                     self._close_store()
                 if self._store is not None:
                     until = min(until, idle_at)
-                self._changed.wait(min(60.0, max(0.001, until - clock())))
+                left = until - clock()
+                self._changed.wait(min(60.0, left) if left > 0 else BLOCKED)
             return True
 
     def _has_work(self) -> bool:
@@ -410,6 +417,8 @@ class Worker:
             return False
         if flow.queue and not flow.is_open:
             return True
+        if self._suspect is not None:
+            return False
         if self._is_leaving:
             return bool(flow.born) and flow.room > 0
         if flow.born and flow.room > 0:
@@ -552,6 +561,8 @@ class Worker:
 
     def _fill(self, store: Store, ledger: Ledger, flow: _Flow) -> None:
         now = clock()
+        if self._suspect is not None:
+            return
         if flow.born and flow.room > 0:
             self._claim_born(store, ledger, flow)
         if self._is_leaving or flow.is_trial:
@@ -560,7 +571,9 @@ class Worker:
             if self._clearing == flow.alias and not self._in_hand:
                 self._clearing = None
                 self._claim(store, ledger, flow, [(SUSPECTS, 1)], 1)
-                flow.has_more = True  # it may not be the only one
+                with self._changed:
+                    self._suspect = next(iter(self._in_hand), None)
+                    flow.has_more = True  # it may not be the only one
             return
         is_time = flow.next_look <= now
         if not is_time and not (flow.has_more and flow.room >= max(1, flow.options.window // 2)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from smtpbackend.outbox import Options, Worker
 from smtpbackend.testing import HANG_UP, Play, ScriptedServer
 from tests.outbox.lab import Lab, down, letter
-from tests.servers.ports import free_ports
+from tests.servers.ports import free_ports, wait_until
 
 MakeLab = Callable[..., Lab]
 Start = Callable[..., ScriptedServer]
@@ -191,28 +192,28 @@ def test_an_entry_that_makes_workers_die_is_set_aside_and_fails(lab: MakeLab, sm
     assert recipients(server) == ["good@example.com"]
 
 
+def in_hand(here: Lab) -> int:
+    return int(here.rows("SELECT count(*) FROM smtpbackend_outbox_due WHERE leased <> 0")[0][0])
+
+
 def test_a_suspect_is_claimed_alone_and_arrives(lab: MakeLab, smtp_server: Start) -> None:
-    server = smtp_server()
+    beside: list[int] = []
+
+    def rcpt(line: str) -> str:
+        beside.append(in_hand(here))
+        return "250 2.1.5 OK"
+
+    server = smtp_server(Play({"RCPT TO:<bad@example.com": rcpt}))
     here = lab(default=at(server))
     here.put(letter("bad@example.com"))
     for _ in range(3):
         here.store.claim("default", [(lane, 9) for lane in range(10)], 9)
         here.rows("UPDATE smtpbackend_outbox_due SET next_try = next_try - 61")
     here.put(*[letter("good@example.com") for _ in range(40)])
-    taken: list[int] = []
-    take_in = Worker._take_in
-
-    class Watched(Worker):
-        def _take_in(self, flow: Any, dues: Any) -> None:
-            if any(due.lapses for due in dues):
-                taken.append(len(self._in_hand) + len(dues))
-            take_in(self, flow, dues)
-
-    worker = Watched(here, for_all=True)
-    worker.start()
-    here.wait_for(lambda: not here.pending())
-    assert worker.stop()
-    assert taken == [1]
+    with here.worker():
+        wait_until(lambda: len(server.taken) == 41, 20)  # the connection of the test is that of the server now
+    assert beside == [1]
+    assert here.pending() == 0
     assert len(recipients(server)) == 41
     told = here.rows("SELECT may_have_arrived FROM smtpbackend_outbox_entry ORDER BY id")
     assert [bool(row[0]) for row in told] == [True] + [False] * 40
@@ -277,23 +278,22 @@ def test_an_entry_of_many_recipients_goes_in_parts(lab: MakeLab, smtp_server: St
 
 
 def test_no_more_than_a_window_is_in_hand(lab: MakeLab, smtp_server: Start) -> None:
-    server = smtp_server()
+    most: list[int] = []
+    looking = threading.Lock()
+
+    def content(line: str) -> str:
+        with looking:
+            most.append(in_hand(here))
+        return "250 2.0.0 taken"
+
+    server = smtp_server(Play({".": content}))
     here = lab(default=at(server))
     here.all_options["default"] = Options(window=8, connections=4)
     here.put(*[letter() for _ in range(100)])
-    most: list[int] = []
-    let_go = Worker._let_go
-
-    class Watched(Worker):
-        def _let_go(self, dues: Any) -> None:
-            most.append(len(self._in_hand))
-            let_go(self, dues)
-
-    worker = Watched(here, for_all=True)
-    worker.start()
-    here.wait_for(lambda: not here.pending())
-    assert worker.stop()
+    with here.worker():
+        wait_until(lambda: len(server.taken) == 100, 20)
     assert max(most) <= 8
+    assert here.pending() == 0
     assert len(recipients(server)) == 100
 
 
