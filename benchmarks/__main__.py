@@ -1,7 +1,8 @@
 """Measure everything, or what is named: `python -m benchmarks ready waits`.
 
-`--save` (all of it, in one run) keeps the figures in results.json and writes docs/performance.md and its charts;
-`--pages` writes these anew from results.json. With SMTPBACKEND_BENCH_QUICK=1 everything runs with little mail.
+`outbox` stands for all that is in that folder. `--save` (all of it in one run, or `outbox`) keeps the figures in
+results.json and writes docs/performance.md and its charts; `--pages` writes these anew from what is kept. With
+SMTPBACKEND_BENCH_QUICK=1 everything runs with little mail.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from benchmarks.lab.environments import django, versions
+from benchmarks.lab.environments import django, versions, versions_of_queues
 from benchmarks.lab.samples import QUICK, ROUNDS, Figures, NotMeasured, within
 from benchmarks.report import results
 
@@ -67,40 +68,48 @@ def measure(name: str) -> Figures | str:
     return figures
 
 
+def print_goals(figures: dict[str, Figures | str]) -> None:
+    """The table of the goals that there is a figure for."""
+    from benchmarks.report.goals import OUTBOX, ROWS
+    from benchmarks.report.page import table
+
+    rows = [row for row in (*ROWS, *OUTBOX) if any(goal.figure.partition(".")[0] in figures for goal in row.goals)]
+    print(f"\n| scenario | goal | reached | of peers |\n| --- | --- | --- | --- |\n{table({'figures': figures}, rows)}")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ALL)}")
     parser.add_argument("--save", action="store_true", help="keep the figures, and write the page")
     parser.add_argument("--pages", action="store_true", help="measure nothing, write the page anew")
     given = parser.parse_args()
-    if unknown := sorted(set(given.names) - set(ALL)):
+    if unknown := sorted(set(given.names) - {*ALL, "outbox"}):
         parser.error(f"no measurement {', '.join(unknown)}; there are {', '.join(ALL)}")
-    if given.save and given.names:
-        parser.error("--save keeps what was measured in one run: name no measurement")
+    if given.save and given.names not in ([], ["outbox"]):
+        parser.error('--save keeps what was measured in one run: name no measurement, or "outbox"')
+    names = [one for name in given.names or ALL for one in (OUTBOX if name == "outbox" else [name])]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # servers that were started end with us
     failed = False
     if not given.pages:
         print(machine())
-        figures = {name: measure(name) for name in given.names or ALL}
-        found: dict[str, Any] = {
-            "machine": machine(),
-            "measured": time.strftime("%Y-%m-%d", time.gmtime()),
-            "quick": QUICK,
-            "rounds": ROUNDS,
-            "versions": versions(),
-            "figures": figures,
-        }
+        figures = {name: measure(name) for name in names}
+        print_goals(figures)
         failed = FAILED in figures.values()
         if not given.save:
             return failed
-        found["profiles"] = {}
-        for name in PROFILED:
-            module = importlib.import_module(f"benchmarks.{name}")
-            try:
-                found["profiles"][module.profile.__doc__] = module.profile()
-            except NotMeasured as reason:
-                print(f"  {name} was not profiled: {reason}")
-        results.save(found)
+        kept: dict[str, Any] = {"machine": machine(), "measured": time.strftime("%Y-%m-%d", time.gmtime())}
+        kept |= {"quick": QUICK, "rounds": ROUNDS}
+        of_outbox = {name: figures.pop(name) for name in OUTBOX}
+        results.save({**kept, "versions": versions_of_queues(), "figures": of_outbox}, results.OUTBOX_FILE)
+        if figures:
+            found = {**kept, "versions": versions(), "figures": figures, "profiles": {}}
+            for name in PROFILED:
+                module = importlib.import_module(f"benchmarks.{name}")
+                try:
+                    found["profiles"][module.profile.__doc__] = module.profile()
+                except NotMeasured as reason:
+                    print(f"  {name} was not profiled: {reason}")
+            results.save(found)
     from benchmarks.report import charts, page
 
     page.write()

@@ -14,12 +14,12 @@ import pytest
 
 from benchmarks.report import page
 from benchmarks.report.charts import CHARTS, FOLDER, label
-from benchmarks.report.goals import ROWS, Goal
+from benchmarks.report.goals import OUTBOX, ROWS, Goal
 from benchmarks.report.results import load
 
 ROOT = Path(__file__).parents[1]
 RESULTS = load()
-GOALS = [goal for row in ROWS for goal in row.goals]
+GOALS = [goal for row in (*ROWS, *OUTBOX) for goal in row.goals]
 PAGE = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
 
 
@@ -36,7 +36,7 @@ def test_the_page_is_what_the_results_make() -> None:
     assert page.text(RESULTS) == PAGE, "run `python -m benchmarks --pages`"
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.scenario)
+@pytest.mark.parametrize("row", [*ROWS, *OUTBOX], ids=lambda row: row.scenario)
 def test_every_goal_is_on_the_page(row: Any) -> None:
     first = f"| {row.scenario} | {row.goals[0].says} | "
     assert first in PAGE
@@ -46,15 +46,17 @@ def test_every_goal_is_on_the_page(row: Any) -> None:
 
 def test_the_scenarios_of_the_goals_are_all_there() -> None:
     """None is dropped because it was not reached."""
-    assert len(ROWS) == 18
-    assert len(GOALS) == 33
+    assert (len(ROWS), len(OUTBOX)) == (18, 16)
+    assert len(GOALS) == 33 + 37
     assert len({goal.figure for goal in GOALS}) == len(GOALS)
 
 
 def test_every_figure_of_a_goal_is_measured() -> None:
     """A misspelt name would be shown as not measured for ever. What could not be measured here says why."""
     goals = [goal.figure for goal in GOALS]
-    others = [name for row in ROWS for _, name, _ in row.peers] + [name for chart in CHARTS for _, name in chart.bars]
+    others = [name for row in (*ROWS, *OUTBOX) for _, name, _ in row.peers] + [
+        name for chart in CHARTS for _, name in chart.bars
+    ]
     for name in goals + others:
         if name.startswith("rendering.") and "rendering" not in RESULTS["figures"]:
             continue
@@ -79,6 +81,8 @@ def test_every_figure_of_a_goal_is_measured() -> None:
         (Goal("10 %", "growth.time", 1.1, "percent"), 0.95, "-5 %"),
         (Goal("10 %", "growth.time", 1.1, "percent"), 1.2, "**not reached**: +20 % of +10 %"),
         (Goal("2 MB", "growth.memory", 2, "MB"), 2.6, "**not reached**: 2.6 MB of 2.0 MB"),
+        (Goal("20 ms", "outbox/latency.sqlite_run_median_ms", 20, "ms"), 20.01, "**not reached**: 20.1 ms of 20.0 ms"),
+        (Goal("5 s", "outbox/newsletter.sqlite_normal_s", 5, "s"), 1.234, "1.24 s"),
     ],
 )
 def test_what_is_not_reached_is_said(goal: Goal, value: float, shown: str) -> None:
@@ -107,6 +111,15 @@ def test_charts_show_the_results(chart: Any) -> None:
     assert f"performance/{chart.name}.svg" in PAGE
 
 
+def test_what_names_no_whole_run_is_not_kept() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "outbox/idle", "--save"],
+        **{"cwd": ROOT, "capture_output": True, "text": True, "timeout": 300},
+    )
+    assert done.returncode == 2
+    assert "name no measurement" in done.stderr
+
+
 RENDERED = """
 import json
 from benchmarks import rendering
@@ -132,5 +145,5 @@ def test_there_is_a_command_for_some_measurements() -> None:
     )
     assert done.returncode == 2
     assert "no measurement nonsense" in done.stderr
-    for name in json.loads((ROOT / "benchmarks" / "results.json").read_text())["figures"]:
+    for name in RESULTS["figures"]:
         assert name in done.stderr

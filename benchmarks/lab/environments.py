@@ -73,3 +73,22 @@ def versions() -> dict[str, str]:
     if postconf := shutil.which("postconf", path="/usr/sbin:/usr/bin"):
         found["Postfix"] = subprocess.check_output([postconf, "-dh", "mail_version"], text=True).strip()
     return found
+
+
+def versions_of_queues() -> dict[str, str]:
+    """What the outbox was measured with."""
+    from tests.servers.postgresql import programs
+
+    program = (
+        "import json, platform, sqlite3; from importlib.metadata import version\n"
+        "names = ('Django', 'django-mailer', 'django-post-office', 'psycopg')\n"
+        "print(json.dumps({'Python': platform.python_version(), **{name: version(name) for name in names}, "
+        "'SQLite': sqlite3.sqlite_version}))"
+    )
+    found: dict[str, str] = {}
+    if (python := PEERS / "queues" / "bin" / "python").exists():
+        found = json.loads(subprocess.check_output([python, "-c", program], text=True))
+    if server := programs():
+        said = subprocess.check_output([server / "postgres", "--version"], text=True)
+        found["PostgreSQL"] = said.split()[2]
+    return found | {name: version for name, version in versions().items() if name == "Postfix"}

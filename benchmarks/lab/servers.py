@@ -31,14 +31,18 @@ def smtp_sink() -> Iterator[int]:
 
 
 @contextmanager
-def postfix() -> Iterator[int]:
-    """The port of a Postfix with CHUNKING and without TLS; it accepts mail for example.net and throws it away."""
+def postfix(*, in_memory: bool = False) -> Iterator[int]:
+    """The port of a Postfix with CHUNKING and without TLS; it accepts mail for example.net and throws it away.
+
+    It waits for the disk before it accepts a mail, unless its queue is ``in_memory``.
+    """
     from tests.servers.postfix import Postfix  # not where a sample is taken: what makes certificates is not there
     from tests.servers.tls import Certificates
 
     if reason := Postfix.missing():
         raise NotMeasured(reason)
-    with tempfile.TemporaryDirectory() as folder, Postfix(Certificates(Path(folder) / "tls")) as running:
+    below = Path("/dev/shm") if in_memory and os.path.isdir("/dev/shm") else None
+    with tempfile.TemporaryDirectory() as folder, Postfix(Certificates(Path(folder) / "tls"), below=below) as running:
         yield running.plain_port
 
 

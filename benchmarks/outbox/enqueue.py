@@ -26,6 +26,8 @@ BEFORE = 10  # transactions of the process before
 def turns(database: Mapping[str, Any]) -> dict[str, float]:
     """Of each side and way the median time in seconds, and the statements within the transaction of the caller."""
     queues.site(database)
+    from django.db import transaction
+
     queues.empty()
     found: dict[str, float] = {}
     for way, rounds, length in (("one", MESSAGES, 1), ("list", LISTS, LIST)):
@@ -39,8 +41,8 @@ def turns(database: Mapping[str, Any]) -> dict[str, float]:
                     taken[side].append(time.perf_counter() - start)
         for side, times in taken.items():
             assert queues.queued(side) == (BEFORE + rounds) * length, side
-            with queues.statements() as asked:
-                store(side, [queues.letter(place) for place in range(length)])
+            with transaction.atomic(), queues.statements() as asked:
+                send(side, [queues.letter(place) for place in range(length)])
             found[f"{way}_{side}"] = statistics.median(times) / length
             found[f"{way}_{side}_statements"] = len(asked)
         for side in queues.BACKENDS:
@@ -52,11 +54,16 @@ def turns(database: Mapping[str, Any]) -> dict[str, float]:
 
 def store(side: str, messages: list[Any]) -> None:
     """In a transaction."""
-    from django.core import mail
     from django.db import transaction
 
     with transaction.atomic():
-        mail.get_connection(queues.BACKENDS[side]).send_messages(messages)
+        send(side, messages)
+
+
+def send(side: str, messages: list[Any]) -> None:
+    from django.core import mail
+
+    mail.get_connection(queues.BACKENDS[side]).send_messages(messages)
 
 
 def measure() -> Figures:

@@ -52,7 +52,7 @@ def measure() -> Figures:
     first = 0
     with (
         queues.databases() as databases,
-        postfix() as port,
+        postfix(in_memory=True) as port,
         StampingProxy("127.0.0.1", port, 0.0) as proxy,
     ):
         for kind, database in databases.items():

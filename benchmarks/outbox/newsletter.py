@@ -60,7 +60,7 @@ def measure() -> Figures:
     number = 0
     with (
         queues.databases() as databases,
-        postfix() as port,
+        postfix(in_memory=True) as port,
         StampingProxy("127.0.0.1", port, ROUND_TRIP, is_set_up=True) as proxy,
     ):
         for kind, database in databases.items():

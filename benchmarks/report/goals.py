@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal, NamedTuple
 
-Kind = Literal["count", "times", "share", "percent", "MB"]
+Kind = Literal["count", "times", "share", "percent", "MB", "ms", "s"]
 
 
 class Goal(NamedTuple):
@@ -34,8 +34,10 @@ class Goal(NamedTuple):
                 return f"1/{_short(value)}" if value >= 1 else f"{_short(1 / value)} x"
             case "percent":
                 return f"{_up(100 * (value - 1), 0):+.0f} %"
-            case "MB":
-                return f"{_up(value, 1):.1f} MB"
+            case "MB" | "ms":
+                return f"{_up(value, 1):.1f} {self.kind}"
+            case "s":
+                return f"{_up(value, 2):.2f} s"
 
 
 class Row(NamedTuple):
@@ -212,3 +214,73 @@ ROWS = (
         (("with 1,000", "growth.few_us", "us a message"), ("with 100,000", "growth.many_us", "us")),
     ),
 )
+
+
+def _outbox(kind: str, name: str) -> tuple[Row, ...]:
+    """The outbox in one kind of database."""
+    single, several = f"outbox/enqueue.{kind}_one", f"outbox/enqueue.{kind}_list"
+    drain, latency = f"outbox/drain.{kind}", f"outbox/latency.{kind}"
+    peers = (("ours", "ours"), ("django-mailer", "django_mailer"), ("django-post-office", "post_office"))
+    most = {"process": 20, "run": 20 if kind == "postgresql" else 100}
+    return (
+        Row(
+            f"{name}: a mail is stored, one a transaction",
+            (
+                *([Goal("1 statement", f"{single}_ours_statements", 1, "count")] if kind == "postgresql" else []),
+                Goal("25 % more than django-mailer's time", f"{single}_of_django_mailer", 1.25, "percent"),
+                Goal("1/1.2 of django-post-office's time", f"{single}_post_office_ratio", 1.2, "share"),
+            ),
+            tuple((whose, f"{single}_{side}_us", "us") for whose, side in peers),
+        ),
+        Row(
+            f"{name}: lists of 100 are stored",
+            (Goal("1/3 of django-post-office's time", f"{several}_post_office_ratio", 3, "share"),),
+            tuple((whose, f"{several}_{side}_us", "us a mail") for whose, side in peers),
+        ),
+        *(
+            Row(
+                f"{name}: 500 stored mails leave, Postfix behind 20 ms, {words}",
+                (
+                    Goal(f"{faster} x django-post-office", f"{drain}_{number}_post_office_ratio", faster, "times"),
+                    Goal(f"{5 * faster} x django-mailer", f"{drain}_{number}_django_mailer_ratio", 5 * faster, "times"),
+                ),
+                (
+                    ("ours", f"{drain}_ours_{number}_rate", "mails/s"),
+                    ("ours with a window of 128", f"{drain}_ours_{number}_wide_rate", "mails/s"),
+                    ("ours", f"{drain}_ours_{number}_statements", "statements a mail"),
+                    ("django-post-office with 5 threads", f"{drain}_post_office_rate", "mails/s"),
+                    ("django-post-office", f"{drain}_post_office_statements", "statements a mail"),
+                    ("django-mailer", f"{drain}_django_mailer_rate", "mails/s"),
+                    ("django-mailer", f"{drain}_django_mailer_statements", "statements a mail"),
+                ),
+            )
+            for number, words, faster in ((4, "four connections", 10), (1, "one connection", 5))
+        ),
+        *(
+            Row(
+                f"{name}: from the commit to the content at the server, by {words}",
+                (
+                    Goal(f"median: {most[way]} ms", f"{latency}_{way}_median_ms", most[way], "ms"),
+                    Goal(f"99th of 100: {most[way]} ms", f"{latency}_{way}_99th_ms", most[way], "ms"),
+                ),
+            )
+            for way, words in (("process", "the process that stores"), ("run", "`outbox run`"))
+        ),
+        Row(
+            f"{name}: a single mail behind a newsletter of 100,000",
+            (
+                Goal("on the wire within 5 s", f"outbox/newsletter.{kind}_normal_s", 5, "s"),
+                Goal('with priority "high" within 1 s', f"outbox/newsletter.{kind}_high_s", 1, "s"),
+                Goal("to store the newsletter takes under 8 MB", f"outbox/newsletter.{kind}_memory", 8, "MB"),
+            ),
+            (("to store it", f"outbox/newsletter.{kind}_enqueue_us", "us a mail"),),
+        ),
+        Row(
+            f"{name}: a web process that is idle, 60 s",
+            (Goal("2 looks into the database", f"outbox/idle.{kind}_connections", 2, "count"),),
+            (("ours", f"outbox/idle.{kind}_statements", "statements"),),
+        ),
+    )
+
+
+OUTBOX = _outbox("postgresql", "PostgreSQL") + _outbox("sqlite", "SQLite")

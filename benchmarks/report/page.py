@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks.report.charts import CHARTS, label
-from benchmarks.report.goals import ROWS, Goal, Row
+from benchmarks.report.goals import OUTBOX, ROWS, Goal, Row
 from benchmarks.report.results import Results, figure, load, why_not
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parents[1] / "docs" / "performance.md"
 LIMITS = HERE / "limits.md"
+LIMITS_OF_OUTBOX = HERE / "limits_of_outbox.md"
 
 TOP = """\
 <!-- Written by `make bench` from benchmarks/results.json and benchmarks/report/limits.md: change those. -->
@@ -34,6 +35,21 @@ seconds are this machine's; the ratios hold elsewhere too. Waits are counted, an
 | scenario | goal | reached | of peers |
 | --- | --- | --- | --- |
 {goals}
+
+## The outbox
+
+What it costs to store mail in the database of a Django site, and how fast it leaves, beside django-mailer and
+django-post-office. `make bench ARGS="outbox --save"` measures this by itself.{outbox_warning}
+
+Measured on {outbox_measured}: {outbox_machine}. {outbox_versions}.
+
+{outbox_summary}
+
+| scenario | goal | reached | of peers |
+| --- | --- | --- | --- |
+{outbox_goals}
+
+{outbox_limits}
 
 ## Charts
 
@@ -56,6 +72,13 @@ longer than they are.
 """
 
 
+QUICK = " **This was a quick run with little mail, to see that it works: its figures say nothing.**"
+
+
+def versions(run: Results) -> str:
+    return ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+
+
 def reached(results: Results, goal: Goal) -> str:
     value = figure(results, goal.figure)
     if value is None:
@@ -75,8 +98,12 @@ def lines_of(results: Results, row: Row) -> Iterator[str]:
         yield f"| {first} | {goal.says} | {reached(results, goal)} | {last} |"
 
 
-def summary(results: Results) -> str:
-    goals = [goal for row in ROWS for goal in row.goals]
+def table(results: Results, rows: Iterable[Row]) -> str:
+    return "\n".join(line for row in rows for line in lines_of(results, row))
+
+
+def summary(results: Results, rows: Iterable[Row]) -> str:
+    goals = [goal for row in rows for goal in row.goals]
     values = [(goal, figure(results, goal.figure)) for goal in goals]
     good = sum(value is not None and goal.is_reached(value) for goal, value in values)
     missing = sum(value is None for _, value in values)
@@ -104,17 +131,23 @@ def profile(words: str, rows: list[list[Any]]) -> str:
 
 def text(results: Results) -> str:
     """The page."""
+    outbox = results["outbox"]
     charts = [f"![{chart.title}](performance/{chart.name}.svg)" for chart in CHARTS if chart.measured(results)]
     return TOP.format(
-        warning=" **This was a quick run with little mail, to see that it works: its figures say nothing.**"
-        if results["quick"]
-        else "",
+        warning=QUICK if results["quick"] else "",
         measured=results["measured"],
         machine=results["machine"],
-        versions=", ".join(f"{name} {version}" for name, version in results["versions"].items()),
+        versions=versions(results),
         rounds=f"{results['rounds']} rounds" if results["rounds"] > 1 else "1 round",
-        summary=summary(results),
-        goals="\n".join(line for row in ROWS for line in lines_of(results, row)),
+        summary=summary(results, ROWS),
+        goals=table(results, ROWS),
+        outbox_warning=QUICK if outbox["quick"] else "",
+        outbox_measured=outbox["measured"],
+        outbox_machine=outbox["machine"],
+        outbox_versions=versions(outbox),
+        outbox_summary=summary(results, OUTBOX),
+        outbox_goals=table(results, OUTBOX),
+        outbox_limits=LIMITS_OF_OUTBOX.read_text(encoding="utf-8").strip(),
         charts="\n\n".join(charts),
         limits=LIMITS.read_text(encoding="utf-8").strip(),
         profiles="\n\n".join(profile(words, rows) for words, rows in results["profiles"].items()),

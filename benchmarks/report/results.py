@@ -1,4 +1,4 @@
-"""The figures of the last run that was kept."""
+"""The figures of the last runs that were kept: one of everything else, and one of the outbox."""
 
 from __future__ import annotations
 
@@ -6,23 +6,28 @@ import json
 from pathlib import Path
 from typing import Any
 
-FILE = Path(__file__).resolve().parents[1] / "results.json"
+HERE = Path(__file__).resolve().parents[1]
+FILE = HERE / "results.json"
+OUTBOX_FILE = HERE / "outbox" / "results.json"
 Results = dict[str, Any]
 
 
-def save(found: Results) -> None:
+def save(found: Results, file: Path = FILE) -> None:
     """Keep them; four significant digits are more than they are worth."""
     for name, figures in found["figures"].items():
         if isinstance(figures, dict):
             found["figures"][name] = {
                 figure: value if isinstance(value, str) else float(f"{value:.4g}") for figure, value in figures.items()
             }
-    FILE.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    file.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def load() -> Results:
+    """All figures; "outbox" is what else is known of the run of the outbox."""
     found: Results = json.loads(FILE.read_text(encoding="utf-8"))
-    return found
+    outbox: Results = json.loads(OUTBOX_FILE.read_text(encoding="utf-8"))
+    found["figures"] |= outbox.pop("figures")
+    return {**found, "outbox": outbox}
 
 
 def figure(results: Results, name: str) -> float | None:

@@ -138,7 +138,7 @@ class Postfix:
     """A running Postfix, as a context manager.
 
     `settings` are lines of main.cf that rule over those above, such as `{"smtpd_timeout": "2s"}`; `size_limit` is in
-    octets. Login as `user` with `password` by one of `mechanisms`.
+    octets. Login as `user` with `password` by one of `mechanisms`. Its queue lies in a new folder `below` that one.
     """
 
     def __init__(
@@ -149,7 +149,9 @@ class Postfix:
         mechanisms: str = "PLAIN LOGIN CRAM-MD5",
         size_limit: int = 30 * 1024 * 1024,
         settings: Mapping[str, str] | None = None,
+        below: Path | None = None,
     ) -> None:
+        self._below = below
         self.host = "127.0.0.1"
         self.user = "user@lab"
         self.password = password
@@ -173,7 +175,7 @@ class Postfix:
 
     def __enter__(self) -> Self:
         # Not below pytest's folder: that one is closed to the users postfix and nobody
-        self._folder = Path(tempfile.mkdtemp(prefix="smtpbackend-postfix-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="smtpbackend-postfix-", dir=self._below))
         try:
             self._prepare()
             self.start()
