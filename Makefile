@@ -83,7 +83,7 @@ interop: $(STAMP) ## every server, TLS mode and login; write docs/interoperabili
 guards: $(STAMP) ## write tests/guards/kept.json anew, for each Python that is installed
 	for python in $(BIN)/python .nox/*/bin/python; do test ! -x $$python || $$python -m tests.guards.figures; done
 
-bench: $(STAMP) ## measure everything beside the peers and write docs/performance.md (ARGS="ready" to print some)
+bench: $(STAMP) ## measure everything beside the peers and write docs/performance.md (ARGS="outbox --save": the outbox alone; ARGS="ready" to print some)
 	$(BIN)/python -m pip install --quiet --group bench
 	$(BIN)/python -m benchmarks $(or $(ARGS),--save)
 

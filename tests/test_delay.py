@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from benchmarks.lab.delay import DelayProxy
+from benchmarks.lab.stamps import MARK, StampingProxy
 from smtpbackend.testing import ScriptedServer
 
 ROUND_TRIP = 0.02
@@ -110,3 +111,23 @@ def test_the_server_hears_of_a_connection_when_it_is_set_up(is_set_up: bool) -> 
                 taken = time.monotonic() - start
                 server.close()
     assert taken >= 0.2 or not is_set_up
+
+
+def test_a_stamping_proxy_notes_when_each_mail_passes() -> None:
+    """Also where its mark comes in two pieces."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        StampingProxy("127.0.0.1", listening.getsockname()[1], 0.0) as proxy,
+        socket.create_connection((proxy.host, proxy.port)) as client,
+    ):
+        server, _ = listening.accept()
+        with server:
+            server.settimeout(10)
+            start = time.monotonic()
+            for number in range(3):
+                mail = f"From: ann@example.com\r\nSubject: {MARK.format(number)}is it\r\n\r\n".encode()
+                for piece in (mail[:30], mail[30:38], mail[38:]):
+                    client.sendall(piece)
+                    assert heard(server, len(piece)) == piece
+                    assert (number in proxy.stamps) == (piece == mail[38:])
+            assert start < proxy.stamps[0] < proxy.stamps[1] < proxy.stamps[2] < time.monotonic()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.lab.environments import PEERS
 from benchmarks.report import page
 from benchmarks.report.charts import CHARTS, FOLDER, label
 from benchmarks.report.goals import OUTBOX, ROWS, Goal
@@ -118,6 +120,23 @@ def test_what_names_no_whole_run_is_not_kept() -> None:
     )
     assert done.returncode == 2
     assert "name no measurement" in done.stderr
+
+
+@pytest.mark.exhaustive
+@pytest.mark.servers
+@pytest.mark.skipif(not (PEERS / "queues" / ".ready").exists(), reason="`make bench` has not installed the peers")
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "benchmarks" / "outbox").glob("[!_]*.py")))
+def test_the_outbox_can_be_measured(name: str) -> None:
+    """With little mail."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", f"outbox/{name}"],
+        env={**os.environ, "SMTPBACKEND_BENCH_QUICK": "1"},
+        **{"cwd": ROOT, "capture_output": True, "text": True, "timeout": 500},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "not measured" not in done.stdout
+    assert "| PostgreSQL: " in done.stdout
+    assert "| SQLite: " in done.stdout
 
 
 RENDERED = """
