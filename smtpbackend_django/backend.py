@@ -282,6 +282,13 @@ class EmailBackend(smtp.EmailBackend):
             warn_no_login(mailer.configuration.servers[0].name, self._spelling("password"))
         return mailer
 
+    def mailer_with(self, **defaults: Any) -> Mailer:
+        """A Mailer with these values for options that are not given; shared by all that have the same settings."""
+        try:
+            return shared_mailer({**defaults, **self._settings()}, self._face())
+        except InvalidInput as error:
+            raise self._wrong(str(error), error.field) from error
+
     @property  # without a setter: its value would not be used
     def ssl_context(self) -> SSLContext:
         """What TLS with the first server uses. With a client certificate too it trusts the system's authorities."""

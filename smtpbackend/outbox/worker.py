@@ -82,7 +82,7 @@ _BOOT_TIME = getattr(time, "CLOCK_BOOTTIME", None)
 
 
 def _log(event: str, level: int = logging.WARNING, error: Exception | None = None, /, **fields: Any) -> None:
-    log(LOGGER, level, f"smtpbackend.{event}", error, **fields)
+    log(LOGGER, level, event, error, **fields)
 
 
 class _Flow:

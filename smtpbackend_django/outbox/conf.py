@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 OPTIONS = ("using", "database", *Options._fields)
+MAX_MESSAGES = 1000  # over one connection, unless the setting says otherwise: a new one proves its window anew
 OF_CALLS = {"username": "auth_user", "password": "auth_password"}
 
 
@@ -160,7 +161,7 @@ def mailer_of(outbox: Outbox) -> Mailer:
     """The Mailer that sends what is stored."""
     backend = behind(outbox)
     if isinstance(backend, EmailBackend):
-        return backend.mailer()
+        return backend.mailer_with(max_messages=MAX_MESSAGES)
     kind = type(backend)
     raise wrong(
         outbox.mailer,

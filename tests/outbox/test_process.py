@@ -225,3 +225,23 @@ def test_import_and_setup_start_no_thread_and_ask_nothing(make_site: MakeSite, s
         """,
     )
     assert said == "['MainThread']\n"
+
+
+def test_a_worker_keeps_its_connection_for_a_thousand_messages(make_site: MakeSite, smtp_server: Start) -> None:
+    """A new one proves its window anew. The setting counts where it is given."""
+    server = smtp_server()
+    program = """
+        from django.core.mail import EmailMessage
+        from smtpbackend_django.outbox import deliver_now
+        from smtpbackend_django.outbox.backend import OutboxBackend
+        from django.core import mail
+        backend = mail.mailers["default"] if hasattr(mail, "mailers") else OutboxBackend()
+        backend.send_messages([EmailMessage("Hi", "Text", None, [f"to{n}@example.com"]) for n in range(150)])
+        print(deliver_now())
+        """
+    site = make_site(server=options(server), outbox={"worker": "none"})
+    assert run(site, program) == "150\n"
+    assert server.connections == 1
+    few = make_site(server={**options(server), "max_messages": 50}, outbox={"worker": "none"})
+    assert run(few, program) == "150\n"
+    assert server.connections == 1 + 3
