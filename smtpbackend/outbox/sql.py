@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from smtpbackend.errors import InvalidInput
 from smtpbackend.outbox.entry import BLOCK, VERSION, Draft, State, text_of
-from smtpbackend.outbox.schedule import LANES, LEASE, SUSPECTS, TRIAL, lane_of
+from smtpbackend.outbox.schedule import LANES, LEASE, SUSPECTS, TRIAL, deferred, lane_of
 
 __all__ = ["CHANNEL", "Change", "Claimed", "Connection", "MailerRow", "Purged", "Store", "Stored"]
 
@@ -90,7 +90,6 @@ class Change(NamedTuple):
     """What a worker records of one claimed entry.
 
     ``recipients``: (position, state, doubts, reply, server, error). ``next_try`` in seconds from now.
-    ``lease_only``: nothing was tried, and the lease is given back.
     """
 
     id: int
@@ -640,16 +639,16 @@ class Store:
             *(value for c in changes for value in (c.id, c.lease, c.next_try, c.lane, c.tries)),
         )
 
-    def expire(self, limit: int = 100) -> list[int]:
-        """Make final what nobody leases and has expired, of every mailer. Returns the entries."""
+    def expire(self, limit: int = 100) -> list[tuple[int, str]]:
+        """Make final what nobody leases and has expired, of every mailer. Returns the entries with their mailers."""
         with self.connection.atomic():
             rows = self._rows(
-                f"SELECT entry_id, {_LAPSED} FROM {DUE} WHERE expires <= NOW AND environment = %s AND "
+                f"SELECT entry_id, {_LAPSED}, alias FROM {DUE} WHERE expires <= NOW AND environment = %s AND "
                 f"(leased = {UNLEASED} OR next_try <= NOW) ORDER BY expires LIMIT %s{self._skip_locked}",
                 *(self.environment, limit),
             )
-            self._settle(rows, State.EXPIRED)
-            return [row[0] for row in rows]
+            self._settle([row[:2] for row in rows], State.EXPIRED)
+            return [(row[0], row[2]) for row in rows]
 
     def fail(self, claimed: Sequence[Claimed], why: str) -> list[int]:
         """Make final as failed what is pending of claimed entries. Returns those whose lease still held."""
@@ -863,13 +862,13 @@ class Store:
             *(entry_id, self.environment),
         )
         rows = self._rows(
-            f"SELECT alias, priority, version, erased FROM {ENTRY} WHERE id = %s AND environment = %s"
+            f"SELECT alias, priority, version, erased, send_at FROM {ENTRY} WHERE id = %s AND environment = %s"
             f"{self._for_update}",
             *(entry_id, self.environment),
         )
         if not rows:
             return "unknown"
-        old_alias, priority, version, erased = rows[0]
+        old_alias, priority, version, erased, send_at = rows[0]
         if due and due[0][0]:
             return "in hand"
         owed = f"entry_id = %s AND state <> '{ACCEPTED}'"
@@ -886,17 +885,18 @@ class Store:
         greatest = "GREATEST" if self._is_postgresql else "MAX"
         if due:
             self._rows(
-                f"UPDATE {DUE} SET alias = %s, next_try = NOW, leased = {UNLEASED}, lapses = 0, tries = 0, "
-                f"lease = lease + 1, expires = {greatest}(expires, NOW + %s) WHERE entry_id = %s",
-                *(alias, lasts, entry_id),
+                f"UPDATE {DUE} SET alias = %s, next_try = {greatest}(NOW, %s), leased = {UNLEASED}, lapses = 0, "
+                "tries = 0, lease = lease + 1, lane = CASE WHEN lane = %s THEN %s ELSE lane END WHERE entry_id = %s",
+                *(alias, send_at or 0.0, SUSPECTS, deferred(priority), entry_id),
             )
         else:
             self._rows(
                 f"INSERT INTO {DUE} (entry_id, environment, alias, lane, next_try, expires, lease, leased, version, "
                 f"lapses, tries) VALUES (%s, %s, %s, %s, NOW, NOW + %s, 0, {UNLEASED}, %s, 0, 0) "
                 "ON CONFLICT DO NOTHING",  # another did the same
-                *(entry_id, self.environment, alias, lane_of(priority, 0), lasts, version),
+                *(entry_id, self.environment, alias, deferred(priority), lasts, version),
             )
+            self._rows(f"UPDATE {ENTRY} SET expires = NOW + %s WHERE id = %s", lasts, entry_id)
         self._rows(f"UPDATE {ENTRY} SET alias = %s, finished = NULL WHERE id = %s", alias, entry_id)
         return "due"
 
@@ -945,7 +945,7 @@ class Store:
         names = "id environment alias envelope message_id subject priority key version size is_8bit created send_at"
         names += " expires finished may_have_arrived erased"
         told = dict(zip(names.split(), rows[0], strict=True))
-        told["envelope"] = json.loads(told["envelope"])
+        told["envelope"] = _parsed(told["envelope"])
         for flag in ("is_8bit", "may_have_arrived", "erased"):
             told[flag] = bool(told[flag])
         told["recipients"] = [
@@ -957,7 +957,7 @@ class Store:
             )
         ]
         for one in told["recipients"]:
-            one["reply"] = json.loads(one["reply"]) if one["reply"] else None
+            one["reply"] = _parsed(one["reply"]) if one["reply"] else None
         due = self._rows(
             f"SELECT lane, next_try, lease, leased, lapses, tries FROM {DUE} WHERE entry_id = %s", entry_id
         )
@@ -1153,6 +1153,14 @@ class Store:
             DUE,
         )
         return {"dead_rows": rows[0][0], "oldest_transaction": rows[0][1]}
+
+
+def _parsed(text: str) -> Any:
+    """What is stored as JSON; the text itself where it cannot be read, for whoever has to find out why."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 _ON_KEY = " ON CONFLICT (environment, key) WHERE key IS NOT NULL DO NOTHING"

@@ -26,12 +26,12 @@ from smtpbackend.events import MessageSending, ServerFailed
 from smtpbackend.logs import log
 from smtpbackend.outbox.entry import Due
 from smtpbackend.outbox.ledger import Entry, Ledger, MailerDown, MessageExpired, why_of
-from smtpbackend.outbox.schedule import LEASE, MARGIN, RENEW, SUSPECTS, Turns, rest_after
+from smtpbackend.outbox.options import Options
+from smtpbackend.outbox.schedule import LEASE, MARGIN, RENEW, SUSPECTS, Turns, is_of_mailer, rest_after
 from smtpbackend.outbox.sql import MailerRow, Store
 
 if TYPE_CHECKING:
     from smtpbackend.blocking.mailer import Mailer
-    from smtpbackend.outbox.options import Options
     from smtpbackend.outcome import Receipt
 
 __all__ = ["Site", "Worker", "clock", "deliver_due"]
@@ -185,7 +185,7 @@ class Worker:
                 flow = self._flow(entry.alias)
                 if not flow.is_streaming and clock() - flow.read_at > FRESH:
                     flow.is_open = False  # until its row was read
-                has_room = flow.room > 0 and not flow.born and self._suspect is None
+                has_room = flow.room > 0 and not flow.born and self._suspect is None and self._clearing is None
                 due = entry.due() if has_room else None
                 if due is None:
                     flow.born.append(entry)
@@ -318,7 +318,7 @@ class Worker:
                 if receipt is None:
                     continue
                 with self._changed:
-                    if not due.is_returned and _is_down(receipt):
+                    if not due.is_returned and is_of_mailer(receipt):
                         flow.is_open = False
                     self._done.append((due, receipt))
                     self._changed.notify_all()
@@ -569,10 +569,10 @@ class Worker:
             return
         if self._clearing is not None:
             if self._clearing == flow.alias and not self._in_hand:
-                self._clearing = None
                 self._claim(store, ledger, flow, [(SUSPECTS, 1)], 1)
                 with self._changed:
                     self._suspect = next(iter(self._in_hand), None)
+                    self._clearing = None
                     flow.has_more = True  # it may not be the only one
             return
         is_time = flow.next_look <= now
@@ -695,13 +695,16 @@ class Worker:
         if now >= self._next_sweep:
             self._next_sweep = now + (SWEEP if self._for_all else HOUSEKEEPING)
             while expired := store.expire():
-                for entry_id in expired:
-                    self._site.tell("", None, MessageExpired(entry_id))
+                for entry_id, alias in expired:
+                    self._site.tell(alias, None, MessageExpired(entry_id))
         if now >= self._next_housekeeping:
             with self._changed:
                 flows = list(self._flows.values())
-            steps = [store.purge(flow.options.keep, flow.options.keep_failed, alias=flow.alias) for flow in flows]
-            if not any(map(any, steps)):  # else the next small step follows
+            gone = set(store.aliases_of_finished()) - {flow.alias for flow in flows}
+            usual = Options()  # of mailers that the settings do not have any more
+            steps = [store.purge(usual.keep, usual.keep_failed, alias=alias) for alias in gone]
+            steps += [store.purge(flow.options.keep, flow.options.keep_failed, alias=flow.alias) for flow in flows]
+            if not any(step.has_more for step in steps):  # else the next small step follows
                 self._next_housekeeping = now + HOUSEKEEPING
 
     # The timer ---------------------------------------------------------------------------------------------------
@@ -751,12 +754,6 @@ def _close(store: Store | None) -> None:
             store.connection.close()
 
 
-def _is_down(receipt: Receipt) -> bool:
-    from smtpbackend.outbox.schedule import is_of_mailer
-
-    return is_of_mailer(receipt)
-
-
 class _Listener:
     """Tells what comes before a mail at once; what follows it is kept until it is recorded."""
 
@@ -782,18 +779,21 @@ def deliver_due(
     many entries were finished.
     """
     options = site.options(alias)
+    send = deliver or _by_smtp(site, alias)  # first, for its settings may be wrong
+    rows = store.mailers([alias])
+    if any(row.is_paused for row in rows.values()):
+        return 0
     ledger = Ledger(store, lambda _: options.retry_in_doubt, _log)
     turns = Turns()
     finished = 0
     while True:
-        for entry_id in store.expire():
-            site.tell(alias, None, MessageExpired(entry_id))
+        for entry_id, whose in store.expire():
+            site.tell(whose, None, MessageExpired(entry_id))
         claimed_at = clock()
         claimed = store.claim(alias, [*turns.branches(options.window), (SUSPECTS, options.window)], options.window)
         if not claimed:
             return finished
         dues = ledger.take(alias, claimed, claimed_at)
-        send = deliver or _by_smtp(site, alias)
         done = [(due, receipt) for due, receipt in send(dues) if receipt is not None]
         recorded = ledger.record(done)
         finished += sum(ledger.change(due, receipt).is_final for due, receipt in done)
@@ -809,7 +809,11 @@ def deliver_due(
 def _by_smtp(site: Site, alias: str) -> Callable[[Any], Iterator[Any]]:
     mailer = site.mailer(alias)
 
+    def holds(due: Due) -> bool:
+        due.is_returned = not clock() < min(due.begins_by, due.expires_at)
+        return not due.is_returned
+
     def send(dues: Any) -> Iterator[Any]:
-        return mailer.deliver(iter(dues), prepare=Due.parcel, listeners=[_Listener(site, alias)])
+        return mailer.deliver(iter(dues), prepare=Due.parcel, listeners=[_Listener(site, alias)], holds=holds)
 
     return send

@@ -156,6 +156,8 @@ def _outbox_backend(using: str | None) -> Any:
 
         backend = mailers[using or "default"]
     else:
+        if using not in (None, "default"):
+            raise conf.wrong(None, f"using is {using!r}, and there is one mailer: only Django 6.1 has MAILERS")
         backend = mail.get_connection()
     if not isinstance(backend, OutboxBackend) and not conf.in_tests():
         raise conf.wrong(

@@ -17,6 +17,13 @@ __all__ = ["DjangoConnection", "environment_of", "own_store", "store"]
 _DIALECTS = ("postgresql", "sqlite")
 
 
+_BEGIN = {
+    "sqlite": "BEGIN IMMEDIATE",
+    # A process that is stopped amid a transaction keeps what it locked from all others no longer than this
+    "postgresql": "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '10s'",
+}
+
+
 class DjangoConnection:
     """Django's connection of this thread to one database; or ``own``, one of the outbox's."""
 
@@ -62,8 +69,7 @@ class _Transaction:
 
     def __enter__(self) -> None:
         self._is_savepoint = self._wrapper.in_outbox_transaction
-        begin = "BEGIN IMMEDIATE" if self._wrapper.vendor == "sqlite" else "BEGIN"
-        self._execute("SAVEPOINT outbox" if self._is_savepoint else begin)
+        self._execute("SAVEPOINT outbox" if self._is_savepoint else _BEGIN[self._wrapper.vendor])
         self._wrapper.in_outbox_transaction = True
 
     def __exit__(self, kind: Any, *_: Any) -> None:

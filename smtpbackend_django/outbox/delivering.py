@@ -1,4 +1,4 @@
-"""Delivering in the thread and on the connection of the caller: for tests of a site, and ``outbox run --once``."""
+"""Delivering in the thread and on the connection of the caller, for tests of a site."""
 
 from __future__ import annotations
 

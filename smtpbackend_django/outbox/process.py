@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
-import os
 import secrets
 import sys
 import threading
@@ -33,7 +32,6 @@ WAKE_UP_EACH = 0.1  # seconds between two wake-ups of other processes
 
 _workers: dict[tuple[str, str], Worker] = {}
 _lock = threading.RLock()
-_pid = os.getpid()
 _has_forked = False
 _is_watching = False
 _last_wake_ups: dict[tuple[str, str], float] = {}
@@ -168,10 +166,9 @@ def _before_fork() -> None:
 
 
 def _in_child() -> None:
-    global _lock, _pid, _has_forked, _is_watching, _seen_request
+    global _lock, _has_forked, _is_watching, _seen_request
     _lock = threading.RLock()
     _workers.clear()
-    _pid = os.getpid()
     _has_forked = _is_watching = _seen_request = False
 
 

@@ -158,6 +158,11 @@ def problem(of: dict[str, Any], all_paused: bool, longest: float) -> str:
             f"Mail of {name!r} is due for {lasting(unclaimed)}, and no process sends it: start `manage.py outbox run`, "
             "or see why the processes of the site do not."
         )
+    if is_late and of["newer"] >= of["due"]:
+        return (
+            f"Mail of {name!r} is due for {lasting(oldest)}, and a newer smtpbackend stored it: start a worker of that "
+            "version."
+        )
     if is_late:
         return (
             f"Mail of {name!r} is due for {lasting(oldest)}, longer than {lasting(longest)}: mail comes faster than "

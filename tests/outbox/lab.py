@@ -66,7 +66,7 @@ class Lab:
 
     def tell(self, alias: str, due: Due | None, event: Any) -> None:
         names = [event.name] if not hasattr(event, "message") else [name for name, _ in signals_of(event)]
-        whose = due.id if due is not None else getattr(event, "entry", alias)
+        whose = due.id if due is not None else (event.entry, alias) if hasattr(event, "entry") else alias
         self.told += [(name, whose) for name in names]
         if event.name == "message_sending" and due is not None and self.cancelled(due):
             raise CancelSend("not wanted")

@@ -133,7 +133,7 @@ def transactions(session: list[str]) -> Iterator[list[str]]:
     open_one: list[str] = []
     for statement in session:
         open_one.append(statement)
-        if open_one[0] != "BEGIN" or statement in ("COMMIT", "ROLLBACK"):
+        if not open_one[0].startswith("BEGIN") or statement in ("COMMIT", "ROLLBACK"):
             yield open_one
             open_one = []
 
@@ -211,7 +211,8 @@ def test_commits_of_many_wake_few_times(
     waking = [one for one in asked if any("pg_notify" in statement for statement in one)]
     assert waking
     for begin, unhurried, notify, commit in waking:
-        assert (begin, unhurried, commit) == ("BEGIN", "SET LOCAL synchronous_commit TO off", "COMMIT")
+        assert begin.startswith("BEGIN")
+        assert (unhurried, commit) == ("SET LOCAL synchronous_commit TO off", "COMMIT")
         assert notify.startswith(f"SELECT pg_notify('{CHANNEL}', '')")
     tables.close()
 

@@ -651,7 +651,7 @@ class TestRecord:
         stores.store.cancel([ids[1]])
         stores.store.retry([ids[2]], 60.0)
         stores.shift(1e9)
-        assert ids[3] in stores.store.expire()
+        assert (ids[3], ALIAS) in stores.store.expire()
         for entry_id in ids:
             assert not stores.store.show(entry_id)["may_have_arrived"]  # type: ignore[index]
 
@@ -664,9 +664,11 @@ class TestEnds:
         stores.enqueue(letter(), store=stores.open("there"))
         (held,) = stores.claim(1)
         stores.rows("UPDATE {due} SET expires = 1")
-        assert sorted(stores.store.expire()) == sorted(set(ids) - {held.id})
+        mailers = {ids[0]: "unknown"}
+        swept = set(ids) - {held.id}
+        assert sorted(stores.store.expire()) == sorted((one, mailers.get(one, ALIAS)) for one in swept)
         stores.shift(LEASE + 1)
-        assert stores.store.expire() == [held.id]
+        assert stores.store.expire() == [(held.id, ALIAS)]
         assert stores.store.expire() == []
         assert {stores.states(one)[0] for one in ids} == {"expired"}
         assert stores.count("due") == 1
