@@ -17,7 +17,7 @@ LIMITS = HERE / "limits.md"
 LIMITS_OF_OUTBOX = HERE / "limits_of_outbox.md"
 
 TOP = """\
-<!-- Written by `make bench` from the results and the limits in benchmarks/: change those. -->
+<!-- Written by `make bench` from each results.json of benchmarks/ and the limits in its report/: change those. -->
 # Performance
 
 What is promised about speed, and what was measured beside the clients that could be used instead.{warning}

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
 from smtpbackend import Envelope, Outcome, Recipient, Status
 from smtpbackend.adapters import Parcel, stamp
 from smtpbackend.outbox import Draft, draft
@@ -79,3 +81,18 @@ def test_a_list_is_written_like_its_entries(lab: Callable[..., Lab]) -> None:
     assert rows(its, 2) == listed
     assert [len(row) for row in listed["recipient"]] == [1, 2, 1, 1, 1, 1, 2]
     assert [row[0][0] // 60 for row in listed["waits"]] == [1, 1, 59, 0, 0, 0]
+
+
+@pytest.mark.parametrize("count", [1, 100])
+def test_to_store_mail_takes_a_statement_or_one_for_each_table(lab: Callable[..., Lab], count: int) -> None:
+    its = lab(default={})
+    asked: list[str] = []
+
+    def note(execute: Any, sql: str, *args: Any) -> Any:
+        asked.append(sql.split()[0])
+        return execute(sql, *args)
+
+    with its.store.connection._own.execute_wrapper(note):  # type: ignore[attr-defined]
+        its.put(*[letter() for _ in range(count)])
+    wanted = ["WITH"] if its.dialect == "postgresql" else ["BEGIN", *["INSERT"] * 4, "COMMIT"]
+    assert asked == wanted
