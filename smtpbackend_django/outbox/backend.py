@@ -77,7 +77,7 @@ class OutboxBackend(BaseEmailBackend):
         """
         if not email_messages:
             return 0
-        return len(list(self._stored(email_messages, {})))
+        return sum(1 for _ in self._stored(email_messages, {}))
 
     def _stored(self, messages: Iterable[Any], wanted: dict[str, Any]) -> Iterator[Stored]:
         """Store messages in one transaction; what became of each."""

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from django.core import mail
 
 from smtpbackend import Envelope, Outcome, Recipient, Status
 from smtpbackend.adapters import Parcel, stamp
 from smtpbackend.outbox import Draft, draft
+from tests.outbox.desk import Desk
 from tests.outbox.lab import Lab, letter
+from tests.outbox.sites import HAS_MAILERS, OUTBOX_BACKEND
 
 LATER = datetime.now(UTC) + timedelta(seconds=3590)
 TABLES = {
@@ -96,3 +100,21 @@ def test_to_store_mail_takes_a_statement_or_one_for_each_table(lab: Callable[...
         its.put(*[letter() for _ in range(count)])
     wanted = ["WITH"] if its.dialect == "postgresql" else ["BEGIN", *["INSERT"] * 4, "COMMIT"]
     assert asked == wanted
+
+
+def test_a_newsletter_takes_no_memory_for_each_mail(make_desk: Callable[..., Desk]) -> None:
+    """What is made as it is asked for is forgotten once it is stored."""
+
+    def peak(count: int) -> int:
+        messages = (mail.EmailMessage("News", "Text", "shop@example.com", ["ann@example.com"]) for _ in range(count))
+        tracemalloc.start()
+        try:
+            assert backend.send_messages(messages) == count
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    make_desk({"host": "127.0.0.1", "port": 1})
+    backend = mail.mailers["default"] if HAS_MAILERS else mail.get_connection(OUTBOX_BACKEND)
+    peak(200)
+    assert peak(1500) - peak(300) < 60_000  # 50 octets a mail; an object for each takes more
