@@ -107,6 +107,9 @@ class _Flow:
         self.renew_backlog = 0.0
         self.suspect_at = 0.0
 
+        self.worth_a_claim = max(1, options.window // 8)
+        """So much room is claimed for: less would be many statements for few mails, more would let servers wait."""
+
     @property
     def room(self) -> int:
         return self.options.window - self.in_hand
@@ -427,7 +430,7 @@ class Worker:
             return not self._in_hand
         if flow.next_look <= now:
             return True
-        return flow.has_more and flow.room >= max(1, flow.options.window // 2)
+        return flow.has_more and flow.room >= flow.worth_a_claim
 
     def _next_time(self) -> float:
         if self._is_stopping or self._is_leaving:
@@ -576,7 +579,7 @@ class Worker:
                     flow.has_more = True  # it may not be the only one
             return
         is_time = flow.next_look <= now
-        if not is_time and not (flow.has_more and flow.room >= max(1, flow.options.window // 2)):
+        if not is_time and not (flow.has_more and flow.room >= flow.worth_a_claim):
             return
         if flow.room < 1:
             flow.next_look = now + POLL
