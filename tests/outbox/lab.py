@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ class Lab:
         self._handler = ConnectionHandler({"default": database, "lab": database})
         self.dialect = "sqlite" if database["ENGINE"].endswith("sqlite3") else "postgresql"
         self.mailers: dict[str, Mailer] = {}
+        self._making = threading.Lock()
         self.settings = mailers
         self.told: list[tuple[str, Any]] = []
         self.cancelled: Callable[[Due], bool] = lambda due: False
@@ -57,9 +59,10 @@ class Lab:
         return list(self.settings)
 
     def mailer(self, alias: str) -> Mailer:
-        if alias not in self.mailers:
-            self.mailers[alias] = Mailer(**self.settings[alias])
-        return self.mailers[alias]
+        with self._making:
+            if alias not in self.mailers:
+                self.mailers[alias] = Mailer(**self.settings[alias])
+            return self.mailers[alias]
 
     def options(self, alias: str) -> Options:
         return self.all_options.get(alias, Options())
