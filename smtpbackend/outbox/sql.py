@@ -488,7 +488,7 @@ class Store:
         return bool(
             self._rows(
                 f"SELECT 1 FROM {self._due_by_lane} WHERE environment = %s AND alias = %s AND lane = {SUSPECTS} AND "
-                f"next_try <= NOW AND version <= {VERSION} LIMIT 1",
+                f"next_try <= NOW AND version <= {VERSION} AND expires > NOW LIMIT 1",
                 *(self.environment, alias),
             )
         )
@@ -692,8 +692,8 @@ class Store:
             *(self.environment, alias),
         )
 
-    def rest(self, alias: str, seconds: Any, error: str) -> tuple[float, bool] | None:
-        """Let a mailer that failed rest; ``seconds(last)`` tells how long after its last rest.
+    def rest(self, alias: str, seconds: Any, error: str, tried: int = 0) -> tuple[float, bool] | None:
+        """Let a mailer that failed with an entry rest; ``seconds(last)`` tells how long after its last rest.
 
         Returns how long, and whether it was well before; None where it rests already.
         """
@@ -710,8 +710,8 @@ class Store:
             length = float(seconds(last))
             self._rows(
                 f"UPDATE {MAILER} SET rest = %s, rest_until = NOW + %s, trial_until = 0, last_error = %s, "
-                "down_since = COALESCE(down_since, NOW) WHERE environment = %s AND alias = %s",
-                *(length, length, _text(error, MAX_ERROR), self.environment, alias),
+                "down_since = COALESCE(down_since, NOW), trial_entry = %s WHERE environment = %s AND alias = %s",
+                *(length, length, _text(error, MAX_ERROR), tried, self.environment, alias),
             )
             return length, bool(was_well)
 
@@ -730,10 +730,17 @@ class Store:
         """
         rows = self._rows(
             f"UPDATE {MAILER} SET trial_until = NOW + {TRIAL} WHERE environment = %s AND alias = %s AND "
-            "rest_until <= NOW AND trial_until <= NOW AND down_since IS NOT NULL RETURNING trial_entry",
+            "rest_until <= NOW AND trial_until <= NOW AND down_since IS NOT NULL AND NOT paused RETURNING trial_entry",
             *(self.environment, alias),
         )
         return rows[0][0] if rows else None
+
+    def put_off(self, entry_id: int, seconds: float) -> None:
+        """Charge a try to an entry with which a mailer failed that works for others."""
+        self._rows(
+            f"UPDATE {DUE} SET next_try = NOW + %s, tries = tries + 1 WHERE entry_id = %s AND leased = {UNLEASED}",
+            *(seconds, entry_id),
+        )
 
     def note_trial(self, alias: str, entry_id: int | None) -> None:
         """Which entry is tried; None: there was none to try."""

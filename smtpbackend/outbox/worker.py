@@ -15,9 +15,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import random
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -27,8 +28,17 @@ from smtpbackend.logs import log
 from smtpbackend.outbox.entry import Due
 from smtpbackend.outbox.ledger import Entry, Ledger, MailerDown, MessageExpired, why_of
 from smtpbackend.outbox.options import Options
-from smtpbackend.outbox.schedule import LEASE, MARGIN, RENEW, SUSPECTS, Turns, is_of_mailer, rest_after
-from smtpbackend.outbox.sql import MailerRow, Store
+from smtpbackend.outbox.schedule import (
+    LEASE,
+    MARGIN,
+    RENEW,
+    SUSPECTS,
+    Turns,
+    backoff,
+    is_of_mailer,
+    rest_after,
+)
+from smtpbackend.outbox.sql import Claimed, MailerRow, Store
 
 if TYPE_CHECKING:
     from smtpbackend.blocking.mailer import Mailer
@@ -45,6 +55,8 @@ HOUSEKEEPING = 600.0  # seconds between steps of pruning
 SWEEP = 10.0  # seconds between sweeps of what expired
 AWAY = 10.0  # seconds for which lapsed leases are left to their workers after the database was away: they write first
 LONGEST_PAUSE = 10.0  # seconds between tries to reach the database
+MOST_SUSPECTED = 100  # entries of which is remembered that an outage began with them
+CLEARING = 2.0  # seconds that what is in hand may take to be settled before one that is claimed alone
 SUSPECT_PAUSE = 1.0  # seconds between entries that are claimed alone, while there is other mail: it waits for each
 ECHO = 0.12  # seconds for which a wake-up is followed by quick looks: those that came right behind it sent none
 QUICK = 0.01  # seconds between these
@@ -95,14 +107,15 @@ class _Flow:
         self.born: deque[Entry] = deque()  # stored and leased by this process, and no room for them yet
         self.in_hand = 0
         self.turns = Turns()
-        self.thread: threading.Thread | None = None
+        self.has_threads = False
         self.has_more = False  # something may be due that was not claimed
         self.next_look = 0.0
         self.quick_until = 0.0
         self.is_open = False  # the mailer neither rests nor is paused, when its row was read
         self.read_at = -1e9
+        self.is_paused = False
         self.is_trial = False
-        self.is_streaming = False
+        self.took_down: Counter[int] = Counter()  # how often an entry began an outage
         self.has_backlog = False
         self.renew_backlog = 0.0
         self.suspect_at = 0.0
@@ -130,12 +143,14 @@ class Worker:
         self._flows: dict[str, _Flow] = {}
         self._in_hand: dict[tuple[int, int], Due] = {}  # by entry and lease
         self._done: list[tuple[Due, Receipt]] = []
+        self._back: dict[int, int] = {}  # leases of what could not be read
         self._failed: dict[str, str] = {}  # mailers that could not even begin
         self._is_stopping = False
         self._is_leaving = False
         self._is_away = False  # the database cannot be written
         self._grace_until = 0.0
         self._clearing: str | None = None  # this mailer's suspect is next, as soon as nothing is in hand
+        self._clear_until = 0.0
         self._suspect: tuple[int, int] | None = None  # is in hand, alone
         self._next_sweep = 0.0
         self._next_housekeeping = clock() + HOUSEKEEPING
@@ -153,17 +168,23 @@ class Worker:
 
     def start(self) -> None:
         """Start its threads."""
+        try:
+            for alias in self._site.aliases():
+                flow = self._flow(alias)
+                flow.has_more = True
+                self._have_thread(flow)  # now, for at the end of Python none can be started
+            for name, target in (("writer", self._write), ("timer", self._renew)):
+                self._start(f"smtpbackend-outbox-{name}", target)
+        except BaseException:
+            self.stop(0.0)
+            raise
         self.is_started = True
-        for alias in self._site.aliases():
-            flow = self._flow(alias)
-            flow.has_more = True
-            self._have_thread(flow)  # now, for at the end of Python none can be started
-        for name, target in (("writer", self._write), ("timer", self._renew)):
-            self._start(f"smtpbackend-outbox-{name}", target)
 
     def _have_thread(self, flow: _Flow) -> None:
-        if flow.thread is None:
-            flow.thread = self._start(f"smtpbackend-outbox-{flow.alias}", lambda: self._drain(flow))
+        if not flow.has_threads:
+            flow.has_threads = True
+            for number in range(flow.options.connections):
+                self._start(f"smtpbackend-outbox-{flow.alias}-{number}", lambda: self._drain(flow))
 
     def _start(self, name: str, target: Callable[[], None]) -> threading.Thread:
         thread = threading.Thread(target=target, name=name, daemon=True)
@@ -186,7 +207,7 @@ class Worker:
         with self._changed:
             for entry in entries:
                 flow = self._flow(entry.alias)
-                if not flow.is_streaming and clock() - flow.read_at > FRESH:
+                if not flow.in_hand and clock() - flow.read_at > FRESH:
                     flow.is_open = False  # until its row was read
                 has_room = flow.room > 0 and not flow.born and self._suspect is None and self._clearing is None
                 due = entry.due() if has_room else None
@@ -232,6 +253,11 @@ class Worker:
             if thread is not threading.current_thread():
                 thread.join(max(0.0, until - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it begins nothing more."""
+        return self._is_stopping
 
     @property
     def is_idle(self) -> bool:
@@ -286,33 +312,28 @@ class Worker:
                     if self._is_stopping:
                         return
                     self._changed.wait()
+            under_way: dict[tuple[int, int], Due] = {}
             try:
                 mailer = self._site.mailer(flow.alias)
             except Exception as error:
                 self._could_not_begin(flow, why_of(error))
                 continue
             try:
-                flow.is_streaming = True
-                self._deliver(flow, mailer)
-            except Exception as error:
-                _log("outbox_stream_broke", logging.ERROR, error, mailer=flow.alias)
-                self._forget_under_way(flow)
+                self._deliver(flow, mailer, under_way)
+            except BaseException as error:  # of a receiver too: a thread that ended would hold its mail for ever
+                _log("outbox_stream_broke", logging.ERROR, _shown(error), mailer=flow.alias)
+                self._forget(under_way)
                 self._could_not_begin(flow, why_of(error))
-            finally:
-                flow.is_streaming = False
 
-    def _forget_under_way(self, flow: _Flow) -> None:
-        """What was under way is not known: its leases lapse, and it says that it may have arrived."""
+    def _forget(self, under_way: dict[tuple[int, int], Due]) -> None:
+        """It is not known what became of it: its leases lapse, and it says that it may have arrived."""
         with self._changed:
-            known = {(due.id, due.lease) for due in (*flow.queue, *(due for due, _ in self._done))}
-            self._let_go([due for key, due in self._in_hand.items() if due.alias == flow.alias and key not in known])
+            self._let_go(list(under_way.values()))
 
-    def _deliver(self, flow: _Flow, mailer: Mailer) -> None:
-        connections = 1 if self._is_leaving else flow.options.connections  # each more is a thread
+    def _deliver(self, flow: _Flow, mailer: Mailer, under_way: dict[tuple[int, int], Due]) -> None:
         stream = mailer.deliver(
-            self._source(flow),
+            self._source(flow, under_way),
             prepare=Due.parcel,
-            connections=connections,
             listeners=[_Listener(self._site, flow.alias)],
             holds=self._holds,
         )
@@ -321,16 +342,19 @@ class Worker:
                 if receipt is None:
                     continue
                 with self._changed:
+                    del under_way[due.id, due.lease]
                     if not due.is_returned and is_of_mailer(receipt):
                         flow.is_open = False
                     self._done.append((due, receipt))
                     self._changed.notify_all()
 
-    def _source(self, flow: _Flow) -> Iterator[Any]:
+    def _source(self, flow: _Flow, under_way: dict[tuple[int, int], Due]) -> Iterator[Any]:
         """What goes next; `LATER` where nothing does now, so that what is under way is settled."""
         while True:
             with self._changed:
                 due = flow.queue.popleft() if flow.queue and self._begins(flow) else None
+                if due is not None:
+                    under_way[due.id, due.lease] = due
             yield LATER if due is None else due
 
     def _holds(self, due: Due) -> bool:
@@ -369,11 +393,12 @@ class Worker:
         while self._wait_for_work(pause):
             try:
                 self._work()
-            except Exception as error:
+            except BaseException as error:
                 pause = min(LONGEST_PAUSE, pause * 2 or 0.5)
                 if not self._is_away:
-                    _log("outbox_database_away", logging.ERROR, error, again_in=pause)
+                    _log("outbox_database_away", logging.ERROR, _shown(error), again_in=pause)
                 self._is_away = True
+                self._grace_until = float("inf")
                 self._close_store()
             else:
                 pause = 0.0
@@ -427,7 +452,7 @@ class Worker:
         if flow.born and flow.room > 0:
             return True
         if self._clearing is not None:
-            return not self._in_hand
+            return not self._in_hand or now >= self._clear_until
         if flow.next_look <= now:
             return True
         return flow.has_more and flow.room >= flow.worth_a_claim
@@ -451,6 +476,9 @@ class Worker:
             self._checks_number = self._store.has_clock_of_host
         store = self._store
         ledger = Ledger(store, lambda alias: self._flows[alias].options.retry_in_doubt, _log)
+        if self._back:
+            store.give_back(self._back)
+            self._back.clear()
         self._record(ledger)
         with self._changed:
             flows = list(self._flows.values())
@@ -479,28 +507,49 @@ class Worker:
                     flow = self._flows[due.alias]
                     flow.next_look = min(flow.next_look, clock() + recorded.next_try + 0.1)
                     flow.has_more = flow.has_more or recorded.next_try == 0
+            for due, _ in done:
+                if due.is_returned and not due.is_lost:
+                    self._flows[due.alias].has_more = True
             self._changed.notify_all()
         down = failed | recorded.down
         well = {due.alias for due, receipt in done if receipt.answered and not due.is_lost}
         for alias, error in down.items():
-            self._let_rest(ledger.store, self._flows[alias], error)
+            tried = next((due.id for due, _ in done if due.alias == alias and not due.is_returned), 0)
+            self._let_rest(ledger.store, self._flows[alias], error, tried)
         for alias in {due.alias for due, _ in done} - down.keys():
             if self._flows[alias].is_trial:
                 self._end_trial(ledger.store, self._flows[alias], alias in well)
         for entry, event in recorded.events:
-            self._site.tell(entry.alias, entry, event)
+            self._tell(entry.alias, entry, event)
 
-    def _let_rest(self, store: Store, flow: _Flow, error: str) -> None:
+    def _tell(self, alias: str, due: Due | None, event: Any) -> None:
+        """Receivers may raise what is no Exception: the mail of others is not theirs."""
+        try:
+            self._site.tell(alias, due, event)
+        except BaseException as error:
+            _log("receiver_failed", logging.ERROR, _shown(error), told=event.name)
+
+    def _let_rest(self, store: Store, flow: _Flow, error: str, culprit: int) -> None:
         flow.is_trial = False
-        rested = store.rest(flow.alias, rest_after, error)
+        rested = store.rest(flow.alias, rest_after, error, culprit)
         self._return(store, flow)
         if rested is not None:
             length, was_well = rested
             flow.next_look = clock() + length + 0.05
             flow.has_more = False
             if was_well:
+                self._suspect_of_outage(store, flow, culprit)
                 _log("mailer_down", logging.ERROR, mailer=flow.alias, error=error, rest=length)
-                self._site.tell(flow.alias, None, MailerDown(flow.alias, error))
+                self._tell(flow.alias, None, MailerDown(flow.alias, error))
+
+    @staticmethod
+    def _suspect_of_outage(store: Store, flow: _Flow, entry_id: int) -> None:
+        """An entry that began an outage twice may be what the server cannot take: it alone is charged, and put off."""
+        if len(flow.took_down) > MOST_SUSPECTED:
+            flow.took_down.clear()
+        flow.took_down[entry_id] += 1
+        if (times := flow.took_down[entry_id]) > 1:
+            store.put_off(entry_id, backoff(times - 1, random.random()))
 
     def _end_trial(self, store: Store, flow: _Flow, is_well: bool) -> None:
         """A server answered, or nothing was said to one: then somebody has to try again."""
@@ -511,7 +560,8 @@ class Worker:
             store.note_trial(flow.alias, None)
         with self._changed:
             flow.is_trial = False
-            flow.is_open = flow.has_more = is_well
+            flow.is_open = False  # until the row was read: it may have been paused meanwhile
+            flow.has_more = is_well
             flow.next_look = clock() + (0.0 if is_well else POLL)
             self._changed.notify_all()
 
@@ -547,6 +597,7 @@ class Worker:
         is_paused = any(one is not None and one.is_paused for one in (row, whole))
         with self._changed:
             flow.read_at = clock()
+            flow.is_paused = is_paused
             flow.is_open = not is_paused and (row is None or row.down_for is None)
             if not flow.is_open:
                 flow.has_more = False
@@ -570,13 +621,15 @@ class Worker:
             self._claim_born(store, ledger, flow)
         if self._is_leaving or flow.is_trial:
             return
+        if self._clearing is not None and now >= self._clear_until:  # something hangs: later
+            self._clearing = None
         if self._clearing is not None:
             if self._clearing == flow.alias and not self._in_hand:
-                self._claim(store, ledger, flow, [(SUSPECTS, 1)], 1)
+                count = self._claim(store, ledger, flow, [(SUSPECTS, 1)], 1)
                 with self._changed:
                     self._suspect = next(iter(self._in_hand), None)
                     self._clearing = None
-                    flow.has_more = True  # it may not be the only one
+                    flow.has_more = count > 0  # it may not be the only one
             return
         is_time = flow.next_look <= now
         if not is_time and not (flow.has_more and flow.room >= flow.worth_a_claim):
@@ -600,7 +653,8 @@ class Worker:
         if now - flow.read_at >= FRESH or not flow.is_open:
             is_open = self._read_row(store, flow)
             if not is_open:
-                self._try_alone(store, ledger, flow)
+                if not flow.is_paused:
+                    self._try_alone(store, ledger, flow)
                 return
         if not self._for_all and not self._has_backlog(store, flow):
             flow.has_more = False
@@ -622,7 +676,7 @@ class Worker:
                 flow.next_look = now + POLL
         if (now >= flow.suspect_at or not claimed) and store.has_suspect(flow.alias):
             flow.suspect_at = now + SUSPECT_PAUSE
-            self._clearing = flow.alias
+            self._clearing, self._clear_until = flow.alias, now + CLEARING
 
     def _has_backlog(self, store: Store, flow: _Flow) -> bool:
         if not flow.has_backlog or clock() >= flow.renew_backlog:
@@ -662,10 +716,18 @@ class Worker:
         if not claimed:
             return 0
         flow.turns.note(one.lane for one in claimed if one.lane != SUSPECTS)
-        dues = ledger.take(flow.alias, claimed, claimed_at)
+        self._take(ledger, flow, claimed, claimed_at)
+        return len(claimed)
+
+    def _take(self, ledger: Ledger, flow: _Flow, claimed: Sequence[Claimed], claimed_at: float) -> None:
+        """Read what was claimed. Where that fails nothing of it was begun, and it is given back first of all."""
+        try:
+            dues = ledger.take(flow.alias, claimed, claimed_at)
+        except BaseException:
+            self._back |= {one.id: one.lease for one in claimed}
+            raise
         with self._changed:
             self._take_in(flow, dues)
-        return len(claimed)
 
     def _claim_born(self, store: Store, ledger: Ledger, flow: _Flow) -> None:
         with self._changed:
@@ -676,9 +738,7 @@ class Worker:
         except Exception:
             flow.born.extendleft(reversed(entries))
             raise
-        dues = ledger.take(flow.alias, claimed, claimed_at)
-        with self._changed:
-            self._take_in(flow, dues)
+        self._take(ledger, flow, claimed, claimed_at)
 
     def _say_of_others(self, store: Store) -> None:
         """A copied database, and mailers that these settings do not have: their mail is left alone."""
@@ -699,7 +759,7 @@ class Worker:
             self._next_sweep = now + (SWEEP if self._for_all else HOUSEKEEPING)
             while expired := store.expire():
                 for entry_id, alias in expired:
-                    self._site.tell(alias, None, MessageExpired(entry_id))
+                    self._tell(alias, None, MessageExpired(entry_id))
         if now >= self._next_housekeeping:
             with self._changed:
                 flows = list(self._flows.values())
@@ -726,8 +786,8 @@ class Worker:
             try:
                 with self._beside() as store:
                     held = store.renew({due.id: due.lease for due in aged})
-            except Exception as error:
-                _log("lease_not_renewed", logging.WARNING, error)
+            except BaseException as error:
+                _log("lease_not_renewed", logging.WARNING, _shown(error))
                 time.sleep(1.0)
                 continue
             with self._changed:
@@ -751,6 +811,11 @@ class Worker:
                 raise
 
 
+def _shown(error: BaseException) -> Exception:
+    """What a log can show: what is no Exception would end more than it should."""
+    return error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
+
+
 def _close(store: Store | None) -> None:
     if store is not None:
         with contextlib.suppress(Exception):
@@ -768,7 +833,12 @@ class _Listener:
         if isinstance(event, ServerFailed):
             self._site.tell(self._alias, None, event)
         elif isinstance(event, MessageSending):
-            self._site.tell(self._alias, event.message, event)
+            try:
+                self._site.tell(self._alias, event.message, event)
+            except Exception:
+                raise
+            except BaseException as error:  # it would end the stream of all others
+                _log("receiver_failed", logging.ERROR, _shown(error), told=event.name)
         else:
             event.message.events.append(event)
 

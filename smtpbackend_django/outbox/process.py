@@ -28,6 +28,7 @@ from smtpbackend_django.signalling import Signalling
 
 __all__ = ["Committed", "DjangoSite", "start_with_request", "stop_workers", "threads_are_off"]
 
+BEFORE_FORK = 1.0  # seconds that a fork waits for mail under way
 WAKE_UP_EACH = 0.1  # seconds between two wake-ups of other processes
 
 _workers: dict[tuple[str, str], Worker] = {}
@@ -112,7 +113,10 @@ def _started(worker: Worker) -> bool:
             at_end_of_child(_leave)
         try:
             worker.start()
-        except RuntimeError:
+        except Exception as error:  # no thread can be started, or the settings are wrong
+            logging.getLogger("smtpbackend.outbox").warning("worker_not_started", exc_info=error)
+            for key in [key for key, one in _workers.items() if one is worker]:
+                del _workers[key]
             return False
         return True
 
@@ -159,10 +163,11 @@ def stop_workers(seconds: float = 5.0) -> None:
 
 def _before_fork() -> None:
     """A process that forks has no thread at that moment, and what it stores afterwards is not born leased."""
-    global _has_forked
+    global _has_forked, _seen_request
     if _workers:
-        stop_workers()
+        stop_workers(BEFORE_FORK)
     _has_forked = True
+    _seen_request = False  # the next request starts another
 
 
 def _in_child() -> None:
@@ -198,8 +203,8 @@ class Committed:
         """One for a call that stores, in the group of the transaction that is open."""
         connection = connections[outbox.database]
         worker = _worker(outbox)
-        if not connection.in_atomic_block and not connection.get_autocommit():
-            worker = None  # a transaction that Django does not manage: it does not tell when it commits
+        if not _tells_of_commits(connection):
+            worker = None
         last = next((hook for _, hook, _ in reversed(connection.run_on_commit) if isinstance(hook, Committed)), None)
         if last is None:
             return cls(outbox, worker, secrets.randbits(62), 0)
@@ -210,14 +215,16 @@ class Committed:
         connection = connections[self.outbox.database]
         if not (self.born or self.others) or conf.in_tests():
             return
-        if not connection.in_atomic_block and not connection.get_autocommit():
-            return  # a transaction that Django does not manage: it does not tell when it commits
+        if not _tells_of_commits(connection):
+            return
         if self.worker is None and connection.vendor != "postgresql":
             return
         transaction.on_commit(self, using=self.outbox.database, robust=True)
 
     def __call__(self) -> None:
         worker = self.worker
+        if worker is not None and worker.is_over:  # a fork ended it meanwhile
+            worker = _worker(self.outbox)
         if worker is not None and _started(worker):
             if self.born:
                 worker.hand_over(self.born)
@@ -225,6 +232,11 @@ class Committed:
                 worker.wake(self.outbox.alias)
         else:
             _wake_up_others(self.outbox)
+
+
+def _tells_of_commits(connection: Any) -> bool:
+    """Whether Django tells when the transaction commits: not where autocommit is off, and the site commits itself."""
+    return bool(connection.commit_on_exit if connection.in_atomic_block else connection.get_autocommit())
 
 
 def _wake_up_others(outbox: conf.Outbox) -> None:

@@ -39,6 +39,7 @@ class Lab:
         self.settings = mailers
         self.told: list[tuple[str, Any]] = []
         self.cancelled: Callable[[Due], bool] = lambda due: False
+        self.raising = ""
         self.all_options: dict[str, Options] = {}
         self.opened = 0
         self.store = self.open()
@@ -71,6 +72,8 @@ class Lab:
         names = [event.name] if not hasattr(event, "message") else [name for name, _ in signals_of(event)]
         whose = due.id if due is not None else (event.entry, alias) if hasattr(event, "entry") else alias
         self.told += [(name, whose) for name in names]
+        if self.raising in names:
+            raise SystemExit(f"{self.raising}: no Exception")
         if event.name == "message_sending" and due is not None and self.cancelled(due):
             raise CancelSend("not wanted")
 

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from smtpbackend.outbox import Options, Worker
-from smtpbackend.testing import HANG_UP, Play, ScriptedServer
+from smtpbackend import Message
+from smtpbackend.adapters import Parcel, stamp
+from smtpbackend.outbox import Options, Worker, draft
+from smtpbackend.testing import HANG_UP, SILENCE, Play, ScriptedServer
 from tests.outbox.lab import Lab, down, letter
 from tests.servers.ports import free_ports, wait_until
 
@@ -397,3 +399,76 @@ def test_what_cannot_be_recorded_is_kept_and_nothing_more_begins(lab: MakeLab, s
 
 def queues(worker: Worker) -> list[Any]:
     return [flow.queue for flow in worker._flows.values()]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_pause_holds_while_the_mailer_is_down(lab: MakeLab, smtp_server: Start, whole: bool) -> None:
+    """A dump that is taken during an outage sends nothing behind `outbox hold`."""
+    server = smtp_server()
+    here = lab(default=at(server))
+    here.put(letter(), letter())
+    here.store.rest("default", lambda last: 5.0, "down")
+    here.store.pause("" if whole else "default", True)
+    here.shift(6)
+    with here.worker() as worker:
+        for _ in range(3):
+            worker.wake()
+            here.wait_for(lambda: worker.is_idle)
+        assert server.connections == 0
+        here.store.pause("" if whole else "default", False)
+        worker.wake()
+        here.wait_for(lambda: not here.pending())
+
+
+def test_one_mail_that_the_server_cannot_take_does_not_stop_the_others(lab: MakeLab, smtp_server: Start) -> None:
+    """The server hangs up at its MAIL: that looks as if the server were down, until it happens again."""
+    server = smtp_server(Play({"MAIL FROM:<bad@example.com": HANG_UP}))
+    here = lab(default=at(server))
+    bad = Message(subject="Bad", from_="bad@example.com", to=["poison@example.com"], text="Text")
+    here.put(draft(Parcel.of(bad), stamp, time.time(), lasts=86400.0), *[letter(lasts=86400.0) for _ in range(20)])
+    with here.worker() as worker:
+        for _ in range(12):
+            here.wait_for(lambda: worker.is_idle)
+            here.shift(6)
+            worker.wake()
+        here.wait_for(lambda: here.pending() == 1)
+    assert here.rows("SELECT max(tries) FROM smtpbackend_outbox_due")[0][0] > 0
+    assert len(recipients(server)) == 20
+
+
+def test_a_hung_message_holds_up_no_other_connection(lab: MakeLab, smtp_server: Start) -> None:
+    server = smtp_server(Play({".": SILENCE}), Play())
+    here = lab(default=at(server))
+    here.all_options["default"] = Options(connections=2)
+    here.put(letter("slow@example.com"))
+    with here.worker() as worker:
+        here.wait_for(lambda: server.handed_over)
+        here.put(letter("ann@example.com"))
+        worker.wake()
+        here.wait_for(lambda: here.pending() == 1)
+        server.cut()
+    assert "ann@example.com" in recipients(server)
+
+
+@pytest.mark.parametrize("name", ["message_sending", "message_sent"])
+def test_a_receiver_that_raises_what_is_no_exception_ends_no_thread(
+    lab: MakeLab, smtp_server: Start, name: str
+) -> None:
+    server = smtp_server()
+    here = lab(default=at(server))
+    here.raising = name
+    here.put(*[letter(f"to{number}@example.com") for number in range(20)])
+    with here.worker():
+        here.wait_for(lambda: not here.pending())
+    assert len(set(recipients(server))) == len(recipients(server)) == 20
+
+
+def test_an_expired_suspect_spins_nothing(lab: MakeLab, smtp_server: Start) -> None:
+    server = smtp_server()
+    here = lab(default=at(server))
+    here.put(letter())
+    here.rows("UPDATE smtpbackend_outbox_due SET lane = 9, expires = 1")
+    with here.worker() as worker:
+        here.wait_for(lambda: worker.is_idle)
+        here.wait_for(lambda: not here.pending())
+    assert here.states() == [("ann@example.com", "expired")]
