@@ -256,7 +256,7 @@ class Store:
     def _insert_one(
         self, number: int, draft: Draft, octets: bytes | None, alias: str, group: int, place: int, born_leased: int
     ) -> list[tuple[int, int]]:
-        """One entry: short, and without a join, for to plan it takes longer than to execute it."""
+        """One entry: short, and without a join, for it is planned each time."""
         columns = "environment, alias, envelope, message_id, subject, "
         columns += "priority, group_number, place, size, is_8bit, expires"
         values: list[Any] = [self.environment, alias, draft.envelope_json, draft.message_id, draft.subject]
