@@ -15,7 +15,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import platform
 import random
+import sys
 import threading
 import time
 from collections import Counter, deque
@@ -87,10 +89,9 @@ class Site(Protocol):
 
 def clock() -> float:
     """Seconds that go on while the machine sleeps, where the system has such a clock."""
-    return time.clock_gettime(_BOOT_TIME) if _BOOT_TIME is not None else time.monotonic()
-
-
-_BOOT_TIME = getattr(time, "CLOCK_BOOTTIME", None)
+    if sys.platform == "linux":
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()
 
 
 def _log(event: str, level: int = logging.WARNING, error: Exception | None = None, /, **fields: Any) -> None:
@@ -138,7 +139,7 @@ class Worker:
     def __init__(self, site: Site, *, for_all: bool = False) -> None:
         self._site = site
         self._for_all = for_all
-        self._who = f"{os.uname().nodename[:60]}:{os.getpid()}:{id(self):x}"
+        self._who = f"{platform.node()[:60]}:{os.getpid()}:{id(self):x}"
         self._changed = threading.Condition()
         self._flows: dict[str, _Flow] = {}
         self._in_hand: dict[tuple[int, int], Due] = {}  # by entry and lease

@@ -7,6 +7,7 @@ import logging
 import os
 import queue
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -99,6 +100,8 @@ def _is_done(worker: Worker, site: DjangoSite) -> bool:
 
 def run_processes(count: int, work: Callable[[], None], came: Signals) -> None:
     """Have ``count`` processes do ``work``, until each has done it or a signal comes; one that dies is replaced."""
+    if sys.platform == "win32":
+        raise OSError("Windows does not fork")
     handler = signal.signal(signal.SIGCHLD, lambda number, _: came.put(number))
     try:
         running = {_fork(work) for _ in range(count)}
@@ -124,11 +127,15 @@ def run_processes(count: int, work: Callable[[], None], came: Signals) -> None:
 
 def _code(pid: int) -> str:
     """With what a process has ended, "" while it runs; -9 was SIGKILL."""
+    if sys.platform == "win32":
+        raise OSError("Windows does not fork")
     ended, status = os.waitpid(pid, os.WNOHANG)
     return str(os.waitstatus_to_exitcode(status)) if ended else ""
 
 
 def _fork(work: Callable[[], None]) -> int:
+    if sys.platform == "win32":
+        raise OSError("Windows does not fork")
     pid = os.fork()
     if pid:
         return pid

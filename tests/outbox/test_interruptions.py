@@ -37,7 +37,7 @@ def options(server: ScriptedServer) -> dict[str, Any]:
     return {"host": server.host, "port": server.port, "tls": "none"}
 
 
-TIMES = [pytest.param(10, id="10"), pytest.param(100, id="100", marks=pytest.mark.exhaustive)]
+TIMES = [pytest.param(10, id="10"), pytest.param(50, id="50", marks=pytest.mark.exhaustive)]
 
 
 @pytest.mark.parametrize("times", TIMES)
@@ -204,8 +204,7 @@ def test_a_database_that_cannot_be_written_keeps_what_is_known(make_site: MakeSi
         assert set(arrived(server).values()) == {1}
 
 
-def test_a_slow_server_holds_up_no_other_mailers_mail(make_site: MakeSite, smtp_server: Start) -> None:
-    """Stop and go of one process, with mail for a server that answers slowly: all of it arrives."""
+def test_mail_for_a_slow_server_is_delivered_before_the_process_ends(make_site: MakeSite, smtp_server: Start) -> None:
     server = smtp_server(Play({".": (delay(0.2), "250 taken")}))
     site = make_site(server=options(server))
     with site.gunicorn(workers=1) as web:

@@ -85,6 +85,7 @@ def test_100_000_mails_take_no_memory_and_a_statement_for_a_hundred(make_site: M
         more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
         print(Counter.count, more)
         """,
+        timeout=300.0,
     )
     statements, kilobytes = map(int, said.split())
     print(said)

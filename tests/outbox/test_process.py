@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import sysconfig
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from smtpbackend.testing import SILENCE, Play, ScriptedServer
-from tests.outbox.sites import Site
-from tests.servers.ports import wait_until
+from tests.outbox.sites import Site, sqlite
+from tests.servers.ports import free_ports, wait_until
 
 MakeSite = Callable[..., Site]
 Start = Callable[..., ScriptedServer]
 
 pytestmark = pytest.mark.slow
+UWSGI = Path(sysconfig.get_path("scripts"), "uwsgi")
 
 
 def options(server: ScriptedServer) -> dict[str, Any]:
@@ -32,7 +36,7 @@ def wait_for(server: ScriptedServer, count: int, site: Site) -> None:
     assert wait_until(lambda: len(arrived(server)) >= count, 40), f"{arrived(server)}\n{site.log}"
 
 
-def run(site: Site, program: str, **variables: str) -> str:
+def run(site: Site, program: str, timeout: float = 60.0, **variables: str) -> str:
     """Run a program within the site to its end, as a command that mails once is one; what it printed."""
     path = site.folder / "program.py"
     path.write_text("import django\ndjango.setup()\n" + textwrap.dedent(program))
@@ -42,7 +46,7 @@ def run(site: Site, program: str, **variables: str) -> str:
         env=site.environment(**variables),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=timeout,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
@@ -245,3 +249,92 @@ def test_a_worker_keeps_its_connection_for_a_thousand_messages(make_site: MakeSi
     few = make_site(server={**options(server), "max_messages": 50}, outbox={"worker": "none"})
     assert run(few, program) == "150\n"
     assert server.connections == 1 + 3
+
+
+def test_each_query_names_its_database(
+    make_site: MakeSite, smtp_server: Start, database: dict[str, Any], tmp_path: Path
+) -> None:
+    """A router sends what reads to a replica, which has no tables of the outbox."""
+    server = smtp_server()
+    databases = {"default": database, "replica": sqlite(tmp_path / "replica.sqlite3")}
+    site = make_site(server=options(server), DATABASES=databases, DATABASE_ROUTERS=["site_app.routers.Replica"])
+    said = run(
+        site,
+        """
+        from django.core.mail import send_mail
+        from django.db import transaction
+        with transaction.atomic():
+            send_mail("Hello", "Text", None, ["ann@example.com"])
+        """,
+    )
+    assert said == ""
+    assert arrived(server) == ["ann@example.com"]
+    done = site.manage("outbox", "stats")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(
+    not UWSGI.exists() and os.environ.get("SMTPBACKEND_REQUIRE_SERVERS") != "1",
+    reason="uWSGI is not installed: pip install --group uwsgi",
+)
+@pytest.mark.parametrize("threads", [True, False], ids=["threads", "without"])
+def test_uwsgi(make_site: MakeSite, smtp_server: Start, threads: bool) -> None:
+    """With threads its worker delivers. Without them nothing is leased, and `outbox run` delivers at once."""
+    server = smtp_server()
+    site = make_site(server=options(server))
+    (port,) = free_ports(1)
+    more = ["--enable-threads"] if threads else []
+    command = [str(UWSGI), "--http-socket", f"127.0.0.1:{port}", "--master", "--die-on-term", "--module", "wsgi", *more]
+    with site._served(site._start(command, {}), port) as web:
+        assert web.get("/order?to=ann@example.com").status == 200, site.log
+        if threads:
+            wait_for(server, 1, site)
+        web.stop()
+    if not threads:
+        assert arrived(server) == []
+        assert site.manage("outbox", "run", "--once").returncode == 0
+    assert arrived(server) == ["ann@example.com"]
+
+
+def test_atomic_requests_roll_mail_back_with_the_request(
+    make_site: MakeSite, smtp_server: Start, database: dict[str, Any]
+) -> None:
+    server = smtp_server()
+    site = make_site(server=options(server), DATABASES={"default": {**database, "ATOMIC_REQUESTS": True}})
+    with site.gunicorn(workers=1) as web:
+        assert web.get("/order?to=nobody@example.com&fail=1").status == 500
+        assert web.get("/order?to=ann@example.com").status == 200, site.log
+        wait_for(server, 1, site)
+        assert web.stop() == 0
+    assert arrived(server) == ["ann@example.com"]
+
+
+def test_two_transactions_at_once_of_which_the_lower_id_commits_later(
+    make_site: MakeSite, smtp_server: Start, database: dict[str, Any]
+) -> None:
+    if database["ENGINE"].endswith("sqlite3"):
+        return  # one writer at a time
+    server = smtp_server()
+    site = make_site(server=options(server))
+    run(
+        site,
+        """
+        import threading
+        from django.core.mail import send_mail
+        from django.db import connection, transaction
+        stored, done = threading.Event(), threading.Event()
+        def first():
+            with transaction.atomic():
+                send_mail("Hello", "Text", None, ["first@example.com"])
+                stored.set()
+                done.wait()
+            connection.close()
+        thread = threading.Thread(target=first)
+        thread.start()
+        stored.wait()
+        send_mail("Hello", "Text", None, ["second@example.com"])
+        done.set()
+        thread.join()
+        """,
+    )
+    assert arrived(server) == ["first@example.com", "second@example.com"]

@@ -472,3 +472,15 @@ def test_an_expired_suspect_spins_nothing(lab: MakeLab, smtp_server: Start) -> N
         here.wait_for(lambda: worker.is_idle)
         here.wait_for(lambda: not here.pending())
     assert here.states() == [("ann@example.com", "expired")]
+
+
+def test_a_slow_server_holds_up_no_other_mailers_mail(lab: MakeLab, smtp_server: Start) -> None:
+    slow, quick = smtp_server(Play({".": SILENCE})), smtp_server()
+    here = lab(default=at(slow), other=at(quick))
+    here.put(letter("slow@example.com"))
+    with here.worker() as worker:
+        here.wait_for(lambda: slow.handed_over)
+        here.put(*[letter(f"to{number}@example.com") for number in range(50)], alias="other")
+        worker.wake()
+        here.wait_for(lambda: len(quick.taken) == 50)
+        slow.cut()
