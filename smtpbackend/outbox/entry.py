@@ -217,8 +217,13 @@ def _is_bulk(head: bytes) -> bool:
 
 def _field(head: bytes, name: bytes) -> str:
     """The value of a header field, unfolded; "" where there is none."""
-    found = re.search(rb"(?:^|\r\n)" + name + rb"[ \t]*:[ \t]*((?:[^\r\n]|\r\n[ \t])*)", head, re.I)
-    return found[1].replace(b"\r\n", b"").decode("utf-8", "replace").strip() if found else ""
+    for found in _fields(head):
+        if found[1].lower() == name:
+            return found[2].replace(b"\r\n", b"").decode("utf-8", "replace").strip()
+    return ""
+
+
+_fields = re.compile(rb"(?:^|(?<=\r\n))([!-9;-~]+)[ \t]*:((?:[^\r\n]|\r\n[ \t])*)").finditer
 
 
 def _subject(head: bytes) -> str:

@@ -147,7 +147,11 @@ def _leave() -> None:
     with _lock:
         workers = list(_workers.values())
     for worker in workers:
-        if worker.is_started:
+        if not worker.is_started:
+            continue
+        if "uwsgi" in sys.modules:  # its threads may not run any more as it ends
+            worker.stop(0.0)
+        else:
             worker.leave()
 
 

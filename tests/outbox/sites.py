@@ -204,6 +204,12 @@ class Site:
             yield web
 
     @contextmanager
+    def serve(self, *command: str, port: int, **variables: str) -> Iterator[Web]:
+        """Serve the site with a command that listens on `port`."""
+        with self._served(self._start(list(command), variables), port) as web:
+            yield web
+
+    @contextmanager
     def runserver(self, *arguments: str, **variables: str) -> Iterator[Web]:
         """Serve the site with Django's own server, which reloads what changes unless it is given "--noreload"."""
         (port,) = free_ports(1)

@@ -19,7 +19,6 @@ from tests.outbox.desk import Desk
 from tests.outbox.lab import Lab, letter
 from tests.outbox.sites import HAS_MAILERS, OUTBOX_BACKEND
 
-LATER = datetime.now(UTC) + timedelta(seconds=3590)
 TABLES = {
     "entry": "envelope, message_id, subject, priority, place, key, digest, version, size, is_8bit, send_at, "
     "CASE WHEN finished IS NULL THEN 0 ELSE 1 END, may_have_arrived, erased",
@@ -34,7 +33,7 @@ def drafts() -> list[Draft]:
     return [
         letter("ann@example.com"),
         letter("ann@example.com", "bob@example.com", subject='Grüße, "it\'s" {1,2} \\ 100%s'),
-        letter(send_at=LATER),
+        letter(send_at=datetime.now(UTC) + timedelta(seconds=3590)),
         letter(key="a 'key'"),
         letter(priority="low", text="é" * 1000),
         draft(Parcel(None, ValueError("all were refused"), (refused,)), stamp, time.time(), lasts=60.0),

@@ -285,7 +285,7 @@ def test_uwsgi(make_site: MakeSite, smtp_server: Start, threads: bool) -> None:
     (port,) = free_ports(1)
     more = ["--enable-threads"] if threads else []
     command = [str(UWSGI), "--http-socket", f"127.0.0.1:{port}", "--master", "--die-on-term", "--module", "wsgi", *more]
-    with site._served(site._start(command, {}), port) as web:
+    with site.serve(*command, port=port) as web:
         assert web.get("/order?to=ann@example.com").status == 200, site.log
         if threads:
             wait_for(server, 1, site)
