@@ -1000,7 +1000,9 @@ class Store:
                 condition, values = self._among("id", old)
                 self._rows(f"DELETE FROM {ENTRY} WHERE {condition}", *values)
         with self.connection.atomic():
-            failed = self._finished(alias, "NOT erased AND finished <= NOW - %s", keep_failed, limit)
+            # As the index says it: Django 6.1 writes its condition in another way on SQLite
+            kept = "NOT erased" if self._is_postgresql else "NOT erased AND erased = 0"
+            failed = self._finished(alias, f"{kept} AND finished <= NOW - %s", keep_failed, limit)
             erased = self._delete(CONTENT, failed, CONTENTS)
             if failed and erased:
                 self._mark_erased(failed)

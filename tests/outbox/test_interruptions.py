@@ -91,7 +91,7 @@ def test_a_worker_that_was_stopped_begins_nothing_and_records_nothing(make_site:
     with ScriptedServer(executioner.play()) as server:
         site = make_site(server=options(server), outbox={"worker": "none"})
         enqueue(site, count)
-        first = site.start_manage("outbox", "run", LEASE="6")
+        first = site.start_manage("outbox", "run", LEASE="12")
 
         def stop() -> None:  # not amid a transaction of its own: what is locked then, stays locked as long as it sleeps
             with tables.locked():
@@ -99,9 +99,9 @@ def test_a_worker_that_was_stopped_begins_nothing_and_records_nothing(make_site:
 
         executioner.arm(40, stop)
         assert executioner.has_killed.wait(60), site.log
-        time.sleep(7)
+        time.sleep(14)
         in_flight = set(executioner.seen) & tables.pending()  # what it had written by then
-        second = site.start_manage("outbox", "run", LEASE="6")
+        second = site.start_manage("outbox", "run", LEASE="12")
         assert wait_until(lambda: not tables.pending(), 60), site.log
         before = len(server.taken), [tuple(row) for row in tables.rows("SELECT * FROM smtpbackend_outbox_recipient")]
         os.kill(first.pid, signal.SIGCONT)
