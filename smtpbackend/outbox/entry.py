@@ -217,13 +217,16 @@ def _is_bulk(head: bytes) -> bool:
 
 def _field(head: bytes, name: bytes) -> str:
     """The value of a header field, unfolded; "" where there is none."""
-    for found in _fields(head):
-        if found[1].lower() == name:
-            return found[2].replace(b"\r\n", b"").decode("utf-8", "replace").strip()
-    return ""
-
-
-_fields = re.compile(rb"(?:^|(?<=\r\n))([!-9;-~]+)[ \t]*:((?:[^\r\n]|\r\n[ \t])*)").finditer
+    value: bytes | None = None
+    for line in head.split(b"\r\n"):
+        if value is None:
+            field, colon, rest = line.partition(b":")
+            value = rest if colon and field.rstrip(b" \t").lower() == name else None
+        elif line[:1] in (b" ", b"\t"):
+            value += line
+        else:
+            break
+    return (value or b"").decode("utf-8", "replace").strip()
 
 
 def _subject(head: bytes) -> str:
