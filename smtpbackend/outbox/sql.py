@@ -737,8 +737,10 @@ class Store:
 
     def put_off(self, entry_id: int, seconds: float) -> None:
         """Charge a try to an entry with which a mailer failed that works for others."""
+        least = "LEAST" if self._is_postgresql else "MIN"
         self._rows(
-            f"UPDATE {DUE} SET next_try = NOW + %s, tries = tries + 1 WHERE entry_id = %s AND leased = {UNLEASED}",
+            f"UPDATE {DUE} SET next_try = {least}(NOW + %s, expires), tries = tries + 1 WHERE entry_id = %s AND "
+            f"leased = {UNLEASED}",
             *(seconds, entry_id),
         )
 

@@ -2,7 +2,7 @@
 
 Its threads, and what each may touch:
 
-* one for each mailer that has mail talks to servers, and touches no database;
+* one for each connection of a mailer talks to a server, and touches no database;
 * the writer claims, reads and records, on a connection of its own; receivers of signals are called by it;
 * the timer renews leases, on another connection, so that a writer that waits loses none. On SQLite it also serves the
   look at a lease before each transaction.
@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from smtpbackend.adapters import LATER
+from smtpbackend.errors import CancelSend
 from smtpbackend.events import MessageSending, ServerFailed
 from smtpbackend.logs import log
 from smtpbackend.outbox.entry import Due
@@ -199,7 +200,8 @@ class Worker:
             if self._is_stopping or self._is_leaving or self._is_away or self._for_all:
                 return 0
             flow = self._flow(alias)
-            if not flow.options.retry_in_doubt or (flow.read_at > 0 and not flow.is_open and not flow.has_more):
+            is_known_to_rest = flow.is_trial or (flow.read_at > 0 and not flow.is_open and not flow.has_more)
+            if not flow.options.retry_in_doubt or is_known_to_rest:
                 return 0
             return max(0, flow.room - len(flow.born))
 
@@ -210,8 +212,8 @@ class Worker:
                 flow = self._flow(entry.alias)
                 if not flow.in_hand and clock() - flow.read_at > FRESH:
                     flow.is_open = False  # until its row was read
-                has_room = flow.room > 0 and not flow.born and self._suspect is None and self._clearing is None
-                due = entry.due() if has_room else None
+                has_to_wait = flow.born or flow.is_trial or self._suspect is not None or self._clearing is not None
+                due = entry.due() if flow.room > 0 and not has_to_wait else None
                 if due is None:
                     flow.born.append(entry)
                 else:
@@ -412,24 +414,34 @@ class Worker:
 
     def _wait_for_work(self, pause: float) -> bool:
         """Wait until there is something to do; False at the end. The connection is closed in long waits."""
+        if pause:
+            return self._wait_for_database(pause)
+        if self._has_come(IDLE):
+            return not self._has_ended
+        self._close_store()  # without the lock, for which a request may be waiting
+        self._has_come(None)
+        return not self._has_ended
+
+    def _wait_for_database(self, pause: float) -> bool:
+        """All that has come is kept, and written first when the database is there again."""
         with self._changed:
-            if pause:  # all that has come is kept, and written first when the database is there again
-                self._changed.wait_for(lambda: self._is_stopping, pause)
-                if self._is_stopping and not self._in_hand:
+            self._changed.wait_for(lambda: self._is_stopping, pause)
+            if self._is_stopping and self._in_hand:
+                self._changed.wait(pause)
+            return not self._has_ended
+
+    @property
+    def _has_ended(self) -> bool:
+        return self._is_stopping and not self._in_hand and not self._has_work()
+
+    def _has_come(self, seconds: float | None) -> bool:
+        """Wait so long for something to do, or for the end; without ``seconds`` as long as it takes."""
+        end = float("inf") if seconds is None else clock() + seconds
+        with self._changed:
+            while not self._has_work() and not self._has_ended:
+                if clock() >= end:
                     return False
-                if self._is_stopping:
-                    self._changed.wait(pause)
-                return True
-            idle_at = clock() + IDLE
-            while not self._has_work():
-                if self._is_stopping and not self._in_hand and not self._has_work():
-                    return False
-                until = self._next_time()
-                if self._store is not None and clock() >= idle_at:
-                    self._close_store()
-                if self._store is not None:
-                    until = min(until, idle_at)
-                left = until - clock()
+                left = min(self._next_time(), end) - clock()
                 self._changed.wait(min(60.0, left) if left > 0 else BLOCKED)
             return True
 
@@ -512,6 +524,8 @@ class Worker:
                 if due.is_returned and not due.is_lost:
                     self._flows[due.alias].has_more = True
             self._changed.notify_all()
+        for entry, event in recorded.events:
+            self._tell(entry.alias, entry, event)
         down = failed | recorded.down
         well = {due.alias for due, receipt in done if receipt.answered and not due.is_lost}
         for alias, error in down.items():
@@ -520,8 +534,6 @@ class Worker:
         for alias in {due.alias for due, _ in done} - down.keys():
             if self._flows[alias].is_trial:
                 self._end_trial(ledger.store, self._flows[alias], alias in well)
-        for entry, event in recorded.events:
-            self._tell(entry.alias, entry, event)
 
     def _tell(self, alias: str, due: Due | None, event: Any) -> None:
         """Receivers may raise what is no Exception: the mail of others is not theirs."""
@@ -616,11 +628,11 @@ class Worker:
 
     def _fill(self, store: Store, ledger: Ledger, flow: _Flow) -> None:
         now = clock()
-        if self._suspect is not None:
+        if self._suspect is not None or flow.is_trial:
             return
         if flow.born and flow.room > 0:
             self._claim_born(store, ledger, flow)
-        if self._is_leaving or flow.is_trial:
+        if self._is_leaving:
             return
         if self._clearing is not None and now >= self._clear_until:  # something hangs: later
             self._clearing = None
@@ -831,17 +843,15 @@ class _Listener:
         self._alias = alias
 
     def __call__(self, event: Any) -> None:
-        if isinstance(event, ServerFailed):
-            self._site.tell(self._alias, None, event)
-        elif isinstance(event, MessageSending):
-            try:
-                self._site.tell(self._alias, event.message, event)
-            except Exception:
-                raise
-            except BaseException as error:  # it would end the stream of all others
-                _log("receiver_failed", logging.ERROR, _shown(error), told=event.name)
-        else:
+        if not isinstance(event, (ServerFailed, MessageSending)):
             event.message.events.append(event)
+            return
+        try:
+            self._site.tell(self._alias, getattr(event, "message", None), event)
+        except CancelSend:
+            raise
+        except BaseException as error:  # it would end the stream of all others
+            _log("receiver_failed", logging.ERROR, _shown(error), told=event.name)
 
 
 def deliver_due(

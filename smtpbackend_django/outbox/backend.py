@@ -146,7 +146,8 @@ def send(
         backend.send_messages([message])
         return Stored(0, True, True)
     with transaction.atomic(using=backend.outbox.database) if key is not None else _as_it_is():
-        return next(iter(list(backend._stored([_dated(message, send_at)], wanted))))
+        [stored] = backend._stored([_dated(message, send_at)], wanted)
+    return stored
 
 
 def _outbox_backend(using: str | None) -> Any:

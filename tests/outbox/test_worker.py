@@ -484,3 +484,48 @@ def test_a_slow_server_holds_up_no_other_mailers_mail(lab: MakeLab, smtp_server:
         worker.wake()
         here.wait_for(lambda: len(quick.taken) == 50)
         slow.cut()
+
+
+def test_nobody_who_stores_waits_for_a_connection_that_is_closed(lab: MakeLab, smtp_server: Start) -> None:
+    """The database hangs as the idle worker closes its connection; a request asks for room meanwhile."""
+    here = lab(default=at(smtp_server()))
+    closing, may_end = threading.Event(), threading.Event()
+
+    open_store = here.open
+
+    def open_slowly() -> Any:
+        store = open_store()
+        close = store.connection.close
+
+        def close_slowly() -> None:
+            closing.set()
+            may_end.wait(20)
+            close()
+
+        store.connection.close = close_slowly  # type: ignore[method-assign]
+        return store
+
+    here.open = open_slowly  # type: ignore[method-assign]
+    worker = Worker(here)
+    worker.start()
+    assert closing.wait(20)
+    asked = threading.Thread(target=worker.room, args=("default",))
+    asked.start()
+    asked.join(5)
+    is_stuck = asked.is_alive()
+    may_end.set()
+    asked.join()
+    assert worker.stop(20)
+    assert not is_stuck, "a request waited for the database"
+
+
+def test_what_is_stored_during_a_trial_waits_for_it(lab: MakeLab, smtp_server: Start) -> None:
+    """A mailer that was down is tried with one entry, and not with those that come meanwhile."""
+    server = smtp_server(Play({"MAIL": SILENCE}))
+    here = lab(default=at(server, timeout=1.0))
+    here.put(letter("first@example.com"))
+    here.store.rest("default", lambda last: 5.0, "down")
+    here.shift(6)
+    with here.worker(for_all=False) as worker:
+        here.wait_for(lambda: server.commands)
+        assert worker.room("default") == 0
