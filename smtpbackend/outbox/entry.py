@@ -81,7 +81,7 @@ class Draft(Value):
     """A message as it is stored.
 
     ``refused`` are recipients that were refused before, ``blocks`` gives the octets anew in rows of at most `BLOCK`.
-    ``send_at`` is None or a time, ``lasts`` how many seconds the entry may wait from then on.
+    ``send_at`` is None or the time before which it is not sent, ``expires`` the one after which it is not.
     """
 
     envelope: Envelope | None
@@ -284,23 +284,6 @@ class Due:
     clock after which nothing of it begins. Signals have it as their ``message``; `message` parses what is stored.
     """
 
-    __slots__ = (
-        *(
-            "alias",
-            "begins_by",
-            "created",
-            "doubts",
-            "envelope",
-            "events",
-            "expires_at",
-            "has_untried",
-            "id",
-            "is_8bit",
-        ),
-        *("is_lost", "is_returned", "lane", "lapses", "lease", "message_id", "octets", "others", "positions"),
-        *("priority", "send_at", "size", "subject", "tries"),
-    )
-
     id: int
     alias: str
     lease: int
@@ -323,14 +306,18 @@ class Due:
     doubts: tuple[int, ...]
     octets: bytes | IO[bytes]
 
+    is_lost = False
+    """Another worker has it."""
+    is_returned = False
+    """Nothing of it is begun any more."""
+    has_untried = False
+    """Recipients behind this part are still to be tried in this round."""
+    others = 0
+    """Recipients that are pending beside this part."""
+
     def __init__(self, **given: Any) -> None:
         self.events = []
-        self.is_lost = False  # another worker has it
-        self.is_returned = False  # nothing of it is begun any more
-        self.has_untried = False  # recipients behind this part are still to be tried in this round
-        self.others = 0  # recipients that are pending beside this part
-        for name, value in given.items():
-            setattr(self, name, value)
+        vars(self).update(given)
 
     def __repr__(self) -> str:
         return f"<entry {self.id} of {self.alias!r}>"

@@ -6,6 +6,7 @@ import copy
 import itertools
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from datetime import datetime
 from email.utils import format_datetime
 from typing import Any
@@ -88,7 +89,7 @@ class OutboxBackend(BaseEmailBackend):
             return
         hook = process.Committed.of(outbox)
         several = len(first) > 1
-        with transaction.atomic(using=outbox.database) if several else _as_it_is():
+        with transaction.atomic(using=outbox.database) if several else nullcontext():
             while first:
                 yield from self._store(outbox, hook, first)
                 first = list(itertools.islice(made, CHUNK)) if several else []
@@ -115,12 +116,6 @@ class OutboxBackend(BaseEmailBackend):
         return stored
 
 
-class _as_it_is:  # as contextlib.nullcontext, of which each `with` takes longer
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-
 def send(
     message: Any,
     *,
@@ -145,7 +140,7 @@ def send(
         draft(parcel_of(message), stamp, time.time(), lasts=Options().expires, **wanted)  # raises what is wrong
         backend.send_messages([message])
         return Stored(0, True, True)
-    with transaction.atomic(using=backend.outbox.database) if key is not None else _as_it_is():
+    with transaction.atomic(using=backend.outbox.database) if key is not None else nullcontext():
         [stored] = backend._stored([_dated(message, send_at)], wanted)
     return stored
 
