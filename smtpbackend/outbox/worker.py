@@ -243,7 +243,7 @@ class Worker:
         with self._changed:
             self._is_leaving = True
             self._changed.notify_all()
-            while (self._in_hand or any(flow.born for flow in self._flows.values())) and (left := until - clock()) > 0:
+            while any(flow.in_hand or flow.born for flow in self._flows.values()) and (left := until - clock()) > 0:
                 self._changed.wait(min(left, 0.2))
             left_over = sum(len(flow.queue) + len(flow.born) for flow in self._flows.values())
         if left_over:
@@ -722,36 +722,50 @@ class Worker:
         count: int,
         after: int | None = None,
     ) -> int:
-        claimed_at = clock()
-        grace = AWAY if claimed_at < self._grace_until else 0.0
-        claimed = store.claim(flow.alias, branches, count, after=after, grace=grace)
-        self.claimed += len(claimed)
-        if not claimed:
-            return 0
-        flow.turns.note(one.lane for one in claimed if one.lane != SUSPECTS)
-        self._take(ledger, flow, claimed, claimed_at)
+        with self._room(flow, count) as (count, dues):
+            claimed_at = clock()
+            grace = AWAY if claimed_at < self._grace_until else 0.0
+            claimed = store.claim(flow.alias, branches, count, after=after, grace=grace) if count else []
+            self.claimed += len(claimed)
+            flow.turns.note(one.lane for one in claimed if one.lane != SUSPECTS)
+            dues += self._read(ledger, flow, claimed, claimed_at)
         return len(claimed)
 
-    def _take(self, ledger: Ledger, flow: _Flow, claimed: Sequence[Claimed], claimed_at: float) -> None:
+    def _claim_born(self, store: Store, ledger: Ledger, flow: _Flow) -> None:
+        with self._room(flow, len(flow.born)) as (count, dues):
+            entries = [flow.born.popleft() for _ in range(min(count, len(flow.born)))]
+            claimed_at = clock()
+            try:
+                claimed = store.claim_born([entry.id for entry in entries])
+            except BaseException:
+                flow.born.extendleft(reversed(entries))
+                raise
+            dues += self._read(ledger, flow, claimed, claimed_at)
+
+    @contextlib.contextmanager
+    def _room(self, flow: _Flow, count: int) -> Iterator[tuple[int, list[Due]]]:
+        """Keep room for ``count`` entries, or for as many as there is, while they are claimed and read.
+
+        Gives how many, and a list for what is in hand then. What is handed over meanwhile must not take the room.
+        """
+        with self._changed:
+            count = min(count, flow.room)
+            flow.in_hand += count
+        dues: list[Due] = []
+        try:
+            yield count, dues
+        finally:
+            with self._changed:
+                flow.in_hand -= count
+                self._take_in(flow, dues)
+
+    def _read(self, ledger: Ledger, flow: _Flow, claimed: Sequence[Claimed], claimed_at: float) -> list[Due]:
         """Read what was claimed. Where that fails nothing of it was begun, and it is given back first of all."""
         try:
-            dues = ledger.take(flow.alias, claimed, claimed_at)
+            return ledger.take(flow.alias, claimed, claimed_at) if claimed else []
         except BaseException:
             self._back |= {one.id: one.lease for one in claimed}
             raise
-        with self._changed:
-            self._take_in(flow, dues)
-
-    def _claim_born(self, store: Store, ledger: Ledger, flow: _Flow) -> None:
-        with self._changed:
-            entries = [flow.born.popleft() for _ in range(min(flow.room, len(flow.born)))]
-        claimed_at = clock()
-        try:
-            claimed = store.claim_born([entry.id for entry in entries])
-        except Exception:
-            flow.born.extendleft(reversed(entries))
-            raise
-        self._take(ledger, flow, claimed, claimed_at)
 
     def _say_of_others(self, store: Store) -> None:
         """A copied database, and mailers that these settings do not have: their mail is left alone."""

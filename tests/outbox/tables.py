@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -84,8 +83,12 @@ class Executioner:
         if self._left < 0 or self._is_content != (is_content and self._is_content):
             return
         self._left -= 1
-        if self._left < 0:
-            threading.Timer(0.0 if self._is_content else random.random() * 0.001, self._strike).start()
+        if self._left >= 0:
+            return
+        if self._is_content:  # behind the reply, which leaves as this returns
+            threading.Timer(0.0, self._strike).start()
+        else:  # before the reply: the message that was named is in flight
+            self._strike()
 
     def _strike(self) -> None:
         self._kill()

@@ -11,9 +11,11 @@ import pytest
 
 from smtpbackend import Message
 from smtpbackend.adapters import Parcel, stamp
-from smtpbackend.outbox import Options, Worker, draft
+from smtpbackend.outbox import Draft, Entry, Options, Worker, clock, draft
+from smtpbackend.outbox.entry import BLOCK
 from smtpbackend.testing import HANG_UP, SILENCE, Play, ScriptedServer
 from tests.outbox.lab import Lab, down, letter
+from tests.outbox.test_store import sized
 from tests.servers.ports import free_ports, wait_until
 
 MakeLab = Callable[..., Lab]
@@ -529,3 +531,48 @@ def test_what_is_stored_during_a_trial_waits_for_it(lab: MakeLab, smtp_server: S
     with here.worker(for_all=False) as worker:
         here.wait_for(lambda: server.commands)
         assert worker.room("default") == 0
+
+
+@pytest.mark.parametrize("of_born", [True, False], ids=["born", "others"])
+def test_what_is_handed_over_during_a_claim_takes_no_room_of_it(
+    lab: MakeLab, smtp_server: Start, of_born: bool
+) -> None:
+    """Both together are never more than a window: a kill would repeat more than is promised."""
+    server = smtp_server(Play({"MAIL": SILENCE}))
+    here = lab(default=at(server))
+    here.all_options["default"] = Options(window=8)
+    most: list[int] = []
+    web = here.open()
+
+    def entries(drafts: list[Draft]) -> list[Entry]:
+        stored = web.enqueue(drafts, "default", 5, 0, len(drafts))
+        return [Entry(its.id, "default", one, 3, clock(), time.time()) for its, one in zip(stored, drafts, strict=True)]
+
+    open_store = here.open
+
+    def open_watched() -> Any:
+        store = open_store()
+        name = "claim_born" if of_born else "claim"
+        claim = getattr(store, name)
+
+        def claim_slowly(*args: Any, **options: Any) -> Any:
+            claimed = claim(*args, **options)
+            worker.hand_over(entries([letter() for _ in range(8)]))
+            most.append(len(worker._in_hand) + len(claimed))
+            return claimed
+
+        setattr(store, name, claim_slowly)
+        return store
+
+    first = [] if of_born else [letter() for _ in range(8)]
+    here.put(*first)
+    large = entries([sized(2 * BLOCK) for _ in range(8)] if of_born else [])
+    here.open = open_watched  # type: ignore[method-assign]
+    worker = Worker(here)
+    worker.hand_over(large)  # those are read anew
+    worker.start()
+    here.wait_for(lambda: most)
+    server.cut()
+    worker.stop(20)
+    web.connection.close()
+    assert max(most) <= 8
