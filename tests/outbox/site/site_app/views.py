@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from asgiref.sync import sync_to_async
 from django.contrib.auth.forms import PasswordResetForm
 from django.contrib.auth.models import User
 from django.core.mail import send_mail
@@ -26,6 +27,11 @@ def order(request: HttpRequest) -> JsonResponse:
         if request.GET.get("fail") == "1":
             raise RuntimeError(f"order {number} fails after its mail")
     return JsonResponse({"pid": os.getpid(), "order": made.pk})
+
+
+async def aorder(request: HttpRequest) -> JsonResponse:
+    """The same in an async view."""
+    return await sync_to_async(order)(request)
 
 
 def reset(request: HttpRequest) -> JsonResponse:
