@@ -186,7 +186,7 @@ def at_end_of_child(close: Callable[[], object]) -> None:
     if (util := sys.modules.get("multiprocessing.util")) is not None:
         util.Finalize(None, close, exitpriority=-100)  # after the finalizers of others, which may still send
     if (signals := sys.modules.get("celery.signals")) is not None:
-        signals.worker_process_shutdown.connect(lambda **_: close(), weak=False, dispatch_uid="smtpbackend")
+        signals.worker_process_shutdown.connect(lambda **_: close(), weak=False, dispatch_uid=close)
     if (uvicorn := sys.modules.get("uvicorn.server")) is not None:
         _at_shutdown(uvicorn.Server, close)
 
