@@ -801,6 +801,7 @@ class Worker:
 
     def _renew(self) -> None:
         """Renew leases in time."""
+        is_told = False  # that it cannot
         while True:
             with self._changed:
                 if self._is_stopping and not self._in_hand:
@@ -814,9 +815,12 @@ class Worker:
                 with self._beside() as store:
                     held = store.renew({due.id: due.lease for due in aged})
             except BaseException as error:
-                _log("lease_not_renewed", logging.WARNING, _shown(error))
+                if not is_told:
+                    _log("lease_not_renewed", logging.WARNING, _shown(error))
+                is_told = True
                 time.sleep(1.0)
                 continue
+            is_told = False
             with self._changed:
                 for due in aged:
                     if due.id in held:
