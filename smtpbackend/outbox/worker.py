@@ -393,18 +393,21 @@ class Worker:
 
     def _write(self) -> None:
         pause = 0.0
+        told: set[str] = set()  # what is wrong with the database: a lost connection is often the first of it alone
         while self._wait_for_work(pause):
             try:
                 self._work()
             except BaseException as error:
                 pause = min(LONGEST_PAUSE, pause * 2 or 0.5)
-                if not self._is_away:
+                if (why := str(error)) not in told:
                     _log("outbox_database_away", logging.ERROR, _shown(error), again_in=pause)
+                told.add(why)
                 self._is_away = True
                 self._grace_until = float("inf")
                 self._close_store()
             else:
                 pause = 0.0
+                told.clear()
                 if self._is_away:
                     self._is_away = False
                     self._grace_until = clock() + AWAY

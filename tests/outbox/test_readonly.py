@@ -14,7 +14,7 @@ from smtpbackend.outbox import Options, Worker
 from smtpbackend.testing import Play, ScriptedServer
 from tests.outbox.lab import Lab, letter
 from tests.outbox.sites import Site
-from tests.outbox.tables import Executioner, Tables, enqueue
+from tests.outbox.tables import Tables, enqueue
 from tests.outbox.test_interruptions import arrived, options
 from tests.servers.ports import wait_until
 
@@ -84,10 +84,13 @@ def test_what_is_known_is_kept_and_told_once(
             tries = here.opened
             here.wait_for(lambda: here.opened >= tries + 3)
             assert len(server.taken) == begun
-            told = [one for one in caplog.records if one.getMessage().startswith("outbox_database_away")]
-            assert len(told) == 1
-            assert told[0].exc_info is not None
-            assert re.search("read-?only", str(told[0].exc_info[1]))
+            told = [
+                str(one.exc_info[1])
+                for one in caplog.records
+                if one.getMessage().startswith("outbox_database_away") and one.exc_info is not None
+            ]
+            assert re.search("read-?only", told[-1])
+            assert len(told) == len(set(told))  # on PostgreSQL the connection is lost first
             read_only.end()
             assert wait_until(lambda: not tables.due(), 60)
     assert set(arrived(server).values()) == {1}
@@ -100,17 +103,21 @@ def test_what_is_known_is_kept_and_told_once(
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 def test_leases_that_cannot_be_renewed_are_told_once(make_site: MakeSite, tables: Tables) -> None:
     """An outage of minutes is no page of the log."""
-    executioner = Executioner()
-    with ScriptedServer(executioner.play()) as server:
+    numbers = itertools.count(1)
+
+    def content(line: str) -> str:
+        if next(numbers) == 10:
+            set_writable(tables, False)
+        return "250 2.0.0 taken"
+
+    with ScriptedServer(Play({".": content})) as server:
         site = make_site(server=options(server), outbox={"worker": "none"})
         enqueue(site, 100)
-        executioner.arm(10, lambda: set_writable(tables, False), at_content=True)
         worker = site.start_manage("outbox", "run", LEASE="6")
-        assert executioner.has_killed.wait(60), site.log
         assert wait_until(lambda: "lease_not_renewed" in site.log, 60), site.log
         time.sleep(5)  # it tries each second
         assert site.log.count("lease_not_renewed") == 1
-        assert site.log.count("outbox_database_away") == 1
+        assert site.log.count("outbox_database_away") <= 3  # the connection is lost, and the next one is read-only
         set_writable(tables, True)
         assert wait_until(lambda: not tables.due(), 60), site.log
         worker.terminate()
