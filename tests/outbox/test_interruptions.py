@@ -196,8 +196,9 @@ def test_a_jump_of_the_clock_on_sqlite_repeats_at_most_a_window_and_stalls_no_lo
         workers = [site.start_manage("outbox", "run", **clock.environment) for _ in range(2)]
 
         def set_it() -> None:
-            at_jump.update(held())
-            clock.set(jump)
+            with tables.locked():  # so that nobody claims between
+                at_jump.update(held())
+                clock.set(jump)
             if jump > 0:  # the one whose reply is awaited meanwhile is held by the other then
                 assert wait_until(lambda: at_jump & held("AND lease > 1"), 60), site.log
 
