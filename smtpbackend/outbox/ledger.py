@@ -26,7 +26,7 @@ from smtpbackend.outbox.schedule import (
     is_of_mailer,
     verdict_on,
 )
-from smtpbackend.outbox.sql import PART, Change, Claimed, Store
+from smtpbackend.outbox.sql import PART, Change, Claimed, Store, Written
 from smtpbackend.outcome import Receipt, Status
 
 __all__ = ["Entry", "Ledger", "MailerDown", "MessageExpired", "Recorded"]
@@ -80,12 +80,11 @@ class Ledger:
             return []
         ids = [one.id for one in claimed]
         entries, owed = self.store.read(ids), self.store.pending(ids)
-        small = [one.id for one in claimed if one.id in entries and entries[one.id][4] <= BLOCK]
-        contents = self.store.small_contents(small) if small else {}
         dues = []
         for one in claimed:
-            octets: bytes | IO[bytes] = contents.get(one.id, b"")
-            if one.id in entries and entries[one.id][4] > BLOCK:
+            written = entries.get(one.id)
+            octets: bytes | IO[bytes] = written.octets if written else b""
+            if written and written.size > BLOCK:
                 try:
                     octets = spooled(self.store.content(one.id))
                 except OSError as error:  # no room for a temporary file, which is not the fault of the entry
@@ -135,18 +134,17 @@ class Ledger:
         alias: str,
         one: Claimed,
         claimed_at: float,
-        entry: tuple[Any, ...],
+        written: Written,
         owed: Sequence[tuple[Any, ...]],
         octets: bytes | IO[bytes],
     ) -> Due:
-        stored, message_id, subject, priority, size, is_8bit, created, send_at = entry
         untried = _untried(owed, one)
         part = untried[:PART]
         if not part:
             raise ValueError("no recipient is pending")
         length = len(octets) if isinstance(octets, bytes) else octets.seek(0, SEEK_END)
-        if length != size:
-            raise ValueError(f"{length} of {size} octets are stored")
+        if length != written.size:
+            raise ValueError(f"{length} of {written.size} octets are stored")
         if not isinstance(octets, bytes):
             octets.seek(0)
         return Due(
@@ -158,19 +156,19 @@ class Ledger:
             lane=one.lane,
             lapses=one.lapses,
             tries=one.tries,
-            envelope=envelope_of(stored, [_recipient(row[1]) for row in part]),
+            envelope=envelope_of(written.envelope, [_recipient(row[1]) for row in part]),
             positions=tuple(row[0] for row in part),
             doubts=tuple(row[3] for row in part),
             has_untried=len(untried) > len(part),
             others=part[0][4] - len(part),
             octets=octets,
-            size=size,
-            is_8bit=bool(is_8bit),
-            message_id=message_id,
-            subject=subject,
-            priority=priority,
-            created=created,
-            send_at=send_at,
+            size=written.size,
+            is_8bit=bool(written.is_8bit),
+            message_id=written.message_id,
+            subject=written.subject,
+            priority=written.priority,
+            created=written.created,
+            send_at=written.send_at,
         )
 
     # Writing -----------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from smtpbackend.errors import InvalidInput
 from smtpbackend.outbox.entry import BLOCK, VERSION, Draft, State, text_of
 from smtpbackend.outbox.schedule import LANES, LEASE, SUSPECTS, TRIAL, deferred, lane_of
 
-__all__ = ["CHANNEL", "Change", "Claimed", "Connection", "MailerRow", "Purged", "Store", "Stored"]
+__all__ = ["CHANNEL", "Change", "Claimed", "Connection", "MailerRow", "Purged", "Store", "Stored", "Written"]
 
 CHANNEL = "smtpbackend_outbox"
 """What NOTIFY and LISTEN name (PostgreSQL)."""
@@ -84,6 +84,20 @@ class Claimed(NamedTuple):
     lapses: int
     tries: int
     expires_in: float
+
+
+class Written(NamedTuple):
+    """What is stored of an entry. ``octets`` are empty where they take more than one row: see `Store.content`."""
+
+    envelope: str
+    message_id: str
+    subject: str
+    priority: int
+    size: int
+    is_8bit: bool
+    created: float
+    send_at: float | None
+    octets: bytes
 
 
 class Change(NamedTuple):
@@ -493,15 +507,16 @@ class Store:
             )
         )
 
-    def read(self, ids: Sequence[int]) -> dict[int, tuple[Any, ...]]:
-        """What is stored of entries: (envelope, message_id, subject, priority, size, is_8bit, created, send_at)."""
+    def read(self, ids: Sequence[int]) -> dict[int, Written]:
+        """What is stored of entries that does not change."""
         condition, values = self._among("id", ids)
         rows = self._rows(
-            "SELECT id, envelope, message_id, subject, priority, size, is_8bit, created, send_at "
-            f"FROM {ENTRY} WHERE {condition}",
+            "SELECT id, envelope, message_id, subject, priority, size, is_8bit, created, send_at, "
+            f"CASE WHEN size <= {BLOCK} THEN octets END FROM {ENTRY} LEFT JOIN {CONTENT} ON entry_id = id "
+            f"AND number = 0 WHERE {condition}",
             *values,
         )
-        return {row[0]: tuple(row[1:]) for row in rows}
+        return {row[0]: Written(*row[1:])._replace(octets=bytes(row[-1] or b"")) for row in rows}
 
     def pending(self, ids: Sequence[int]) -> dict[int, list[tuple[Any, ...]]]:
         """The recipients that are pending, the least tried first, at most `PART` + 1 of each entry.
@@ -521,12 +536,6 @@ class Store:
         for row in rows:
             found.setdefault(row[0], []).append(tuple(row[1:]))
         return found
-
-    def small_contents(self, ids: Sequence[int]) -> dict[int, bytes]:
-        """The octets of entries that have one row of them each."""
-        condition, values = self._among("entry_id", ids)
-        rows = self._rows(f"SELECT entry_id, octets FROM {CONTENT} WHERE {condition} AND number = 0", *values)
-        return {row[0]: bytes(row[1]) for row in rows}
 
     def content(self, entry_id: int) -> Iterator[bytes]:
         """The octets of one entry, a row at a time."""
@@ -615,18 +624,22 @@ class Store:
             return
         due, values = self._among("entry_id", ids)
         entry, _ = self._among("id", ids)
-        self._rows(f"DELETE FROM {DUE} WHERE {due}", *values)
         kept = (
             f"EXISTS (SELECT 1 FROM {RECIPIENT} WHERE {RECIPIENT}.entry_id = {{}} AND "
             f"{RECIPIENT}.state NOT IN ('{ACCEPTED}', '{CANCELLED}'))"
         )
         of_entry = kept.format(f"{ENTRY}.id")
-        self._rows(
+        steps = [
+            f"DELETE FROM {DUE} WHERE {due}",
+            f"DELETE FROM {CONTENT} WHERE {due} AND NOT {kept.format(f'{CONTENT}.entry_id')}",
             f"UPDATE {ENTRY} SET finished = NOW, erased = NOT {of_entry}, "
             f"subject = CASE WHEN {of_entry} THEN subject ELSE '' END WHERE {entry}",
-            *values,
-        )
-        self._rows(f"DELETE FROM {CONTENT} WHERE {due} AND NOT {kept.format(f'{CONTENT}.entry_id')}", *values)
+        ]
+        if self._is_postgresql:  # one statement: a server is some way off, and others wait for room in the window
+            steps = [f"WITH ended AS ({steps[0]}), erased AS ({steps[1]}) {steps[2]}"]
+            values *= 3
+        for step in steps:
+            self._rows(step, *values)
 
     def _postpone(self, changes: Sequence[Change]) -> None:
         """Entries that are tried again, but never later than they expire."""

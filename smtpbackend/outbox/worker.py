@@ -60,7 +60,7 @@ AWAY = 10.0  # seconds for which lapsed leases are left to their workers after t
 LONGEST_PAUSE = 10.0  # seconds between tries to reach the database
 MOST_SUSPECTED = 100  # entries of which is remembered that an outage began with them
 CLEARING = 2.0  # seconds that what is in hand may take to be settled before one that is claimed alone
-SUSPECT_PAUSE = 1.0  # seconds between entries that are claimed alone, while there is other mail: it waits for each
+SUSPECT_PAUSE = 1.0  # seconds between looks for what is claimed alone, while there is other mail: it waits for each
 ECHO = 0.12  # seconds for which a wake-up is followed by quick looks: those that came right behind it sent none
 QUICK = 0.01  # seconds between these
 BLOCKED = 0.2  # seconds until it is looked again whether a mailer may go on whose trial, or whose suspect, is under way
@@ -687,9 +687,10 @@ class Worker:
                 flow.has_backlog = False
             elif flow.has_backlog:
                 flow.next_look = now + POLL
-        if (now >= flow.suspect_at or not claimed) and store.has_suspect(flow.alias):
+        if now >= flow.suspect_at or not claimed:
             flow.suspect_at = now + SUSPECT_PAUSE
-            self._clearing, self._clear_until = flow.alias, now + CLEARING
+            if store.has_suspect(flow.alias):
+                self._clearing, self._clear_until = flow.alias, now + CLEARING
 
     def _has_backlog(self, store: Store, flow: _Flow) -> bool:
         if not flow.has_backlog or clock() >= flow.renew_backlog:
