@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from os import SEEK_END
 from typing import IO, Any, NamedTuple
 
+from smtpbackend.delivery.connecting import is_crowd
 from smtpbackend.envelope import Recipient
 from smtpbackend.errors import SMTPError
 from smtpbackend.events import MessageEnded, RecipientDeferred, RecipientRejected
@@ -50,10 +51,14 @@ class MailerDown(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """What `Ledger.record` did: events to tell, mailers that failed with their errors, seconds until the next try."""
+    """What `Ledger.record` did: events to tell, mailers that failed with their errors, seconds until the next try.
+
+    ``crowded``: those of ``down`` whose servers have too many connections.
+    """
 
     events: list[tuple[Due, Any]]
     down: dict[str, str]
+    crowded: set[str]
     next_try: float | None
 
 
@@ -178,6 +183,7 @@ class Ledger:
         changes: list[Change] = []
         back: dict[int, int] = {}
         down: dict[str, str] = {}
+        crowded: set[str] = set()
         told: dict[int, Due] = {}
         for due, receipt in done:
             if due.is_lost:
@@ -187,6 +193,8 @@ class Ledger:
             elif is_of_mailer(receipt):
                 back[due.id] = due.lease
                 down[due.alias] = str(receipt.error)
+                if isinstance(receipt.error, SMTPError) and is_crowd(receipt.error.reply):
+                    crowded.add(due.alias)
             else:
                 changes.append(self.change(due, receipt))
                 told[due.id] = due
@@ -199,7 +207,7 @@ class Ledger:
             for event in _events(told[change.id], change)
         ]
         waits = [change.next_try for change in changes if not change.is_final]
-        return Recorded(events, down, min(waits, default=None))
+        return Recorded(events, down, crowded, min(waits, default=None))
 
     def change(self, due: Due, receipt: Receipt) -> Change:
         """What is recorded of one receipt."""

@@ -728,6 +728,16 @@ class Store:
             )
             return length, bool(was_well)
 
+    def has_sent(self, alias: str, seconds: float) -> bool:
+        """Whether a server took mail of a mailer, from any worker, within the last seconds."""
+        return bool(
+            self._rows(
+                f"SELECT 1 FROM {ENTRY} WHERE environment = %s AND alias = %s AND finished > NOW - %s AND "
+                f"EXISTS (SELECT 1 FROM {RECIPIENT} WHERE entry_id = id AND state = '{ACCEPTED}') LIMIT 1",
+                *(self.environment, alias, seconds),
+            )
+        )
+
     def end_rest(self, alias: str) -> None:
         """A mailer works: all that is due may go."""
         self._rows(
