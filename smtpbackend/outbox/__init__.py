@@ -20,7 +20,7 @@ from smtpbackend.public_names import on_first_use
 
 if TYPE_CHECKING:
     from smtpbackend.outbox.entry import Draft, Due, Priority, State, draft
-    from smtpbackend.outbox.ledger import Entry, MailerDown, MessageExpired
+    from smtpbackend.outbox.ledger import Entry, EntryFailed, MailerDown, MessageExpired
     from smtpbackend.outbox.options import Options
     from smtpbackend.outbox.schedule import lane_of
     from smtpbackend.outbox.sql import Store, Stored
@@ -30,6 +30,7 @@ __all__ = [
     "Draft",
     "Due",
     "Entry",
+    "EntryFailed",
     "MailerDown",
     "MessageExpired",
     "Options",
@@ -46,7 +47,7 @@ __all__ = [
 
 _HOMES = {
     "smtpbackend.outbox.entry": ("Draft", "Due", "Priority", "State", "draft"),
-    "smtpbackend.outbox.ledger": ("Entry", "MailerDown", "MessageExpired"),
+    "smtpbackend.outbox.ledger": ("Entry", "EntryFailed", "MailerDown", "MessageExpired"),
     "smtpbackend.outbox.options": ("Options",),
     "smtpbackend.outbox.schedule": ("lane_of",),
     "smtpbackend.outbox.sql": ("Store", "Stored"),

@@ -30,7 +30,7 @@ from smtpbackend.outbox.schedule import (
 from smtpbackend.outbox.sql import PART, Change, Claimed, Store, Written
 from smtpbackend.outcome import Receipt, Status
 
-__all__ = ["Entry", "Ledger", "MailerDown", "MessageExpired", "Recorded"]
+__all__ = ["Entry", "EntryFailed", "Ledger", "MailerDown", "MessageExpired", "Recorded"]
 
 PUT_OFF = 60.0  # seconds until an entry is read again for which there was no room
 
@@ -40,6 +40,18 @@ class MessageExpired(NamedTuple):
 
     entry: int
     name: str = "message_expired"
+
+
+class EntryFailed(NamedTuple):
+    """An entry ended without a reply that tells why: it cannot be read, or its workers ended.
+
+    ``entry`` is its id, ``state`` "failed" or "in_doubt".
+    """
+
+    entry: int
+    state: str
+    error: str
+    name: str = "entry_failed"
 
 
 class MailerDown(NamedTuple):
@@ -70,6 +82,8 @@ class Ledger:
 
     def __init__(self, store: Store, retry_in_doubt: Callable[[str], int], log: Callable[..., object]) -> None:
         self.store = store
+        self.ended: list[EntryFailed] = []
+        """What `take` made final, and is to be told."""
         self._retry_in_doubt = retry_in_doubt
         self._log = log
 
@@ -103,20 +117,23 @@ class Ledger:
                 if not isinstance(octets, bytes):
                     octets.close()
                 why = f"the entry cannot be read: {type(error).__name__}: {error}"
-                self._log("entry_failed", entry=one.id, error=why)
-                self.store.fail([one], why)
+                self._fail(one, why)
         return dues
+
+    def _fail(self, one: Claimed, why: str) -> None:
+        self._log("entry_failed", entry=one.id, error=why)
+        if self.store.fail([one], why):
+            self.ended.append(EntryFailed(one.id, State.FAILED.value, why))
 
     def _fit_to_send(self, alias: str, claimed: Sequence[Claimed]) -> list[Claimed]:
         """Those that may be sent, after so many leases lapsed."""
         fit, suspects = [], []
         for one in claimed:
             if one.lapses and not self._retry_in_doubt(alias):
-                self.store.record([self._in_doubt(one)])
+                self._leave_in_doubt(one)
             elif one.lapses >= MAX_LAPSES:
                 why = f"{one.lapses} workers ended while they had this entry in hand, which may be what ended them"
-                self._log("entry_failed", entry=one.id, error=why)
-                self.store.fail([one], why)
+                self._fail(one, why)
             elif one.lapses >= SUSPECT and one.lane != SUSPECTS:
                 suspects.append(one)
             else:
@@ -125,14 +142,15 @@ class Ledger:
             self.store.set_aside(suspects)
         return fit
 
-    def _in_doubt(self, one: Claimed) -> Change:
+    def _leave_in_doubt(self, one: Claimed) -> None:
         """A worker ended while it had this entry: it may have arrived, and is not to be sent twice."""
         why = "the worker that had this entry ended: it may have arrived"
         owed = self.store.pending([one.id]).get(one.id, [])
         part = _untried(owed, one)[:PART]  # what it had in hand
         rows = [(position, State.IN_DOUBT.value, doubts, None, None, why) for position, _, _, doubts, _ in part]
         is_final = not part or part[0][4] == len(part)
-        return Change(one.id, one.lease, rows, is_final, 0.0, one.lane, one.tries, True)
+        if self.store.record([Change(one.id, one.lease, rows, is_final, 0.0, one.lane, one.tries, True)]):
+            self.ended.append(EntryFailed(one.id, State.IN_DOUBT.value, why))
 
     def _due(
         self,

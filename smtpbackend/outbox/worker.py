@@ -790,6 +790,10 @@ class Worker:
         except BaseException:
             self._back |= {one.id: one.lease for one in claimed}
             raise
+        finally:
+            for event in ledger.ended:
+                self._tell(flow.alias, None, event)
+            ledger.ended.clear()
 
     def _say_of_others(self, store: Store) -> None:
         """A copied database, and mailers that these settings do not have: their mail is left alone."""
@@ -916,6 +920,9 @@ def deliver_due(
         if not claimed:
             return finished
         dues = ledger.take(alias, claimed, claimed_at)
+        for event in ledger.ended:
+            site.tell(alias, None, event)
+        ledger.ended.clear()
         done = [(due, receipt) for due, receipt in send(dues) if receipt is not None]
         recorded = ledger.record(done)
         finished += sum(ledger.change(due, receipt).is_final for due, receipt in done)

@@ -179,6 +179,9 @@ def test_an_entry_that_cannot_be_read_holds_up_nobody(lab: MakeLab, smtp_server:
     assert [state for _, state in here.states()] == ["failed", "failed", "failed", "accepted"]
     errors = here.rows("SELECT error FROM smtpbackend_outbox_recipient ORDER BY entry_id")
     assert all("cannot be read" in row[0] for row in errors[:3])
+    assert {whose for name, whose in here.told if name == "entry_failed"} == {
+        (number, "default") for number in (1, 2, 3)
+    }
 
 
 def test_an_entry_that_makes_workers_die_is_set_aside_and_fails(lab: MakeLab, smtp_server: Start) -> None:
@@ -195,6 +198,7 @@ def test_an_entry_that_makes_workers_die_is_set_aside_and_fails(lab: MakeLab, sm
         here.wait_for(lambda: not here.pending())
     assert dict(here.states()) == {"bad@example.com": "failed", "good@example.com": "accepted"}
     assert here.states(bad.id) == [("bad@example.com", "failed")]
+    assert [whose for name, whose in here.told if name == "entry_failed"] == [(bad.id, "default")]
     assert recipients(server) == ["good@example.com"]
 
 
