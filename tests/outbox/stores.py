@@ -16,7 +16,8 @@ from django.db.migrations.loader import MigrationLoader
 from django.db.utils import ConnectionHandler
 
 from smtpbackend.outbox import Store, Stored
-from smtpbackend.outbox.sql import Claimed, Connection
+from smtpbackend.outbox.sql import Claimed
+from smtpbackend.outbox.storing import Connection
 from smtpbackend_django.outbox.database import DjangoConnection
 from tests.outbox.lab import letter
 
