@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
@@ -42,7 +42,7 @@ RECIPIENT = "smtpbackend_outbox_recipient"
 CONTENT = "smtpbackend_outbox_content"
 DUE = "smtpbackend_outbox_due"
 
-CLOCK = "extract(epoch FROM clock_timestamp())::float8"
+CLOCK = "date_part('epoch', clock_timestamp())"
 """PostgreSQL: for a row that is inserted."""
 
 
@@ -163,12 +163,14 @@ class Storing:
         return Stored(rows[0][0], False, rows[0][1] == draft.digest)
 
     def _insert_one(self, number: int) -> list[tuple[int, int]]:
-        """PostgreSQL, one entry: short, and without a join, for it is planned each time."""
+        """PostgreSQL, one entry: short, and without a join, for it is parsed and planned each time.
+
+        What has few values stands in it, as each parameter costs the driver.
+        """
         draft, octets = self._drafts[number], self._first[number]
-        columns = "environment, alias, envelope, message_id, subject, "
-        columns += "priority, group_number, place, size, is_8bit, expires"
+        columns = "environment, alias, envelope, message_id, subject, group_number, place, size, expires"
         values: list[Any] = [self._environment, self._alias, draft.envelope_json, draft.message_id, draft.subject]
-        values += [int(draft.priority), self._group, self._place + number, draft.size, draft.is_8bit, draft.expires]
+        values += [self._group, self._place + number, draft.size, draft.expires]
         if draft.send_at is not None:
             columns += ", send_at"
             values.append(draft.send_at)
@@ -179,33 +181,35 @@ class Storing:
             conflict = _ON_KEY
         is_final = draft.envelope is None
         parts = [
-            f"WITH e AS (INSERT INTO {ENTRY} (version, created, finished, may_have_arrived, erased, {columns}) "
-            f"VALUES ({VERSION}, {CLOCK}, {CLOCK if is_final else 'NULL'}, false, {'true' if is_final else 'false'}, "
-            f"{_marks(len(values))}){conflict} RETURNING id, environment, alias, expires)"
+            f"WITH e AS (INSERT INTO {ENTRY} (version, priority, is_8bit, may_have_arrived, erased, created"
+            f"{', finished' if is_final else ''}, {columns}) VALUES ({VERSION}, {int(draft.priority)}, "
+            f"{_literal(draft.is_8bit)}, false, {_literal(is_final)}, {CLOCK}{f', {CLOCK}' if is_final else ''}, "
+            f"{_marks(len(values))}){conflict} RETURNING id, environment, alias, expires, created, send_at)"
         ]
-        recipients = _recipients(draft)[:ROWS]
-        if len(recipients) == 1:
-            rows = "SELECT 0, 0, '', '', e.id, %s, %s, %s, %s, %s FROM e"
-        else:
-            rows = f"SELECT 0, 0, '', '', e.id, v.* FROM e, (VALUES {_row_marks(len(recipients), 5)}) AS v"
+        rows = []
+        for position, address, data, state, error in _recipients(draft)[:ROWS]:
+            rows.append(f"{position}, %s, %s, '{state}', {'%s' if error else _EMPTY}")
+            values += (address, data, error) if error else (address, data)
+        its = f"{rows[0]} FROM e" if len(rows) == 1 else f"v.* FROM e, (VALUES ({'), ('.join(rows)})) AS v"
         parts.append(
             f"r AS (INSERT INTO {RECIPIENT} (attempts, doubts, reply, server, entry_id, position, address, data, "
-            f"state, error) {rows})"
+            f"state, error) SELECT 0, 0, '', '', e.id, {its})"
         )
-        for row in recipients:
-            values += row
         if octets is not None:
             parts.append(f"c AS (INSERT INTO {CONTENT} (entry_id, number, octets) SELECT e.id, 0, %s::bytea FROM e)")
             values.append(octets)
+        last = "SELECT id FROM e"
         if not is_final:
             wait, lease, leased = _born(draft, number < self._born_leased)
-            next_try = f"{CLOCK} + {wait}" if draft.send_at is None else repr(draft.send_at)
-            parts.append(
-                f"d AS (INSERT INTO {DUE} (entry_id, environment, alias, expires, version, lapses, tries, lane, lease, "
+            # Not the clock, which is volatile: that takes a step of planning more
+            next_try = "e.send_at" if draft.send_at is not None else f"e.created + {wait}"
+            last = (
+                f"INSERT INTO {DUE} (entry_id, environment, alias, expires, version, lapses, tries, lane, lease, "
                 f"leased, next_try) SELECT e.id, e.environment, e.alias, e.expires, {VERSION}, 0, 0, "
-                f"{lane_of(draft.priority, self._place + number)}, {lease}, {leased}, {next_try} FROM e)"
+                f"{lane_of(draft.priority, self._place + number)}, {lease}, {leased}, {next_try} FROM e "
+                "RETURNING entry_id"
             )
-        return [(number, row[0]) for row in self._rows(", ".join(parts) + " SELECT id FROM e", *values)]
+        return [(number, row[0]) for row in self._rows(f"{', '.join(parts)} {last}", *values)]
 
     def _insert_list(self, batch: Sequence[int]) -> list[tuple[int, int]]:
         """PostgreSQL, several: an array a column, for each parameter costs the driver.
@@ -218,7 +222,7 @@ class Storing:
             its = self._place + number
             entries.append(
                 (
-                    *(draft.envelope_json, draft.message_id, draft.subject, int(draft.priority), its, draft.key),
+                    *(its, draft.envelope_json, draft.message_id, draft.subject, int(draft.priority), draft.key),
                     *(draft.digest, draft.size, draft.is_8bit, draft.send_at, draft.expires, draft.envelope is None),
                 )
             )
@@ -229,31 +233,37 @@ class Storing:
                 born = _born(draft, number < self._born_leased)
                 due.append((its, lane_of(draft.priority, its), draft.send_at, *born))
         conflict = _ON_KEY if any(self._drafts[number].key is not None for number in batch) else ""
+        e, of_entries, values = _spread(_ENTRY, entries)
+        r, of_recipients, more = _spread(_RECIPIENT, recipients)
+        values = [self._environment, self._alias, self._group, *values, *more]
         parts = [
             f"WITH e AS (INSERT INTO {ENTRY} (version, created, may_have_arrived, environment, alias, group_number, "
-            "envelope, message_id, subject, priority, place, key, digest, size, is_8bit, send_at, expires, erased, "
-            f"finished) SELECT {VERSION}, {CLOCK}, false, %s, %s, %s, v.*, CASE WHEN v.is_final THEN {CLOCK} END "
-            f"FROM {_ENTRIES}{conflict} RETURNING id, place, environment, alias, expires)",
+            "place, envelope, message_id, subject, priority, key, digest, size, is_8bit, send_at, expires, erased, "
+            f"finished) SELECT {VERSION}, {CLOCK}, false, %s, %s, %s, {', '.join(e)}, CASE WHEN {e[-1]} THEN {CLOCK} "
+            f"END FROM {of_entries}{conflict} RETURNING id, place, environment, alias, expires, created)",
             f"r AS (INSERT INTO {RECIPIENT} (attempts, doubts, reply, server, entry_id, position, address, data, "
-            "state, error) SELECT 0, 0, '', '', e.id, v.position, v.address, v.data, v.state, v.error FROM e JOIN "
-            f"{_RECIPIENTS} ON e.place = v.place)",
+            f"state, error) SELECT 0, 0, '', '', e.id, {', '.join(r[1:])} FROM e JOIN {of_recipients} "
+            "ON e.place = v.place)",
         ]
-        values = [self._environment, self._alias, self._group, *_columns(entries), *_columns(recipients)]
         if contents:
+            # No array: it would be escaped twice
+            rows = ", ".join([f"({its}, %s::bytea)" for its, _ in contents])
             parts.append(
                 f"c AS (INSERT INTO {CONTENT} (entry_id, number, octets) SELECT e.id, 0, v.octets FROM e JOIN "
-                f"{_CONTENTS} ON e.place = v.place)"
+                f"(VALUES {rows}) AS v (place, octets) ON e.place = v.place)"
             )
-            values += _columns(contents)
+            values += [octets for _, octets in contents]
         if due:
+            d, of_due, more = _spread(_DUE, due)
+            _, lane, send_at, wait, lease, leased = d
             parts.append(
                 f"d AS (INSERT INTO {DUE} (entry_id, environment, alias, expires, version, lapses, tries, lane, lease, "
-                f"leased, next_try) SELECT e.id, e.environment, e.alias, e.expires, {VERSION}, 0, 0, v.lane, v.lease, "
-                f"v.leased, COALESCE(v.send_at, {CLOCK} + v.wait) FROM e JOIN {_DUES} ON e.place = v.place)"
+                f"leased, next_try) SELECT e.id, e.environment, e.alias, e.expires, {VERSION}, 0, 0, {lane}, {lease}, "
+                f"{leased}, COALESCE({send_at}, e.created + {wait}) FROM e JOIN {of_due} ON e.place = v.place)"
             )
-            values += _columns(due)
-        rows = self._rows(", ".join(parts) + " SELECT id, place FROM e", *values)
-        return [(entry_place - self._place, entry_id) for entry_id, entry_place in rows]
+            values += more
+        found = self._rows(f"{', '.join(parts)} SELECT id, place FROM e", *values)
+        return [(entry_place - self._place, entry_id) for entry_id, entry_place in found]
 
     def _insert_each_table(self, batch: Sequence[int]) -> list[tuple[int, int]]:
         insert, values = self._entries(batch)
@@ -316,31 +326,47 @@ def _born(draft: Draft, is_leased: bool) -> tuple[float, int, int]:
     return (LEASE, 1, BORN_LEASED) if is_leased and draft.send_at is None else (0.0, 0, UNLEASED)
 
 
-def _arrays(**columns: str) -> str:
-    """PostgreSQL: a table of a parameter for each column, which is an array."""
-    return f"unnest({', '.join([f'%s::{kind}[]' for kind in columns.values()])}) AS v ({', '.join(columns)})"
-
-
-_ENTRIES = _arrays(
-    **{"envelope": "text", "message_id": "text", "subject": "text", "priority": "int", "place": "int", "key": "text"},
+_ENTRY = {
+    **{"place": "int", "envelope": "text", "message_id": "text", "subject": "text", "priority": "int", "key": "text"},
     **{"digest": "text", "size": "bigint", "is_8bit": "bool", "send_at": "float8", "expires": "float8"},
-    is_final="bool",
-)
-_RECIPIENTS = _arrays(place="int", position="int", address="text", data="text", state="text", error="text")
-_CONTENTS = _arrays(place="int", octets="bytea")
-_DUES = _arrays(place="int", lane="int", send_at="float8", wait="float8", lease="int", leased="int")
+    "is_final": "bool",
+}
+_RECIPIENT = {"place": "int", "position": "int", "address": "text", "data": "text", "state": "text", "error": "text"}
+_DUE = {"place": "int", "lane": "int", "send_at": "float8", "wait": "float8", "lease": "int", "leased": "int"}
 
 
-def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
-    return [list(column) for column in zip(*rows, strict=True)]
+def _spread(kinds: Mapping[str, str], rows: Sequence[tuple[Any, ...]]) -> tuple[list[str], str, list[Any]]:
+    """PostgreSQL: the columns of a table that is given as parameters, the table, and its parameters.
+
+    A column is an array; but for the first one, what all rows have in common is one value.
+    """
+    written: list[str] = []
+    values: list[Any] = []
+    arrays: dict[str, list[Any]] = {}
+    for (name, kind), column in zip(kinds.items(), zip(*rows, strict=True), strict=True):
+        if written and column.count(column[0]) == len(column):
+            written.append(f"{_literal(column[0])}::{kind}")
+            if written[-1].startswith("%s"):
+                values.append(column[0])
+        else:
+            written.append(f"v.{name}")
+            arrays[name] = list(column)
+    given = ", ".join([f"%s::{kinds[name]}[]" for name in arrays])
+    return written, f"unnest({given}) AS v ({', '.join(arrays)})", [*values, *arrays.values()]
+
+
+def _literal(value: Any) -> str:
+    """As it is written where it has few values, else the mark of a parameter."""
+    if value is None:
+        return "NULL"
+    return str(value).lower() if isinstance(value, bool) else str(value) if isinstance(value, int) else "%s"
+
+
+_EMPTY = "''"
 
 
 def _marks(count: int) -> str:
     return ", ".join(["%s"] * count)
-
-
-def _row_marks(rows: int, columns: int) -> str:
-    return ", ".join([f"({_marks(columns)})"] * rows)
 
 
 def _batches(order: Sequence[int], drafts: Sequence[Draft]) -> Iterator[list[int]]:
