@@ -172,9 +172,17 @@ class Envelope(Value):
 
     def to_json(self) -> dict[str, Any]:
         """A mapping that ``json.dumps`` takes, without what has its default."""
+        given = self.to_json_without_recipients()
+        if self.recipients:
+            given["recipients"] = [recipient.to_json() for recipient in self.recipients]
+        return given
+
+    def to_json_without_recipients(self) -> dict[str, Any]:
+        """The same of what all recipients have in common."""
+        if self.is_plain:
+            return {"sender": self.sender.to_json()} if self.sender is not None else {}
         given = {
             "sender": self.sender and self.sender.to_json(),
-            "recipients": [recipient.to_json() for recipient in self.recipients],
             "dsn_return": self.dsn_return,
             "envid": self.envid,
             "require_tls": self.require_tls,
