@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
 from smtpbackend.errors import InvalidInput
-from smtpbackend.outbox.entry import BLOCK, VERSION, Draft, State, text_of
+from smtpbackend.outbox.entry import BLOCK, VERSION, Draft, State, text_of, to_json
 from smtpbackend.outbox.schedule import LEASE, lane_of
 
 __all__ = [
@@ -58,8 +57,11 @@ class Connection(Protocol):
     def rows(self, sql: str, params: Sequence[Any] = ()) -> list[Any]:
         """Execute a statement, and return its rows; [] where it has none."""
 
-    def atomic(self) -> AbstractContextManager[Any]:
-        """All within it is committed together, or nothing is; a savepoint in a transaction."""
+    def atomic(self, savepoint: bool = True) -> AbstractContextManager[Any]:
+        """All within it is committed together, or nothing is.
+
+        In a transaction it is a savepoint; or without one, and then what is raised within it ends the transaction.
+        """
 
     def close(self) -> None:
         """Close it, where it belongs to the outbox alone."""
@@ -109,8 +111,11 @@ class Storing:
         # Sorted, for two transactions that insert the same keys would else wait for each other
         order = sorted(range(len(drafts)), key=lambda number: drafts[number].key or "")
         batches = list(_batches(order, drafts))
-        is_whole = len(batches) == 1 and self._is_postgresql and not any(map(_has_more, drafts))
-        with nullcontext() if is_whole else self._connection.atomic():
+        # Where nothing is read of a message between two statements only the database can fail, and PostgreSQL ends the
+        # transaction then: without a savepoint SQLite does the same, in two statements less
+        is_whole = len(batches) == 1 and not any(map(_has_more, drafts))
+        is_one = is_whole and self._is_postgresql
+        with nullcontext() if is_one else self._connection.atomic(savepoint=not is_whole):
             for batch in batches:
                 self._insert(batch)
         return [self._stored[number] for number in range(len(drafts))]
@@ -398,7 +403,7 @@ def _recipients(draft: Draft) -> list[tuple[int, str, str, str, str]]:
     rows: list[tuple[int, str, str, str, str]] = []
     if draft.envelope is not None:
         for recipient in draft.envelope.recipients:
-            data = json.dumps(recipient.to_json(), separators=(",", ":"))
+            data = to_json(recipient.to_json())
             rows.append((len(rows), _text(str(recipient.address), MAX_ADDRESS), data, PENDING, ""))
     for outcome in draft.refused:
         address = _text(str(outcome.address), MAX_ADDRESS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 from django.core import mail
+from django.db import DatabaseError, connection, transaction
 
 from smtpbackend import Envelope, Outcome, Recipient, Status
 from smtpbackend.adapters import Parcel, stamp
@@ -165,3 +167,24 @@ def test_what_is_read_of_the_settings_is_kept_until_they_change(make_desk: Calla
     with email_settings(**mail_settings(OUTBOX_BACKEND, server, {"environment": "another"})):
         sender_of_next()
     assert desk.rows("SELECT environment FROM smtpbackend_outbox_entry ORDER BY id")[-1][0] == "another"
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_where_the_database_fails_amid_a_mail_nothing_of_it_is_stored(make_desk: Callable[..., Desk]) -> None:
+    """It takes no savepoint: the transaction of the caller ends, as it does on PostgreSQL, also if it goes on."""
+    desk = make_desk({"host": "127.0.0.1", "port": 1})
+    message = mail.EmailMessage("News", "Text", "shop@example.com", ["ann@example.com"])
+    asked: list[str] = []
+
+    def note(execute: Any, sql: str, *args: Any) -> Any:
+        asked.append(sql.split()[0])
+        return execute(sql, *args)
+
+    with transaction.atomic(), connection.execute_wrapper(note):
+        outbox_backend().send_messages([message])
+    assert asked == ["INSERT"] * 4
+    fails = "BEFORE INSERT ON smtpbackend_outbox_due BEGIN SELECT RAISE(ABORT, 'it is full'); END"
+    desk.rows(f"CREATE TRIGGER fails {fails}")
+    with transaction.atomic(), contextlib.suppress(DatabaseError):
+        outbox_backend().send_messages([message])
+    assert desk.rows("SELECT count(*) FROM smtpbackend_outbox_entry") == [(1,)]
