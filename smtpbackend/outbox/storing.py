@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
@@ -142,18 +143,23 @@ class Storing:
         """The recipients and the rows of content that did not stand in the first statement."""
         recipients = _recipients(draft)
         for start in range(ROWS, len(recipients), ROWS):
-            self._insert_recipients([(entry_id, *row) for row in recipients[start : start + ROWS]])
+            self._insert_recipients([(entry_id, row) for row in recipients[start : start + ROWS]])
         for number, octets in enumerate(blocks, 1):
             self._rows(
                 f"INSERT INTO {CONTENT} (entry_id, number, octets) VALUES (%s, %s, %s)", entry_id, number, octets
             )
 
-    def _insert_recipients(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        row = f"({_marks(6)}, 0, 0, '', '')"
+    def _insert_recipients(self, given: Sequence[tuple[int, tuple[int, str, str, str, str]]]) -> None:
+        rows: list[str] = []
+        values: list[Any] = []
+        for entry_id, row in given:
+            row_marks, its = _row_of(row)
+            rows.append(f"(%s, {row_marks}, 0, 0, '', '')")
+            values += (entry_id, *its)
         self._rows(
             f"INSERT INTO {RECIPIENT} (entry_id, position, address, data, state, error, attempts, doubts, reply, "
-            f"server) VALUES {', '.join([row] * len(rows))}",
-            *(value for row in rows for value in row),
+            f"server) VALUES {', '.join(rows)}",
+            *values,
         )
 
     def _of_key(self, draft: Draft) -> Stored:
@@ -192,9 +198,10 @@ class Storing:
             f"{_marks(len(values))}){conflict} RETURNING id, environment, alias, expires, created, send_at)"
         ]
         rows = []
-        for position, address, data, state, error in _recipients(draft)[:ROWS]:
-            rows.append(f"{position}, %s, %s, '{state}', {'%s' if error else _EMPTY}")
-            values += (address, data, error) if error else (address, data)
+        for row in _recipients(draft)[:ROWS]:
+            row_marks, more = _row_of(row)
+            rows.append(row_marks)
+            values += more
         its = f"{rows[0]} FROM e" if len(rows) == 1 else f"v.* FROM e, (VALUES ({'), ('.join(rows)})) AS v"
         parts.append(
             f"r AS (INSERT INTO {RECIPIENT} (attempts, doubts, reply, server, entry_id, position, address, data, "
@@ -271,56 +278,68 @@ class Storing:
         return [(entry_place - self._place, entry_id) for entry_id, entry_place in found]
 
     def _insert_each_table(self, batch: Sequence[int]) -> list[tuple[int, int]]:
-        insert, values = self._entries(batch)
-        found = [(entry_place - self._place, entry_id) for entry_id, entry_place in self._rows(insert, *values)]
+        """SQLite. What has few values stands in the statements: they are often the same, and then not parsed anew."""
+        found = self._insert_entries(batch)
         if not found:
             return []
         self._insert_recipients(
-            [(entry_id, *row) for number, entry_id in found for row in _recipients(self._drafts[number])[:ROWS]]
+            [(entry_id, row) for number, entry_id in found for row in _recipients(self._drafts[number])[:ROWS]]
         )
         contents = [(entry_id, self._first[number]) for number, entry_id in found if self._first[number] is not None]
         if contents:
             self._rows(
                 f"INSERT INTO {CONTENT} (entry_id, number, octets) VALUES {', '.join(['(%s, 0, %s)'] * len(contents))}",
-                *(value for row in contents for value in row),
+                *itertools.chain.from_iterable(contents),
             )
-        due = [
-            (entry_id, *self._due(number)) for number, entry_id in found if self._drafts[number].envelope is not None
-        ]
-        if due:
-            row = f"({_marks(4)}, COALESCE(%s, NOW + %s), {_marks(3)}, {VERSION}, 0, 0)"
-            self._rows(
-                f"INSERT INTO {DUE} (entry_id, environment, alias, lane, next_try, expires, lease, leased, version, "
-                f"lapses, tries) VALUES {', '.join([row] * len(due))}",
-                *(value for row in due for value in row),
-            )
+        if due := [(number, entry_id) for number, entry_id in found if self._drafts[number].envelope is not None]:
+            self._insert_due(due)
         return found
 
-    def _entries(self, batch: Sequence[int]) -> tuple[str, list[Any]]:
+    def _insert_entries(self, batch: Sequence[int]) -> list[tuple[int, int]]:
+        rows: list[str] = []
         values: list[Any] = []
+        conflict = ""
         for number in batch:
             draft = self._drafts[number]
-            values += [self._environment, self._alias, draft.envelope_json, draft.message_id, draft.subject]
-            values += [int(draft.priority), self._group, self._place + number, draft.key, draft.digest, VERSION]
-            values += [draft.size, draft.is_8bit, draft.send_at, draft.expires]
-        row = "(" + "%s, " * 15 + "NOW, {}, false, {})"
-        rows = ", ".join(
-            row.format(*(("NULL", "false") if self._drafts[number].envelope is not None else ("NOW", "true")))
-            for number in batch
+            is_final = draft.envelope is None
+            values += (self._environment, self._alias, draft.envelope_json, draft.message_id, draft.subject)
+            values += (self._group, self._place + number, draft.size, draft.expires)
+            send_at = key = "NULL"
+            if draft.send_at is not None:
+                send_at = "%s"
+                values.append(draft.send_at)
+            if draft.key is not None:
+                key, conflict = "%s", _ON_KEY
+                values += (draft.key, draft.digest)
+            rows.append(
+                f"({_marks(9)}, {send_at}, {key}, {key}, {int(draft.priority)}, {_literal(draft.is_8bit)}, {VERSION}, "
+                f"false, {_literal(is_final)}, NOW, {'NOW' if is_final else 'NULL'})"
+            )
+        found = self._rows(
+            f"INSERT INTO {ENTRY} (environment, alias, envelope, message_id, subject, group_number, place, size, "
+            "expires, send_at, key, digest, priority, is_8bit, version, may_have_arrived, erased, created, finished) "
+            f"VALUES {', '.join(rows)}{conflict} RETURNING id, place",
+            *values,
         )
-        conflict = _ON_KEY if any(self._drafts[number].key is not None for number in batch) else ""
-        return (
-            f"INSERT INTO {ENTRY} (environment, alias, envelope, message_id, subject, priority, group_number, place, "
-            "key, digest, version, size, is_8bit, send_at, expires, created, finished, may_have_arrived, erased) "
-            f"VALUES {rows}{conflict} RETURNING id, place",
-            values,
-        )
+        return [(place - self._place, entry_id) for entry_id, place in found]
 
-    def _due(self, number: int) -> tuple[Any, ...]:
-        draft = self._drafts[number]
-        wait, lease, leased = _born(draft, number < self._born_leased)
-        lane = lane_of(draft.priority, self._place + number)
-        return self._environment, self._alias, lane, draft.send_at, wait, draft.expires, lease, leased
+    def _insert_due(self, due: Sequence[tuple[int, int]]) -> None:
+        rows: list[str] = []
+        values: list[Any] = []
+        for number, entry_id in due:
+            draft = self._drafts[number]
+            wait, lease, leased = _born(draft, number < self._born_leased)
+            values += (entry_id, self._environment, self._alias, draft.expires)
+            values.append(lane_of(draft.priority, self._place + number))
+            if draft.send_at is not None:
+                values.append(draft.send_at)
+            next_try = f"NOW + {wait}" if draft.send_at is None else "%s"
+            rows.append(f"({_marks(5)}, {next_try}, {lease}, {leased}, {VERSION}, 0, 0)")
+        self._rows(
+            f"INSERT INTO {DUE} (entry_id, environment, alias, expires, lane, next_try, lease, leased, version, "
+            f"lapses, tries) VALUES {', '.join(rows)}",
+            *values,
+        )
 
 
 _ON_KEY = " ON CONFLICT (environment, key) WHERE key IS NOT NULL DO NOTHING"
@@ -367,11 +386,8 @@ def _literal(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value) if isinstance(value, int) else "%s"
 
 
-_EMPTY = "''"
-
-
 def _marks(count: int) -> str:
-    return ", ".join(["%s"] * count)
+    return "%s, " * (count - 1) + "%s"
 
 
 def _batches(order: Sequence[int], drafts: Sequence[Draft]) -> Iterator[list[int]]:
@@ -409,6 +425,14 @@ def _recipients(draft: Draft) -> list[tuple[int, str, str, str, str]]:
         address = _text(str(outcome.address), MAX_ADDRESS)
         rows.append((len(rows), address, "", State.REJECTED.value, _text(str(outcome.error or ""), MAX_ERROR)))
     return rows
+
+
+def _row_of(recipient: tuple[int, str, str, str, str]) -> tuple[str, tuple[str, ...]]:
+    """How the row of a recipient is written, and its parameters."""
+    position, address, data, state, error = recipient
+    if not error:
+        return f"{position}, %s, %s, '{state}', ''", (address, data)
+    return f"{position}, %s, %s, '{state}', %s", (address, data, error)
 
 
 def _text(given: str | None, limit: int) -> str:
