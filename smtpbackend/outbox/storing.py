@@ -176,15 +176,16 @@ class Storing:
     def _insert_one(self, number: int) -> list[tuple[int, int]]:
         """PostgreSQL, one entry: short, and without a join, for it is parsed and planned each time.
 
-        What has few values stands in it, as each parameter costs the driver.
+        What has few values stands in it, as each parameter costs the driver. Numbers are quoted: so they are read as
+        what their columns are, and no cast is planned.
         """
         draft, octets = self._drafts[number], self._first[number]
         columns = "environment, alias, envelope, message_id, subject, group_number, place, size, expires"
         values: list[Any] = [self._environment, self._alias, draft.envelope_json, draft.message_id, draft.subject]
-        values += [self._group, self._place + number, draft.size, draft.expires]
+        values += [str(self._group), str(self._place + number), str(draft.size), repr(draft.expires)]
         if draft.send_at is not None:
             columns += ", send_at"
-            values.append(draft.send_at)
+            values.append(repr(draft.send_at))
         conflict = ""
         if draft.key is not None:
             columns += ", key, digest"
@@ -193,7 +194,7 @@ class Storing:
         is_final = draft.envelope is None
         parts = [
             f"WITH e AS (INSERT INTO {ENTRY} (version, priority, is_8bit, may_have_arrived, erased, created"
-            f"{', finished' if is_final else ''}, {columns}) VALUES ({VERSION}, {int(draft.priority)}, "
+            f"{', finished' if is_final else ''}, {columns}) VALUES ('{VERSION}', '{int(draft.priority)}', "
             f"{_literal(draft.is_8bit)}, false, {_literal(is_final)}, {CLOCK}{f', {CLOCK}' if is_final else ''}, "
             f"{_marks(len(values))}){conflict} RETURNING id, environment, alias, expires, created, send_at)"
         ]
@@ -205,20 +206,20 @@ class Storing:
         its = f"{rows[0]} FROM e" if len(rows) == 1 else f"v.* FROM e, (VALUES ({'), ('.join(rows)})) AS v"
         parts.append(
             f"r AS (INSERT INTO {RECIPIENT} (attempts, doubts, reply, server, entry_id, position, address, data, "
-            f"state, error) SELECT 0, 0, '', '', e.id, {its})"
+            f"state, error) SELECT '0', '0', '', '', e.id, {its})"
         )
         if octets is not None:
-            parts.append(f"c AS (INSERT INTO {CONTENT} (entry_id, number, octets) SELECT e.id, 0, %s::bytea FROM e)")
+            parts.append(f"c AS (INSERT INTO {CONTENT} (entry_id, number, octets) SELECT e.id, '0', %s FROM e)")
             values.append(octets)
         last = "SELECT id FROM e"
         if not is_final:
             wait, lease, leased = _born(draft, number < self._born_leased)
             # Not the clock, which is volatile: that takes a step of planning more
-            next_try = "e.send_at" if draft.send_at is not None else f"e.created + {wait}"
+            next_try = "e.send_at" if draft.send_at is not None else f"e.created + '{wait}'" if wait else "e.created"
             last = (
                 f"INSERT INTO {DUE} (entry_id, environment, alias, expires, version, lapses, tries, lane, lease, "
-                f"leased, next_try) SELECT e.id, e.environment, e.alias, e.expires, {VERSION}, 0, 0, "
-                f"{lane_of(draft.priority, self._place + number)}, {lease}, {leased}, {next_try} FROM e "
+                f"leased, next_try) SELECT e.id, e.environment, e.alias, e.expires, '{VERSION}', '0', '0', "
+                f"'{lane_of(draft.priority, self._place + number)}', '{lease}', '{leased}', {next_try} FROM e "
                 "RETURNING entry_id"
             )
         return [(number, row[0]) for row in self._rows(f"{', '.join(parts)} {last}", *values)]
