@@ -64,8 +64,12 @@ class Recipient(Value):
 
     def to_json(self) -> dict[str, Any]:
         """A mapping that ``json.dumps`` takes, without what has its default."""
-        given = {"address": self.address.to_json(), "notify": list(self.notify), "orcpt": self.orcpt}
-        return {name: value for name, value in given.items() if value}
+        given: dict[str, Any] = {"address": self.address.to_json()}
+        if self.notify:
+            given["notify"] = list(self.notify)
+        if self.orcpt:
+            given["orcpt"] = self.orcpt
+        return given
 
     @classmethod
     def from_json(cls, given: Mapping[str, Any]) -> Recipient:
