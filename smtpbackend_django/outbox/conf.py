@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import django
 from django.conf import settings
 from django.core import mail
+from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
 from smtpbackend import InvalidSetting, Mailer
@@ -27,8 +29,11 @@ __all__ = [
     "mailer_of",
     "outbox_of",
     "outboxes",
+    "until_settings_change",
     "wrong",
 ]
+
+R = TypeVar("R")
 
 OPTIONS = ("using", "database", *Options._fields)
 MAX_MESSAGES = 1000  # over one connection, unless the setting says otherwise: a new one proves its window anew
@@ -42,6 +47,17 @@ class Outbox(NamedTuple):
     mailer: str | None
     database: str
     options: Options
+
+
+def until_settings_change(function: Callable[..., R]) -> Callable[..., R]:
+    """Keep what a function makes of the settings, for each mail asks for it. Tests change them and tell so."""
+    kept = functools.lru_cache(maxsize=32)(function)
+
+    def forget(**_: Any) -> None:
+        kept.cache_clear()
+
+    setting_changed.connect(forget, weak=False)
+    return kept
 
 
 def has_mailers() -> bool:
@@ -59,6 +75,17 @@ def outbox_of(given: Mapping[str, Any], mailer: str | None) -> Outbox:
     if not isinstance(given, Mapping):
         raise wrong(mailer, f"OPTIONS must be a dict, not a {type(given).__name__}")
     options = {name: value for name, value in given.items() if value is not None}
+    if not options and mailer is None:
+        return _of_site()
+    return _outbox_of(options, mailer)
+
+
+@until_settings_change
+def _of_site() -> Outbox:
+    return _outbox_of({}, None)
+
+
+def _outbox_of(options: dict[str, Any], mailer: str | None) -> Outbox:
     using, database = options.pop("using", None), options.pop("database", "default")
     if mailer is None:
         if using is not None:

@@ -253,6 +253,14 @@ class TestEnqueue:
         assert stores.states(its.id) == ["pending", "rejected"]
         assert stores.count("due") == 1
 
+    def test_a_list_of_which_one_is_not_final(self, stores: Stores) -> None:
+        final, due = stores.enqueue(refused(), letter())
+        assert [stores.states(one.id) for one in (final, due)] == [["rejected"], ["pending"]]
+        assert [one.id for one in stores.claim()] == [due.id]
+        assert [bool((stores.store.show(one.id) or {})["finished"]) for one in (final, due)] == [True, False]
+        assert [one.is_new for one in stores.enqueue(refused(), refused())] == [True, True]
+        assert stores.count("due") == 1
+
     def test_mail_that_is_born_leased_is_claimed_by_nobody(self, stores: Stores) -> None:
         stored = stores.enqueue(*(letter() for _ in range(5)), letter(send_at=None), born_leased=3)
         assert {one.id for one in stores.claim()} == {its.id for its in stored[3:]}
