@@ -64,8 +64,12 @@ class Recipient(Value):
 
     def to_json(self) -> dict[str, Any]:
         """A mapping that ``json.dumps`` takes, without what has its default."""
-        given = {"address": self.address.to_json(), "notify": list(self.notify), "orcpt": self.orcpt}
-        return {name: value for name, value in given.items() if value}
+        given: dict[str, Any] = {"address": self.address.to_json()}
+        if self.notify:
+            given["notify"] = list(self.notify)
+        if self.orcpt:
+            given["orcpt"] = self.orcpt
+        return given
 
     @classmethod
     def from_json(cls, given: Mapping[str, Any]) -> Recipient:
@@ -172,9 +176,17 @@ class Envelope(Value):
 
     def to_json(self) -> dict[str, Any]:
         """A mapping that ``json.dumps`` takes, without what has its default."""
+        given = self.to_json_without_recipients()
+        if self.recipients:
+            given["recipients"] = [recipient.to_json() for recipient in self.recipients]
+        return given
+
+    def to_json_without_recipients(self) -> dict[str, Any]:
+        """The same of what all recipients have in common."""
+        if self.is_plain:
+            return {"sender": self.sender.to_json()} if self.sender is not None else {}
         given = {
             "sender": self.sender and self.sender.to_json(),
-            "recipients": [recipient.to_json() for recipient in self.recipients],
             "dsn_return": self.dsn_return,
             "envid": self.envid,
             "require_tls": self.require_tls,

@@ -32,8 +32,8 @@ PUBLIC = {
         ClientCredentials Grant Provider RefreshToken google microsoft365 microsoft365_app
     """,
     "smtpbackend.outbox": """
-        Draft Due Entry MailerDown MessageExpired Options Priority State Store Stored Worker clock deliver_due draft
-        lane_of
+        Draft Due Entry EntryFailed MailerDown MessageExpired Options Priority State Store Stored Worker clock
+        deliver_due draft lane_of
     """,
     "smtpbackend.sasl": """
         Channel Credentials Exchange Long Mechanism Refused register unregister

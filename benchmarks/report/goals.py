@@ -246,7 +246,11 @@ def _outbox(kind: str, name: str) -> tuple[Row, ...]:
                 ),
                 (
                     ("ours", f"{drain}_ours_{number}_rate", "mails/s"),
-                    ("ours with a window of 128", f"{drain}_ours_{number}_wide_rate", "mails/s"),
+                    *(
+                        [("ours with a window of 32 for all", f"{drain}_ours_4_narrow_rate", "mails/s")]
+                        if number == 4
+                        else []
+                    ),
                     ("ours", f"{drain}_ours_{number}_statements", "statements a mail"),
                     ("django-post-office with 5 threads", f"{drain}_post_office_rate", "mails/s"),
                     ("django-post-office", f"{drain}_post_office_statements", "statements a mail"),

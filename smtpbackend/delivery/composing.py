@@ -67,14 +67,14 @@ def _outcomes(refused: Any) -> tuple[Outcome, ...]:
 
 
 def content_of(given: Any, stamp: Callable[[], tuple[datetime, str]]) -> mime.Content:
-    from email.message import Message as EmailMessage
-
-    from smtpbackend.message import Message
-
     if type(given) is mime.Content:
         return given  # an adapter has it ready
     if isinstance(given, Exception):
         raise given
+    from email.message import Message as EmailMessage
+
+    from smtpbackend.message import Message
+
     if not isinstance(given, (Message, EmailMessage)):
         return mime.given(given)  # what the caller's own source raises is the caller's own
     try:

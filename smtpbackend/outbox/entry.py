@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import re
 import tempfile
@@ -34,6 +35,10 @@ BLOCK = 256 * 1024  # octets of one row of content: larger values cost a client 
 MAX_SUBJECT = 200  # characters that are kept for lists
 MAX_KEY = 200
 HEAD = 64 * 1024  # octets in which the header fields below are looked for
+
+
+to_json = json.JSONEncoder(separators=(",", ":")).encode
+"""What is stored as JSON; ``json.dumps`` would make an encoder each time."""
 
 
 def text_of(given: str) -> str:
@@ -167,7 +172,7 @@ def draft(
         _digest(envelope, content) if key is not None else None,
         content.size,
         content.is_8bit,
-        _without_recipients(envelope),
+        to_json(envelope.to_json_without_recipients()),
     )
 
 
@@ -185,19 +190,13 @@ def _time(name: str, given: Any) -> float | None:
     return given.timestamp()
 
 
-def _without_recipients(envelope: Envelope) -> str:
-    given = envelope.to_json()
-    del given["recipients"]
-    return json.dumps(given, separators=(",", ":")) if given else "{}"
-
-
 def envelope_of(stored: str | Mapping[str, Any], recipients: Iterable[Recipient]) -> Envelope:
     """The envelope of what `Draft.envelope_json` holds, for these recipients. Raises ValueError."""
     given = json.loads(stored) if isinstance(stored, str) else dict(stored)
     return Envelope.from_json({**given, "recipients": [one.to_json() for one in recipients]})
 
 
-_bulk = re.compile(rb"(?:list-unsubscribe|precedence[ \t]*:[ \t]*(?:bulk|list|junk))", re.I)
+_bulk = re.compile(rb"\r\n(?:list-unsubscribe|precedence[ \t]*:[ \t]*(?:bulk|list|junk))").search
 
 
 def _head(content: Content) -> bytes:
@@ -212,21 +211,20 @@ def _head(content: Content) -> bytes:
 
 
 def _is_bulk(head: bytes) -> bool:
-    return any(_bulk.match(line) for line in head.split(b"\r\n"))
+    return _bulk(b"\r\n" + head.lower()) is not None
 
 
 def _field(head: bytes, name: bytes) -> str:
     """The value of a header field, unfolded; "" where there is none."""
-    value: bytes | None = None
-    for line in head.split(b"\r\n"):
-        if value is None:
-            field, colon, rest = line.partition(b":")
-            value = rest if colon and field.rstrip(b" \t").lower() == name else None
-        elif line[:1] in (b" ", b"\t"):
-            value += line
-        else:
-            break
-    return (value or b"").decode("utf-8", "replace").strip()
+    head = b"\r\n" + head
+    names, start = head.lower(), -1
+    while (start := names.find(b"\r\n" + name, start + 1)) >= 0:
+        before, colon, rest = head[start:].partition(b":")
+        if colon and before[2:].rstrip(b" \t").lower() == name:
+            first, *others = rest.split(b"\r\n")
+            folded = itertools.takewhile(lambda line: line[:1] in (b" ", b"\t"), others)
+            return b"".join((first, *folded)).decode("utf-8", "replace").strip()
+    return ""
 
 
 def _subject(head: bytes) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from os import SEEK_END
 from typing import IO, Any, NamedTuple
 
+from smtpbackend.delivery.connecting import is_crowd
 from smtpbackend.envelope import Recipient
 from smtpbackend.errors import SMTPError
 from smtpbackend.events import MessageEnded, RecipientDeferred, RecipientRejected
@@ -26,10 +27,10 @@ from smtpbackend.outbox.schedule import (
     is_of_mailer,
     verdict_on,
 )
-from smtpbackend.outbox.sql import PART, Change, Claimed, Store
+from smtpbackend.outbox.sql import PART, Change, Claimed, Store, Written
 from smtpbackend.outcome import Receipt, Status
 
-__all__ = ["Entry", "Ledger", "MailerDown", "MessageExpired", "Recorded"]
+__all__ = ["Entry", "EntryFailed", "Ledger", "MailerDown", "MessageExpired", "Recorded"]
 
 PUT_OFF = 60.0  # seconds until an entry is read again for which there was no room
 
@@ -41,6 +42,18 @@ class MessageExpired(NamedTuple):
     name: str = "message_expired"
 
 
+class EntryFailed(NamedTuple):
+    """An entry ended without a reply that tells why: it cannot be read, or its workers ended.
+
+    ``entry`` is its id, ``state`` "failed" or "in_doubt".
+    """
+
+    entry: int
+    state: str
+    error: str
+    name: str = "entry_failed"
+
+
 class MailerDown(NamedTuple):
     """A mailer cannot send: every entry would fail. Told once, when it begins."""
 
@@ -50,10 +63,14 @@ class MailerDown(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """What `Ledger.record` did: events to tell, mailers that failed with their errors, seconds until the next try."""
+    """What `Ledger.record` did: events to tell, mailers that failed with their errors, seconds until the next try.
+
+    ``crowded``: those of ``down`` whose servers have too many connections.
+    """
 
     events: list[tuple[Due, Any]]
     down: dict[str, str]
+    crowded: set[str]
     next_try: float | None
 
 
@@ -65,6 +82,8 @@ class Ledger:
 
     def __init__(self, store: Store, retry_in_doubt: Callable[[str], int], log: Callable[..., object]) -> None:
         self.store = store
+        self.ended: list[EntryFailed] = []
+        """What `take` made final, and is to be told."""
         self._retry_in_doubt = retry_in_doubt
         self._log = log
 
@@ -80,12 +99,11 @@ class Ledger:
             return []
         ids = [one.id for one in claimed]
         entries, owed = self.store.read(ids), self.store.pending(ids)
-        small = [one.id for one in claimed if one.id in entries and entries[one.id][4] <= BLOCK]
-        contents = self.store.small_contents(small) if small else {}
         dues = []
         for one in claimed:
-            octets: bytes | IO[bytes] = contents.get(one.id, b"")
-            if one.id in entries and entries[one.id][4] > BLOCK:
+            written = entries.get(one.id)
+            octets: bytes | IO[bytes] = written.octets if written else b""
+            if written and written.size > BLOCK:
                 try:
                     octets = spooled(self.store.content(one.id))
                 except OSError as error:  # no room for a temporary file, which is not the fault of the entry
@@ -99,20 +117,23 @@ class Ledger:
                 if not isinstance(octets, bytes):
                     octets.close()
                 why = f"the entry cannot be read: {type(error).__name__}: {error}"
-                self._log("entry_failed", entry=one.id, error=why)
-                self.store.fail([one], why)
+                self._fail(one, why)
         return dues
+
+    def _fail(self, one: Claimed, why: str) -> None:
+        self._log("entry_failed", entry=one.id, error=why)
+        if self.store.fail([one], why):
+            self.ended.append(EntryFailed(one.id, State.FAILED.value, why))
 
     def _fit_to_send(self, alias: str, claimed: Sequence[Claimed]) -> list[Claimed]:
         """Those that may be sent, after so many leases lapsed."""
         fit, suspects = [], []
         for one in claimed:
             if one.lapses and not self._retry_in_doubt(alias):
-                self.store.record([self._in_doubt(one)])
+                self._leave_in_doubt(one)
             elif one.lapses >= MAX_LAPSES:
                 why = f"{one.lapses} workers ended while they had this entry in hand, which may be what ended them"
-                self._log("entry_failed", entry=one.id, error=why)
-                self.store.fail([one], why)
+                self._fail(one, why)
             elif one.lapses >= SUSPECT and one.lane != SUSPECTS:
                 suspects.append(one)
             else:
@@ -121,32 +142,32 @@ class Ledger:
             self.store.set_aside(suspects)
         return fit
 
-    def _in_doubt(self, one: Claimed) -> Change:
+    def _leave_in_doubt(self, one: Claimed) -> None:
         """A worker ended while it had this entry: it may have arrived, and is not to be sent twice."""
         why = "the worker that had this entry ended: it may have arrived"
         owed = self.store.pending([one.id]).get(one.id, [])
         part = _untried(owed, one)[:PART]  # what it had in hand
         rows = [(position, State.IN_DOUBT.value, doubts, None, None, why) for position, _, _, doubts, _ in part]
         is_final = not part or part[0][4] == len(part)
-        return Change(one.id, one.lease, rows, is_final, 0.0, one.lane, one.tries, True)
+        if self.store.record([Change(one.id, one.lease, rows, is_final, 0.0, one.lane, one.tries, True)]):
+            self.ended.append(EntryFailed(one.id, State.IN_DOUBT.value, why))
 
     def _due(
         self,
         alias: str,
         one: Claimed,
         claimed_at: float,
-        entry: tuple[Any, ...],
+        written: Written,
         owed: Sequence[tuple[Any, ...]],
         octets: bytes | IO[bytes],
     ) -> Due:
-        stored, message_id, subject, priority, size, is_8bit, created, send_at = entry
         untried = _untried(owed, one)
         part = untried[:PART]
         if not part:
             raise ValueError("no recipient is pending")
         length = len(octets) if isinstance(octets, bytes) else octets.seek(0, SEEK_END)
-        if length != size:
-            raise ValueError(f"{length} of {size} octets are stored")
+        if length != written.size:
+            raise ValueError(f"{length} of {written.size} octets are stored")
         if not isinstance(octets, bytes):
             octets.seek(0)
         return Due(
@@ -158,19 +179,19 @@ class Ledger:
             lane=one.lane,
             lapses=one.lapses,
             tries=one.tries,
-            envelope=envelope_of(stored, [_recipient(row[1]) for row in part]),
+            envelope=envelope_of(written.envelope, [_recipient(row[1]) for row in part]),
             positions=tuple(row[0] for row in part),
             doubts=tuple(row[3] for row in part),
             has_untried=len(untried) > len(part),
             others=part[0][4] - len(part),
             octets=octets,
-            size=size,
-            is_8bit=bool(is_8bit),
-            message_id=message_id,
-            subject=subject,
-            priority=priority,
-            created=created,
-            send_at=send_at,
+            size=written.size,
+            is_8bit=bool(written.is_8bit),
+            message_id=written.message_id,
+            subject=written.subject,
+            priority=written.priority,
+            created=written.created,
+            send_at=written.send_at,
         )
 
     # Writing -----------------------------------------------------------------------------------------------------
@@ -180,6 +201,7 @@ class Ledger:
         changes: list[Change] = []
         back: dict[int, int] = {}
         down: dict[str, str] = {}
+        crowded: set[str] = set()
         told: dict[int, Due] = {}
         for due, receipt in done:
             if due.is_lost:
@@ -189,6 +211,8 @@ class Ledger:
             elif is_of_mailer(receipt):
                 back[due.id] = due.lease
                 down[due.alias] = str(receipt.error)
+                if isinstance(receipt.error, SMTPError) and is_crowd(receipt.error.reply):
+                    crowded.add(due.alias)
             else:
                 changes.append(self.change(due, receipt))
                 told[due.id] = due
@@ -201,7 +225,7 @@ class Ledger:
             for event in _events(told[change.id], change)
         ]
         waits = [change.next_try for change in changes if not change.is_final]
-        return Recorded(events, down, min(waits, default=None))
+        return Recorded(events, down, crowded, min(waits, default=None))
 
     def change(self, due: Due, receipt: Receipt) -> Change:
         """What is recorded of one receipt."""

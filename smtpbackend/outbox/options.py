@@ -12,16 +12,18 @@ from smtpbackend.values import Value
 __all__ = ["Options"]
 
 DAY = 86400.0
+WINDOW = 32  # entries in hand for each connection: enough to keep one busy that is 20 ms away
 
 
 class Options(Value):
     """How the outbox of one mailer works. Times are in seconds.
 
     ``worker``: "process" (each process delivers what it enqueues) or "none" (only ``outbox run`` delivers).
-    ``window``: how many entries a process has in hand, claimed and not yet recorded: a kill repeats at most so many.
-    ``connections``: how many it has to the servers at a time. ``expires``: how long mail is tried.
-    ``retry_in_doubt``: how often a mail is sent again that was handed over without an answer. ``keep``: how long
-    finished entries are listed; ``keep_failed``: how long the content is kept of those that did not reach everybody.
+    ``connections``: how many a process has to the servers at a time. ``window``: how many entries it has in hand over
+    all of them, claimed and not yet recorded: a kill repeats at most so many; None: 32 for each connection.
+    ``expires``: how long mail is tried. ``retry_in_doubt``: how often a mail is sent again that was handed over without
+    an answer. ``keep``: how long finished entries are listed; ``keep_failed``: how long the content is kept of those
+    that did not reach everybody.
     ``environment``: the name of this copy of the database; "" stands for its address.
     """
 
@@ -37,7 +39,7 @@ class Options(Value):
     def __init__(
         self,
         worker: str = "process",
-        window: int = 32,
+        window: int | None = None,
         connections: int = 1,
         expires: float = 3 * DAY,
         retry_in_doubt: int = 2,
@@ -47,8 +49,10 @@ class Options(Value):
     ) -> None:
         if worker not in ("process", "none"):
             raise InvalidSetting(f"worker must be 'process' or 'none', not {worker!r}", field="worker")
-        for name, value, least in (("window", window, 1), ("connections", connections, 1)):
-            _check_number(name, value, least, whole=True)
+        _check_number("connections", connections, 1, whole=True)
+        if window is None:
+            window = WINDOW * connections
+        _check_number("window", window, 1, whole=True)
         _check_number("retry_in_doubt", retry_in_doubt, 0, whole=True)
         for name, seconds in (("expires", expires), ("keep", keep), ("keep_failed", keep_failed)):
             _check_number(name, seconds, 1 if name == "expires" else 0)

@@ -71,6 +71,9 @@ def rest_after(rest: float) -> float:
     return min(60.0, max(5.0, rest * 2))
 
 
+CROWDED = 5.0
+"""How long a worker alone leaves a server that has too many connections, and took mail within as long before."""
+
 # Turns
 
 FIRST_OF_GROUP = 10

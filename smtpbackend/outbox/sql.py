@@ -1,4 +1,4 @@
-"""Every statement of the outbox, once for each dialect, on a connection that is given.
+"""Every statement of the outbox but those that store mail, once for each dialect, on a connection that is given.
 
 No SMTP here, and no framework. Times are seconds since 1970 as the *database* has them, so that workers on several
 hosts agree: NOW stands in the statements. Placeholders are ``%s``. What a worker writes later names the number of its
@@ -9,70 +9,45 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from smtpbackend.errors import InvalidInput
 from smtpbackend.outbox.entry import BLOCK, VERSION, Draft, State, text_of
-from smtpbackend.outbox.schedule import LANES, LEASE, SUSPECTS, TRIAL, deferred, lane_of
+from smtpbackend.outbox.schedule import LANES, LEASE, SUSPECTS, TRIAL, deferred
+from smtpbackend.outbox.storing import (
+    BORN_LEASED,
+    CLOCK,
+    CONTENT,
+    DUE,
+    ENTRY,
+    LEASED,
+    MAX_ERROR,
+    PENDING,
+    RECIPIENT,
+    ROWS,
+    UNLEASED,
+    Connection,
+    Stored,
+    Storing,
+)
 
-__all__ = ["CHANNEL", "Change", "Claimed", "Connection", "MailerRow", "Purged", "Store", "Stored"]
+__all__ = ["CHANNEL", "Change", "Claimed", "MailerRow", "Purged", "Store", "Written"]
 
 CHANNEL = "smtpbackend_outbox"
 """What NOTIFY and LISTEN name (PostgreSQL)."""
 AWAKE = 730325  # names the lock of those that listen and are awake
-BATCH = 100  # entries of one INSERT
-BATCH_SIZE = 1024 * 1024  # octets of content in one INSERT
 CONTENTS = 100  # rows of content that one statement of pruning deletes
-ROWS = 1000  # recipients in one statement: a driver takes 65,535 parameters (PostgreSQL) or 32,766 (SQLite)
 PART = 100
 """Recipients that a worker has in hand of one entry."""
-MAX_ADDRESS = 320
-MAX_ERROR = 2000
 
-PENDING, ACCEPTED, CANCELLED = State.PENDING.value, State.ACCEPTED.value, State.CANCELLED.value
-UNLEASED, LEASED, BORN_LEASED = range(3)
+ACCEPTED, CANCELLED = State.ACCEPTED.value, State.CANCELLED.value
 
-ENTRY = "smtpbackend_outbox_entry"
-RECIPIENT = "smtpbackend_outbox_recipient"
-CONTENT = "smtpbackend_outbox_content"
-DUE = "smtpbackend_outbox_due"
 MAILER = "smtpbackend_outbox_mailer"
 
-_CLOCK = "extract(epoch FROM clock_timestamp())::float8"
-"""PostgreSQL: for a row that is inserted."""
 _NOW = {
     # A scalar subquery is evaluated once, and an index is used for what is compared with it; but each is planned
-    "postgresql": f"(SELECT {_CLOCK})",
+    "postgresql": f"(SELECT {CLOCK})",
     "sqlite": "((julianday('now') - 2440587.5) * 86400.0)",
 }
-
-
-class Connection(Protocol):
-    """A connection to the database, as an adapter gives it.
-
-    It keeps no prepared statements on PostgreSQL: a plan from when there was little mail reads all of it later.
-    """
-
-    dialect: str
-    """"postgresql" or "sqlite"."""
-
-    def rows(self, sql: str, params: Sequence[Any] = ()) -> list[Any]:
-        """Execute a statement, and return its rows; [] where it has none."""
-
-    def atomic(self) -> AbstractContextManager[Any]:
-        """All within it is committed together, or nothing is; a savepoint in a transaction."""
-
-    def close(self) -> None:
-        """Close it, where it belongs to the outbox alone."""
-
-
-class Stored(NamedTuple):
-    """What became of a draft. ``is_new``: no entry had its key; ``is_same``: the entry says what the draft says."""
-
-    id: int
-    is_new: bool
-    is_same: bool
 
 
 class Claimed(NamedTuple):
@@ -84,6 +59,20 @@ class Claimed(NamedTuple):
     lapses: int
     tries: int
     expires_in: float
+
+
+class Written(NamedTuple):
+    """What is stored of an entry. ``octets`` are empty where they take more than one row: see `Store.content`."""
+
+    envelope: str
+    message_id: str
+    subject: str
+    priority: int
+    size: int
+    is_8bit: bool
+    created: float
+    send_at: float | None
+    octets: bytes
 
 
 class Change(NamedTuple):
@@ -177,244 +166,7 @@ class Store:
 
         ``place`` is that of the first in its group. The first ``born_leased`` are leased by the caller, as number 1.
         """
-        found: dict[int, Stored] = {}
-        # Sorted, for two transactions that insert the same keys would else wait for each other
-        order = sorted(range(len(drafts)), key=lambda number: drafts[number].key or "")
-        batches = list(_batches(order, drafts))
-        is_whole = len(batches) == 1 and self._is_postgresql and not any(_has_more(drafts[n]) for n in order)
-        with nullcontext() if is_whole else self.connection.atomic():
-            for batch in batches:
-                self._insert(batch, drafts, alias, group, place, born_leased, found)
-        return [found[number] for number in range(len(drafts))]
-
-    def _insert(
-        self,
-        batch: Sequence[int],
-        drafts: Sequence[Draft],
-        alias: str,
-        group: int,
-        place: int,
-        born_leased: int,
-        found: dict[int, Stored],
-    ) -> None:
-        blocks = {number: drafts[number].blocks() for number in batch}
-        first = {number: next(rows, None) for number, rows in blocks.items()}
-        insert = self._insert_at_once if self._is_postgresql else self._insert_each_table
-        for number, entry_id in insert(batch, drafts, first, alias, group, place, born_leased):
-            found[number] = Stored(entry_id, True, True)
-            if _has_more(drafts[number]):
-                self._insert_more(entry_id, drafts[number], blocks[number])
-        for number in batch:
-            if number not in found:
-                found[number] = self._of_key(drafts[number])
-
-    def _insert_more(self, entry_id: int, draft: Draft, blocks: Iterable[bytes]) -> None:
-        """The recipients and the rows of content that did not stand in the first statement."""
-        recipients = _recipients(draft)
-        for start in range(ROWS, len(recipients), ROWS):
-            self._insert_recipients([(entry_id, *row) for row in recipients[start : start + ROWS]])
-        for number, octets in enumerate(blocks, 1):
-            self._rows(
-                f"INSERT INTO {CONTENT} (entry_id, number, octets) VALUES (%s, %s, %s)", entry_id, number, octets
-            )
-
-    def _insert_recipients(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        row = f"({_marks(6)}, 0, 0, '', '')"
-        self._rows(
-            f"INSERT INTO {RECIPIENT} (entry_id, position, address, data, state, error, attempts, doubts, reply, "
-            f"server) VALUES {', '.join([row] * len(rows))}",
-            *(value for row in rows for value in row),
-        )
-
-    def _of_key(self, draft: Draft) -> Stored:
-        """The entry that has the key of a draft."""
-        rows = self._rows(
-            f"SELECT id, digest FROM {ENTRY} WHERE environment = %s AND key = %s", self.environment, draft.key
-        )
-        if not rows:
-            raise InvalidInput(
-                f"key {draft.key!r} was taken by a transaction that this one cannot see: try again", field="key"
-            )
-        return Stored(rows[0][0], False, rows[0][1] == draft.digest)
-
-    def _insert_at_once(
-        self,
-        batch: Sequence[int],
-        drafts: Sequence[Draft],
-        first: Mapping[int, bytes | None],
-        alias: str,
-        group: int,
-        place: int,
-        born_leased: int,
-    ) -> list[tuple[int, int]]:
-        """PostgreSQL: one statement."""
-        if len(batch) == 1:
-            (number,) = batch
-            return self._insert_one(number, drafts[number], first[number], alias, group, place + number, born_leased)
-        return self._insert_list(batch, drafts, first, alias, group, place, born_leased)
-
-    def _insert_one(
-        self, number: int, draft: Draft, octets: bytes | None, alias: str, group: int, place: int, born_leased: int
-    ) -> list[tuple[int, int]]:
-        """One entry: short, and without a join, for it is planned each time."""
-        columns = "environment, alias, envelope, message_id, subject, "
-        columns += "priority, group_number, place, size, is_8bit, expires"
-        values: list[Any] = [self.environment, alias, draft.envelope_json, draft.message_id, draft.subject]
-        values += [int(draft.priority), group, place, draft.size, draft.is_8bit, draft.expires]
-        if draft.send_at is not None:
-            columns += ", send_at"
-            values.append(draft.send_at)
-        conflict = ""
-        if draft.key is not None:
-            columns += ", key, digest"
-            values += [draft.key, draft.digest]
-            conflict = _ON_KEY
-        is_final = draft.envelope is None
-        parts = [
-            f"WITH e AS (INSERT INTO {ENTRY} (version, created, finished, may_have_arrived, erased, {columns}) "
-            f"VALUES ({VERSION}, {_CLOCK}, {_CLOCK if is_final else 'NULL'}, false, {'true' if is_final else 'false'}, "
-            f"{_marks(len(values))}){conflict} RETURNING id, environment, alias, expires)"
-        ]
-        recipients = _recipients(draft)[:ROWS]
-        if len(recipients) == 1:
-            rows = "SELECT 0, 0, '', '', e.id, %s, %s, %s, %s, %s FROM e"
-        else:
-            rows = f"SELECT 0, 0, '', '', e.id, v.* FROM e, (VALUES {_row_marks(len(recipients), 5)}) AS v"
-        parts.append(
-            f"r AS (INSERT INTO {RECIPIENT} (attempts, doubts, reply, server, entry_id, position, address, data, "
-            f"state, error) {rows})"
-        )
-        for row in recipients:
-            values += row
-        if octets is not None:
-            parts.append(f"c AS (INSERT INTO {CONTENT} (entry_id, number, octets) SELECT e.id, 0, %s::bytea FROM e)")
-            values.append(octets)
-        if not is_final:
-            wait, lease, leased = _born(draft, number < born_leased)
-            next_try = f"{_CLOCK} + {wait}" if draft.send_at is None else repr(draft.send_at)
-            parts.append(
-                f"d AS (INSERT INTO {DUE} (entry_id, environment, alias, expires, version, lapses, tries, lane, lease, "
-                f"leased, next_try) SELECT e.id, e.environment, e.alias, e.expires, {VERSION}, 0, 0, "
-                f"{lane_of(draft.priority, place)}, {lease}, {leased}, {next_try} FROM e)"
-            )
-        return [(number, row[0]) for row in self._rows(", ".join(parts) + " SELECT id FROM e", *values)]
-
-    def _insert_list(
-        self,
-        batch: Sequence[int],
-        drafts: Sequence[Draft],
-        first: Mapping[int, bytes | None],
-        alias: str,
-        group: int,
-        place: int,
-        born_leased: int,
-    ) -> list[tuple[int, int]]:
-        """Several: an array a column, for each parameter costs the driver. They find their entry by its place."""
-        entries, recipients, contents, due = [], [], [], []
-        for number in batch:
-            draft = drafts[number]
-            its = place + number
-            entries.append(
-                (
-                    *(draft.envelope_json, draft.message_id, draft.subject, int(draft.priority), its, draft.key),
-                    *(draft.digest, draft.size, draft.is_8bit, draft.send_at, draft.expires, draft.envelope is None),
-                )
-            )
-            recipients += [(its, *row) for row in _recipients(draft)[:ROWS]]
-            if (octets := first[number]) is not None:
-                contents.append((its, octets))
-            if draft.envelope is not None:
-                due.append((its, lane_of(draft.priority, its), draft.send_at, *_born(draft, number < born_leased)))
-        conflict = _ON_KEY if any(drafts[number].key is not None for number in batch) else ""
-        parts = [
-            f"WITH e AS (INSERT INTO {ENTRY} (version, created, may_have_arrived, environment, alias, group_number, "
-            "envelope, message_id, subject, priority, place, key, digest, size, is_8bit, send_at, expires, erased, "
-            f"finished) SELECT {VERSION}, {_CLOCK}, false, %s, %s, %s, v.*, CASE WHEN v.is_final THEN {_CLOCK} END "
-            f"FROM {_ENTRIES}{conflict} RETURNING id, place, environment, alias, expires)",
-            f"r AS (INSERT INTO {RECIPIENT} (attempts, doubts, reply, server, entry_id, position, address, data, "
-            "state, error) SELECT 0, 0, '', '', e.id, v.position, v.address, v.data, v.state, v.error FROM e JOIN "
-            f"{_RECIPIENTS} ON e.place = v.place)",
-        ]
-        values = [self.environment, alias, group, *_columns(entries), *_columns(recipients)]
-        if contents:
-            parts.append(
-                f"c AS (INSERT INTO {CONTENT} (entry_id, number, octets) SELECT e.id, 0, v.octets FROM e JOIN "
-                f"{_CONTENTS} ON e.place = v.place)"
-            )
-            values += _columns(contents)
-        if due:
-            parts.append(
-                f"d AS (INSERT INTO {DUE} (entry_id, environment, alias, expires, version, lapses, tries, lane, lease, "
-                f"leased, next_try) SELECT e.id, e.environment, e.alias, e.expires, {VERSION}, 0, 0, v.lane, v.lease, "
-                f"v.leased, COALESCE(v.send_at, {_CLOCK} + v.wait) FROM e JOIN {_DUES} ON e.place = v.place)"
-            )
-            values += _columns(due)
-        rows = self._rows(", ".join(parts) + " SELECT id, place FROM e", *values)
-        return [(entry_place - place, entry_id) for entry_id, entry_place in rows]
-
-    def _insert_each_table(
-        self,
-        batch: Sequence[int],
-        drafts: Sequence[Draft],
-        first: Mapping[int, bytes | None],
-        alias: str,
-        group: int,
-        place: int,
-        born_leased: int,
-    ) -> list[tuple[int, int]]:
-        insert, values = self._entries(batch, drafts, alias, group, place)
-        found = [(entry_place - place, entry_id) for entry_id, entry_place in self._rows(insert, *values)]
-        if not found:
-            return []
-        self._insert_recipients(
-            [(entry_id, *row) for number, entry_id in found for row in _recipients(drafts[number])[:ROWS]]
-        )
-        contents = [(entry_id, first[number]) for number, entry_id in found if first[number] is not None]
-        if contents:
-            self._rows(
-                f"INSERT INTO {CONTENT} (entry_id, number, octets) VALUES {', '.join(['(%s, 0, %s)'] * len(contents))}",
-                *(value for row in contents for value in row),
-            )
-        due = [
-            (entry_id, *self._due(drafts[number], alias, place + number, number < born_leased))
-            for number, entry_id in found
-            if drafts[number].envelope is not None
-        ]
-        if due:
-            row = f"({_marks(4)}, COALESCE(%s, NOW + %s), {_marks(3)}, {VERSION}, 0, 0)"
-            self._rows(
-                f"INSERT INTO {DUE} (entry_id, environment, alias, lane, next_try, expires, lease, leased, version, "
-                f"lapses, tries) VALUES {', '.join([row] * len(due))}",
-                *(value for row in due for value in row),
-            )
-        return found
-
-    def _entries(
-        self, batch: Sequence[int], drafts: Sequence[Draft], alias: str, group: int, place: int
-    ) -> tuple[str, list[Any]]:
-        values: list[Any] = []
-        for number in batch:
-            draft = drafts[number]
-            values += [self.environment, alias, draft.envelope_json, draft.message_id, draft.subject]
-            values += [int(draft.priority), group, place + number, draft.key, draft.digest, VERSION, draft.size]
-            values += [draft.is_8bit, draft.send_at, draft.expires]
-        row = "(" + "%s, " * 15 + "NOW, {}, false, {})"
-        rows = ", ".join(
-            row.format(*(("NULL", "false") if drafts[number].envelope is not None else ("NOW", "true")))
-            for number in batch
-        )
-        conflict = _ON_KEY if any(drafts[number].key is not None for number in batch) else ""
-        return (
-            f"INSERT INTO {ENTRY} (environment, alias, envelope, message_id, subject, priority, group_number, place, "
-            "key, digest, version, size, is_8bit, send_at, expires, created, finished, may_have_arrived, erased) "
-            f"VALUES {rows}{conflict} RETURNING id, place",
-            values,
-        )
-
-    def _due(self, draft: Draft, alias: str, place: int, is_leased: bool) -> tuple[Any, ...]:
-        wait, lease, leased = _born(draft, is_leased)
-        lane = lane_of(draft.priority, place)
-        return self.environment, alias, lane, draft.send_at, wait, draft.expires, lease, leased
+        return Storing(self.connection, self._rows, self.environment, drafts, alias, group, place, born_leased).run()
 
     # Claim -------------------------------------------------------------------------------------------------------
 
@@ -493,15 +245,16 @@ class Store:
             )
         )
 
-    def read(self, ids: Sequence[int]) -> dict[int, tuple[Any, ...]]:
-        """What is stored of entries: (envelope, message_id, subject, priority, size, is_8bit, created, send_at)."""
+    def read(self, ids: Sequence[int]) -> dict[int, Written]:
+        """What is stored of entries that does not change."""
         condition, values = self._among("id", ids)
         rows = self._rows(
-            "SELECT id, envelope, message_id, subject, priority, size, is_8bit, created, send_at "
-            f"FROM {ENTRY} WHERE {condition}",
+            "SELECT id, envelope, message_id, subject, priority, size, is_8bit, created, send_at, "
+            f"CASE WHEN size <= {BLOCK} THEN octets END FROM {ENTRY} LEFT JOIN {CONTENT} ON entry_id = id "
+            f"AND number = 0 WHERE {condition}",
             *values,
         )
-        return {row[0]: tuple(row[1:]) for row in rows}
+        return {row[0]: Written(*row[1:])._replace(octets=bytes(row[-1] or b"")) for row in rows}
 
     def pending(self, ids: Sequence[int]) -> dict[int, list[tuple[Any, ...]]]:
         """The recipients that are pending, the least tried first, at most `PART` + 1 of each entry.
@@ -521,12 +274,6 @@ class Store:
         for row in rows:
             found.setdefault(row[0], []).append(tuple(row[1:]))
         return found
-
-    def small_contents(self, ids: Sequence[int]) -> dict[int, bytes]:
-        """The octets of entries that have one row of them each."""
-        condition, values = self._among("entry_id", ids)
-        rows = self._rows(f"SELECT entry_id, octets FROM {CONTENT} WHERE {condition} AND number = 0", *values)
-        return {row[0]: bytes(row[1]) for row in rows}
 
     def content(self, entry_id: int) -> Iterator[bytes]:
         """The octets of one entry, a row at a time."""
@@ -615,18 +362,22 @@ class Store:
             return
         due, values = self._among("entry_id", ids)
         entry, _ = self._among("id", ids)
-        self._rows(f"DELETE FROM {DUE} WHERE {due}", *values)
         kept = (
             f"EXISTS (SELECT 1 FROM {RECIPIENT} WHERE {RECIPIENT}.entry_id = {{}} AND "
             f"{RECIPIENT}.state NOT IN ('{ACCEPTED}', '{CANCELLED}'))"
         )
         of_entry = kept.format(f"{ENTRY}.id")
-        self._rows(
+        steps = [
+            f"DELETE FROM {DUE} WHERE {due}",
+            f"DELETE FROM {CONTENT} WHERE {due} AND NOT {kept.format(f'{CONTENT}.entry_id')}",
             f"UPDATE {ENTRY} SET finished = NOW, erased = NOT {of_entry}, "
             f"subject = CASE WHEN {of_entry} THEN subject ELSE '' END WHERE {entry}",
-            *values,
-        )
-        self._rows(f"DELETE FROM {CONTENT} WHERE {due} AND NOT {kept.format(f'{CONTENT}.entry_id')}", *values)
+        ]
+        if self._is_postgresql:  # one statement: a server is some way off, and others wait for room in the window
+            steps = [f"WITH ended AS ({steps[0]}), erased AS ({steps[1]}) {steps[2]}"]
+            values *= 3
+        for step in steps:
+            self._rows(step, *values)
 
     def _postpone(self, changes: Sequence[Change]) -> None:
         """Entries that are tried again, but never later than they expire."""
@@ -714,6 +465,16 @@ class Store:
                 *(length, length, _text(error, MAX_ERROR), tried, self.environment, alias),
             )
             return length, bool(was_well)
+
+    def has_sent(self, alias: str, seconds: float) -> bool:
+        """Whether a server took mail of a mailer, from any worker, within the last seconds."""
+        return bool(
+            self._rows(
+                f"SELECT 1 FROM {ENTRY} WHERE environment = %s AND alias = %s AND finished > NOW - %s AND "
+                f"EXISTS (SELECT 1 FROM {RECIPIENT} WHERE entry_id = id AND state = '{ACCEPTED}') LIMIT 1",
+                *(self.environment, alias, seconds),
+            )
+        )
 
     def end_rest(self, alias: str) -> None:
         """A mailer works: all that is due may go."""
@@ -1174,7 +935,6 @@ def _parsed(text: str) -> Any:
         return text
 
 
-_ON_KEY = " ON CONFLICT (environment, key) WHERE key IS NOT NULL DO NOTHING"
 _UNREACHED = "('rejected', 'expired', 'in_doubt', 'failed')"  # as the index of recipients has it
 _LAPSED = f"lapses > 0 OR (leased = {LEASED} AND next_try <= NOW)"
 _CLAIMED = "entry_id, lease, lane, lapses, tries, expires - NOW"
@@ -1190,30 +950,6 @@ def _without_repeats(branches: Sequence[tuple[int, int]]) -> list[tuple[int, int
     return places
 
 
-def _born(draft: Draft, is_leased: bool) -> tuple[float, int, int]:
-    """Of a new row of ``due``: seconds until its next try, unless ``send_at`` says when, and its lease."""
-    return (LEASE, 1, BORN_LEASED) if is_leased and draft.send_at is None else (0.0, 0, UNLEASED)
-
-
-def _arrays(**columns: str) -> str:
-    """PostgreSQL: a table of a parameter for each column, which is an array."""
-    return f"unnest({', '.join([f'%s::{kind}[]' for kind in columns.values()])}) AS v ({', '.join(columns)})"
-
-
-_ENTRIES = _arrays(
-    **{"envelope": "text", "message_id": "text", "subject": "text", "priority": "int", "place": "int", "key": "text"},
-    **{"digest": "text", "size": "bigint", "is_8bit": "bool", "send_at": "float8", "expires": "float8"},
-    is_final="bool",
-)
-_RECIPIENTS = _arrays(place="int", position="int", address="text", data="text", state="text", error="text")
-_CONTENTS = _arrays(place="int", octets="bytea")
-_DUES = _arrays(place="int", lane="int", send_at="float8", wait="float8", lease="int", leased="int")
-
-
-def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
-    return [list(column) for column in zip(*rows, strict=True)]
-
-
 def _marks(count: int) -> str:
     return ", ".join(["%s"] * count)
 
@@ -1221,43 +957,6 @@ def _marks(count: int) -> str:
 def _row_marks(rows: int, columns: int) -> str:
     row = f"({_marks(columns)})"
     return ", ".join([row] * rows)
-
-
-def _batches(order: Sequence[int], drafts: Sequence[Draft]) -> Iterator[list[int]]:
-    batch: list[int] = []
-    size = people = 0
-    for number in order:
-        draft = drafts[number]
-        size += min(draft.size, BLOCK)
-        people += _count(draft)
-        batch.append(number)
-        if len(batch) == BATCH or size >= BATCH_SIZE or people >= ROWS:
-            yield batch
-            batch, size, people = [], 0, 0
-    if batch:
-        yield batch
-
-
-def _count(draft: Draft) -> int:
-    return len(draft.refused) + (len(draft.envelope.recipients) if draft.envelope is not None else 0)
-
-
-def _has_more(draft: Draft) -> bool:
-    """Whether it has rows that do not stand in the first statement."""
-    return draft.size > BLOCK or _count(draft) > ROWS
-
-
-def _recipients(draft: Draft) -> list[tuple[int, str, str, str, str]]:
-    """Rows: (position, address, data, state, error). Without data it is no address, and never tried."""
-    rows: list[tuple[int, str, str, str, str]] = []
-    if draft.envelope is not None:
-        for recipient in draft.envelope.recipients:
-            data = json.dumps(recipient.to_json(), separators=(",", ":"))
-            rows.append((len(rows), _text(str(recipient.address), MAX_ADDRESS), data, PENDING, ""))
-    for outcome in draft.refused:
-        address = _text(str(outcome.address), MAX_ADDRESS)
-        rows.append((len(rows), address, "", State.REJECTED.value, _text(str(outcome.error or ""), MAX_ERROR)))
-    return rows
 
 
 def _text(given: str | None, limit: int) -> str:

@@ -32,6 +32,7 @@ from smtpbackend.outbox.entry import Due
 from smtpbackend.outbox.ledger import Entry, Ledger, MailerDown, MessageExpired, why_of
 from smtpbackend.outbox.options import Options
 from smtpbackend.outbox.schedule import (
+    CROWDED,
     LEASE,
     MARGIN,
     RENEW,
@@ -60,7 +61,7 @@ AWAY = 10.0  # seconds for which lapsed leases are left to their workers after t
 LONGEST_PAUSE = 10.0  # seconds between tries to reach the database
 MOST_SUSPECTED = 100  # entries of which is remembered that an outage began with them
 CLEARING = 2.0  # seconds that what is in hand may take to be settled before one that is claimed alone
-SUSPECT_PAUSE = 1.0  # seconds between entries that are claimed alone, while there is other mail: it waits for each
+SUSPECT_PAUSE = 1.0  # seconds between looks for what is claimed alone, while there is other mail: it waits for each
 ECHO = 0.12  # seconds for which a wake-up is followed by quick looks: those that came right behind it sent none
 QUICK = 0.01  # seconds between these
 BLOCKED = 0.2  # seconds until it is looked again whether a mailer may go on whose trial, or whose suspect, is under way
@@ -116,6 +117,7 @@ class _Flow:
         self.is_open = False  # the mailer neither rests nor is paused, when its row was read
         self.read_at = -1e9
         self.is_paused = False
+        self.crowded_until = 0.0  # a server had too many connections for one more
         self.is_trial = False
         self.took_down: Counter[int] = Counter()  # how often an entry began an outage
         self.has_backlog = False
@@ -201,7 +203,7 @@ class Worker:
                 return 0
             flow = self._flow(alias)
             is_known_to_rest = flow.is_trial or (flow.read_at > 0 and not flow.is_open and not flow.has_more)
-            if not flow.options.retry_in_doubt or is_known_to_rest:
+            if not flow.options.retry_in_doubt or is_known_to_rest or clock() < flow.crowded_until:
                 return 0
             return max(0, flow.room - len(flow.born))
 
@@ -532,8 +534,12 @@ class Worker:
         down = failed | recorded.down
         well = {due.alias for due, receipt in done if receipt.answered and not due.is_lost}
         for alias, error in down.items():
+            flow = self._flows[alias]
             tried = next((due.id for due, _ in done if due.alias == alias and not due.is_returned), 0)
-            self._let_rest(ledger.store, self._flows[alias], error, tried)
+            if alias in recorded.crowded and not flow.is_trial and ledger.store.has_sent(alias, CROWDED):
+                self._step_back(ledger.store, flow, error)
+            else:
+                self._let_rest(ledger.store, flow, error, tried)
         for alias in {due.alias for due, _ in done} - down.keys():
             if self._flows[alias].is_trial:
                 self._end_trial(ledger.store, self._flows[alias], alias in well)
@@ -544,6 +550,17 @@ class Worker:
             self._site.tell(alias, due, event)
         except BaseException as error:
             _log("receiver_failed", logging.ERROR, _shown(error), told=event.name)
+
+    def _step_back(self, store: Store, flow: _Flow, error: str) -> None:
+        """A server that takes mail has too many connections: others go on, and this worker tries again later."""
+        with self._changed:
+            flow.crowded_until = flow.next_look = clock() + CROWDED
+            flow.is_open = flow.has_more = False
+        self._return(store, flow)
+        if flow.has_backlog:
+            store.leave_backlog(flow.alias, self._who)
+            flow.has_backlog = False
+        _log("mailer_crowded", logging.INFO, mailer=flow.alias, error=error, again_in=CROWDED)
 
     def _let_rest(self, store: Store, flow: _Flow, error: str, culprit: int) -> None:
         flow.is_trial = False
@@ -607,23 +624,25 @@ class Worker:
             self._return(store, flow)
 
     def _read_row(self, store: Store, flow: _Flow) -> bool:
-        """Whether the row of a mailer lets its mail go."""
+        """Whether the row of a mailer lets its mail go, and no server was crowded just now."""
         rows = store.mailers([flow.alias])
         row, whole = rows.get(flow.alias), rows.get("")
         is_paused = any(one is not None and one.is_paused for one in (row, whole))
         with self._changed:
             flow.read_at = clock()
             flow.is_paused = is_paused
-            flow.is_open = not is_paused and (row is None or row.down_for is None)
+            flow.is_open = not is_paused and (row is None or row.down_for is None) and clock() >= flow.crowded_until
             if not flow.is_open:
                 flow.has_more = False
-                flow.next_look = clock() + self._next_look_of(row, is_paused)
+                flow.next_look = clock() + self._next_look_of(flow, row)
             self._changed.notify_all()
         return flow.is_open
 
-    def _next_look_of(self, row: MailerRow | None, is_paused: bool) -> float:
+    def _next_look_of(self, flow: _Flow, row: MailerRow | None) -> float:
         usual = POLL if self._for_all else LOOK
-        if is_paused or row is None:
+        if (left := flow.crowded_until - clock()) > 0:
+            return left
+        if flow.is_paused or row is None:
             return usual
         return min(60.0, max(0.05, row.rest_left, row.trial_left))
 
@@ -658,6 +677,10 @@ class Worker:
     def _look(self, store: Store, ledger: Ledger, flow: _Flow, is_time: bool) -> None:
         """Claim what is due, if the mailer works and, in a process that stores, no other takes care of it."""
         now = clock()
+        if now < flow.crowded_until:
+            flow.has_more = False
+            flow.next_look = flow.crowded_until
+            return
         wait = QUICK if now < flow.quick_until else POLL if self._for_all else LOOK
         if is_time and not self._for_all and not flow.has_more and not flow.has_backlog:
             soonest = store.soonest([flow.alias]).get(flow.alias)
@@ -690,9 +713,10 @@ class Worker:
                 flow.has_backlog = False
             elif flow.has_backlog:
                 flow.next_look = now + POLL
-        if (now >= flow.suspect_at or not claimed) and store.has_suspect(flow.alias):
+        if now >= flow.suspect_at or not claimed:
             flow.suspect_at = now + SUSPECT_PAUSE
-            self._clearing, self._clear_until = flow.alias, now + CLEARING
+            if store.has_suspect(flow.alias):
+                self._clearing, self._clear_until = flow.alias, now + CLEARING
 
     def _has_backlog(self, store: Store, flow: _Flow) -> bool:
         if not flow.has_backlog or clock() >= flow.renew_backlog:
@@ -769,6 +793,10 @@ class Worker:
         except BaseException:
             self._back |= {one.id: one.lease for one in claimed}
             raise
+        finally:
+            for event in ledger.ended:
+                self._tell(flow.alias, None, event)
+            ledger.ended.clear()
 
     def _say_of_others(self, store: Store) -> None:
         """A copied database, and mailers that these settings do not have: their mail is left alone."""
@@ -899,6 +927,9 @@ def deliver_due(
         if not claimed:
             return finished
         dues = ledger.take(alias, claimed, claimed_at)
+        for event in ledger.ended:
+            site.tell(alias, None, event)
+        ledger.ended.clear()
         done = [(due, receipt) for due, receipt in send(dues) if receipt is not None]
         recorded = ledger.record(done)
         finished += sum(ledger.change(due, receipt).is_final for due, receipt in done)

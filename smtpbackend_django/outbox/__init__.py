@@ -14,14 +14,14 @@ from smtpbackend.adapters import on_first_use
 if TYPE_CHECKING:
     from smtpbackend_django.outbox.backend import OutboxBackend, send
     from smtpbackend_django.outbox.delivering import deliver_now
-    from smtpbackend_django.outbox.signals import mailer_down, message_expired
+    from smtpbackend_django.outbox.signals import entry_failed, mailer_down, message_expired
 
-__all__ = ["OutboxBackend", "deliver_now", "mailer_down", "message_expired", "send"]
+__all__ = ["OutboxBackend", "deliver_now", "entry_failed", "mailer_down", "message_expired", "send"]
 
 _HOMES = {
     "smtpbackend_django.outbox.backend": ("OutboxBackend", "send"),
     "smtpbackend_django.outbox.delivering": ("deliver_now",),
-    "smtpbackend_django.outbox.signals": ("mailer_down", "message_expired"),
+    "smtpbackend_django.outbox.signals": ("entry_failed", "mailer_down", "message_expired"),
 }
 
 # The models must not be loaded before the apps are

@@ -15,6 +15,7 @@ from django.core import mail
 from django.core.mail.backends.base import BaseEmailBackend
 from django.db import transaction
 
+from smtpbackend import Address
 from smtpbackend.adapters import stamp
 from smtpbackend.outbox import Draft, Entry, Options, Stored, clock, draft, lane_of
 from smtpbackend_django import EmailBackend
@@ -177,10 +178,7 @@ def _dated(message: Any, send_at: datetime | None) -> Any:
 
 def _drafts(outbox: conf.Outbox, messages: Iterable[Any], wanted: dict[str, Any]) -> Iterator[tuple[Any, Draft]]:
     """Each message with what is stored of it. Raises what Django's own backend raises for it."""
-    backend = conf.behind(outbox)
-    is_ours = isinstance(backend, EmailBackend)  # Django's tests put another one in its place
-    prep_address = getattr(backend, "prep_address", None) if is_ours else djangos_prep_address
-    bounce_address = backend.mailer().bounce_address if is_ours else None
+    prep_address, bounce_address = _preparing(outbox)
     untouched = is_untouched()
     for given in messages:
         message = with_addresses_now(given)
@@ -188,3 +186,15 @@ def _drafts(outbox: conf.Outbox, messages: Iterable[Any], wanted: dict[str, Any]
             continue
         parcel = parcel_with(message, envelope_of(message, prep_address, bounce_address), untouched)
         yield given, draft(parcel, stamp, time.time(), lasts=outbox.options.expires, **wanted)
+
+
+@conf.until_settings_change
+def _preparing(outbox: conf.Outbox) -> tuple[Any, Address | None]:
+    """``prep_address`` and ``bounce_address`` of the backend behind an outbox: to make one is most of the work.
+
+    Raises for settings that cannot work.
+    """
+    backend = conf.behind(outbox)
+    if not isinstance(backend, EmailBackend):  # Django's tests put another one in its place
+        return djangos_prep_address, None
+    return getattr(backend, "prep_address", None), backend.mailer().bounce_address

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import django
 from django.conf import settings
 from django.core import mail
+from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
 from smtpbackend import InvalidSetting, Mailer
@@ -28,8 +30,11 @@ __all__ = [
     "mailer_of",
     "outbox_of",
     "outboxes",
+    "until_settings_change",
     "wrong",
 ]
+
+R = TypeVar("R")
 
 OPTIONS = ("using", "database", *Options._fields)
 MAX_MESSAGES = 1000  # over one connection, unless the setting says otherwise: a new one proves its window anew
@@ -43,6 +48,17 @@ class Outbox(NamedTuple):
     mailer: str | None
     database: str
     options: Options
+
+
+def until_settings_change(function: Callable[..., R]) -> Callable[..., R]:
+    """Keep what a function makes of the settings, for each mail asks for it. Tests change them and tell so."""
+    kept = functools.lru_cache(maxsize=32)(function)
+
+    def forget(**_: Any) -> None:
+        kept.cache_clear()
+
+    setting_changed.connect(forget, weak=False)
+    return kept
 
 
 def has_mailers() -> bool:
@@ -60,10 +76,19 @@ def outbox_of(given: Mapping[str, Any], mailer: str | None) -> Outbox:
     if not isinstance(given, Mapping):
         raise wrong(mailer, f"OPTIONS must be a dict, not a {type(given).__name__}")
     options = {name: value for name, value in given.items() if value is not None}
-    if mailer is None:
-        if options:
-            raise _of_site(next(iter(options)))
-        options = {"using": "default", **site_options()}
+    if mailer is not None:
+        return _outbox_of(options, mailer)
+    if options:
+        raise _not_of_site(next(iter(options)))
+    return _of_site()
+
+
+@until_settings_change
+def _of_site() -> Outbox:
+    return _outbox_of({"using": "default", **site_options()}, None)
+
+
+def _outbox_of(options: dict[str, Any], mailer: str | None) -> Outbox:
     using, database = options.pop("using", None), options.pop("database", "default")
     if not isinstance(using, str) or not using:
         raise wrong(mailer, 'OPTIONS must define "using": the alias in MAILERS of the mailer that sends')
@@ -185,7 +210,7 @@ def check_names(given: Mapping[str, Any], mailer: str | None) -> None:
         raise wrong(mailer, f"Unknown options {name!r}" + (f"; did you mean {meant!r}?" if meant else "."))
 
 
-def _of_site(name: str) -> Exception:
+def _not_of_site(name: str) -> Exception:
     """Without ``MAILERS`` an option of the outbox can only have been given for one connection."""
     if name == "using":
         return wrong(None, "using was given for one connection: there is one mailer, for only Django 6.1 has MAILERS")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -47,8 +47,11 @@ class DjangoConnection:
             cursor.execute(sql, params or None)
             return cursor.fetchall() if cursor.description is not None else []
 
-    def atomic(self) -> AbstractContextManager[Any]:
-        return transaction.atomic(using=self.database) if self._own is None else _Transaction(self._own)
+    def atomic(self, savepoint: bool = True) -> AbstractContextManager[Any]:
+        if self._own is None:
+            within: AbstractContextManager[Any] = transaction.atomic(using=self.database, savepoint=savepoint)
+            return within
+        return _Transaction(self._own) if savepoint or not self._own.in_outbox_transaction else nullcontext()
 
     @property
     def driver(self) -> Any:

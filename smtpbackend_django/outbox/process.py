@@ -19,7 +19,7 @@ from typing import Any, Self
 from django.db import connections, transaction
 
 from smtpbackend.adapters import at_end_of_child, at_fork, call_receiver, forks_unseen
-from smtpbackend.outbox import Due, Entry, MailerDown, MessageExpired, Options, Store, Worker
+from smtpbackend.outbox import Due, Entry, EntryFailed, MailerDown, MessageExpired, Options, Store, Worker
 from smtpbackend_django import outbox
 from smtpbackend_django.outbox import conf
 from smtpbackend_django.outbox.database import own_store, store
@@ -71,6 +71,8 @@ class DjangoSite:
     def tell(self, alias: str, due: Due | None, event: Any) -> None:
         if isinstance(event, MessageExpired):
             _tell(outbox.message_expired, event.name, entry=event.entry, alias=alias)
+        elif isinstance(event, EntryFailed):
+            _tell(outbox.entry_failed, event.name, entry=event.entry, state=event.state, error=event.error, alias=alias)
         elif isinstance(event, MailerDown):
             _tell(outbox.mailer_down, event.name, error=event.error, alias=alias)
         else:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import psycopg
@@ -16,7 +16,8 @@ from django.db.migrations.loader import MigrationLoader
 from django.db.utils import ConnectionHandler
 
 from smtpbackend.outbox import Store, Stored
-from smtpbackend.outbox.sql import Claimed, Connection
+from smtpbackend.outbox.sql import Claimed
+from smtpbackend.outbox.storing import Connection
 from smtpbackend_django.outbox.database import DjangoConnection
 from tests.outbox.lab import letter
 
@@ -41,7 +42,10 @@ class SqliteConnection:
         return self._connection.execute(sql.replace("%s", "?"), params).fetchall()
 
     @contextmanager
-    def atomic(self) -> Iterator[None]:
+    def atomic(self, savepoint: bool = True) -> Iterator[None]:
+        if self._depth and not savepoint:
+            yield
+            return
         name = f"s{self._depth}"
         self.rows(f"SAVEPOINT {name}" if self._depth else "BEGIN IMMEDIATE")
         self._depth += 1
@@ -70,8 +74,12 @@ class PsycopgConnection:
         cursor = self._connection.execute(sql, params)  # type: ignore[call-overload]
         return cursor.fetchall() if cursor.description is not None else []
 
-    def atomic(self) -> AbstractContextManager[Any]:
-        return self._connection.transaction()
+    def atomic(self, savepoint: bool = True) -> AbstractContextManager[Any]:
+        return self._connection.transaction() if savepoint or not self._is_in_transaction else nullcontext()
+
+    @property
+    def _is_in_transaction(self) -> bool:
+        return self._connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE
 
     def close(self) -> None:
         self._connection.close()
@@ -89,8 +97,8 @@ class Counted:
         self.statements.append((sql, params))
         return self._connection.rows(sql, params)
 
-    def atomic(self) -> AbstractContextManager[Any]:
-        return self._connection.atomic()
+    def atomic(self, savepoint: bool = True) -> AbstractContextManager[Any]:
+        return self._connection.atomic(savepoint)
 
     def close(self) -> None:
         self._connection.close()

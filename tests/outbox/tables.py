@@ -66,7 +66,7 @@ class Tables:
 
 
 class Executioner:
-    """A server that kills its client at a reply."""
+    """A server that kills its client before a reply: the message that was named, or handed over, is in flight."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
@@ -83,16 +83,9 @@ class Executioner:
         if self._left < 0 or self._is_content != (is_content and self._is_content):
             return
         self._left -= 1
-        if self._left >= 0:
-            return
-        if self._is_content:  # behind the reply, which leaves as this returns
-            threading.Timer(0.0, self._strike).start()
-        else:  # before the reply: the message that was named is in flight
-            self._strike()
-
-    def _strike(self) -> None:
-        self._kill()
-        self.has_killed.set()
+        if self._left < 0:
+            self._kill()
+            self.has_killed.set()
 
     def play(self) -> Play:
         def rcpt(line: str) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import json
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -11,13 +14,16 @@ from typing import Any
 
 import pytest
 from django.core import mail
+from django.db import DatabaseError, connection, transaction
 
 from smtpbackend import Envelope, Outcome, Recipient, Status
 from smtpbackend.adapters import Parcel, stamp
 from smtpbackend.outbox import Draft, draft
+from smtpbackend_django.outbox import conf
+from tests.django.conftest import email_settings
 from tests.outbox.desk import Desk
 from tests.outbox.lab import Lab, letter
-from tests.outbox.sites import HAS_MAILERS, OUTBOX_BACKEND
+from tests.outbox.sites import HAS_MAILERS, OUTBOX_BACKEND, mail_settings
 
 TABLES = {
     "entry": "envelope, message_id, subject, priority, place, key, digest, version, size, is_8bit, send_at, "
@@ -124,6 +130,61 @@ def test_a_newsletter_takes_no_memory_for_each_mail(make_desk: Callable[..., Des
         return int(found[0])
 
     make_desk({"host": "127.0.0.1", "port": 1})
-    backend = mail.mailers["default"] if HAS_MAILERS else mail.get_connection(OUTBOX_BACKEND)
+    backend = outbox_backend()
     held(200)
     assert held(1500) - held(300) < 60_000  # 50 octets a mail
+
+
+def outbox_backend() -> Any:
+    return mail.mailers["default"] if HAS_MAILERS else mail.get_connection(OUTBOX_BACKEND)
+
+
+def test_what_is_read_of_the_settings_is_kept_until_they_change(make_desk: Callable[..., Desk]) -> None:
+    """The mailer behind an outbox is made for its first mail, and not for each."""
+    made: list[str] = []
+
+    def note(frame: Any, event: str, _: Any) -> None:
+        if event == "call" and frame.f_code is conf.behind.__code__:
+            made.append(event)
+
+    def sender_of_next() -> Any:
+        message = mail.EmailMessage("News", "Text", "shop@example.com", ["ann@example.com"])
+        outbox_backend().send_messages([message])
+        (row,) = desk.rows("SELECT envelope FROM smtpbackend_outbox_entry WHERE id = %s", message.outbox_entry)
+        return json.loads(row[0])["sender"]
+
+    server = {"host": "127.0.0.1", "port": 1}
+    desk = make_desk(server)
+    sys.setprofile(note)
+    try:
+        senders = [sender_of_next() for _ in range(3)]
+    finally:
+        sys.setprofile(None)
+    assert (senders, len(made)) == ([["shop", "example.com"]] * 3, 1)
+    with email_settings(**mail_settings(OUTBOX_BACKEND, {**server, "bounce_address": "bounce@example.com"}, {})):
+        assert sender_of_next() == ["bounce", "example.com"]
+    assert sender_of_next() == ["shop", "example.com"]
+    with email_settings(**mail_settings(OUTBOX_BACKEND, server, {"environment": "another"})):
+        sender_of_next()
+    assert desk.rows("SELECT environment FROM smtpbackend_outbox_entry ORDER BY id")[-1][0] == "another"
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_where_the_database_fails_amid_a_mail_nothing_of_it_is_stored(make_desk: Callable[..., Desk]) -> None:
+    """It takes no savepoint: the transaction of the caller ends, as it does on PostgreSQL, also if it goes on."""
+    desk = make_desk({"host": "127.0.0.1", "port": 1})
+    message = mail.EmailMessage("News", "Text", "shop@example.com", ["ann@example.com"])
+    asked: list[str] = []
+
+    def note(execute: Any, sql: str, *args: Any) -> Any:
+        asked.append(sql.split()[0])
+        return execute(sql, *args)
+
+    with transaction.atomic(), connection.execute_wrapper(note):
+        outbox_backend().send_messages([message])
+    assert asked == ["INSERT"] * 4
+    fails = "BEFORE INSERT ON smtpbackend_outbox_due BEGIN SELECT RAISE(ABORT, 'it is full'); END"
+    desk.rows(f"CREATE TRIGGER fails {fails}")
+    with transaction.atomic(), contextlib.suppress(DatabaseError):
+        outbox_backend().send_messages([message])
+    assert desk.rows("SELECT count(*) FROM smtpbackend_outbox_entry") == [(1,)]

@@ -391,10 +391,14 @@ class TestOptions:
         assert (options.window, options.connections, options.retry_in_doubt) == (32, 1, 2)
         assert (options.expires, options.keep, options.keep_failed) == (3 * 86400, 30 * 86400, 7 * 86400)
 
+    def test_the_window_is_for_each_connection_unless_said(self) -> None:
+        assert Options(connections=4).window == 128
+        assert Options(connections=4, window=32).window == 32
+
     @pytest.mark.parametrize(
         ("name", "value"),
         [
-            *(("window", value) for value in (0, -1, 1.5, "8", True, None)),
+            *(("window", value) for value in (0, -1, 1.5, "8", True)),
             *(("connections", value) for value in (0, 2.0, False)),
             *(("retry_in_doubt", value) for value in (-1, 0.5, "2")),
             *(("expires", value) for value in (0, 0.5, float("nan"), float("inf"), "3 days", True)),

@@ -13,7 +13,6 @@ import random
 import signal
 import subprocess
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -76,16 +75,20 @@ def strike(
         return
     if way == "recording":
         lock = contextlib.ExitStack()
+        is_over = threading.Event()
 
-        def hold() -> None:  # called behind the reply to a content: what it says cannot be recorded any more
+        def hold() -> None:  # what the reply to this content says cannot be recorded any more
             lock.enter_context(tables.locked())
-            time.sleep(0.05)
+            threading.Timer(0.05, end).start()
+
+        def end() -> None:
             kill()
             lock.close()
+            is_over.set()
 
         executioner.arm(random.randint(1, most // 3), hold, at_content=True)
         go()
-        assert executioner.has_killed.wait(60)
+        assert is_over.wait(60)
 
 
 KILLS = [pytest.param(10, id="10"), pytest.param(50, id="50", marks=pytest.mark.exhaustive)]

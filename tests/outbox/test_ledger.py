@@ -109,6 +109,7 @@ class TestTake:
         assert stores.states(bad)[0] in ("failed", "accepted")
         assert [(event, fields["entry"]) for event, fields in book.logged] == [("entry_failed", bad)]
         assert why in book.logged[0][1]["error"]
+        assert [(its.entry, its.state) for its in book.ended] == [(bad, "failed")]
 
     def test_no_room_for_a_large_content_is_no_fault_of_it(
         self, stores: Stores, monkeypatch: pytest.MonkeyPatch
@@ -161,6 +162,7 @@ class TestTake:
         assert not book.claim()
         states = stores.states(its.id)
         assert states == ["accepted"] * 100 + ["in_doubt"] * 100 + ["pending"] * 50
+        assert [(its.entry, its.state) for its in book.ended] == [(first.id, "in_doubt")]
         (third,) = book.claim()
         assert third.positions == tuple(range(200, 250))
         stores.shift(LEASE + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -9,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from smtpbackend import Message
+from smtpbackend import Mailer, Message
 from smtpbackend.adapters import Parcel, stamp
 from smtpbackend.outbox import Draft, Entry, Options, Worker, clock, draft
 from smtpbackend.outbox.entry import BLOCK
+from smtpbackend.outbox.schedule import CROWDED
 from smtpbackend.testing import HANG_UP, SILENCE, Play, ScriptedServer
 from tests.outbox.lab import Lab, down, letter
 from tests.outbox.test_store import sized
@@ -103,7 +105,7 @@ def test_a_mailer_that_is_down_rests_and_charges_no_entry(lab: MakeLab, smtp_ser
     here = lab(default=settings)
     here.put(*[letter() for _ in range(20)])
     with here.worker() as worker:
-        here.wait_for(lambda: here.store.mailers(["default"]).get("default"))
+        here.wait_for(lambda: down(here.told))
         here.wait_for(lambda: here.store.statistics()[0]["in_hand"] == 0)
         for _ in range(3):
             here.shift(61)
@@ -177,6 +179,9 @@ def test_an_entry_that_cannot_be_read_holds_up_nobody(lab: MakeLab, smtp_server:
     assert [state for _, state in here.states()] == ["failed", "failed", "failed", "accepted"]
     errors = here.rows("SELECT error FROM smtpbackend_outbox_recipient ORDER BY entry_id")
     assert all("cannot be read" in row[0] for row in errors[:3])
+    assert {whose for name, whose in here.told if name == "entry_failed"} == {
+        (number, "default") for number in (1, 2, 3)
+    }
 
 
 def test_an_entry_that_makes_workers_die_is_set_aside_and_fails(lab: MakeLab, smtp_server: Start) -> None:
@@ -193,6 +198,7 @@ def test_an_entry_that_makes_workers_die_is_set_aside_and_fails(lab: MakeLab, sm
         here.wait_for(lambda: not here.pending())
     assert dict(here.states()) == {"bad@example.com": "failed", "good@example.com": "accepted"}
     assert here.states(bad.id) == [("bad@example.com", "failed")]
+    assert [whose for name, whose in here.told if name == "entry_failed"] == [(bad.id, "default")]
     assert recipients(server) == ["good@example.com"]
 
 
@@ -368,6 +374,55 @@ def test_three_hours_without_a_server_cost_few_connects_and_no_try(
     assert all(worker.stop() for worker in workers)
     assert len(order) == len(set(order)) == 200
     assert not [name for name in order[150:] if name.startswith("high")], "high priority waited behind low"
+
+
+class Apart:
+    """The site of another process: a Mailer of its own."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        self._mailer = Mailer(**lab.settings["default"])
+
+    def mailer(self, alias: str) -> Mailer:
+        return self._mailer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._lab, name)
+
+
+@pytest.mark.parametrize("for_all", [True, False], ids=["run", "process"])
+def test_a_server_that_takes_no_more_connections_is_not_down(lab: MakeLab, smtp_server: Start, for_all: bool) -> None:
+    """It takes one at a time, which is open. Who gets 421 gives its mail back, and does not ask at each mail."""
+    refused: list[float] = []
+
+    def greet(_: str) -> str:
+        if server.open_connections == 1:
+            return "220 mx.example.com"
+        refused.append(clock())
+        return "421 4.7.0 too many connections"
+
+    server = smtp_server(Play({"": greet}))
+    here = lab(default=at(server))
+    here.put(letter())
+    with here.worker(for_all=for_all):
+        here.wait_for(lambda: not here.pending())
+    here.rows("UPDATE smtpbackend_outbox_entry SET finished = finished + 1000")  # "just now", however slow this is
+    here.put(*[letter() for _ in range(20)])
+    site = Apart(here)
+    other = Worker(site, for_all=for_all)  # type: ignore[arg-type]
+    other.start()
+    here.wait_for(lambda: refused)
+    for _ in range(10):
+        other.wake()
+        here.wait_for(lambda: other.is_idle)
+    assert here.pending() == 20
+    with here.worker(for_all=for_all):
+        here.wait_for(lambda: not here.pending())
+    assert all(later - before >= CROWDED for before, later in itertools.pairwise(refused))
+    assert not down(here.told)
+    assert all(row.down_for is None for row in here.store.mailers().values())
+    assert other.stop()
+    site.mailer("default").close()
 
 
 def test_what_cannot_be_recorded_is_kept_and_nothing_more_begins(lab: MakeLab, smtp_server: Start) -> None:
