@@ -176,16 +176,37 @@ def _close_sockets() -> None:
 
 
 def at_end_of_child(close: Callable[[], object]) -> None:
-    """Have ``close`` called where a process ends by ``os._exit``, and not by the way on which ``atexit`` is.
+    """Have ``close`` called where a process ends, and not by the way on which ``atexit`` is.
 
-    So end the children of multiprocessing (its pools, and the executors of concurrent.futures) and of billiard, which
-    run the finalizers of ``multiprocessing.util`` first; and those of a Celery worker, which send a signal. A module
-    that is not loaded cannot have started this process, and is not loaded for this.
+    Those end by ``os._exit``: the children of multiprocessing (its pools, and the executors of concurrent.futures) and
+    of billiard, which run the finalizers of ``multiprocessing.util`` first; and those of a Celery worker, which send a
+    signal. uvicorn ends by SIGTERM, which it sends to itself after its shutdown. A module that is not loaded cannot
+    have started this process, and is not loaded for this.
     """
     if (util := sys.modules.get("multiprocessing.util")) is not None:
         util.Finalize(None, close, exitpriority=-100)  # after the finalizers of others, which may still send
     if (signals := sys.modules.get("celery.signals")) is not None:
-        signals.worker_process_shutdown.connect(lambda **_: close(), weak=False, dispatch_uid="smtpbackend")
+        signals.worker_process_shutdown.connect(lambda **_: close(), weak=False, dispatch_uid=close)
+    if (uvicorn := sys.modules.get("uvicorn.server")) is not None:
+        _at_shutdown(uvicorn.Server, close)
+
+
+def _at_shutdown(kind: Any, close: Callable[[], object]) -> None:
+    """Have ``close`` called after the shutdown of the server that this process is, whose last requests are over."""
+    import asyncio
+    import signal
+
+    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    if not isinstance(server, kind):
+        return
+    shutdown = server.shutdown
+
+    async def shut_down(*args: Any, **kwargs: Any) -> None:
+        await shutdown(*args, **kwargs)
+        if not server.force_exit:  # a second Ctrl+C asks for the end at once
+            await asyncio.to_thread(close)
+
+    server.shutdown = shut_down
 
 
 unforked = _Unforked()

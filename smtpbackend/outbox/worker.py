@@ -395,18 +395,21 @@ class Worker:
 
     def _write(self) -> None:
         pause = 0.0
+        told: set[str] = set()  # what is wrong with the database: a lost connection is often the first of it alone
         while self._wait_for_work(pause):
             try:
                 self._work()
             except BaseException as error:
                 pause = min(LONGEST_PAUSE, pause * 2 or 0.5)
-                if not self._is_away:
+                if (why := str(error)) not in told:
                     _log("outbox_database_away", logging.ERROR, _shown(error), again_in=pause)
+                told.add(why)
                 self._is_away = True
                 self._grace_until = float("inf")
                 self._close_store()
             else:
                 pause = 0.0
+                told.clear()
                 if self._is_away:
                     self._is_away = False
                     self._grace_until = clock() + AWAY
@@ -829,6 +832,7 @@ class Worker:
 
     def _renew(self) -> None:
         """Renew leases in time."""
+        is_told = False  # that it cannot
         while True:
             with self._changed:
                 if self._is_stopping and not self._in_hand:
@@ -842,9 +846,12 @@ class Worker:
                 with self._beside() as store:
                     held = store.renew({due.id: due.lease for due in aged})
             except BaseException as error:
-                _log("lease_not_renewed", logging.WARNING, _shown(error))
+                if not is_told:
+                    _log("lease_not_renewed", logging.WARNING, _shown(error))
+                is_told = True
                 time.sleep(1.0)
                 continue
+            is_told = False
             with self._changed:
                 for due in aged:
                     if due.id in held:

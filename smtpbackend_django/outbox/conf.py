@@ -17,6 +17,7 @@ from smtpbackend.adapters import nearest
 from smtpbackend.outbox import Options
 from smtpbackend_django import EmailBackend
 from smtpbackend_django.conf import OF_OTHER_BACKENDS, SettingsError
+from smtpbackend_django.conf import OPTIONS as OF_MAILERS
 
 __all__ = [
     "OPTIONS",
@@ -75,24 +76,21 @@ def outbox_of(given: Mapping[str, Any], mailer: str | None) -> Outbox:
     if not isinstance(given, Mapping):
         raise wrong(mailer, f"OPTIONS must be a dict, not a {type(given).__name__}")
     options = {name: value for name, value in given.items() if value is not None}
-    if not options and mailer is None:
-        return _of_site()
-    return _outbox_of(options, mailer)
+    if mailer is not None:
+        return _outbox_of(options, mailer)
+    if options:
+        raise _not_of_site(next(iter(options)))
+    return _of_site()
 
 
 @until_settings_change
 def _of_site() -> Outbox:
-    return _outbox_of({}, None)
+    return _outbox_of({"using": "default", **site_options()}, None)
 
 
 def _outbox_of(options: dict[str, Any], mailer: str | None) -> Outbox:
     using, database = options.pop("using", None), options.pop("database", "default")
-    if mailer is None:
-        if using is not None:
-            raise wrong(mailer, 'SMTPBACKEND["OUTBOX"] has no "using": the mailer behind it is that of SMTPBACKEND')
-        options, using = site_options(), "default"
-        database = options.pop("database", database)
-    elif not isinstance(using, str) or not using:
+    if not isinstance(using, str) or not using:
         raise wrong(mailer, 'OPTIONS must define "using": the alias in MAILERS of the mailer that sends')
     elif using == mailer:
         raise wrong(mailer, f'"using" is {using!r}, the outbox itself: name the mailer that sends')
@@ -202,17 +200,22 @@ def check_names(given: Mapping[str, Any], mailer: str | None) -> None:
     for name, value in given.items():
         if value is None or name in OF_OTHER_BACKENDS:
             continue
-        if name in OF_CALLS or name in _OF_CONNECTION:
-            said = OF_CALLS.get(name, name)
+        if name in OF_MAILERS:
             raise wrong(
                 mailer,
-                f"{said} was given for one connection, and the outbox has none: it stores mail, which is sent later by "
-                "the mailer behind it. Set it there, or send this mail by another mailer",
+                f"{OF_CALLS.get(name, name)} was given for one connection, and the outbox has none: it stores mail, "
+                "which is sent later by the mailer behind it. Set it there, or send this mail by another mailer",
             )
         meant = nearest(name, OPTIONS)
         raise wrong(mailer, f"Unknown options {name!r}" + (f"; did you mean {meant!r}?" if meant else "."))
 
 
-_OF_CONNECTION = frozenset(
-    ("host", "port", "use_tls", "use_ssl", "timeout", "ssl_keyfile", "ssl_certfile", "servers", "tls", "token")
-)
+def _not_of_site(name: str) -> Exception:
+    """Without ``MAILERS`` an option of the outbox can only have been given for one connection."""
+    if name == "using":
+        return wrong(None, "using was given for one connection: there is one mailer, for only Django 6.1 has MAILERS")
+    return wrong(
+        None,
+        f"{name} was given for one connection, and the outbox is the same for all of them: set "
+        f'SMTPBACKEND["OUTBOX"]["{name.upper()}"]',
+    )

@@ -183,6 +183,11 @@ class Site:
         """Start a command of manage.py, which ends with the site at the latest. What it writes is in `log`."""
         return self._start([sys.executable, "manage.py", *arguments], variables)
 
+    def start_celery(self, *arguments: str, **variables: str) -> subprocess.Popen[bytes]:
+        """Start a worker of Celery for `tasks.py`, which ends with the site at the latest."""
+        quiet = ("--loglevel=WARNING", "--without-mingle", "--without-gossip", "--without-heartbeat")
+        return self._start([sys.executable, "-m", "celery", "-A", "tasks", "worker", *quiet, *arguments], variables)
+
     @contextmanager
     def gunicorn(
         self,
@@ -199,6 +204,17 @@ class Site:
             *(sys.executable, "-m", "gunicorn", "--bind", f"{HOST}:{port}", "--worker-class", worker_class),
             *("--workers", str(workers), "--threads", str(threads), *(["--preload"] if preload else [])),
             *("--no-control-socket", *arguments, "wsgi"),  # it would lie in the home of who runs this
+        ]
+        with self._served(self._start(command, variables), port) as web:
+            yield web
+
+    @contextmanager
+    def uvicorn(self, *, workers: int = 1, **variables: str) -> Iterator[Web]:
+        """Serve the site by ASGI; with several workers there is a process that starts them."""
+        (port,) = free_ports(1)
+        command = [
+            *(sys.executable, "-m", "uvicorn", "--host", HOST, "--port", str(port), "--workers", str(workers)),
+            "asgi:application",
         ]
         with self._served(self._start(command, variables), port) as web:
             yield web

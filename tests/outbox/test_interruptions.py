@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -150,6 +151,83 @@ def test_a_clock_that_is_an_hour_off_repeats_and_stalls_nothing(
         assert wait_until(lambda: not group_lives(wrong.pid), 25)
         wrong.wait(25)
     assert set(arrived(server).values()) == {1}
+
+
+class Clock:
+    """The clock of a host, which may be set while programs run; not the one that only goes on."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.set(0)
+        said = subprocess.run(["faketime", "-f", "+0", "printenv", "LD_PRELOAD"], capture_output=True, text=True)
+        self.environment = {
+            "LD_PRELOAD": said.stdout.strip(),
+            "FAKETIME_TIMESTAMP_FILE": str(path),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+
+    def set(self, seconds: int) -> None:
+        """Set it to so many seconds from the real time."""
+        new = self._path.with_suffix(".new")
+        new.write_text(f"{seconds:+d}\n")
+        new.replace(self._path)
+
+
+@pytest.fixture
+def clock(tmp_path: Path) -> Clock:
+    if shutil.which("faketime") is None and os.environ.get("SMTPBACKEND_REQUIRE_SERVERS") != "1":
+        pytest.skip("faketime is not installed")
+    return Clock(tmp_path / "clock")
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("jump", [3600, -3600, -8], ids="{:+d}".format)
+def test_a_jump_of_the_clock_on_sqlite_repeats_at_most_a_window_and_stalls_no_longer_than_itself(
+    make_site: MakeSite, tables: Tables, clock: Clock, jump: int
+) -> None:
+    """Two workers go by the clock of the host. What they hold is given to the other as it is set ahead."""
+    executioner = Executioner()
+    count, window = 200, 8
+    at_jump: set[str] = set()
+    with ScriptedServer(executioner.play()) as server:
+        site = make_site(server=options(server), outbox={"worker": "none", "window": window})
+        enqueue(site, count)
+        workers = [site.start_manage("outbox", "run", **clock.environment) for _ in range(2)]
+
+        def set_it() -> None:
+            with tables.locked():  # so that nobody claims between
+                at_jump.update(held())
+                clock.set(jump)
+            if jump > 0:  # the one whose reply is awaited meanwhile is held by the other then
+                assert wait_until(lambda: at_jump & held("AND lease > 1"), 60), site.log
+
+        def held(also: str = "") -> set[str]:
+            rows = tables.rows(
+                "SELECT address FROM smtpbackend_outbox_due JOIN smtpbackend_outbox_recipient USING (entry_id) "
+                f"WHERE leased <> 0 {also}"
+            )
+            return {row[0] for row in rows}
+
+        executioner.arm(40, set_it)
+        assert executioner.has_killed.wait(60), site.log
+        if jump == -3600:  # what is in hand goes, and the rest when the clock has come so far again
+            assert wait_until(lambda: not tables.rows("SELECT 1 FROM smtpbackend_outbox_due WHERE leased <> 0"), 60)
+            assert 0 < tables.due() < count
+            clock.set(0)
+        assert wait_until(lambda: not tables.pending(), 120), site.log
+        for worker in workers:
+            worker.terminate()
+            assert worker.wait(25) == 0, site.log
+    found = arrived(server)
+    twice = {address for address, times in found.items() if times > 1}
+    print(f"{len(twice)} of {len(at_jump)} in hand were repeated")
+    assert len(found) == count
+    assert max(found.values()) <= 2
+    assert twice <= at_jump
+    assert len(at_jump) <= 2 * window, "a window of each"
+    assert not twice or jump > 0
+    assert tables.states() == {"accepted": count}
 
 
 def group_lives(pid: int) -> bool:

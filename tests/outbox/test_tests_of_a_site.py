@@ -5,10 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import django
 import pytest
+
+from smtpbackend.testing import ScriptedServer
+from tests.outbox.sites import OUTBOX_BACKEND, mail_settings
+from tests.outbox.test_process import arrived
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,14 +42,16 @@ from datetime import datetime
 
 from django.core import mail
 from django.core.mail import EmailMessage, send_mail
-from django.test import TestCase, override_settings
+from django.test import TestCase, TransactionTestCase, override_settings
 
 from smtpbackend_django.outbox import deliver_now, send
 """
 
 
-def run(folder: Path, tests: str) -> None:
-    (folder / "settings.py").write_text(SETTINGS + OUTBOX, encoding="utf-8")
+def run(folder: Path, tests: str, **settings: Any) -> None:
+    """Run tests of a site; ``settings`` are more of its settings, or other values of those above."""
+    more = "".join(f"{name} = {value!r}\n" for name, value in settings.items())
+    (folder / "settings.py").write_text(SETTINGS + OUTBOX + more, encoding="utf-8")
     (folder / "tests.py").write_text(IMPORTS + tests, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "django", "test"],
@@ -93,3 +101,47 @@ class Delivers(TestCase):
         self.assertEqual([one.subject for one in mail.outbox], ["One"])
 """,
     )
+
+
+@pytest.mark.parametrize("kind", ["TestCase", "TransactionTestCase"])
+def test_what_is_delivered_goes_to_djangos_outbox_or_by_smtp_if_that_is_asked_for(
+    tmp_path: Path, smtp_server: Callable[..., ScriptedServer], database: dict[str, Any], kind: str
+) -> None:
+    """In the thread and transaction of the test, which `TestCase` never commits."""
+    server = smtp_server()
+    options = {"host": server.host, "port": server.port, "tls": "none"}
+    run(
+        tmp_path,
+        """
+import threading
+
+from django.conf import settings
+from django.db import transaction
+
+from smtpbackend_django.outbox.models import Entry, Recipient
+
+@override_settings(**settings.WITH_OUTBOX)
+class Delivers(KIND):
+    def test_to_djangos_outbox(self):
+        send_mail("One", "", "a@example.com", ["ann@example.com"])
+        send_mail("Two", "", "a@example.com", ["bob@example.com"])
+        self.assertEqual(mail.outbox, [])
+        self.assertEqual(deliver_now(), 2)
+        self.assertEqual([one.subject for one in mail.outbox], ["One", "Two"])
+        self.assertEqual(deliver_now(), 0)
+
+    def test_by_smtp(self):
+        send_mail("Three", "", "a@example.com", ["cid@example.com"])
+        with transaction.atomic():
+            send_mail("Four", "", "a@example.com", ["dan@example.com"])
+        self.assertEqual(deliver_now(smtp=True), 2)
+        self.assertEqual(mail.outbox, [])
+        self.assertEqual(deliver_now(smtp=True), 0)
+        self.assertEqual({one.state for one in Recipient.objects.all()}, {"accepted"})
+        self.assertNotIn(None, {one.finished for one in Entry.objects.all()})
+        self.assertEqual([one.name for one in threading.enumerate() if "outbox" in one.name], [])
+""".replace("KIND", kind),
+        DATABASES={"default": database},
+        WITH_OUTBOX=mail_settings(OUTBOX_BACKEND, options, {}),
+    )
+    assert arrived(server) == ["cid@example.com", "dan@example.com"]

@@ -212,3 +212,31 @@ def test_a_child_of_a_celery_worker_says_quit(scripted: Scripted, tmp_path: Path
         script.end()
     server.wait_for_end()
     assert [speaker.verbs[-1] for speaker in server.speakers] == ["QUIT"] * 2
+
+
+def test_a_server_of_uvicorn_says_quit(scripted: Scripted, tmp_path: Path) -> None:
+    """After its shutdown it sends itself the signal that it was sent, with what that does by default."""
+    pytest.importorskip("uvicorn")
+    server = scripted()
+    source = """
+        import uvicorn
+        mailer = Mailer(sys.argv[1], timeout=20)
+
+        async def app(scope, receive, send):
+            if scope["type"] == "lifespan":
+                await receive()
+                mailer.send(hello())
+                await send({"type": "lifespan.startup.complete"})
+                await receive()
+                mailer.send(hello("Still at work"))
+                await send({"type": "lifespan.shutdown.complete"})
+
+        uvicorn.run(app, port=0, lifespan="on", log_level="critical")
+        """
+    with running(tmp_path, source, server.url) as script:
+        assert wait_until(lambda: len(server.handed_over) == 1, 60)
+        os.kill(script.pid, signal.SIGTERM)
+        assert script.end(-signal.SIGTERM) == ""
+    server.wait_for_end()
+    assert len(server.handed_over) == 2
+    assert [speaker.verbs[-1] for speaker in server.speakers] == ["QUIT"]

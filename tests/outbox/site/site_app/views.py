@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 
+from asgiref.sync import sync_to_async
 from django.contrib.auth.forms import PasswordResetForm
 from django.contrib.auth.models import User
-from django.core.mail import send_mail
+from django.core.mail import send_mail, send_mass_mail
 from django.db import transaction
 from django.http import HttpRequest, JsonResponse
 
@@ -25,6 +26,22 @@ def order(request: HttpRequest) -> JsonResponse:
         send_mail(f"Order {number}", "Thank you.", None, [request.GET["to"]])
         if request.GET.get("fail") == "1":
             raise RuntimeError(f"order {number} fails after its mail")
+    return JsonResponse({"pid": os.getpid(), "order": made.pk})
+
+
+async def aorder(request: HttpRequest) -> JsonResponse:
+    """The same in an async view."""
+    return await sync_to_async(order)(request)
+
+
+def mass(request: HttpRequest) -> JsonResponse:
+    """`?to=&to=&catch=`: an order and a mail to each; with catch=1 a wrong address is no failure of the order."""
+    made = Order.objects.create(number="1")
+    try:
+        send_mass_mail(("Order", "Thank you.", None, [to]) for to in request.GET.getlist("to"))
+    except ValueError:
+        if request.GET.get("catch") != "1":
+            raise
     return JsonResponse({"pid": os.getpid(), "order": made.pk})
 
 
