@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from smtpbackend.delivery.tls import check_files, client_context, expired_files
     from smtpbackend.domain import ascii_domain
     from smtpbackend.events import ENDINGS, signals_of
-    from smtpbackend.forking import at_end_of_child
+    from smtpbackend.forking import at_end_of_process
     from smtpbackend.header import (
         IDENTIFIERS,
         LINE,
@@ -83,7 +83,7 @@ __all__ = [
     "Spelling",
     "alone_with",
     "ascii_domain",
-    "at_end_of_child",
+    "at_end_of_process",
     "at_fork",
     "bares_password",
     "begin_receiver",
@@ -152,7 +152,7 @@ _HOMES = {
     "smtpbackend.delivery.tls": ("check_files", "client_context", "expired_files"),
     "smtpbackend.domain": ("ascii_domain",),
     "smtpbackend.events": ("ENDINGS", "signals_of"),
-    "smtpbackend.forking": ("at_end_of_child",),
+    "smtpbackend.forking": ("at_end_of_process",),
     "smtpbackend.header": (
         "IDENTIFIERS",
         "LINE",

@@ -1,4 +1,4 @@
-"""What a fork must not cut in two, and the sockets that a child closes, from their birth on.
+"""What a fork must not cut in two, the sockets that a child closes, from their birth on, and the end of a process.
 
 A child has one thread and a copy of everything else: of each socket, and of the locks that OpenSSL held for a thread
 that is no more. A connection that a child holds too would not end when its parent closes it; on the locks the child
@@ -24,7 +24,7 @@ from smtpbackend.polling import MAX_POLL, WRITABLE, check_number, new_poll
 if TYPE_CHECKING:
     from smtpbackend.delivery.server import Server
 
-__all__ = ["Attempts", "at_end_of_child", "at_path", "sockets", "unforked"]
+__all__ = ["Attempts", "at_end_of_process", "at_path", "sockets", "unforked"]
 
 PATIENCE = 1.0  # seconds that a fork waits at most: what is done unforked never waits for a network
 WORDS: dict[int, str] = getattr(socket, "errorTab", {})  # for Windows, where os.strerror does not know them
@@ -175,36 +175,52 @@ def _close_sockets() -> None:
     sockets.clear()
 
 
-def at_end_of_child(close: Callable[[], object]) -> None:
-    """Have ``close`` called where a process ends, and not by the way on which ``atexit`` is.
+_closers: list[Callable[[], object]] = []
 
-    Those end by ``os._exit``: the children of multiprocessing (its pools, and the executors of concurrent.futures) and
-    of billiard, which run the finalizers of ``multiprocessing.util`` first; and those of a Celery worker, which send a
-    signal. uvicorn ends by SIGTERM, which it sends to itself after its shutdown. A module that is not loaded cannot
-    have started this process, and is not loaded for this.
+
+def at_end_of_process(close: Callable[[], object], *, is_last: bool = False) -> None:
+    """Have ``close`` called once as this process ends in a way of which ``atexit`` is not told.
+
+    The children of multiprocessing (its pools, and the executors of concurrent.futures) and of billiard end by
+    ``os._exit``, after the finalizers of ``multiprocessing.util``; those of a Celery worker too, after a signal.
+    uvicorn ends by SIGTERM, which it sends to itself after its shutdown. A module that is not loaded cannot have
+    started this process, and is not loaded for this. ``is_last``: after all that may still send.
     """
+    _closers.insert(len(_closers) if is_last else 0, close)
     if (util := sys.modules.get("multiprocessing.util")) is not None:
-        util.Finalize(None, close, exitpriority=-100)  # after the finalizers of others, which may still send
+        util.Finalize(None, _end, exitpriority=-100)  # after the finalizers of others, which may still send
     if (signals := sys.modules.get("celery.signals")) is not None:
-        signals.worker_process_shutdown.connect(lambda **_: close(), weak=False, dispatch_uid=close)
+        signals.worker_process_shutdown.connect(_at_shutdown_of_child, weak=False, dispatch_uid="smtpbackend")
     if (uvicorn := sys.modules.get("uvicorn.server")) is not None:
-        _at_shutdown(uvicorn.Server, close)
+        _at_shutdown(uvicorn.Server)
 
 
-def _at_shutdown(kind: Any, close: Callable[[], object]) -> None:
-    """Have ``close`` called after the shutdown of the server that this process is, whose last requests are over."""
+def _end() -> None:
+    while _closers:
+        _closers.pop(0)()
+
+
+def _at_shutdown_of_child(**_: Any) -> None:
+    _end()
+
+
+def _at_shutdown(kind: Any) -> None:
+    """End after the shutdown of the server that this process is, whose last requests are over.
+
+    Too late is what first sends while it shuts down.
+    """
     import asyncio
     import signal
 
     server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-    if not isinstance(server, kind):
+    if not isinstance(server, kind) or "shutdown" in vars(server):
         return
     shutdown = server.shutdown
 
     async def shut_down(*args: Any, **kwargs: Any) -> None:
         await shutdown(*args, **kwargs)
         if not server.force_exit:  # a second Ctrl+C asks for the end at once
-            await asyncio.to_thread(close)
+            await asyncio.to_thread(_end)
 
     server.shutdown = shut_down
 

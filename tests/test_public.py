@@ -21,7 +21,7 @@ PUBLIC = {
         ADDRESS_FIELDS Configuration ENDINGS Content HIDDEN_FIELDS IDENTIFIERS LATER LINE LegacyWriter MAILER_KEYS
         MAX_FOLDED MAX_LINE ModernWriter NotSimple Parcel Part SERVER_KEYS SharedAsyncMailer SharedMailer SignalListener
         Spelling
-        alone_with ascii_domain at_end_of_child at_fork bares_password begin_receiver call_receiver characters
+        alone_with ascii_domain at_end_of_process at_fork bares_password begin_receiver call_receiver characters
         check_files check_name check_tuple client_context configure date_of discreet emit encode_octets expired_files
         filename_parameter flag forks_unseen half_login has_names identifier_text is_loopback is_pair is_signed
         is_word media_type nearest needs_encoding no_mailbox of_peer on_first_use parse_addresses parsed_message

@@ -25,7 +25,7 @@ from smtpbackend.delivery.statistics import Statistics, Tally
 from smtpbackend.delivery.tls import Context, client_context
 from smtpbackend.delivery.transcript import transcript
 from smtpbackend.errors import SMTPError
-from smtpbackend.forking import at_end_of_child, unforked
+from smtpbackend.forking import at_end_of_process, unforked
 from smtpbackend.outcome import Receipt
 
 if TYPE_CHECKING:
@@ -307,7 +307,7 @@ def _say_goodbye_at_end() -> None:
     global _is_promised
     if not _is_promised:
         _is_promised = True
-        at_end_of_child(_at_exit)
+        at_end_of_process(_at_exit, is_last=True)
 
 
 def _after_fork() -> None:

@@ -43,7 +43,7 @@ class MessageExpired(NamedTuple):
 
 
 class EntryFailed(NamedTuple):
-    """An entry ended without a reply that tells why: it cannot be read, or its workers ended.
+    """An entry, or a part of it, ended without a reply that tells why: it cannot be read, or its workers ended.
 
     ``entry`` is its id, ``state`` "failed" or "in_doubt".
     """

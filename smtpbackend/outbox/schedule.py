@@ -72,7 +72,9 @@ def rest_after(rest: float) -> float:
 
 
 CROWDED = 5.0
-"""How long a worker alone leaves a server that has too many connections, and took mail within as long before."""
+"""How long a worker alone leaves a server that has too many connections, and works for others."""
+TOOK_MAIL = 90.0
+"""A server that took mail within this time works: connections that nobody uses are kept open for a minute."""
 
 # Turns
 

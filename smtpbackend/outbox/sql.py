@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from smtpbackend.outbox.entry import BLOCK, VERSION, Draft, State, text_of
+from smtpbackend.outbox.entry import BLOCK, VERSION, Draft, State
 from smtpbackend.outbox.schedule import LANES, LEASE, SUSPECTS, TRIAL, deferred
 from smtpbackend.outbox.storing import (
     BORN_LEASED,
@@ -28,6 +28,8 @@ from smtpbackend.outbox.storing import (
     Connection,
     Stored,
     Storing,
+    cut,
+    marks,
 )
 
 __all__ = ["CHANNEL", "Change", "Claimed", "MailerRow", "Purged", "Store", "Written"]
@@ -340,8 +342,8 @@ class Store:
                 state,
                 doubts,
                 reply and json.dumps(reply),
-                _text(server, 255),
-                _text(error, MAX_ERROR),
+                cut(server, 255),
+                cut(error, MAX_ERROR),
             )
             for change in changes
             for position, state, doubts, reply, server, error in change.recipients
@@ -419,7 +421,7 @@ class Store:
         error = ", error = %s" if why else ""
         self._rows(
             f"UPDATE {RECIPIENT} SET state = %s{error} WHERE {condition} AND state = '{PENDING}'",
-            *(state.value, *((_text(why, MAX_ERROR),) if why else ()), *values),
+            *(state.value, *((cut(why, MAX_ERROR),) if why else ()), *values),
         )
         self._finish(ids)
 
@@ -462,16 +464,20 @@ class Store:
             self._rows(
                 f"UPDATE {MAILER} SET rest = %s, rest_until = NOW + %s, trial_until = 0, last_error = %s, "
                 "down_since = COALESCE(down_since, NOW), trial_entry = %s WHERE environment = %s AND alias = %s",
-                *(length, length, _text(error, MAX_ERROR), tried, self.environment, alias),
+                *(length, length, cut(error, MAX_ERROR), tried, self.environment, alias),
             )
             return length, bool(was_well)
 
     def has_sent(self, alias: str, seconds: float) -> bool:
-        """Whether a server took mail of a mailer, from any worker, within the last seconds."""
+        """Whether a server took mail of a mailer, from any worker, within the last seconds.
+
+        That is seen from entries that reached everybody, and so are erased; those that were cancelled are erased too.
+        """
         return bool(
             self._rows(
-                f"SELECT 1 FROM {ENTRY} WHERE environment = %s AND alias = %s AND finished > NOW - %s AND "
-                f"EXISTS (SELECT 1 FROM {RECIPIENT} WHERE entry_id = id AND state = '{ACCEPTED}') LIMIT 1",
+                # The latest ones first of all: PostgreSQL would else read the whole table
+                f"SELECT 1 FROM (SELECT erased FROM {ENTRY} WHERE environment = %s AND alias = %s AND "
+                "finished > NOW - %s ORDER BY finished DESC LIMIT 100) AS latest WHERE erased LIMIT 1",
                 *(self.environment, alias, seconds),
             )
         )
@@ -806,10 +812,16 @@ class Store:
     def forget(self, address: str) -> tuple[int, int]:
         """Erase a person's address where its outcome is final, with the contents. Returns (erased, still pending)."""
         with self.connection.atomic():
-            rows = self._rows(
-                f"SELECT {RECIPIENT}.entry_id, state FROM {RECIPIENT} JOIN {ENTRY} ON id = {RECIPIENT}.entry_id WHERE "
-                "environment = %s AND lower(address) = lower(%s)",
+            # Entries are locked before their recipients, as everywhere
+            ids = self._rows(
+                f"SELECT id FROM {ENTRY} WHERE environment = %s AND id IN (SELECT entry_id FROM {RECIPIENT} WHERE "
+                f"lower(address) = lower(%s)) ORDER BY id{self._for_update}",
                 *(self.environment, address),
+            )
+            condition, values = self._among("entry_id", [row[0] for row in ids])
+            rows = self._rows(
+                f"SELECT entry_id, state FROM {RECIPIENT} WHERE {condition} AND lower(address) = lower(%s)",
+                *(*values, address),
             )
             final = [row[0] for row in rows if row[1] != PENDING]
             if final:
@@ -950,15 +962,6 @@ def _without_repeats(branches: Sequence[tuple[int, int]]) -> list[tuple[int, int
     return places
 
 
-def _marks(count: int) -> str:
-    return ", ".join(["%s"] * count)
-
-
 def _row_marks(rows: int, columns: int) -> str:
-    row = f"({_marks(columns)})"
+    row = f"({marks(columns)})"
     return ", ".join([row] * rows)
-
-
-def _text(given: str | None, limit: int) -> str:
-    """A text that every database takes, cut."""
-    return text_of(given or "")[:limit]

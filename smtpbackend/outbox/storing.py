@@ -26,6 +26,8 @@ __all__ = [
     "Connection",
     "Stored",
     "Storing",
+    "cut",
+    "marks",
 ]
 
 BATCH = 100  # entries of one INSERT
@@ -196,7 +198,7 @@ class Storing:
             f"WITH e AS (INSERT INTO {ENTRY} (version, priority, is_8bit, may_have_arrived, erased, created"
             f"{', finished' if is_final else ''}, {columns}) VALUES ('{VERSION}', '{int(draft.priority)}', "
             f"{_literal(draft.is_8bit)}, false, {_literal(is_final)}, {CLOCK}{f', {CLOCK}' if is_final else ''}, "
-            f"{_marks(len(values))}){conflict} RETURNING id, environment, alias, expires, created, send_at)"
+            f"{marks(len(values))}){conflict} RETURNING id, environment, alias, expires, created, send_at)"
         ]
         rows = []
         for row in _recipients(draft)[:ROWS]:
@@ -313,7 +315,7 @@ class Storing:
                 key, conflict = "%s", _ON_KEY
                 values += (draft.key, draft.digest)
             rows.append(
-                f"({_marks(9)}, {send_at}, {key}, {key}, {int(draft.priority)}, {_literal(draft.is_8bit)}, {VERSION}, "
+                f"({marks(9)}, {send_at}, {key}, {key}, {int(draft.priority)}, {_literal(draft.is_8bit)}, {VERSION}, "
                 f"false, {_literal(is_final)}, NOW, {'NOW' if is_final else 'NULL'})"
             )
         found = self._rows(
@@ -335,7 +337,7 @@ class Storing:
             if draft.send_at is not None:
                 values.append(draft.send_at)
             next_try = f"NOW + {wait}" if draft.send_at is None else "%s"
-            rows.append(f"({_marks(5)}, {next_try}, {lease}, {leased}, {VERSION}, 0, 0)")
+            rows.append(f"({marks(5)}, {next_try}, {lease}, {leased}, {VERSION}, 0, 0)")
         self._rows(
             f"INSERT INTO {DUE} (entry_id, environment, alias, expires, lane, next_try, lease, leased, version, "
             f"lapses, tries) VALUES {', '.join(rows)}",
@@ -387,7 +389,7 @@ def _literal(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value) if isinstance(value, int) else "%s"
 
 
-def _marks(count: int) -> str:
+def marks(count: int) -> str:
     return "%s, " * (count - 1) + "%s"
 
 
@@ -421,10 +423,10 @@ def _recipients(draft: Draft) -> list[tuple[int, str, str, str, str]]:
     if draft.envelope is not None:
         for recipient in draft.envelope.recipients:
             data = to_json(recipient.to_json())
-            rows.append((len(rows), _text(str(recipient.address), MAX_ADDRESS), data, PENDING, ""))
+            rows.append((len(rows), cut(str(recipient.address), MAX_ADDRESS), data, PENDING, ""))
     for outcome in draft.refused:
-        address = _text(str(outcome.address), MAX_ADDRESS)
-        rows.append((len(rows), address, "", State.REJECTED.value, _text(str(outcome.error or ""), MAX_ERROR)))
+        address = cut(str(outcome.address), MAX_ADDRESS)
+        rows.append((len(rows), address, "", State.REJECTED.value, cut(str(outcome.error or ""), MAX_ERROR)))
     return rows
 
 
@@ -436,6 +438,6 @@ def _row_of(recipient: tuple[int, str, str, str, str]) -> tuple[str, tuple[str, 
     return f"{position}, %s, %s, '{state}', %s", (address, data, error)
 
 
-def _text(given: str | None, limit: int) -> str:
+def cut(given: str | None, limit: int) -> str:
     """A text that every database takes, cut."""
     return text_of(given or "")[:limit]

@@ -29,7 +29,7 @@ from smtpbackend.errors import CancelSend
 from smtpbackend.events import MessageSending, ServerFailed
 from smtpbackend.logs import log
 from smtpbackend.outbox.entry import Due
-from smtpbackend.outbox.ledger import Entry, Ledger, MailerDown, MessageExpired, why_of
+from smtpbackend.outbox.ledger import Entry, EntryFailed, Ledger, MailerDown, MessageExpired, why_of
 from smtpbackend.outbox.options import Options
 from smtpbackend.outbox.schedule import (
     CROWDED,
@@ -37,6 +37,7 @@ from smtpbackend.outbox.schedule import (
     MARGIN,
     RENEW,
     SUSPECTS,
+    TOOK_MAIL,
     Turns,
     backoff,
     is_of_mailer,
@@ -147,8 +148,9 @@ class Worker:
         self._flows: dict[str, _Flow] = {}
         self._in_hand: dict[tuple[int, int], Due] = {}  # by entry and lease
         self._done: list[tuple[Due, Receipt]] = []
-        self._back: dict[int, int] = {}  # leases of what could not be read
+        self._back: dict[int, int] = {}  # leases of what was not begun, to be given back
         self._failed: dict[str, str] = {}  # mailers that could not even begin
+        self._ended: list[tuple[str, EntryFailed]] = []  # to be told
         self._is_stopping = False
         self._is_leaving = False
         self._is_away = False  # the database cannot be written
@@ -268,8 +270,8 @@ class Worker:
     def is_idle(self) -> bool:
         """Whether nothing is in hand, and nothing is known to be due."""
         with self._changed:
-            return not self._in_hand and not any(
-                flow.has_more or flow.is_trial or flow.born for flow in self._flows.values()
+            return self._clearing is None and not any(
+                flow.in_hand or flow.has_more or flow.is_trial or flow.born for flow in self._flows.values()
             )
 
     def was_busy(self) -> bool:
@@ -451,7 +453,7 @@ class Worker:
             return True
 
     def _has_work(self) -> bool:
-        if self._done or self._failed:
+        if self._done or self._failed or self._back:
             return True
         if self._is_stopping:
             return any(flow.queue or flow.born or flow.has_backlog for flow in self._flows.values())
@@ -494,9 +496,8 @@ class Worker:
             self._checks_number = self._store.has_clock_of_host
         store = self._store
         ledger = Ledger(store, lambda alias: self._flows[alias].options.retry_in_doubt, _log)
-        if self._back:
-            store.give_back(self._back)
-            self._back.clear()
+        self._give_back(store)
+        self._tell_ended()
         self._record(ledger)
         with self._changed:
             flows = list(self._flows.values())
@@ -536,10 +537,11 @@ class Worker:
         for alias, error in down.items():
             flow = self._flows[alias]
             tried = next((due.id for due, _ in done if due.alias == alias and not due.is_returned), 0)
-            if alias in recorded.crowded and not flow.is_trial and ledger.store.has_sent(alias, CROWDED):
+            is_crowded = alias in recorded.crowded
+            if is_crowded and not flow.is_trial and ledger.store.has_sent(alias, TOOK_MAIL):
                 self._step_back(ledger.store, flow, error)
             else:
-                self._let_rest(ledger.store, flow, error, tried)
+                self._let_rest(ledger.store, flow, error, 0 if is_crowded else tried)
         for alias in {due.alias for due, _ in done} - down.keys():
             if self._flows[alias].is_trial:
                 self._end_trial(ledger.store, self._flows[alias], alias in well)
@@ -586,29 +588,33 @@ class Worker:
 
     def _end_trial(self, store: Store, flow: _Flow, is_well: bool) -> None:
         """A server answered, or nothing was said to one: then somebody has to try again."""
-        if is_well:
-            store.end_rest(flow.alias)
-            _log("mailer_up", logging.INFO, mailer=flow.alias)
-        else:
-            store.note_trial(flow.alias, None)
-        with self._changed:
+        with self._changed:  # first, for to write may fail; then the trial of the row ends by itself
             flow.is_trial = False
             flow.is_open = False  # until the row was read: it may have been paused meanwhile
             flow.has_more = is_well
             flow.next_look = clock() + (0.0 if is_well else POLL)
             self._changed.notify_all()
+        if is_well:
+            store.end_rest(flow.alias)
+            _log("mailer_up", logging.INFO, mailer=flow.alias)
+        else:
+            store.note_trial(flow.alias, None)
 
     def _return(self, store: Store, flow: _Flow) -> None:
         """Give back the leases of what was not begun."""
         with self._changed:
             dues = list(flow.queue)
             flow.queue.clear()
-            born = list(flow.born)
+            self._back |= {due.id: due.lease for due in dues} | {entry.id: 1 for entry in flow.born}
             flow.born.clear()
-        store.give_back({due.id: due.lease for due in dues} | {entry.id: 1 for entry in born})
-        with self._changed:
             self._let_go(dues)
             self._changed.notify_all()
+        self._give_back(store)
+
+    def _give_back(self, store: Store) -> None:
+        """What cannot be given back now is the first thing to be done next."""
+        store.give_back(self._back)
+        self._back.clear()
 
     def _open_or_return(self, store: Store, flow: _Flow) -> None:
         """Read the row of a mailer before a stream is opened; while it rests or is paused, leases are given back."""
@@ -756,6 +762,7 @@ class Worker:
             self.claimed += len(claimed)
             flow.turns.note(one.lane for one in claimed if one.lane != SUSPECTS)
             dues += self._read(ledger, flow, claimed, claimed_at)
+        self._tell_ended()
         return len(claimed)
 
     def _claim_born(self, store: Store, ledger: Ledger, flow: _Flow) -> None:
@@ -763,11 +770,12 @@ class Worker:
             entries = [flow.born.popleft() for _ in range(min(count, len(flow.born)))]
             claimed_at = clock()
             try:
-                claimed = store.claim_born([entry.id for entry in entries])
+                claimed = store.claim_born([entry.id for entry in entries]) if entries else []
             except BaseException:
                 flow.born.extendleft(reversed(entries))
                 raise
             dues += self._read(ledger, flow, claimed, claimed_at)
+        self._tell_ended()
 
     @contextlib.contextmanager
     def _room(self, flow: _Flow, count: int) -> Iterator[tuple[int, list[Due]]]:
@@ -794,9 +802,14 @@ class Worker:
             self._back |= {one.id: one.lease for one in claimed}
             raise
         finally:
-            for event in ledger.ended:
-                self._tell(flow.alias, None, event)
+            self._ended += [(flow.alias, event) for event in ledger.ended]
             ledger.ended.clear()
+
+    def _tell_ended(self) -> None:
+        """Once what was claimed beside them is in hand: receivers may be slow, and leases have to be renewed."""
+        ended, self._ended = self._ended, []
+        for alias, event in ended:
+            self._tell(alias, None, event)
 
     def _say_of_others(self, store: Store) -> None:
         """A copied database, and mailers that these settings do not have: their mail is left alone."""

@@ -154,7 +154,7 @@ def _outbox_backend(using: str | None) -> Any:
         backend = mailers[using or "default"]
     else:
         if using not in (None, "default"):
-            raise conf.wrong(None, f"using is {using!r}, and there is one mailer: only Django 6.1 has MAILERS")
+            raise conf.wrong(None, f"using is {using!r}, and there is one mailer: the settings have no MAILERS")
         backend = mail.get_connection()
     if not isinstance(backend, OutboxBackend) and not conf.in_tests():
         raise conf.wrong(
@@ -192,7 +192,7 @@ def _drafts(outbox: conf.Outbox, messages: Iterable[Any], wanted: dict[str, Any]
 def _preparing(outbox: conf.Outbox) -> tuple[Any, Address | None]:
     """``prep_address`` and ``bounce_address`` of the backend behind an outbox: to make one is most of the work.
 
-    Raises for settings that cannot work.
+    All threads share what it gives. Raises for settings that cannot work.
     """
     backend = conf.behind(outbox)
     if not isinstance(backend, EmailBackend):  # Django's tests put another one in its place

@@ -213,7 +213,7 @@ def check_names(given: Mapping[str, Any], mailer: str | None) -> None:
 def _not_of_site(name: str) -> Exception:
     """Without ``MAILERS`` an option of the outbox can only have been given for one connection."""
     if name == "using":
-        return wrong(None, "using was given for one connection: there is one mailer, for only Django 6.1 has MAILERS")
+        return wrong(None, "using was given, and there is one mailer: the settings have no MAILERS")
     return wrong(
         None,
         f"{name} was given for one connection, and the outbox is the same for all of them: set "

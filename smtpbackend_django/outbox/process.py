@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from django.db import connections, transaction
 
-from smtpbackend.adapters import at_end_of_child, at_fork, call_receiver, forks_unseen
+from smtpbackend.adapters import at_end_of_process, at_fork, call_receiver, forks_unseen
 from smtpbackend.outbox import Due, Entry, EntryFailed, MailerDown, MessageExpired, Options, Store, Worker
 from smtpbackend_django import outbox
 from smtpbackend_django.outbox import conf
@@ -112,7 +112,7 @@ def _started(worker: Worker) -> bool:
         if not _is_watching:
             _is_watching = True
             atexit.register(_leave)
-            at_end_of_child(_leave)
+            at_end_of_process(_leave)
         try:
             worker.start()
         except Exception as error:  # no thread can be started, or the settings are wrong

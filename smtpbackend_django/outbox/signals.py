@@ -12,7 +12,7 @@ signal                 keyword arguments                  when
 =====================  =================================  ====================================================
 
 ``entry`` is the id of the entry. ``state`` is "failed" where it cannot be read, or where five workers ended with it in
-hand, and "in_doubt" where one did and ``retry_in_doubt`` is 0.
+hand, and "in_doubt" where one did and ``retry_in_doubt`` is 0: then it is the part of the entry that this one had.
 """
 
 from __future__ import annotations

@@ -185,6 +185,9 @@ def test_where_the_database_fails_amid_a_mail_nothing_of_it_is_stored(make_desk:
     assert asked == ["INSERT"] * 4
     fails = "BEFORE INSERT ON smtpbackend_outbox_due BEGIN SELECT RAISE(ABORT, 'it is full'); END"
     desk.rows(f"CREATE TRIGGER fails {fails}")
+    desk.rows("CREATE TABLE sold (id integer)")
     with transaction.atomic(), contextlib.suppress(DatabaseError):
+        connection.cursor().execute("INSERT INTO sold VALUES (1)")
         outbox_backend().send_messages([message])
     assert desk.rows("SELECT count(*) FROM smtpbackend_outbox_entry") == [(1,)]
+    assert desk.rows("SELECT * FROM sold") == []

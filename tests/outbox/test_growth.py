@@ -128,7 +128,6 @@ def in_hand(store: Store) -> None:
     ids = [one.id for one in turn(store)]
     store.read(ids)
     store.pending(ids)
-    store.small_contents(ids)
     list(store.content(ids[0]))
     leases = dict.fromkeys(ids, 1)
     store.renew(leases)
@@ -150,6 +149,7 @@ WORK: dict[str, Callable[[Store], Any]] = {
     "in hand": in_hand,
     "record": recorded,
     "suspects": suspects,
+    "mail was sent": lambda store: store.has_sent(ALIAS, 1000.0),
     "fail": lambda store: store.fail(turn(store), "why"),
     "sweep": lambda store: store.expire(),
     "prune": lambda store: store.purge(0, 0),

@@ -132,6 +132,44 @@ def test_the_first_success_releases_all_that_is_due(lab: MakeLab, smtp_server: S
     assert here.store.mailers(["default"])["default"].down_for is None
 
 
+@pytest.mark.parametrize("name", ["rest", "give_back", "begin_trial", "note_trial", "end_rest", "claim", "record"])
+def test_a_statement_that_fails_once_stalls_nothing(lab: MakeLab, name: str) -> None:
+    """Before, amid and after an outage. What could not be written is written later, or lapses by itself."""
+    (port,) = free_ports(1)
+    here = lab(default={"servers": [f"smtp://127.0.0.1:{port}?tls=none"], "rest": 0})
+    here.put(*[letter(f"to{number}@example.com") for number in range(20)])
+    failed: list[str] = []
+    open_store = here.open
+
+    def open_failing() -> Any:
+        store = open_store()
+        statement = getattr(store, name)
+
+        def fail_once(*args: Any, **options: Any) -> Any:
+            if not failed and (args[0] or name != "give_back"):
+                failed.append(name)
+                raise RuntimeError("the connection was lost")
+            return statement(*args, **options)
+
+        setattr(store, name, fail_once)
+        return store
+
+    here.open = open_failing  # type: ignore[method-assign]
+
+    def all_arrive() -> bool:
+        here.shift(61)
+        worker.wake()
+        return not here.pending()
+
+    with here.worker() as worker:
+        here.wait_for(lambda: down(here.told))
+        with ScriptedServer(port=port) as server:
+            here.wait_for(all_arrive)
+            assert set(recipients(server)) == {f"to{number}@example.com" for number in range(20)}
+    assert failed
+    assert here.store.mailers(["default"])["default"].down_for is None
+
+
 @pytest.mark.parametrize(("retry_in_doubt", "times"), [(2, 3), (0, 1)])
 def test_doubt_is_bounded(lab: MakeLab, smtp_server: Start, retry_in_doubt: int, times: int) -> None:
     """A server that takes the content and always hangs up gets each mail at most 1 + retry_in_doubt times."""

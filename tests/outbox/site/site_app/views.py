@@ -11,6 +11,8 @@ from django.core.mail import send_mail, send_mass_mail
 from django.db import transaction
 from django.http import HttpRequest, JsonResponse
 
+from smtpbackend import Mailer, Message
+
 from .models import Order
 
 
@@ -32,6 +34,17 @@ def order(request: HttpRequest) -> JsonResponse:
 async def aorder(request: HttpRequest) -> JsonResponse:
     """The same in an async view."""
     return await sync_to_async(order)(request)
+
+
+def direct(request: HttpRequest) -> JsonResponse:
+    """`?to=&port=`: a mail past the outbox, by a mailer that lives as long as the process."""
+    global mailer
+    mailer = mailer or Mailer(f"smtp://127.0.0.1:{request.GET['port']}?tls=none")
+    mailer.send(Message(subject="Hello", from_="site@example.com", to=request.GET["to"], text="Text"))
+    return JsonResponse({"pid": os.getpid()})
+
+
+mailer: Mailer | None = None
 
 
 def mass(request: HttpRequest) -> JsonResponse:
