@@ -146,7 +146,7 @@ def test_a_statement_that_fails_once_stalls_nothing(lab: MakeLab, name: str) -> 
         statement = getattr(store, name)
 
         def fail_once(*args: Any, **options: Any) -> Any:
-            if not failed and (args[0] or name != "give_back"):
+            if not failed and (name != "give_back" or len(args[0]) > 1):
                 failed.append(name)
                 raise RuntimeError("the connection was lost")
             return statement(*args, **options)
