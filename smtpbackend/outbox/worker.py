@@ -567,7 +567,6 @@ class Worker:
     def _let_rest(self, store: Store, flow: _Flow, error: str, culprit: int) -> None:
         flow.is_trial = False
         rested = store.rest(flow.alias, rest_after, error, culprit)
-        self._return(store, flow)
         if rested is not None:
             length, was_well = rested
             flow.next_look = clock() + length + 0.05
@@ -576,6 +575,7 @@ class Worker:
                 self._suspect_of_outage(store, flow, culprit)
                 _log("mailer_down", logging.ERROR, mailer=flow.alias, error=error, rest=length)
                 self._tell(flow.alias, None, MailerDown(flow.alias, error))
+        self._return(store, flow)
 
     @staticmethod
     def _suspect_of_outage(store: Store, flow: _Flow, entry_id: int) -> None:
