@@ -7,6 +7,7 @@ would wait for ever.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -190,18 +191,16 @@ def at_end_of_process(close: Callable[[], object], *, is_last: bool = False) -> 
     if (util := sys.modules.get("multiprocessing.util")) is not None:
         util.Finalize(None, _end, exitpriority=-100)  # after the finalizers of others, which may still send
     if (signals := sys.modules.get("celery.signals")) is not None:
-        signals.worker_process_shutdown.connect(_at_shutdown_of_child, weak=False, dispatch_uid="smtpbackend")
+        signals.worker_process_shutdown.connect(_end, weak=False, dispatch_uid="smtpbackend")
     if (uvicorn := sys.modules.get("uvicorn.server")) is not None:
         _at_shutdown(uvicorn.Server)
 
 
-def _end() -> None:
-    while _closers:
-        _closers.pop(0)()
-
-
-def _at_shutdown_of_child(**_: Any) -> None:
-    _end()
+def _end(**_: Any) -> None:
+    """Call each of them, also if one raises."""
+    with contextlib.ExitStack() as stack:
+        while _closers:
+            stack.callback(_closers.pop())  # the last one first, for a stack turns them round
 
 
 def _at_shutdown(kind: Any) -> None:

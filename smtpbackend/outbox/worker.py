@@ -516,6 +516,7 @@ class Worker:
         if not done and not failed:
             return
         recorded = ledger.record(done)
+        aliases = {due.alias for due, _ in done}
         with self._changed:
             del self._done[: len(done)]
             for alias in failed:
@@ -529,6 +530,10 @@ class Worker:
             for due, _ in done:
                 if due.is_returned and not due.is_lost:
                     self._flows[due.alias].has_more = True
+            # Ended here already, for what is written below may fail: then the trial of the row ends by itself
+            trials = {flow for alias in aliases | failed.keys() if (flow := self._flows[alias]).is_trial}
+            for flow in trials:
+                flow.is_trial = flow.is_open = False
             self._changed.notify_all()
         for entry, event in recorded.events:
             self._tell(entry.alias, entry, event)
@@ -538,13 +543,13 @@ class Worker:
             flow = self._flows[alias]
             tried = next((due.id for due, _ in done if due.alias == alias and not due.is_returned), 0)
             is_crowded = alias in recorded.crowded
-            if is_crowded and not flow.is_trial and ledger.store.has_sent(alias, TOOK_MAIL):
+            if is_crowded and flow not in trials and ledger.store.has_sent(alias, TOOK_MAIL):
                 self._step_back(ledger.store, flow, error)
             else:
                 self._let_rest(ledger.store, flow, error, 0 if is_crowded else tried)
-        for alias in {due.alias for due, _ in done} - down.keys():
-            if self._flows[alias].is_trial:
-                self._end_trial(ledger.store, self._flows[alias], alias in well)
+        for flow in trials:
+            if flow.alias not in down:
+                self._end_trial(ledger.store, flow, flow.alias in well)
 
     def _tell(self, alias: str, due: Due | None, event: Any) -> None:
         """Receivers may raise what is no Exception: the mail of others is not theirs."""
@@ -565,7 +570,6 @@ class Worker:
         _log("mailer_crowded", logging.INFO, mailer=flow.alias, error=error, again_in=CROWDED)
 
     def _let_rest(self, store: Store, flow: _Flow, error: str, culprit: int) -> None:
-        flow.is_trial = False
         rested = store.rest(flow.alias, rest_after, error, culprit)
         if rested is not None:
             length, was_well = rested
@@ -588,9 +592,7 @@ class Worker:
 
     def _end_trial(self, store: Store, flow: _Flow, is_well: bool) -> None:
         """A server answered, or nothing was said to one: then somebody has to try again."""
-        with self._changed:  # first, for to write may fail; then the trial of the row ends by itself
-            flow.is_trial = False
-            flow.is_open = False  # until the row was read: it may have been paused meanwhile
+        with self._changed:
             flow.has_more = is_well
             flow.next_look = clock() + (0.0 if is_well else POLL)
             self._changed.notify_all()

@@ -133,12 +133,19 @@ def test_the_first_success_releases_all_that_is_due(lab: MakeLab, smtp_server: S
 
 
 @pytest.mark.parametrize("name", ["rest", "give_back", "begin_trial", "note_trial", "end_rest", "claim", "record"])
-def test_a_statement_that_fails_once_stalls_nothing(lab: MakeLab, name: str) -> None:
-    """Before, amid and after an outage. What could not be written is written later, or lapses by itself."""
-    (port,) = free_ports(1)
-    here = lab(default={"servers": [f"smtp://127.0.0.1:{port}?tls=none"], "rest": 0})
-    here.put(*[letter(f"to{number}@example.com") for number in range(20)])
-    failed: list[str] = []
+@pytest.mark.parametrize("turn", [1, 3])
+def test_a_statement_that_fails_once_stalls_nothing(lab: MakeLab, name: str, turn: int) -> None:
+    """Before, amid and after an outage of two mailers. What could not be written is written later, or lapses."""
+    ports = free_ports(2)
+    here = lab(
+        **{
+            alias: {"servers": [f"smtp://127.0.0.1:{port}?tls=none"], "rest": 0}
+            for alias, port in zip(("default", "news"), ports, strict=True)
+        }
+    )
+    for alias in ("default", "news"):
+        here.put(*[letter(f"{alias}{number}@example.com") for number in range(10)], alias=alias)
+    asked: list[str] = []
     open_store = here.open
 
     def open_failing() -> Any:
@@ -146,9 +153,10 @@ def test_a_statement_that_fails_once_stalls_nothing(lab: MakeLab, name: str) -> 
         statement = getattr(store, name)
 
         def fail_once(*args: Any, **options: Any) -> Any:
-            if not failed and (name != "give_back" or len(args[0]) > 1):
-                failed.append(name)
-                raise RuntimeError("the connection was lost")
+            if name != "give_back" or len(args[0]) > 1:
+                asked.append(name)
+                if len(asked) == turn:
+                    raise RuntimeError("the connection was lost")
             return statement(*args, **options)
 
         setattr(store, name, fail_once)
@@ -162,12 +170,13 @@ def test_a_statement_that_fails_once_stalls_nothing(lab: MakeLab, name: str) -> 
         return not here.pending()
 
     with here.worker() as worker:
-        here.wait_for(lambda: down(here.told))
-        with ScriptedServer(port=port) as server:
+        here.wait_for(lambda: down(here.told) == 2)
+        with ScriptedServer(port=ports[0]) as server, ScriptedServer(port=ports[1]) as news:
             here.wait_for(all_arrive)
-            assert set(recipients(server)) == {f"to{number}@example.com" for number in range(20)}
-    assert failed
-    assert here.store.mailers(["default"])["default"].down_for is None
+            assert set(recipients(server)) == {f"default{number}@example.com" for number in range(10)}
+            assert set(recipients(news)) == {f"news{number}@example.com" for number in range(10)}
+    assert asked
+    assert all(row.down_for is None for row in here.store.mailers().values())
 
 
 @pytest.mark.parametrize(("retry_in_doubt", "times"), [(2, 3), (0, 1)])

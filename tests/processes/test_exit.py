@@ -240,3 +240,32 @@ def test_a_server_of_uvicorn_says_quit(scripted: Scripted, tmp_path: Path) -> No
     server.wait_for_end()
     assert len(server.handed_over) == 2
     assert [speaker.verbs[-1] for speaker in server.speakers] == ["QUIT"]
+
+
+def test_what_raises_as_a_child_ends_keeps_no_other_from_its_end(scripted: Scripted, tmp_path: Path) -> None:
+    """That of an adapter comes before the connections, whichever was told first."""
+    server = scripted()
+    source = """
+        import multiprocessing
+        from smtpbackend.adapters import at_end_of_process
+
+        mailer = Mailer(sys.argv[1], timeout=20)
+
+        def fail():
+            mailer.send(hello("Before the connections"))
+            raise RuntimeError("fails as the child ends")
+
+        def work():
+            mailer.send(hello())
+            at_end_of_process(fail)
+
+        if __name__ == "__main__":
+            child = multiprocessing.get_context("fork").Process(target=work)
+            child.start()
+            child.join()
+        """
+    with running(tmp_path, source, server.url) as script:
+        assert "fails as the child ends" in script.end()
+    server.wait_for_end()
+    assert len(server.handed_over) == 2
+    assert [speaker.verbs[-1] for speaker in server.speakers] == ["QUIT"]
