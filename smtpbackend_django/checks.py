@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import django
 from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
@@ -16,7 +14,7 @@ from django.utils.module_loading import import_string
 
 from smtpbackend import MissingExtra
 from smtpbackend.adapters import bares_password, is_loopback
-from smtpbackend_django.setting_names import EMAIL_SETTINGS, FLAGS, flag_doubt
+from smtpbackend_django.setting_names import EMAIL_SETTINGS, FLAGS, flag_doubt, has_mailers, quietly
 
 # Every process of a site registers checks, and few run them
 if TYPE_CHECKING:
@@ -109,7 +107,7 @@ _OWN_NUMBER = {"token": 6, "auth_mechanisms": 7, "SMTPBACKEND": 1}
 def _unread(is_used: bool) -> Iterator[CheckMessage]:
     """What is set and not read, since other settings take its place."""
     given = getattr(settings, "SMTPBACKEND", None)
-    if _has_mailers():
+    if has_mailers():
         if given is not None:
             yield Warning(
                 "SMTPBACKEND is not read where MAILERS is defined.",
@@ -146,9 +144,9 @@ def _of_value(name: str, key: str, value: Any) -> Iterator[CheckMessage]:
 
 def _options(is_used: bool) -> Iterator[tuple[str, Mapping[Any, Any]]]:
     """The name and the options of each mailer of ours, as they are written in the settings."""
-    if not _has_mailers():
+    if not has_mailers():
         if is_used:
-            yield "The site", {EMAIL_SETTINGS[flag]: _quietly(EMAIL_SETTINGS[flag]) for flag in ("use_tls", "use_ssl")}
+            yield "The site", {EMAIL_SETTINGS[flag]: quietly(EMAIL_SETTINGS[flag]) for flag in ("use_tls", "use_ssl")}
         if isinstance(given := getattr(settings, "SMTPBACKEND", None), Mapping):
             yield "SMTPBACKEND", given
         return
@@ -188,11 +186,6 @@ def check_credentials(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
     ]
 
 
-def _has_mailers() -> bool:
-    """Whether Django knows ``MAILERS``, and it is defined."""
-    return django.VERSION >= (6, 1) and hasattr(settings, "MAILERS")
-
-
 def _mailers() -> Mapping[Any, Any]:
     """``MAILERS``; nothing where it is no dict."""
     return settings.MAILERS if isinstance(settings.MAILERS, Mapping) else {}
@@ -219,20 +212,13 @@ def _kind(value: Any) -> str:
     return "None" if value is None else f"a {type(value).__name__}"
 
 
-def _quietly(name: str) -> Any:
-    """A setting of Django, of which Django 6.1 has warned the site already."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return getattr(settings, name)
-
-
 def backends() -> Iterator[tuple[str, EmailBackend | Exception]]:
     """The name of each mailer of ours in the settings, and its backend or error; and of each that cannot be read.
 
     Where ``EMAIL_BACKEND`` is an outbox, it is the mailer behind that.
     """
-    if not _has_mailers():
-        path = _quietly("EMAIL_BACKEND")
+    if not has_mailers():
+        path = quietly("EMAIL_BACKEND")
         if not isinstance(path, str):
             yield "EMAIL_BACKEND", ImproperlyConfigured(f"EMAIL_BACKEND must be {_PATH}, not {_kind(path)}")
         elif _is_ours(path) or _is_outbox(path):
@@ -275,7 +261,7 @@ def _is_outbox(path: str) -> bool:
 
 def behind(alias: str) -> str:
     """The alias in ``MAILERS`` of the mailer that sends: of an outbox the one that its "using" names."""
-    mailer = _mailers().get(alias) if _has_mailers() else None
+    mailer = _mailers().get(alias) if has_mailers() else None
     if mailer is None or _malformed(alias, mailer) or not _is_outbox(mailer.get("BACKEND", "")):
         return alias
     return str(mailer.get("OPTIONS", {}).get("using", alias))
@@ -292,14 +278,14 @@ def _outboxes_without_tables() -> Iterator[CheckMessage]:
     """Outboxes of a site that does not install their app, whose own checks are missing then."""
     if apps.is_installed(OUTBOX_APP):
         return
-    if _has_mailers():
+    if has_mailers():
         paths = {
             f"MAILERS[{alias!r}]": mailer.get("BACKEND", "")
             for alias, mailer in _mailers().items()
             if not _malformed(alias, mailer)
         }
     else:
-        paths = {"EMAIL_BACKEND": _quietly("EMAIL_BACKEND")}
+        paths = {"EMAIL_BACKEND": quietly("EMAIL_BACKEND")}
     for name, path in paths.items():
         if isinstance(path, str) and _is_outbox(path):
             yield Error(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from typing import Any
+
+import django
+from django.conf import settings
 
 from smtpbackend import InvalidSetting
 
-__all__ = ["EMAIL_SETTINGS", "FLAGS", "OF_FILES", "OF_FLAGS", "flag_doubt"]
+__all__ = ["EMAIL_SETTINGS", "FLAGS", "OF_FILES", "OF_FLAGS", "flag_doubt", "has_mailers", "quietly"]
 
 EMAIL_SETTINGS = {
     "host": "EMAIL_HOST",
@@ -26,6 +30,18 @@ OF_FILES = {"client_cert": "ssl_certfile", "client_key": "ssl_keyfile"}
 """Django's options for the kind of TLS and for files."""
 FLAGS = ("use_tls", "use_ssl", "fail_silently")
 """Django's options that are True or False."""
+
+
+def has_mailers() -> bool:
+    """Whether the settings have ``MAILERS``; then Django refuses ``EMAIL_*`` beside them."""
+    return django.VERSION >= (6, 1) and hasattr(settings, "MAILERS")
+
+
+def quietly(name: str) -> Any:
+    """``EMAIL_BACKEND`` or another setting that Django 6.1 deprecates: it has told the site where that is set."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return getattr(settings, name)
 
 
 def flag_doubt(name: str, value: Any) -> str:

@@ -23,6 +23,7 @@ from smtpbackend_django.message import djangos_prep_address, envelope_of, parcel
 from smtpbackend_django.monkeypatches import is_untouched
 from smtpbackend_django.outbox import conf, process
 from smtpbackend_django.outbox.database import store
+from smtpbackend_django.setting_names import has_mailers
 
 __all__ = ["OutboxBackend", "send"]
 
@@ -60,12 +61,8 @@ class OutboxBackend(BaseEmailBackend):
         for name in ("self", "fail_silently", "alias", "kwargs", "__class__"):
             given.pop(name, None)
         conf.check_names({key: value for key, value in kwargs.items() if key != "_ignore_unknown_kwargs"}, alias)
-        if alias is None:
-            super().__init__(fail_silently=fail_silently)
-            self.alias = None
-        else:
-            super().__init__(alias=alias)
-            self.fail_silently = fail_silently
+        super().__init__(alias=alias)
+        self.alias, self.fail_silently = alias, fail_silently  # Django 6.1 sets the first alone, 5.2 and 6.0 the other
         self.outbox = conf.outbox_of(given, alias)
 
     def behind(self) -> Any:
@@ -148,7 +145,7 @@ def send(
 
 def _outbox_backend(using: str | None) -> Any:
     """The outbox of an alias, or what Django's tests have put in its place."""
-    if conf.has_mailers():
+    if has_mailers():
         from django.core.mail import mailers
 
         backend = mailers[using or "default"]
@@ -158,7 +155,7 @@ def _outbox_backend(using: str | None) -> Any:
         backend = mail.get_connection()
     if not isinstance(backend, OutboxBackend) and not conf.in_tests():
         raise conf.wrong(
-            using or "default" if conf.has_mailers() else None,
+            using or "default" if has_mailers() else None,
             f"it is a {type(backend).__module__}.{type(backend).__qualname__}, and no outbox: name "
             "smtpbackend_django.outbox.OutboxBackend in the settings",
         )

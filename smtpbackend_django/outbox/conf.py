@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
-import django
 from django.conf import settings
 from django.core import mail
 from django.core.signals import setting_changed
@@ -18,6 +17,7 @@ from smtpbackend.outbox import Options
 from smtpbackend_django import EmailBackend
 from smtpbackend_django.conf import OF_OTHER_BACKENDS, SettingsError
 from smtpbackend_django.conf import OPTIONS as OF_MAILERS
+from smtpbackend_django.setting_names import has_mailers, quietly
 
 __all__ = [
     "OPTIONS",
@@ -25,7 +25,6 @@ __all__ = [
     "behind",
     "check_names",
     "configured",
-    "has_mailers",
     "in_tests",
     "mailer_of",
     "outbox_of",
@@ -59,11 +58,6 @@ def until_settings_change(function: Callable[..., R]) -> Callable[..., R]:
 
     setting_changed.connect(forget, weak=False)
     return kept
-
-
-def has_mailers() -> bool:
-    """Whether the settings have ``MAILERS``."""
-    return django.VERSION >= (6, 1) and hasattr(settings, "MAILERS")
 
 
 def in_tests() -> bool:
@@ -147,7 +141,7 @@ def outboxes() -> dict[str, Outbox]:
 def configured() -> Iterator[tuple[str | None, Any]]:
     """The alias in ``MAILERS``, or None, and the options of each outbox, as they are written in the settings."""
     if not has_mailers():
-        if _is_outbox(settings.EMAIL_BACKEND):
+        if _is_outbox(quietly("EMAIL_BACKEND")):
             yield None, {}
         return
     for alias, mailer in settings.MAILERS.items() if isinstance(settings.MAILERS, Mapping) else ():

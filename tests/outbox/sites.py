@@ -38,10 +38,12 @@ def sqlite(path: Path) -> dict[str, Any]:
     }
 
 
-def mail_settings(backend: str, server: Mapping[str, Any], outbox: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what names `backend` on this Django: MAILERS where it has them, else EMAIL_BACKEND and SMTPBACKEND."""
+def mail_settings(
+    backend: str, server: Mapping[str, Any], outbox: Mapping[str, Any], *, mailers: bool = HAS_MAILERS
+) -> dict[str, Any]:
+    """Return what names `backend`: MAILERS where this Django has them, else EMAIL_BACKEND and SMTPBACKEND."""
     is_outbox = backend != EMAIL_BACKEND
-    if HAS_MAILERS:
+    if mailers:
         smtp = {"BACKEND": EMAIL_BACKEND, "OPTIONS": dict(server)}
         before = {"BACKEND": backend, "OPTIONS": {"using": "smtp", **outbox}}
         return {"MAILERS": {"default": before, "smtp": smtp} if is_outbox else {"default": smtp}}
@@ -96,6 +98,7 @@ class Site:
     server: options of the SMTP server, in lower case, such as {"host": "127.0.0.1", "port": 2525}.
     outbox: options of the outbox, in lower case; they go where this Django has them.
     backend, apps: what sends, and what is in INSTALLED_APPS beside those of Django and `site_app`.
+    mailers: whether the settings are MAILERS, or those that Django had before 6.1 and deprecates since.
     settings: more settings, or other values of those below, such as `MIDDLEWARE=[...]`. Their repr must be Python.
     """
 
@@ -108,9 +111,11 @@ class Site:
         outbox: Mapping[str, Any] | None = None,
         backend: str = OUTBOX_BACKEND,
         apps: tuple[str, ...] = APPS,
+        mailers: bool = HAS_MAILERS,
         **settings: Any,
     ) -> None:
         self.folder = folder
+        self._warnings = "error" if mailers is HAS_MAILERS else "default"
         self._programs: list[subprocess.Popen[bytes]] = []
         shutil.copytree(
             Path(__file__).parent / "site", folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__")
@@ -134,7 +139,7 @@ class Site:
                 "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
                 "root": {"handlers": ["stderr"], "level": "INFO"},
             },
-            **mail_settings(backend, server, outbox or {}),
+            **mail_settings(backend, server, outbox or {}, mailers=mailers),
             **settings,
         }
         (folder / "settings.py").write_text("".join(f"{name} = {value!r}\n" for name, value in written.items()))
@@ -164,9 +169,12 @@ class Site:
         }
 
     def manage(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run a command of manage.py to its end; `variables` are of its environment. Warnings are errors."""
+        """Run a command of manage.py to its end; `variables` are of its environment.
+
+        Warnings are errors; but those of a site whose settings are deprecated are written to stderr.
+        """
         return subprocess.run(
-            [sys.executable, "-W", "error", "manage.py", *arguments],
+            [sys.executable, "-W", self._warnings, "manage.py", *arguments],
             cwd=self.folder,
             env=self.environment(**variables),
             capture_output=True,

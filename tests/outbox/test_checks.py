@@ -262,3 +262,27 @@ def test_sendtestemail_stores_and_sends(
     assert done.returncode == 0, done.stderr
     assert len(server.taken) == 1
     assert its.manage("check", "--fail-level", "WARNING").returncode == 0
+
+
+@mailers_only
+@pytest.mark.slow
+def test_who_still_has_the_settings_of_before_mailers_is_told_so_by_django_alone(
+    make_site: Callable[..., Site], smtp_server: Callable[..., ScriptedServer]
+) -> None:
+    """No line of ours warns: a site that makes errors of warnings would meet it."""
+    server = smtp_server()
+    site = make_site(server={"host": server.host, "port": server.port, "tls": "none"}, mailers=False)
+    send = "from django.core.mail import send_mail; send_mail('Hello', 'Text', None, ['ann@example.com'])"
+    for arguments in (
+        ("check", "--tag", "mail"),
+        ("smtpcheck",),
+        ("shell", "--command", send),
+        ("outbox", "run", "--once"),
+        ("outbox", "list"),
+    ):
+        done = site.manage(*arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        warned = [line.partition("Warning: ")[0] for line in done.stderr.splitlines() if "Warning: " in line]
+        assert warned
+        assert not [where for where in warned if "smtpbackend" in where], done.stderr
+    assert len(server.taken) == 1
