@@ -100,7 +100,8 @@ class Executioner:
         return Play({"RCPT": rcpt, ".": content})
 
 
-def enqueue(site: Site, count: int) -> None:
+def enqueue(site: Site, count: int, first: int = 0) -> None:
+    """Store mail to to0@example.com and so on, or from to`first`@example.com on."""
     done = site.manage(
         "shell",
         "--no-imports" if django_has_imports() else "--verbosity=0",
@@ -109,7 +110,8 @@ def enqueue(site: Site, count: int) -> None:
         "from smtpbackend_django.outbox.backend import OutboxBackend\n"
         "from django.core import mail\n"
         "backend = mail.mailers['default'] if hasattr(mail, 'mailers') else OutboxBackend()\n"
-        f"mails = [EmailMessage('Hi', 'Text', None, [f'to{{n}}@example.com']) for n in range({count})]\n"
+        f"numbers = range({first}, {first + count})\n"
+        "mails = [EmailMessage('Hi', 'Text', None, [f'to{n}@example.com']) for n in numbers]\n"
         "backend.send_messages(mails)\n",
     )
     assert done.returncode == 0, done.stderr
