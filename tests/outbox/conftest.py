@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +16,10 @@ from tests.outbox.lab import Lab
 from tests.outbox.sites import Site, sqlite
 from tests.outbox.stores import KINDS, Stores, make_tables
 from tests.outbox.tables import Tables
+from tests.servers.postgresql import Postgresql
+
+TABLES = {"DATABASES", "DATABASE_ROUTERS", "DEFAULT_AUTO_FIELD", "INSTALLED_APPS"}
+"""Settings that decide which tables a site has, and where."""
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.servers)])
@@ -29,15 +34,48 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     return entry
 
 
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Site, dict[str, Any], Postgresql | None], None]:
+    """Make the tables of a site in its empty database: the first of a kind by `migrate`, the next ones are copies.
+
+    A name is that of a database of PostgreSQL, or of a file of SQLite.
+    """
+    folder = tmp_path_factory.mktemp("migrated")
+    known: dict[tuple[str, ...], str] = {}
+
+    def make(site: Site, database: dict[str, Any], postgresql: Postgresql | None) -> None:
+        kind = (database["ENGINE"], *site.apps)
+        name = known.get(kind)
+        if name is None:
+            site.migrate()
+            name = known[kind] = f"migrated{len(known)}"
+            source, copy = database["NAME"], name
+        else:
+            source, copy = name, database["NAME"]
+        if postgresql is not None:
+            postgresql.create_database(copy, source)
+        else:
+            shutil.copyfile(folder / source, folder / copy)
+
+    return make
+
+
 @pytest.fixture
-def make_site(tmp_path: Path, database: dict[str, Any]) -> Iterator[Callable[..., Site]]:
+def make_site(
+    request: pytest.FixtureRequest, tmp_path: Path, database: dict[str, Any], migrated: Callable[..., None]
+) -> Iterator[Callable[..., Site]]:
     """Make a site with its tables, whose programs end with the test: `make_site(server={"host": ..., "port": ...})`."""
+    is_postgresql = database["ENGINE"].endswith("postgresql")
     with ExitStack() as sites:
 
         def make(**options: Any) -> Site:
             folder = tmp_path / f"site{len(list(tmp_path.glob('site*')))}"
-            site = sites.enter_context(Site(folder, options.pop("database", database), **options))
-            site.migrate()
+            used = options.pop("database", database)
+            site = sites.enter_context(Site(folder, used, **options))
+            if used is database and folder.name == "site0" and not TABLES & options.keys():
+                migrated(site, database, request.getfixturevalue("postgresql") if is_postgresql else None)
+            else:
+                site.migrate()
             return site
 
         yield make

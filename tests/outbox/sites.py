@@ -114,7 +114,7 @@ class Site:
         mailers: bool = HAS_MAILERS,
         **settings: Any,
     ) -> None:
-        self.folder = folder
+        self.folder, self.apps = folder, apps
         self._warnings = "error" if mailers is HAS_MAILERS else "default"
         self._programs: list[subprocess.Popen[bytes]] = []
         shutil.copytree(
