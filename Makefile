@@ -4,8 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 ARGS   ?=
-# How many processes run tests side by side: one more than there are cores, for tests wait for servers
-WORKERS ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
+# How many processes run tests side by side: two more than there are cores, for tests wait for servers
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 2)')
 # Which of noxfile.py's sessions `make test-all` runs; none named: all of them
 SESSIONS ?=
 
