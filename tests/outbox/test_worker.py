@@ -375,7 +375,7 @@ def test_a_large_content_is_no_load(lab: MakeLab, smtp_server: Start) -> None:
     assert len(server.taken) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("for_all", [True, False], ids=["run", "process"])
 def test_three_hours_without_a_server_cost_few_connects_and_no_try(
     lab: MakeLab, smtp_server: Start, for_all: bool
