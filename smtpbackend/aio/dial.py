@@ -156,7 +156,10 @@ async def _look_up(host: str, port: int) -> list[Any]:
         with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(settle, addresses, failed)
 
-    threading.Thread(target=ask, name="smtpbackend-look-up", daemon=True).start()
+    try:
+        threading.Thread(target=ask, name="smtpbackend-look-up", daemon=True).start()
+    except RuntimeError:  # none can be started any more, as from Python 3.12 on where the program ends
+        ask()
     return await found
 
 

@@ -102,8 +102,12 @@ def _look_up(host: str, port: int, end: float) -> list[Any]:
             found.append(error)
 
     thread = threading.Thread(target=ask, name="smtpbackend-look-up", daemon=True)
-    thread.start()
-    thread.join(max(end - time.monotonic(), 0.0))
+    try:
+        thread.start()
+    except RuntimeError:  # none can be started any more, as from Python 3.12 on where the program ends
+        ask()
+    else:
+        thread.join(max(end - time.monotonic(), 0.0))
     if not found:
         raise TimeoutError(f"the look-up of {host} took too long")
     if isinstance(found[0], Exception):

@@ -101,9 +101,12 @@ def test_runserver_reloads_and_delivers(make_site: MakeSite, smtp_server: Start)
     assert arrived(server) == ["ann@example.com"]
 
 
-def test_a_command_that_mails_once_ends_with_its_mail_delivered(make_site: MakeSite, smtp_server: Start) -> None:
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_command_that_mails_once_ends_with_its_mail_delivered(
+    make_site: MakeSite, smtp_server: Start, host: str
+) -> None:
     server = smtp_server()
-    site = make_site(server=options(server))
+    site = make_site(server={**options(server), "host": host})
     done = site.manage("sendtestemail", "ann@example.com")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import textwrap
 import time
 from pathlib import Path
 
@@ -56,6 +57,16 @@ def test_a_script_that_ends_says_quit(scripted: Scripted, tmp_path: Path, kind: 
     assert run(tmp_path, SEND[kind], server.url) == ""
     server.wait_for_end()
     assert server.speakers[0].verbs[-2:] == ["DATA", "QUIT"]
+
+
+@pytest.mark.parametrize("kind", SEND)
+def test_a_mail_at_the_end_reaches_a_server_that_is_named(scripted: Scripted, tmp_path: Path, kind: str) -> None:
+    """Its name is looked up in a thread, and from Python 3.12 on none can be started any more."""
+    server = scripted()
+    make, send = textwrap.dedent(SEND[kind]).strip().split("\n", 1)
+    source = f"{make}\ndef at_end():\n{textwrap.indent(send, '    ')}\nimport atexit\natexit.register(at_end)"
+    assert run(tmp_path, source, server.url.replace("127.0.0.1", "localhost")) == ""
+    assert len(server.taken) == 1
 
 
 @pytest.mark.parametrize(("ending", "code"), [("raise SystemExit(3)", 3), ("1 / 0", 1)])
