@@ -32,6 +32,7 @@ from smtpbackend.outcome import Receipt, Status
 
 __all__ = ["Entry", "EntryFailed", "Ledger", "MailerDown", "MessageExpired", "Recorded"]
 
+MOST_READ = 64_000_000  # octets of large entries that are read at a time: their leases are not renewed meanwhile
 PUT_OFF = 60.0  # seconds until an entry is read again for which there was no room
 
 
@@ -65,11 +66,13 @@ class MailerDown(NamedTuple):
 class Recorded(NamedTuple):
     """What `Ledger.record` did: events to tell, mailers that failed with their errors, seconds until the next try.
 
-    ``crowded``: those of ``down`` whose servers have too many connections.
+    ``culprits``: the entry with which each of these failed first. ``crowded``: those whose servers have too many
+    connections.
     """
 
     events: list[tuple[Due, Any]]
     down: dict[str, str]
+    culprits: dict[str, int]
     crowded: set[str]
     next_try: float | None
 
@@ -100,10 +103,15 @@ class Ledger:
         ids = [one.id for one in claimed]
         entries, owed = self.store.read(ids), self.store.pending(ids)
         dues = []
-        for one in claimed:
+        spooled_octets = 0
+        for number, one in enumerate(claimed):
+            if spooled_octets > MOST_READ:
+                self.store.give_back({later.id: later.lease for later in claimed[number:]})
+                break
             written = entries.get(one.id)
             octets: bytes | IO[bytes] = written.octets if written else b""
             if written and written.size > BLOCK:
+                spooled_octets += written.size
                 try:
                     octets = spooled(self.store.content(one.id))
                 except OSError as error:  # no room for a temporary file, which is not the fault of the entry
@@ -146,10 +154,16 @@ class Ledger:
         """A worker ended while it had this entry: it may have arrived, and is not to be sent twice."""
         why = "the worker that had this entry ended: it may have arrived"
         owed = self.store.pending([one.id]).get(one.id, [])
-        part = _untried(owed, one)[:PART]  # what it had in hand
+        untried = _untried(owed, one)
+        part = untried[:PART]  # what it had in hand
         rows = [(position, State.IN_DOUBT.value, doubts, None, None, why) for position, _, _, doubts, _ in part]
         is_final = not part or part[0][4] == len(part)
-        if self.store.record([Change(one.id, one.lease, rows, is_final, 0.0, one.lane, one.tries, True)]):
+        tries, lane, seconds = one.tries, one.lane, 0.0
+        if not is_final and len(untried) == len(part):  # the others were tried in this round
+            tries += 1
+            priority = self.store.read([one.id])[one.id].priority
+            lane, seconds = deferred(priority), backoff(tries, random.random())
+        if self.store.record([Change(one.id, one.lease, rows, is_final, seconds, lane, tries, True)]):
             self.ended.append(EntryFailed(one.id, State.IN_DOUBT.value, why))
 
     def _due(
@@ -201,6 +215,7 @@ class Ledger:
         changes: list[Change] = []
         back: dict[int, int] = {}
         down: dict[str, str] = {}
+        culprits: dict[str, int] = {}
         crowded: set[str] = set()
         told: dict[int, Due] = {}
         for due, receipt in done:
@@ -211,6 +226,7 @@ class Ledger:
             elif is_of_mailer(receipt):
                 back[due.id] = due.lease
                 down[due.alias] = str(receipt.error)
+                culprits.setdefault(due.alias, due.id)
                 if isinstance(receipt.error, SMTPError) and is_crowd(receipt.error.reply):
                     crowded.add(due.alias)
             else:
@@ -225,7 +241,7 @@ class Ledger:
             for event in _events(told[change.id], change)
         ]
         waits = [change.next_try for change in changes if not change.is_final]
-        return Recorded(events, down, crowded, min(waits, default=None))
+        return Recorded(events, down, culprits, crowded, min(waits, default=None))
 
     def change(self, due: Due, receipt: Receipt) -> Change:
         """What is recorded of one receipt."""
@@ -258,8 +274,8 @@ class Ledger:
 
 
 def _untried(owed: Sequence[tuple[Any, ...]], one: Claimed) -> list[tuple[Any, ...]]:
-    """Of the recipients that are pending those that were not tried in this round."""
-    return [row for row in owed if row[2] <= one.tries]
+    """Of the recipients that are pending those that were not tried in this round; all of them where each was."""
+    return [row for row in owed if row[2] <= one.tries] or list(owed)
 
 
 def _is_begun(receipt: Receipt) -> bool:

@@ -604,8 +604,8 @@ class Store:
         with self.connection.atomic():
             condition, values = self._among("entry_id", ids)
             rows = self._rows(
-                f"SELECT entry_id, {_LAPSED} FROM {DUE} WHERE {condition} AND environment = %s AND leased = {UNLEASED}"
-                f"{self._skip_locked}",
+                f"SELECT entry_id, {_LAPSED} FROM {DUE} WHERE {condition} AND environment = %s AND "
+                f"(leased = {UNLEASED} OR next_try <= NOW){self._skip_locked}",
                 *(*values, self.environment),
             )
             self._settle(rows, State.CANCELLED)
@@ -652,7 +652,8 @@ class Store:
             owed += " AND data <> ''"  # else it is no address, or was forgotten
         if not self._rows(f"SELECT 1 FROM {RECIPIENT} WHERE {owed} LIMIT 1", entry_id):
             return "accepted"
-        if erased:
+        first = f"SELECT 1 FROM {CONTENT} WHERE entry_id = %s AND number = 0"
+        if erased or not self._rows(first, entry_id):
             return "erased"
         if due and due[0][1]:
             self._may_have_arrived([entry_id])
@@ -787,14 +788,14 @@ class Store:
         return [row[0] for row in rows]
 
     def _delete(self, table: str, ids: Sequence[int], most: int) -> bool:
-        """Delete at most so many rows of entries; whether none is left."""
+        """Delete at most so many rows of entries, the first ones first; whether none is left."""
         if not ids:
             return True
         column = "number" if table == CONTENT else "position"
         condition, values = self._among("entry_id", ids)
         rows = self._rows(
             f"DELETE FROM {table} WHERE (entry_id, {column}) IN (SELECT entry_id, {column} FROM {table} WHERE "
-            f"{condition} LIMIT %s) RETURNING 1",
+            f"{condition} ORDER BY entry_id, {column} LIMIT %s) RETURNING 1",
             *(*values, most),
         )
         return len(rows) < most
@@ -810,13 +811,16 @@ class Store:
         self._rows(f"UPDATE {ENTRY} SET erased = true, subject = '' WHERE {condition}", *values)
 
     def forget(self, address: str) -> tuple[int, int]:
-        """Erase a person's address where its outcome is final, with the contents. Returns (erased, still pending)."""
+        """Erase a person's address where its outcome is final, with the contents. Returns (erased, still pending).
+
+        In all environments of this database: a person has one address.
+        """
         with self.connection.atomic():
-            # Entries are locked before their recipients, as everywhere
+            # As `retry` does. What is pending is left to the workers, which write recipients before entries
             ids = self._rows(
-                f"SELECT id FROM {ENTRY} WHERE environment = %s AND id IN (SELECT entry_id FROM {RECIPIENT} WHERE "
+                f"SELECT id FROM {ENTRY} WHERE id IN (SELECT entry_id FROM {RECIPIENT} WHERE "
                 f"lower(address) = lower(%s)) ORDER BY id{self._for_update}",
-                *(self.environment, address),
+                address,
             )
             condition, values = self._among("entry_id", [row[0] for row in ids])
             rows = self._rows(
@@ -839,27 +843,25 @@ class Store:
 
     def due_environments(self) -> list[str]:
         """The environments of this database that have mail due."""
-        return self._distinct("environment", "true", ())
+        return self._distinct(DUE, "environment", "true", ())
 
     def due_mailers(self) -> list[str]:
         """The mailers that have mail due."""
-        return self._distinct("alias", "environment = %s", (self.environment,))
+        return self._distinct(DUE, "alias", "environment = %s", (self.environment,))
 
-    def _distinct(self, column: str, where: str, values: tuple[Any, ...]) -> list[str]:
+    def _distinct(self, table: str, column: str, where: str, values: tuple[Any, ...]) -> list[str]:
         """The values of an indexed column: one look for each, however many rows there are."""
         found: list[str] = []
-        while True:
-            rows = self._rows(
-                f"SELECT min({column}) FROM {DUE} WHERE {where} AND {column} > %s", *values, found[-1] if found else ""
-            )
-            if rows[0][0] is None:
-                return found
-            found.append(rows[0][0])
+        select = f"SELECT min({column}) FROM {table} WHERE {where} AND {column} > %s"
+        while (value := self._rows(select, *values, found[-1] if found else "")[0][0]) is not None:
+            found.append(value)
+        return found
 
     def environments(self) -> dict[str, int]:
-        """How many entries are due in each environment of this database."""
+        """How many entries are due in each environment of this database, also where all are finished."""
         rows = self._rows(f"SELECT environment, count(*) FROM {DUE} GROUP BY environment")
-        return {row[0]: row[1] for row in rows}
+        finished = self._distinct(ENTRY, "environment", "finished IS NOT NULL", ())
+        return dict.fromkeys(finished, 0) | {row[0]: row[1] for row in rows}
 
     def adopt(self, environment: str) -> int:
         """Take over the entries of another environment. Returns how many are due.

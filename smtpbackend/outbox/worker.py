@@ -75,7 +75,10 @@ class Site(Protocol):
         """The store on a connection of its own, which `Store.connection.close` closes."""
 
     def aliases(self) -> Sequence[str]:
-        """The mailers that have an outbox here."""
+        """The mailers that have an outbox here, and whose mail this worker may deliver."""
+
+    def others(self) -> Sequence[str]:
+        """The mailers that have one too, and whose mail is left to other processes."""
 
     def mailer(self, alias: str) -> Mailer:
         """The Mailer behind the outbox. Raises where its settings are wrong."""
@@ -313,12 +316,19 @@ class Worker:
     # The thread of a mailer --------------------------------------------------------------------------------------
 
     def _drain(self, flow: _Flow) -> None:
+        has_told = False  # receivers were called in this thread
         while True:
             with self._changed:
-                while not (flow.queue and self._begins(flow)):
-                    if self._is_stopping:
-                        return
-                    self._changed.wait()
+                has_come = self._changed.wait_for(
+                    lambda: self._is_stopping or (flow.queue and self._begins(flow)), IDLE if has_told else None
+                )
+            if self._is_stopping or not has_come:
+                has_told = False
+                self._tidy_up()
+                if self._is_stopping:
+                    return
+                continue
+            has_told = True
             under_way: dict[tuple[int, int], Due] = {}
             try:
                 mailer = self._site.mailer(flow.alias)
@@ -331,6 +341,10 @@ class Worker:
                 _log("outbox_stream_broke", logging.ERROR, _shown(error), mailer=flow.alias)
                 self._forget(under_way)
                 self._could_not_begin(flow, why_of(error))
+
+    def _tidy_up(self) -> None:
+        with contextlib.suppress(Exception):  # of what receivers left open
+            self._site.idle()
 
     def _forget(self, under_way: dict[tuple[int, int], Due]) -> None:
         """It is not known what became of it: its leases lapse, and it says that it may have arrived."""
@@ -373,19 +387,17 @@ class Worker:
             or not self._begins(self._flows[due.alias])
         ):
             due.is_returned = True
-        elif self._is_taken(due):
-            due.is_lost = due.is_returned = True
+        elif self._checks_number:
+            self._look_at_number(due)
         return not due.is_returned
 
-    def _is_taken(self, due: Due) -> bool:
+    def _look_at_number(self, due: Due) -> None:
         """SQLite has the clock of its host, which may be set: there the number of the lease is looked at as well."""
-        if not self._checks_number:
-            return False
         try:
             with self._beside() as store:
-                return not store.holds(due.id, due.lease)
-        except Exception:
-            return True
+                due.is_lost = due.is_returned = not store.holds(due.id, due.lease)
+        except Exception:  # nothing was begun of it
+            due.is_returned = True
 
     def _could_not_begin(self, flow: _Flow, why: str) -> None:
         with self._changed:
@@ -488,7 +500,7 @@ class Worker:
         with self._beside_lock:
             _close(self._beside_store)
             self._beside_store = None
-        self._site.idle()
+        self._tidy_up()
 
     def _work(self) -> None:
         if self._store is None:
@@ -502,6 +514,8 @@ class Worker:
         with self._changed:
             flows = list(self._flows.values())
         for flow in flows:
+            if flow.in_hand and not flow.is_trial and clock() - flow.read_at >= FRESH:
+                self._read_row(store, flow)  # somebody may have paused it
             if self._is_stopping or (flow.queue and not flow.is_open):
                 self._open_or_return(store, flow)
             if not self._is_stopping:
@@ -541,7 +555,7 @@ class Worker:
         well = {due.alias for due, receipt in done if receipt.answered and not due.is_lost}
         for alias, error in down.items():
             flow = self._flows[alias]
-            tried = next((due.id for due, _ in done if due.alias == alias and not due.is_returned), 0)
+            tried = recorded.culprits.get(alias, 0)
             is_crowded = alias in recorded.crowded
             if is_crowded and flow not in trials and ledger.store.has_sent(alias, TOOK_MAIL):
                 self._step_back(ledger.store, flow, error)
@@ -715,7 +729,8 @@ class Worker:
         if flow.has_more:
             flow.next_look = now + POLL
         else:
-            flow.next_look = now + wait
+            soonest = None if self._for_all else store.soonest([flow.alias]).get(flow.alias)
+            flow.next_look = now + (wait if soonest is None else max(QUICK, min(wait, soonest + 0.05)))
             if flow.has_backlog and not self._in_hand:
                 store.leave_backlog(flow.alias, self._who)
                 flow.has_backlog = False
@@ -740,13 +755,29 @@ class Worker:
         claimed = self._claim(store, ledger, flow, flow.turns.branches(1), 1, after=last)
         if not claimed:
             claimed = self._claim(store, ledger, flow, flow.turns.branches(1), 1)
+        if not claimed:
+            self._try_suspect(store, ledger, flow)
         with self._changed:
             tried = flow.queue[0].id if flow.queue else None
             flow.is_trial = flow.is_open = tried is not None
             if tried is None:
                 flow.next_look = clock() + (POLL if self._for_all else LOOK)
             self._changed.notify_all()
-        store.note_trial(flow.alias, tried)
+        if tried is None and not store.soonest([flow.alias]):
+            store.end_rest(flow.alias)  # nothing waits for it any more, and nobody knows whether it works
+        else:
+            store.note_trial(flow.alias, tried)
+
+    def _try_suspect(self, store: Store, ledger: Ledger, flow: _Flow) -> None:
+        """There is no other entry to try the mailer with. It is in hand alone, as always."""
+        with self._changed:
+            if self._in_hand:
+                return
+            self._clearing, self._clear_until = flow.alias, clock() + CLEARING  # what is handed over waits
+        self._claim(store, ledger, flow, [(SUSPECTS, 1)], 1)
+        with self._changed:
+            self._suspect = next(iter(self._in_hand), None)
+            self._clearing = None
 
     def _claim(
         self,
@@ -819,7 +850,7 @@ class Worker:
         for environment in store.due_environments():
             if environment != store.environment:
                 _log("other_environment", mail_of=environment, this_one=store.environment)
-        known = set(self._site.aliases())
+        known = {*self._site.aliases(), *self._site.others()}
         for alias in store.due_mailers():
             if alias not in known:
                 _log("unknown_mailer", mailer=alias)
@@ -836,10 +867,12 @@ class Worker:
         if now >= self._next_housekeeping:
             with self._changed:
                 flows = list(self._flows.values())
-            gone = set(store.aliases_of_finished()) - {flow.alias for flow in flows}
+            of = {flow.alias: flow.options for flow in flows} | {
+                alias: self._site.options(alias) for alias in self._site.others()
+            }
             usual = Options()  # of mailers that the settings do not have any more
-            steps = [store.purge(usual.keep, usual.keep_failed, alias=alias) for alias in gone]
-            steps += [store.purge(flow.options.keep, flow.options.keep_failed, alias=flow.alias) for flow in flows]
+            of = dict.fromkeys(store.aliases_of_finished(), usual) | of
+            steps = [store.purge(its.keep, its.keep_failed, alias=alias) for alias, its in of.items()]
             if not any(step.has_more for step in steps):  # else the next small step follows
                 self._next_housekeeping = now + HOUSEKEEPING
 

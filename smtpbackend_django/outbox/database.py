@@ -17,6 +17,15 @@ __all__ = ["DjangoConnection", "environment_of", "own_store", "store"]
 _DIALECTS = ("postgresql", "sqlite")
 
 
+_SILENCE = {
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+"""Options of PostgreSQL, in seconds and the last one in milliseconds: else a server that vanished holds a worker up."""
+
 _BEGIN = {
     "sqlite": "BEGIN IMMEDIATE",
     # A process that is stopped amid a transaction keeps what it locked from all others no longer than this
@@ -97,11 +106,15 @@ def store(database: str, environment: str = "") -> Store:
 def own_store(database: str, environment: str = "") -> Store:
     """The outbox on a connection of its own, which any thread may use and `close` closes.
 
-    It does not come from a pool: requests would wait for it.
+    It does not come from a pool: requests would wait for it. It commits what it does, at the usual level of isolation,
+    and a server that is silent fails.
     """
     of_thread: Any = connections[database]
-    options = {name: value for name, value in of_thread.settings_dict["OPTIONS"].items() if name != "pool"}
-    wrapper = type(of_thread)({**of_thread.settings_dict, "OPTIONS": options}, database)
+    given = of_thread.settings_dict["OPTIONS"].items()
+    options = {name: value for name, value in given if name not in ("pool", "isolation_level")}
+    if of_thread.vendor == "postgresql":
+        options = _SILENCE | options
+    wrapper = type(of_thread)({**of_thread.settings_dict, "OPTIONS": options, "AUTOCOMMIT": True}, database)
     wrapper.inc_thread_sharing()
     return Store(DjangoConnection(database, wrapper), environment or environment_of(database))
 
@@ -109,9 +122,11 @@ def own_store(database: str, environment: str = "") -> Store:
 def environment_of(database: str) -> str:
     """The address of a database: mail of a copy elsewhere is not sent until it is adopted."""
     settings = connections[database].settings_dict
-    vendor, name = connections[database].vendor, str(settings["NAME"])
+    vendor, name, options = connections[database].vendor, str(settings["NAME"]), settings["OPTIONS"]
     if vendor == "sqlite":
         return f"sqlite {name if _is_in_memory(name) else os.path.abspath(name)}"[-255:]
+    if service := options.get("service"):  # of pg_service.conf, which has what the settings lack
+        return f"{vendor} service {service} {settings['HOST']}:{settings['PORT']} {name}"[-255:]
     return f"{vendor} {settings['HOST'] or 'localhost'}:{settings['PORT'] or 5432} {name}"[-255:]
 
 

@@ -40,11 +40,15 @@ _seen_request = False
 
 
 class DjangoSite:
-    """What the worker is given of a site: the outboxes of one database."""
+    """What a worker is given of a site: the outboxes of one database.
 
-    def __init__(self, database: str, environment: str) -> None:
+    ``in_process``: it is that of a process which stores, and leaves mail of outboxes alone whose ``worker`` is "none".
+    """
+
+    def __init__(self, database: str, environment: str, *, in_process: bool = False) -> None:
         self.database = database
         self.environment = environment
+        self._in_process = in_process
 
     def open(self) -> Store:
         return own_store(self.database, self.environment)
@@ -56,11 +60,20 @@ class DjangoSite:
         return found
 
     def aliases(self) -> Sequence[str]:
+        return [one.alias for one in self._all() if self._delivers(one)]
+
+    def others(self) -> Sequence[str]:
+        return [one.alias for one in self._all() if not self._delivers(one)]
+
+    def _all(self) -> list[conf.Outbox]:
         return [
-            one.alias
+            one
             for one in conf.outboxes().values()
             if one.database == self.database and one.options.environment == self.environment
         ]
+
+    def _delivers(self, one: conf.Outbox) -> bool:
+        return not self._in_process or one.options.worker == "process"
 
     def mailer(self, alias: str) -> Any:
         return conf.mailer_of(self._outbox(alias))
@@ -69,6 +82,9 @@ class DjangoSite:
         return self._outbox(alias).options
 
     def tell(self, alias: str, due: Due | None, event: Any) -> None:
+        for connection in connections.all(initialized_only=True):  # of this thread: receivers may use the ORM
+            if connection.errors_occurred:
+                connection.close_if_unusable_or_obsolete()
         if isinstance(event, MessageExpired):
             _tell(outbox.message_expired, event.name, entry=event.entry, alias=alias)
         elif isinstance(event, EntryFailed):
@@ -81,7 +97,7 @@ class DjangoSite:
             Signalling(outbox.OutboxBackend, alias)(event)
 
     def idle(self) -> None:
-        connections.close_all()  # of this thread: receivers may use the ORM
+        connections.close_all()  # of this thread
 
 
 def _tell(signal: Any, name: str, **fields: Any) -> None:
@@ -99,7 +115,7 @@ def _worker(its: conf.Outbox) -> Worker | None:
     key = (its.database, its.options.environment)
     with _lock:
         if key not in _workers:
-            _workers[key] = Worker(DjangoSite(*key))
+            _workers[key] = Worker(DjangoSite(*key, in_process=True))
         return _workers[key]
 
 

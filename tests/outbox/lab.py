@@ -42,6 +42,7 @@ class Lab:
         self.raising = ""
         self.all_options: dict[str, Options] = {}
         self.opened = 0
+        self.idled: list[str] = []
         self.store = self.open()
         wrapper: Any = self.store.connection._own  # type: ignore[attr-defined]
         with wrapper.schema_editor(atomic=False) as editor:
@@ -58,6 +59,9 @@ class Lab:
 
     def aliases(self) -> Sequence[str]:
         return list(self.settings)
+
+    def others(self) -> Sequence[str]:
+        return []
 
     def mailer(self, alias: str) -> Mailer:
         with self._making:
@@ -79,6 +83,7 @@ class Lab:
 
     def idle(self) -> None:
         """Nothing is left open in a thread."""
+        self.idled.append(threading.current_thread().name)
 
     # What a test does
 

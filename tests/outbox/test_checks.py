@@ -14,14 +14,20 @@ import pytest
 from django.apps import apps
 from django.core.checks import run_checks
 from django.core.management import call_command
+from django.db import connections
 from django.db.backends.sqlite3 import base as sqlite_backend
 from django.test import override_settings
 
 from smtpbackend import Mailer
+from smtpbackend.outbox import MailerDown
 from smtpbackend.testing import ScriptedServer
 from smtpbackend_django import mailer_settings
 from smtpbackend_django.checks import check_settings
+from smtpbackend_django.outbox import mailer_down
 from smtpbackend_django.outbox.checks import check_outboxes
+from smtpbackend_django.outbox.conf import outboxes
+from smtpbackend_django.outbox.database import environment_of, own_store
+from smtpbackend_django.outbox.process import DjangoSite
 from tests.django.conftest import email_settings
 from tests.outbox.desk import database_of_site
 from tests.outbox.sites import EMAIL_BACKEND, HAS_MAILERS, OUTBOX_BACKEND, Site, mail_settings, sqlite
@@ -284,3 +290,79 @@ def test_who_still_has_the_settings_of_before_mailers_is_told_so_by_django_alone
         assert warned
         assert not [where for where in warned if "smtpbackend" in where], done.stderr
     assert len(server.taken) == 1
+
+
+@mailers_only
+def test_a_process_leaves_mail_alone_that_only_outbox_run_delivers(file: dict[str, Any]) -> None:
+    """Each outbox of a database says who delivers, and all of them are pruned."""
+    alone = {"BACKEND": OUTBOX_BACKEND, "OPTIONS": {"using": "news", "worker": "none"}}
+    with mailers(default=OUTBOX, smtp=SMTP, bulk=alone, news=SMTP), database_of_site(file):
+        of_process = DjangoSite("default", environment_of("default"), in_process=True)
+        of_run = DjangoSite("default", environment_of("default"))
+        (environment,) = {one.options.environment for one in outboxes().values()}
+        of_process.environment = of_run.environment = environment
+        assert (of_process.aliases(), of_process.others()) == (["smtp"], ["news"])
+        assert (of_run.aliases(), of_run.others()) == (["smtp", "news"], [])
+
+
+def test_the_connection_of_a_worker_commits_and_does_not_hang(
+    database: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
+    """Whatever the site has for its requests: autocommit off, another level of isolation, no limits of time."""
+    if not database["ENGINE"].endswith("postgresql"):
+        return
+    from psycopg import IsolationLevel
+
+    given = {"isolation_level": IsolationLevel.SERIALIZABLE, "keepalives_idle": 7}
+    with database_of_site({**database, "AUTOCOMMIT": False, "OPTIONS": given}):
+        store = own_store("default")
+        assert store.connection.rows("SHOW transaction_isolation") == [("read committed",)]
+        driver: Any = store.connection.driver  # type: ignore[attr-defined]
+        assert driver.autocommit
+        said = driver.info.get_parameters()
+        assert {name: said[name] for name in ("connect_timeout", "keepalives_idle", "tcp_user_timeout")} == {
+            "connect_timeout": "10",
+            "keepalives_idle": "7",
+            "tcp_user_timeout": "30000",
+        }
+        store.connection.close()
+
+
+@pytest.mark.parametrize(
+    ("entry", "environment"),
+    [
+        ({"NAME": "app", "HOST": "db"}, "postgresql db:5432 app"),
+        ({"NAME": "", "OPTIONS": {"service": "production"}}, "postgresql service production : "),
+        ({"NAME": "app", "OPTIONS": {"service": "staging"}}, "postgresql service staging : app"),
+    ],
+)
+def test_a_copy_elsewhere_has_another_address(entry: dict[str, Any], environment: str) -> None:
+    with database_of_site({"ENGINE": "django.db.backends.postgresql", **entry}):
+        assert environment_of("default") == environment
+
+
+def test_a_receiver_goes_on_after_the_database_was_restarted(database: dict[str, Any]) -> None:
+    """In a thread that lives as long as the process, nobody else closes a connection that was lost."""
+    if not database["ENGINE"].endswith("postgresql"):
+        return
+    asked: list[Any] = []
+
+    def ask(**_: Any) -> None:
+        with connections["default"].cursor() as cursor:
+            cursor.execute("SELECT pg_backend_pid()")
+            asked.append(cursor.fetchone()[0])
+
+    mailer_down.connect(ask)
+    try:
+        with database_of_site(database):
+            its = DjangoSite("default", "here")
+            its.tell("default", None, MailerDown("default", "why"))
+            own = own_store("default", "here")
+            own.connection.rows(f"SELECT pg_terminate_backend({asked[0]})")
+            own.connection.close()
+            for _ in range(3):
+                its.tell("default", None, MailerDown("default", "why"))
+            assert len(set(asked)) == 2
+            assert len(asked) == 3, "one was lost with the connection"
+    finally:
+        mailer_down.disconnect(ask)

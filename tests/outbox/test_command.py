@@ -15,7 +15,7 @@ from django.db import connections
 
 from smtpbackend.outbox import State
 from smtpbackend.testing import Play, ScriptedServer, delay
-from smtpbackend_django.outbox.database import store
+from smtpbackend_django.outbox.database import own_store, store
 from tests.django.conftest import email_settings
 from tests.outbox.desk import ALIAS, Desk, database_of_site
 from tests.outbox.lab import letter
@@ -139,6 +139,7 @@ def test_what_is_cancelled_is_told_for_each_recipient(desk: Desk) -> None:
     desk.end(done, "accepted")
     desk.age(61)
     desk.rows("UPDATE smtpbackend_outbox_due SET leased = 0 WHERE entry_id = %s", free)
+    desk.rows("UPDATE smtpbackend_outbox_due SET next_try = next_try + 120 WHERE entry_id = %s", in_hand)
     foreign = desk.put(environment="other")[0]
     code, said = desk.ask("cancel", free, in_hand, done, 9999, foreign)
     assert code == 1
@@ -155,6 +156,40 @@ def test_what_is_cancelled_is_told_for_each_recipient(desk: Desk) -> None:
         {"id": another, "address": "ann@example.com", "cancelled": True, "why": "cancelled"}
     ]
     assert desk.states(another) == ["cancelled"]
+
+
+def test_what_was_in_hand_at_a_backup_can_be_cancelled(desk: Desk) -> None:
+    """While all is held nobody claims it, and its lease is over."""
+    (restored,) = desk.put()
+    assert desk.store.claim(ALIAS, [(lane, 1) for lane in range(9)], 1)
+    desk.age(3600)
+    desk.ask("hold")
+    assert desk.ask("cancel", restored) == (0, f"{restored}: ann@example.com cancelled\n")
+    assert desk.rows("SELECT may_have_arrived FROM smtpbackend_outbox_entry")[0][0]
+
+
+@pytest.mark.parametrize("given", ["99999999999999999999", "0", "-1", "x"])
+def test_what_is_no_id_is_told(desk: Desk, given: str) -> None:
+    for action in ("show", "retry", "cancel"):
+        code, said = desk.ask(action, "--", given)
+        assert (code, "is no id of an entry" in said) == (1, True), said
+
+
+def test_what_is_changed_without_autocommit_is_committed(database: dict[str, Any], make_desk: MakeDesk) -> None:
+    """A site whose ``DATABASES`` turn autocommit off commits by itself; for the command nobody else does."""
+    desk = make_desk(NOWHERE)
+    connections["default"].close()
+    with database_of_site({**database, "AUTOCOMMIT": False}):
+        (its,) = desk.put(letter())
+        connections["default"].commit()
+        assert desk.ask("hold")[0] == desk.ask("cancel", its)[0] == 0
+        own = own_store("default", desk.store.environment)
+    assert own.mailers()[""].is_paused
+    own.pause("", False)
+    assert own.environments() == {own.environment: 0}
+    own.connection.close()
+    desk.store.connection.rows("SELECT 1")
+    assert not desk.store.mailers()[""].is_paused, "the connection of a worker commits too"
 
 
 def test_paused_mail_waits_until_it_is_resumed(make_desk: MakeDesk, smtp_server: Start) -> None:
@@ -184,7 +219,7 @@ def test_another_environment_is_adopted(make_desk: MakeDesk, smtp_server: Start)
     assert "'the old one' has 2 mails due." in desk.ask("adopt")[1]
     assert "of another environment, 'the old one'" in desk.ask("stats")[1]
     code, said = desk.ask("adopt", "the old ones")
-    assert (code, said) == (1, "no mail of 'the old ones' is due here; did you mean 'the old one'?")
+    assert (code, said) == (1, "no mail of 'the old ones' is here; did you mean 'the old one'?")
     assert desk.ask("adopt", desk.store.environment)[0] == 1
     assert desk.json("adopt", "the old one") == {"adopted": "the old one", "due": 2}
     assert desk.ask("run", "--once")[0] == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from smtpbackend import ConnectFailed, Outcome, Receipt, Reply, Status
 from smtpbackend.events import MessageEnded, RecipientDeferred
+from smtpbackend.outbox import ledger
 from smtpbackend.outbox.entry import BLOCK, Due
 from smtpbackend.outbox.ledger import Entry, Ledger
 from smtpbackend.outbox.schedule import LEASE, MARGIN, MAX_LAPSES, SUSPECTS, deferred
@@ -180,6 +182,21 @@ class TestTake:
         stores.shift(LEASE + 1)
         assert not book.claim()
         assert stores.states(its.id) == ["pending"] * 100 + ["in_doubt"] * 50
+        assert stores.rows("SELECT lane, tries FROM {due}") == [(deferred(1), 1)]
+        stores.shift(91)
+        (third,) = book.claim()
+        assert third.positions == tuple(range(100)), "who was deferred is tried again"
+
+    def test_what_is_read_at_a_time_is_bounded(self, stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Leases of large entries are not renewed while others are read: the rest of them is given back."""
+        monkeypatch.setattr(ledger, "MOST_READ", 3 * BLOCK)
+        stores.enqueue(*[sized(2 * BLOCK) for _ in range(5)])
+        book = Book(stores)
+        dues = [book.claim() for _ in range(3)]
+        assert [len(some) for some in dues] == [2, 2, 1]
+        for due in itertools.chain(*dues):
+            due.close()
+        assert stores.rows("SELECT max(lapses) FROM {due}") == [(0,)]
 
 
 class TestRecord:
@@ -198,6 +215,19 @@ class TestRecord:
         assert due.positions == (1,)
         assert book.record([(due, receipt_of(due, Status.ACCEPTED))]).next_try is None
         assert stores.count("due") == 0
+
+    def test_the_entry_that_a_mailer_failed_with_is_told(self, stores: Stores) -> None:
+        """Not one that was taken before."""
+        stores.put(3)
+        book = Book(stores)
+        taken, first, second = book.claim()
+        error = ConnectFailed("it is down")
+        failed = [
+            Receipt("id", (Outcome(due.envelope.recipients[0], Status.DEFERRED, None, "mx", error),), error=error)
+            for due in (first, second)
+        ]
+        recorded = book.record([(taken, receipt_of(taken, Status.ACCEPTED)), (first, failed[0]), (second, failed[1])])
+        assert recorded.culprits == {ALIAS: first.id}
 
     def test_an_entry_of_many_goes_in_parts_and_its_tries_are_counted_by_round(self, stores: Stores) -> None:
         (its,) = stores.enqueue(letter(*people(250)))

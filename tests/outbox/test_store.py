@@ -16,7 +16,7 @@ from smtpbackend.adapters import Parcel, stamp
 from smtpbackend.outbox import Draft, draft
 from smtpbackend.outbox.entry import BLOCK, VERSION
 from smtpbackend.outbox.schedule import LANES, LEASE, SUSPECTS, deferred, lane_of, rest_after
-from smtpbackend.outbox.sql import PART, Change, Claimed
+from smtpbackend.outbox.sql import CONTENTS, PART, Change, Claimed
 from tests.outbox.lab import letter
 from tests.outbox.stores import ALIAS, EVERY_LANE, KINDS, Stores
 
@@ -716,6 +716,11 @@ class TestEnds:
         assert told[held.id][0][1] == "pending"
         assert told[free][0][1] == "cancelled"
         assert told.keys() == set(ids)
+        (lapsed,) = stores.enqueue(letter("eve@example.com"))
+        assert [one.id for one in stores.claim(1)] == [lapsed.id]
+        stores.rows("UPDATE {due} SET next_try = next_try - 61 WHERE entry_id = %s", lapsed.id)
+        assert stores.store.cancel([lapsed.id])[lapsed.id] == [("eve@example.com", "cancelled")]
+        assert stores.store.show(lapsed.id)["may_have_arrived"]  # type: ignore[index]
         assert stores.store.show(free)["erased"]  # type: ignore[index]
         assert stores.count("due") == 2
         assert stores.store.record([change(held, "accepted")]) == {held.id}
@@ -855,7 +860,12 @@ class TestPurge:
         stores.store.record([change(claimed[both], "rejected", final=False)])
         waiting = stores.enqueue(letter("ANN@example.com"))[0].id
         elsewhere = stores.enqueue(letter("ann@example.com"), store=stores.open("there"))[0].id
-        assert stores.store.forget("ann@EXAMPLE.com") == (2, 1)
+        there = stores.open("there")
+        (old,) = stores.enqueue(letter("ann@example.com", "cid@example.com"), store=there)
+        there.fail([one for one in there.claim(ALIAS, [(lane_of(1, 0), 9)], 9) if one.id == old.id], "why")
+        assert stores.store.forget("ann@EXAMPLE.com") == (3, 2), "in every environment"
+        assert stores.octets(old.id) == b""
+        assert [row["address"] for row in there.show(old.id)["recipients"]] == ["", "cid@example.com"]  # type: ignore[index]
         addresses = {
             one: [row["address"] for row in stores.store.show(one)["recipients"]]  # type: ignore[index]
             for one in (both, done, waiting, elsewhere)
@@ -1027,6 +1037,25 @@ class TestLists:
         assert stores.store.adopt("there") == 0
         assert stores.store.adopt("here") == 0, "what is here stays as it is"
         assert stores.enqueue(letter(key="k")) == [(mine.id, False, False)]
+
+    def test_what_is_finished_in_another_environment_is_found_and_adopted(self, stores: Stores) -> None:
+        """A site whose address changed prunes, and forgets, what it sent before."""
+        there = stores.open("there")
+        (its,) = stores.enqueue(letter(), store=there)
+        there.fail(there.claim(ALIAS, [(lane_of(1, 0), 1)], 1), "why")
+        assert stores.store.environments() == {"there": 0}
+        assert stores.store.adopt("there") == 0
+        assert stores.store.environments() == {"here": 0}
+        assert stores.store.purge(-1.0, -1.0).deleted == 1
+        assert stores.store.show(its.id) is None
+
+    def test_what_is_half_erased_is_not_sent_again(self, stores: Stores) -> None:
+        """Large contents are erased in steps, and somebody may ask for a retry between them."""
+        (its,) = stores.enqueue(sized(CONTENTS * BLOCK + 1))
+        stores.store.fail(stores.claim(), "why")
+        assert not stores.store.purge(3600.0, -1.0).erased
+        assert stores.count("content") == 1
+        assert stores.store.retry([its.id], 60.0) == {its.id: "erased"}
 
     def test_an_old_snapshot_is_told(self, stores: Stores) -> None:
         if stores.dialect == "sqlite":

@@ -6,6 +6,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from smtpbackend.adapters import Parcel, stamp
 from smtpbackend.outbox import Draft, Entry, Options, Worker, clock, draft
 from smtpbackend.outbox.entry import BLOCK
 from smtpbackend.outbox.schedule import CROWDED
-from smtpbackend.testing import HANG_UP, SILENCE, Play, ScriptedServer
+from smtpbackend.testing import HANG_UP, SILENCE, Play, ScriptedServer, delay
 from tests.outbox.lab import Lab, down, letter
 from tests.outbox.test_store import sized
 from tests.servers.ports import free_ports, wait_until
@@ -678,3 +679,110 @@ def test_what_is_handed_over_during_a_claim_takes_no_room_of_it(
     worker.stop(20)
     web.connection.close()
     assert max(most) <= 8
+
+
+# What a mailer that is down, paused or idle leaves
+
+
+def test_threads_that_called_receivers_tidy_up(lab: MakeLab, smtp_server: Start) -> None:
+    """Those of connections too: what a receiver of `message_sending` opened would stay open as long as the process."""
+    here = lab(default=at(smtp_server()))
+    with here.worker():
+        here.put(letter())
+        here.wait_for(lambda: not here.pending())
+        here.wait_for(lambda: any(name.startswith("smtpbackend-outbox-default") for name in here.idled))
+
+
+def test_a_pause_stops_a_process_that_is_busy(lab: MakeLab, smtp_server: Start) -> None:
+    """Also one that delivers what it stores, while another looks after what is due."""
+    server = smtp_server(Play({".": (delay(0.2), "250 2.0.0 OK")}))
+    here = lab(default=at(server))
+    drafts = [letter(f"to{number}@example.com") for number in range(60)]
+    assert here.store.hold_backlog("default", "another")
+    with here.worker(for_all=False) as worker:
+        room = worker.room("default")
+        stored = here.put(*drafts, born_leased=room)
+        now = clock()
+        worker.hand_over(
+            [
+                Entry(one.id, "default", its, 3, now, time.time())
+                for one, its in zip(stored[:room], drafts, strict=False)
+            ]
+        )
+        here.wait_for(lambda: server.taken)
+        here.store.pause("default", True)
+        here.wait_for(lambda: not here.rows("SELECT 1 FROM smtpbackend_outbox_due WHERE leased <> 0"))
+    assert len(server.taken) < room
+    assert len(server.taken) + here.pending() == len(drafts)
+
+
+def test_a_mailer_with_nothing_but_a_suspect_is_tried_with_it(lab: MakeLab, smtp_server: Start) -> None:
+    server = smtp_server()
+    here = lab(default=at(server))
+    (its,) = here.put(letter())
+    here.rows("UPDATE smtpbackend_outbox_due SET lane = 9, lapses = 2")
+    here.store.rest("default", lambda _: 5.0, "it was down", its.id)
+    with here.worker() as worker:
+        here.shift(61)
+        worker.wake()
+        here.wait_for(lambda: not here.pending())
+    assert recipients(server) == ["ann@example.com"]
+    assert here.store.mailers()["default"].down_for is None
+
+
+def test_a_mailer_that_nobody_waits_for_is_down_no_more(lab: MakeLab) -> None:
+    """What was due is cancelled: it is not known whether it works, and the next outage is told anew."""
+    (port,) = free_ports(1)
+    here = lab(default={"servers": [f"smtp://127.0.0.1:{port}?tls=none"], "rest": 0})
+    (its,) = here.put(letter())
+    with here.worker() as worker:
+        here.wait_for(lambda: down(here.told) == 1)
+        here.wait_for(lambda: here.store.cancel([its.id])[its.id] == [("ann@example.com", "cancelled")])
+        here.shift(61)
+        worker.wake()
+        here.wait_for(lambda: here.store.mailers()["default"].down_for is None)
+        here.put(letter("bob@example.com"))
+        worker.wake()
+        here.wait_for(lambda: down(here.told) == 2)
+
+
+def test_a_look_that_fails_charges_nothing(lab: MakeLab, smtp_server: Start) -> None:
+    """SQLite is asked for the number of each lease, and may be locked: nothing was begun."""
+    here = lab(default=at(smtp_server()))
+    if here.dialect != "sqlite":
+        return
+    open_store, failed = here.open, []
+
+    def open_failing() -> Any:
+        store = open_store()
+        holds = store.holds
+
+        def fail_once(*args: Any) -> bool:
+            if not failed:
+                failed.append(args)
+                raise RuntimeError("database is locked")
+            return holds(*args)
+
+        store.holds = fail_once  # type: ignore[method-assign]
+        return store
+
+    here.open = open_failing  # type: ignore[method-assign]
+    here.put(letter())
+    with here.worker():
+        here.wait_for(lambda: not here.pending())
+    assert failed
+    assert [
+        tuple(map(bool, row)) for row in here.rows("SELECT may_have_arrived, erased FROM smtpbackend_outbox_entry")
+    ] == [(False, True)]
+
+
+def test_mail_for_soon_does_not_wait_for_the_next_look(lab: MakeLab, smtp_server: Start) -> None:
+    """A process that delivers what it stores looks each 30 s; what is due before that is known."""
+    here = lab(default=at(smtp_server()))
+    with here.worker(for_all=False) as worker:
+        here.put(letter())
+        worker.wake()
+        here.wait_for(lambda: not here.pending())
+        here.put(letter(send_at=datetime.now(UTC) + timedelta(seconds=4)))
+        worker.wake()
+        here.wait_for(lambda: not here.pending())

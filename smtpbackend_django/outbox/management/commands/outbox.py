@@ -38,6 +38,7 @@ from smtpbackend_django.outbox.telling import (
 __all__ = ["Command"]
 
 DAY = 86400.0
+MAX_ID = 2**63 - 1
 PAGE = 500  # entries that are read at a time
 STATES = [state.value for state in State]
 WHY_TOO_LATE = {
@@ -80,15 +81,15 @@ class Command(BaseCommand):
         its.add_argument("--using", metavar="ALIAS", help="only those of this mailer")
         its.add_argument("--limit", type=_count, default=50, metavar="N", help="at most so many; default: 50")
         its = action("show", "Show all of an entry but its content.")
-        its.add_argument("id", type=int, metavar="ID")
+        its.add_argument("id", type=_id, metavar="ID")
         its.add_argument("--content", action="store_true", help="print the message that is stored")
         its = action("retry", "Send again to recipients that were not reached. 1 where an entry cannot be sent again.")
-        its.add_argument("ids", type=int, nargs="*", metavar="ID")
+        its.add_argument("ids", type=_id, nargs="*", metavar="ID")
         its.add_argument("--state", type=_state, choices=STATES, help="all with a recipient in this state")
         its.add_argument("--from", dest="of", metavar="ALIAS", help="all of this mailer, by default the pending ones")
         its.add_argument("--using", metavar="ALIAS", help="send them by this mailer")
         its = action("cancel", "Cancel entries. 1 where it was too late for a recipient.")
-        its.add_argument("ids", type=int, nargs="+", metavar="ID")
+        its.add_argument("ids", type=_id, nargs="+", metavar="ID")
         its = action("pause", "Send nothing of a mailer, or of the site, until it is resumed; also after restarts.")
         its.add_argument("alias", nargs="?", default="", metavar="ALIAS", help="default: all mailers of the site")
         its = action("resume", "Send again what was paused or held.")
@@ -117,8 +118,16 @@ class Command(BaseCommand):
         action: Callable[[dict[str, Any]], int] = getattr(self, f"_{options['action']}")
         with self._told_for_people():
             code = action(options)
+            self._commit()
         if code:
             sys.exit(code)
+
+    def _commit(self) -> None:
+        """Where autocommit is off in ``DATABASES``, nobody else does."""
+        for database in {one.database for one in self._chosen}:
+            connection = connections[database]
+            if not connection.in_atomic_block and not connection.get_autocommit():
+                connection.commit()
 
     def _of(self, database: str | None) -> list[conf.Outbox]:
         """The outboxes of a database, or all."""
@@ -340,7 +349,8 @@ class Command(BaseCommand):
                 lambda: [
                     f"This is {its.environment!r}.",
                     *(f"{name!r} has {counted(count, 'mail', 'mails')} due." for name, count in others.items()),
-                    "`manage.py outbox adopt ENVIRONMENT` sends them; end what still runs on the old database first."
+                    "`manage.py outbox adopt ENVIRONMENT` sends them, and prunes what is finished; end what still runs "
+                    "on the old database first."
                     if others
                     else "No other environment has mail here.",
                 ],
@@ -350,7 +360,7 @@ class Command(BaseCommand):
             raise CommandError(
                 f"{wanted!r} is this environment"
                 if wanted == its.environment
-                else f"no mail of {wanted!r} is due here{meant(wanted, others)}",
+                else f"no mail of {wanted!r} is here{meant(wanted, others)}",
             )
         count = its.adopt(wanted)
         its.notify()
@@ -419,7 +429,7 @@ class Command(BaseCommand):
                     "last_error": row.last_error if row else "",
                 }
             )
-        others = {name: count for name, count in its.environments().items() if name != its.environment}
+        others = {name: count for name, count in its.environments().items() if name != its.environment and count}
         return {
             "environment": its.environment,
             "paused": "" in rows and rows[""].is_paused,
@@ -459,6 +469,12 @@ _NO_OUTBOX = (
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+def _id(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) <= MAX_ID:
+        raise ArgumentTypeError(f"{text!r} is no id of an entry: see `manage.py outbox list`")
     return int(text)
 
 
