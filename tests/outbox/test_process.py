@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -15,6 +16,7 @@ import pytest
 
 from smtpbackend.testing import SILENCE, Play, ScriptedServer
 from tests.outbox.sites import Site, sqlite
+from tests.outbox.tables import Tables
 from tests.servers.ports import free_ports, wait_until
 
 MakeSite = Callable[..., Site]
@@ -158,10 +160,19 @@ def test_a_fork_gives_leases_back_and_both_processes_deliver(make_site: MakeSite
     assert arrived(server) == wanted
 
 
-def test_commit_or_nothing(make_site: MakeSite, smtp_server: Start) -> None:
+BY_WHOM = pytest.mark.parametrize("by", ["worker", "run"])
+"""Delivery by the process that stores the mail, or by `outbox run` alone."""
+
+
+def outbox(by: str) -> dict[str, Any]:
+    return {"worker": "none"} if by == "run" else {}
+
+
+@BY_WHOM
+def test_commit_or_nothing(make_site: MakeSite, tables: Tables, smtp_server: Start, by: str) -> None:
     """Savepoints, exceptions, autocommit, and two calls in one transaction."""
     server = smtp_server()
-    site = make_site(server=options(server))
+    site = make_site(server=options(server), outbox=outbox(by))
     run(
         site,
         """
@@ -198,7 +209,48 @@ def test_commit_or_nothing(make_site: MakeSite, smtp_server: Start) -> None:
             raise AssertionError("the bad address was taken")
         """,
     )
+    if by == "run":
+        assert server.connections == 0
+        site.start_manage("outbox", "run")
+        assert wait_until(lambda: tables.due() == 0, 40), site.log
     assert arrived(server) == ["autocommit@example.com", "outer@example.com", "savepoint@example.com"]
+    assert tables.states() == {"accepted": 3}
+
+
+@BY_WHOM
+def test_who_is_killed_before_the_commit_has_sent_nothing(
+    make_site: MakeSite, tables: Tables, smtp_server: Start, by: str
+) -> None:
+    """Its order and its mail are gone together, and the mail of others goes on."""
+    server = smtp_server()
+    site = make_site(server=options(server), outbox=outbox(by))
+    if by == "run":
+        site.start_manage("outbox", "run")
+    order = """
+        from django.core.mail import send_mail
+        from django.db import transaction
+        from site_app.models import Order
+        with transaction.atomic():
+            Order.objects.create(number="{name}")
+            send_mail("Hello", "Text", None, ["{name}@example.com"])
+    """
+    asleep = """
+            import pathlib, signal
+            pathlib.Path("asleep").touch()
+            signal.pause()
+    """
+    program = textwrap.dedent(order.format(name="killed") + asleep)
+    client = site.start_manage("shell", "-c", program)
+    assert wait_until((site.folder / "asleep").exists, 60), site.log
+    client.kill()
+    assert client.wait() == -signal.SIGKILL
+    run(site, order.format(name="other"))
+    wait_for(server, 1, site)
+    assert wait_until(lambda: tables.due() == 0, 40), site.log
+    assert arrived(server) == ["other@example.com"]
+    assert [tuple(row) for row in tables.rows("SELECT number FROM site_app_order")] == [("other",)]
+    rows = tables.rows("SELECT address, state FROM smtpbackend_outbox_recipient")
+    assert [tuple(row) for row in rows] == [("other@example.com", "accepted")]
 
 
 def test_with_worker_none_nothing_is_delivered_here(make_site: MakeSite, smtp_server: Start) -> None:
