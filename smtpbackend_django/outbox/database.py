@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connections, transaction
+from django.db import DatabaseError, connections, transaction
 
 from smtpbackend.outbox import Store
 
@@ -91,7 +91,11 @@ class _Transaction:
             self._execute("RELEASE SAVEPOINT outbox")
             return
         self._wrapper.in_outbox_transaction = False
-        self._execute("COMMIT" if kind is None else "ROLLBACK")
+        if kind is None:
+            self._execute("COMMIT")
+            return
+        with suppress(DatabaseError):  # SQLite has rolled back by itself where its disk is full
+            self._execute("ROLLBACK")
 
     def _execute(self, sql: str) -> None:
         with self._wrapper.cursor() as cursor:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db import OperationalError
 
 from smtpbackend.outbox import Options
 from smtpbackend.testing import Play, ScriptedServer
@@ -18,7 +19,7 @@ from tests.outbox.lab import Lab, letter
 from tests.outbox.sites import Site, sqlite
 from tests.outbox.tables import Tables
 from tests.outbox.test_process import arrived, options, run
-from tests.outbox.test_worker import at, queues, recipients
+from tests.outbox.test_worker import at, recipients
 
 Start = Callable[..., ScriptedServer]
 
@@ -66,9 +67,8 @@ def test_what_was_sent_is_recorded_once_there_is_room(
         here.all_options["default"] = Options(window=8)
         here.put(*[letter(f"to{number}@example.com") for number in range(60)])
         here.most_pages = here.pages + room
-        with here.worker() as worker:
-            here.wait_for(lambda: worker._is_away)
-            here.wait_for(lambda: len(worker._done) == len(worker._in_hand) - sum(map(len, queues(worker))))
+        with here.worker():
+            here.wait_for(lambda: FULL in caplog.text)
             opened = here.opened
             here.wait_for(lambda: here.opened >= opened + 2)  # it has tried again, in vain
             recorded = sum(state == "accepted" for _, state in here.states())
@@ -160,3 +160,21 @@ def test_who_stores_is_told_and_the_rest_is_delivered(
         assert arrived(server) == wanted
         assert tables.states() == {"accepted": len(names)}
         tables.close()
+
+
+def test_the_error_is_that_of_the_disk(database: dict[str, Any]) -> None:
+    """SQLite rolls back by itself then, and there is nothing to roll back any more."""
+    with closing(FullLab(database)) as here:
+        here.most_pages = here.pages
+        store = here.open()
+
+        def store_many() -> None:
+            for _ in range(100):
+                with store.connection.atomic():
+                    store.connection.rows(
+                        "INSERT INTO smtpbackend_outbox_content (entry_id, number, octets) "
+                        "VALUES (1, (SELECT count(*) FROM smtpbackend_outbox_content), zeroblob(9000))"
+                    )
+
+        with closing(store.connection), pytest.raises(OperationalError, match=FULL):
+            store_many()
