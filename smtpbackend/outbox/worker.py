@@ -682,11 +682,7 @@ class Worker:
             self._clearing = None
         if self._clearing is not None:
             if self._clearing == flow.alias and not self._in_hand:
-                count = self._claim(store, ledger, flow, [(SUSPECTS, 1)], 1)
-                with self._changed:
-                    self._suspect = next(iter(self._in_hand), None)
-                    self._clearing = None
-                    flow.has_more = count > 0  # it may not be the only one
+                flow.has_more = self._claim_suspect(store, ledger, flow) > 0  # it may not be the only one
             return
         is_time = flow.next_look <= now
         if not is_time and not (flow.has_more and flow.room >= flow.worth_a_claim):
@@ -730,7 +726,8 @@ class Worker:
             flow.next_look = now + POLL
         else:
             soonest = None if self._for_all else store.soonest([flow.alias]).get(flow.alias)
-            flow.next_look = now + (wait if soonest is None else max(QUICK, min(wait, soonest + 0.05)))
+            # Not at once: what is due and was not claimed is locked, or to be claimed alone
+            flow.next_look = now + (wait if soonest is None else max(POLL, min(wait, soonest + 0.05)))
             if flow.has_backlog and not self._in_hand:
                 store.leave_backlog(flow.alias, self._who)
                 flow.has_backlog = False
@@ -774,10 +771,15 @@ class Worker:
             if self._in_hand:
                 return
             self._clearing, self._clear_until = flow.alias, clock() + CLEARING  # what is handed over waits
-        self._claim(store, ledger, flow, [(SUSPECTS, 1)], 1)
+        self._claim_suspect(store, ledger, flow)
+
+    def _claim_suspect(self, store: Store, ledger: Ledger, flow: _Flow) -> int:
+        """Nothing is in hand, and nothing is taken in beside it."""
+        count = self._claim(store, ledger, flow, [(SUSPECTS, 1)], 1)
         with self._changed:
             self._suspect = next(iter(self._in_hand), None)
             self._clearing = None
+        return count
 
     def _claim(
         self,

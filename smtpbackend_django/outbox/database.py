@@ -24,7 +24,7 @@ _SILENCE = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
-"""Options of PostgreSQL, in seconds and the last one in milliseconds: else a server that vanished holds a worker up."""
+"""Options of PostgreSQL, in seconds and the last in milliseconds: else a host that vanished holds a worker up."""
 
 _BEGIN = {
     "sqlite": "BEGIN IMMEDIATE",
@@ -111,7 +111,7 @@ def own_store(database: str, environment: str = "") -> Store:
     """The outbox on a connection of its own, which any thread may use and `close` closes.
 
     It does not come from a pool: requests would wait for it. It commits what it does, at the usual level of isolation,
-    and a server that is silent fails.
+    and fails within a minute where the host of the database has vanished.
     """
     of_thread: Any = connections[database]
     given = of_thread.settings_dict["OPTIONS"].items()

@@ -305,9 +305,7 @@ def test_a_process_leaves_mail_alone_that_only_outbox_run_delivers(file: dict[st
         assert (of_run.aliases(), of_run.others()) == (["smtp", "news"], [])
 
 
-def test_the_connection_of_a_worker_commits_and_does_not_hang(
-    database: dict[str, Any], request: pytest.FixtureRequest
-) -> None:
+def test_the_connection_of_a_worker_commits_and_does_not_hang(database: dict[str, Any]) -> None:
     """Whatever the site has for its requests: autocommit off, another level of isolation, no limits of time."""
     if not database["ENGINE"].endswith("postgresql"):
         return

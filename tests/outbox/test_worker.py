@@ -786,3 +786,20 @@ def test_mail_for_soon_does_not_wait_for_the_next_look(lab: MakeLab, smtp_server
         here.put(letter(send_at=datetime.now(UTC) + timedelta(seconds=4)))
         worker.wake()
         here.wait_for(lambda: not here.pending())
+
+
+def test_mail_of_others_is_left_to_them(
+    lab: MakeLab, smtp_server: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of an outbox which `outbox run` alone delivers, in the worker of a process: its mailer is known here."""
+    server = smtp_server()
+    here = lab(default=at(server), news=at(server))
+    monkeypatch.setattr(here, "aliases", lambda: ["default"])
+    monkeypatch.setattr(here, "others", lambda: ["news"])
+    here.put(letter("bob@example.com"), alias="news")
+    here.put(letter("ann@example.com"))
+    with here.worker(for_all=False):
+        here.wait_for(lambda: server.taken)
+        here.wait_for(lambda: here.pending() == 1)
+    assert recipients(server) == ["ann@example.com"]
+    assert "unknown_mailer" not in caplog.text
