@@ -287,12 +287,13 @@ class Store:
     # Leases ------------------------------------------------------------------------------------------------------
 
     def renew(self, leases: Mapping[int, int]) -> set[int]:
-        """Renew leases, entry to number. Returns those that still hold."""
+        """Renew leases, entry to number. Returns those that still hold, and were not given back meanwhile."""
         if not leases:
             return set()
         condition, values = self._with_lease(leases.items())
         rows = self._rows(
-            f"UPDATE {DUE} SET next_try = NOW + {LEASE}, leased = {LEASED} WHERE {condition} RETURNING entry_id",
+            f"UPDATE {DUE} SET next_try = NOW + {LEASE}, leased = {LEASED} WHERE {condition} AND "
+            f"leased <> {UNLEASED} RETURNING entry_id",
             *values,
         )
         return {row[0] for row in rows}

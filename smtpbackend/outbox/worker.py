@@ -527,6 +527,7 @@ class Worker:
         """Write whatever has come; it is kept until it is written."""
         with self._changed:
             done, failed = list(self._done), dict(self._failed)
+            ours = [(due, receipt) for due, receipt in done if not due.is_lost]  # once recorded, no lease is renewed
         if not done and not failed:
             return
         recorded = ledger.record(done)
@@ -541,8 +542,8 @@ class Worker:
                     flow = self._flows[due.alias]
                     flow.next_look = min(flow.next_look, clock() + recorded.next_try + 0.1)
                     flow.has_more = flow.has_more or recorded.next_try == 0
-            for due, _ in done:
-                if due.is_returned and not due.is_lost:
+            for due, _ in ours:
+                if due.is_returned:
                     self._flows[due.alias].has_more = True
             # Ended here already, for what is written below may fail: then the trial of the row ends by itself
             trials = {flow for alias in aliases | failed.keys() if (flow := self._flows[alias]).is_trial}
@@ -552,7 +553,7 @@ class Worker:
         for entry, event in recorded.events:
             self._tell(entry.alias, entry, event)
         down = failed | recorded.down
-        well = {due.alias for due, receipt in done if receipt.answered and not due.is_lost}
+        well = {due.alias for due, receipt in ours if receipt.answered}
         for alias, error in down.items():
             flow = self._flows[alias]
             tried = recorded.culprits.get(alias, 0)

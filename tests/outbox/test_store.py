@@ -550,6 +550,16 @@ class TestLeases:
         assert stores.claim() == [(entry_id, 2, one.lane, 0, 0, pytest.approx(one.expires_in, abs=60))]
         stores.store.give_back({})
 
+    def test_what_was_given_back_or_put_off_is_renewed_no_more(self, stores: Stores) -> None:
+        """A renewal that comes too late would lease it to nobody, and the lapse would count."""
+        stores.put(2)
+        back, later = stores.claim()
+        stores.store.give_back({back.id: back.lease})
+        stores.store.record([change(later, "pending", final=False, next_try=600.0)])
+        before = stores.rows("SELECT * FROM {due}")
+        assert stores.store.renew({one.id: one.lease for one in (back, later)}) == set()
+        assert stores.rows("SELECT * FROM {due}") == before
+
 
 class TestRecord:
     def test_each_recipient_has_its_state(self, stores: Stores) -> None:
