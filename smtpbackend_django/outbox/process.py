@@ -216,7 +216,8 @@ class Committed:
         self.worker = worker
         self.group = group
         self.place = place
-        self.room = worker.room(outbox.alias) if worker is not None and not _has_forked else 0
+        room = worker.room(outbox.alias) if worker is not None and not _has_forked else 0
+        self.room = max(0, room - place)  # what the transaction stored before takes its room at the commit too
         self.born: list[Entry] = []
         self.others = False
 

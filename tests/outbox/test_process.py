@@ -217,6 +217,25 @@ def test_commit_or_nothing(make_site: MakeSite, tables: Tables, smtp_server: Sta
     assert tables.states() == {"accepted": 3}
 
 
+def test_a_transaction_leases_no_more_than_there_is_room_for(make_site: MakeSite, smtp_server: Start) -> None:
+    """However many calls store its mail: the rest goes by its lane, and is not kept in memory."""
+    server = smtp_server()
+    site = make_site(server=options(server), outbox={"window": 8})
+    said = run(
+        site,
+        """
+        from django.core.mail import send_mail
+        from django.db import transaction
+        from smtpbackend_django.outbox.models import Due
+        with transaction.atomic():
+            for number in range(20):
+                send_mail("Hello", "Text", None, [f"to{number}@example.com"])
+            print(Due.objects.filter(leased=2).count())
+        """,
+    )
+    assert said == "8\n"
+
+
 @BY_WHOM
 def test_who_is_killed_before_the_commit_has_sent_nothing(
     make_site: MakeSite, tables: Tables, smtp_server: Start, by: str
