@@ -444,9 +444,10 @@ class Worker:
     def _wait_for_database(self, pause: float) -> bool:
         """All that has come is kept, and written first when the database is there again."""
         with self._changed:
-            self._changed.wait_for(lambda: self._is_stopping, pause)
-            if self._is_stopping and self._in_hand:
+            if self._is_stopping:  # it has been tried since
                 self._changed.wait(pause)
+            else:
+                self._changed.wait_for(lambda: self._is_stopping, pause)
             return not self._has_ended
 
     @property

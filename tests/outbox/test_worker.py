@@ -803,3 +803,23 @@ def test_mail_of_others_is_left_to_them(
         here.wait_for(lambda: here.pending() == 1)
     assert recipients(server) == ["ann@example.com"]
     assert "unknown_mailer" not in caplog.text
+
+
+def test_a_stop_without_a_database_waits_between_its_tries(lab: MakeLab, smtp_server: Start) -> None:
+    here = lab(default=at(smtp_server()))
+    open_store = here.open
+    tries: list[float] = []
+
+    def refuse() -> Any:
+        tries.append(clock())
+        raise RuntimeError("the database is away")
+
+    here.open = refuse  # type: ignore[method-assign]
+    worker = Worker(here)
+    worker.hand_over([Entry(1, "default", sized(2 * BLOCK), 3, clock(), time.time())])
+    worker.start()
+    here.wait_for(lambda: tries)
+    assert not worker.stop(3)
+    here.open = open_store  # type: ignore[method-assign]
+    assert worker.stop(20)
+    assert len(tries) < 10
