@@ -580,9 +580,7 @@ class Worker:
             flow.crowded_until = flow.next_look = clock() + CROWDED
             flow.is_open = flow.has_more = False
         self._return(store, flow)
-        if flow.has_backlog:
-            store.leave_backlog(flow.alias, self._who)
-            flow.has_backlog = False
+        self._leave_backlog(store, flow)
         _log("mailer_crowded", logging.INFO, mailer=flow.alias, error=error, again_in=CROWDED)
 
     def _let_rest(self, store: Store, flow: _Flow, error: str, culprit: int) -> None:
@@ -596,6 +594,7 @@ class Worker:
                 _log("mailer_down", logging.ERROR, mailer=flow.alias, error=error, rest=length)
                 self._tell(flow.alias, None, MailerDown(flow.alias, error))
         self._return(store, flow)
+        self._leave_backlog(store, flow)
 
     @staticmethod
     def _suspect_of_outage(store: Store, flow: _Flow, entry_id: int) -> None:
@@ -638,9 +637,7 @@ class Worker:
         """Read the row of a mailer before a stream is opened; while it rests or is paused, leases are given back."""
         if self._is_stopping:
             self._return(store, flow)
-            if flow.has_backlog:
-                store.leave_backlog(flow.alias, self._who)
-                flow.has_backlog = False
+            self._leave_backlog(store, flow)
             return
         if flow.is_trial:
             return
@@ -712,6 +709,7 @@ class Worker:
         if now - flow.read_at >= FRESH or not flow.is_open:
             is_open = self._read_row(store, flow)
             if not is_open:
+                self._leave_backlog(store, flow)  # who finds the mailer well may be another
                 if not flow.is_paused:
                     self._try_alone(store, ledger, flow)
                 return
@@ -731,8 +729,7 @@ class Worker:
             # Not at once: what is due and was not claimed is locked, or to be claimed alone
             flow.next_look = now + (wait if soonest is None else max(POLL, min(wait, soonest + 0.05)))
             if flow.has_backlog and not self._in_hand:
-                store.leave_backlog(flow.alias, self._who)
-                flow.has_backlog = False
+                self._leave_backlog(store, flow)
             elif flow.has_backlog:
                 flow.next_look = now + POLL
         if now >= flow.suspect_at or not claimed:
@@ -745,6 +742,11 @@ class Worker:
             flow.has_backlog = store.hold_backlog(flow.alias, self._who)
             flow.renew_backlog = clock() + RENEW
         return flow.has_backlog
+
+    def _leave_backlog(self, store: Store, flow: _Flow) -> None:
+        if flow.has_backlog:
+            store.leave_backlog(flow.alias, self._who)
+            flow.has_backlog = False
 
     def _try_alone(self, store: Store, ledger: Ledger, flow: _Flow) -> None:
         """A mailer that was down and has rested is tried with one entry, by one worker."""

@@ -823,3 +823,13 @@ def test_a_stop_without_a_database_waits_between_its_tries(lab: MakeLab, smtp_se
     here.open = open_store  # type: ignore[method-assign]
     assert worker.stop(20)
     assert len(tries) < 10
+
+
+def test_the_backlog_is_left_while_the_mailer_rests(lab: MakeLab) -> None:
+    """Who finds it well again delivers what is due: the last one who did may look a minute later."""
+    (port,) = free_ports(1)
+    here = lab(default={"servers": [f"smtp://127.0.0.1:{port}?tls=none"], "rest": 0})
+    here.put(letter())
+    with here.worker(for_all=False):
+        here.wait_for(lambda: down(here.told))
+        here.wait_for(lambda: here.store.hold_backlog("default", "another"))
