@@ -667,10 +667,10 @@ class Store:
                 "tries = 0, lease = lease + 1, lane = CASE WHEN lane = %s THEN %s ELSE lane END WHERE entry_id = %s",
                 *(alias, send_at or 0.0, SUSPECTS, deferred(priority), entry_id),
             )
-        else:
+        else:  # leases are numbered from the time: a worker of before may still have one in hand
             self._rows(
                 f"INSERT INTO {DUE} (entry_id, environment, alias, lane, next_try, expires, lease, leased, version, "
-                f"lapses, tries) VALUES (%s, %s, %s, %s, NOW, NOW + %s, 0, {UNLEASED}, %s, 0, 0) "
+                f"lapses, tries) VALUES (%s, %s, %s, %s, NOW, NOW + %s, CAST(NOW AS bigint), {UNLEASED}, %s, 0, 0) "
                 "ON CONFLICT DO NOTHING",  # another did the same
                 *(entry_id, self.environment, alias, deferred(priority), lasts, version),
             )

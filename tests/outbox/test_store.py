@@ -762,6 +762,16 @@ class TestEnds:
         assert 530 < left < 550, "ten minutes from now, of which the lease is one"
         assert stores.store.record([change(one, "accepted") for one in again.values()]) == set(again)
 
+    def test_no_lease_has_a_number_again(self, stores: Stores) -> None:
+        """A worker that was stopped when the entry failed elsewhere must not take the next lease for its own."""
+        (entry_id,) = stores.put()
+        (old,) = stores.claim()
+        stores.store.fail([old], "why")
+        assert stores.store.retry([entry_id], 600.0) == {entry_id: "due"}
+        (new,) = stores.claim()
+        assert new.lease > old.lease
+        assert not stores.store.holds(old.id, old.lease)
+
     def test_a_retry_gives_what_is_left_of_a_lapsed_lease(self, stores: Stores) -> None:
         (entry_id,) = stores.put()
         (old,) = stores.claim()
