@@ -154,7 +154,7 @@ class Ledger:
         """A worker ended while it had this entry: it may have arrived, and is not to be sent twice."""
         why = "the worker that had this entry ended: it may have arrived"
         owed = self.store.pending([one.id]).get(one.id, [])
-        untried = _untried(owed, one)
+        untried = _untried(owed)
         part = untried[:PART]  # what it had in hand
         rows = [(position, State.IN_DOUBT.value, doubts, None, None, why) for position, _, _, doubts, _ in part]
         is_final = not part or part[0][4] == len(part)
@@ -175,7 +175,7 @@ class Ledger:
         owed: Sequence[tuple[Any, ...]],
         octets: bytes | IO[bytes],
     ) -> Due:
-        untried = _untried(owed, one)
+        untried = _untried(owed)
         part = untried[:PART]
         if not part:
             raise ValueError("no recipient is pending")
@@ -273,9 +273,9 @@ class Ledger:
         return Change(due.id, due.lease, rows, is_final, seconds, lane, tries, may_have_arrived)
 
 
-def _untried(owed: Sequence[tuple[Any, ...]], one: Claimed) -> list[tuple[Any, ...]]:
-    """Of the recipients that are pending those that were not tried in this round; all of them where each was."""
-    return [row for row in owed if row[2] <= one.tries] or list(owed)
+def _untried(owed: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Of the recipients that are pending those that were not tried in this round: the least tried, which go first."""
+    return [row for row in owed if row[2] == owed[0][2]]
 
 
 def _is_begun(receipt: Receipt) -> bool:

@@ -242,6 +242,17 @@ class TestRecord:
         assert stores.rows("SELECT tries FROM {due}") == [(1,)]
         assert set(stores.states(its.id)) == {"pending"}
 
+    def test_nobody_is_tried_twice_in_the_round_of_an_entry_that_was_put_off(self, stores: Stores) -> None:
+        (its,) = stores.enqueue(letter(*people(250)))
+        stores.store.put_off(its.id, 0.0)
+        book = Book(stores)
+        for part in (100, 100, 50):
+            (due,) = book.claim()
+            assert len(due.positions) == part
+            book.record([(due, receipt_of(due, *[Status.DEFERRED] * part, reply=Reply(450)))])
+        assert stores.rows("SELECT min(attempts), max(attempts) FROM {recipient}") == [(1, 1)]
+        assert not book.claim()
+
     def test_what_the_mailer_is_charged_with_costs_no_try(self, stores: Stores) -> None:
         (entry_id,) = stores.put()
         book = Book(stores)
