@@ -82,7 +82,7 @@ def _of_django(parsed: Any, envelope: Envelope) -> EmailMultiAlternatives:
     body = text if text is not None else html
     skipped = {"from", "to", "cc", "reply-to", "subject", "mime-version", "content-type", "content-transfer-encoding"}
     message = _Parsed(
-        subject=str(parsed["Subject"] or ""),
+        subject=str(parsed["Subject"] or "").strip(),  # an encoded word may begin on the second line
         body=_text(body),
         from_email=str(parsed["From"] or ""),
         to=fields["To"],
@@ -97,6 +97,8 @@ def _of_django(parsed: Any, envelope: Envelope) -> EmailMultiAlternatives:
         message.attach_alternative(_text(html), "text/html")
     for part in parsed.iter_attachments():
         content = part.get_content() if not part.is_multipart() else part.as_bytes()
+        if isinstance(content, str):
+            content = _with_newlines(content)
         message.attach(part.get_filename(), content, part.get_content_type())
     message.parsed = parsed
     return message
@@ -110,4 +112,9 @@ def _text(part: Any) -> str:
     if part is None:
         return ""
     text = part.get_content()
-    return text.removesuffix("\n") if isinstance(text, str) else ""
+    return _with_newlines(text).removesuffix("\n") if isinstance(text, str) else ""
+
+
+def _with_newlines(text: str) -> str:
+    """With the line ends that a site writes: CRLF is that of the wire."""
+    return text.replace("\r\n", "\n")

@@ -103,6 +103,33 @@ class Delivers(TestCase):
     )
 
 
+def test_a_message_in_djangos_outbox_has_the_lines_that_were_written(tmp_path: Path) -> None:
+    """And no CRLF, which the wire has: a site compares them with its own text."""
+    run(
+        tmp_path,
+        """
+from django.conf import settings
+from django.core.mail import EmailMultiAlternatives
+
+@override_settings(**settings.WITH_OUTBOX)
+class Delivers(TestCase):
+    def test_it(self):
+        subject = "Gr\xfc\xdfe" + " und noch ein Wort" * 10
+        message = EmailMultiAlternatives(subject, "one\\ntwo \u2713", "a@example.com", ["b@example.org"])
+        message.attach_alternative("<p>one\\ntwo</p>", "text/html")
+        message.attach("a.txt", "one\\ntwo\\n", "text/plain")
+        message.attach("a.bin", b"one\\r\\n", "application/octet-stream")
+        message.send()
+        self.assertEqual(deliver_now(), 1)
+        [sent] = mail.outbox
+        self.assertEqual((sent.subject, sent.body), (subject, "one\\ntwo \u2713"))
+        self.assertEqual(sent.alternatives[0][0], "<p>one\\ntwo</p>")
+        self.assertEqual([one[1] for one in sent.attachments], ["one\\ntwo\\n", b"one\\r\\n"])
+""",
+        WITH_OUTBOX=mail_settings(OUTBOX_BACKEND, {"host": "localhost"}, {}),
+    )
+
+
 @pytest.mark.parametrize("kind", ["TestCase", "TransactionTestCase"])
 def test_what_is_delivered_goes_to_djangos_outbox_or_by_smtp_if_that_is_asked_for(
     tmp_path: Path, smtp_server: Callable[..., ScriptedServer], database: dict[str, Any], kind: str
