@@ -164,8 +164,8 @@ def _outbox_backend(using: str | None) -> Any:
 
 def _dated(message: Any, send_at: datetime | None) -> Any:
     """The message, with the date at which it leaves: a reader sorts by it."""
-    if send_at is None or send_at.timestamp() <= time.time():
-        return message
+    if not isinstance(send_at, datetime) or send_at.timestamp() <= time.time():
+        return message  # what is no time is refused with the rest
     if any(name.lower() == "date" for name in message.extra_headers):
         return message
     dated = copy.copy(message)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ from django.core import mail
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, IntegrityError, transaction
 
+from smtpbackend import InvalidInput
 from smtpbackend.testing import ScriptedServer
+from smtpbackend_django import outbox
 from tests.outbox.desk import Desk
 from tests.outbox.sites import HAS_MAILERS, Site
 from tests.outbox.tables import Tables
@@ -92,6 +95,14 @@ def test_an_option_of_the_outbox_is_one_of_the_site(desk: Desk) -> None:
         mail.get_connection(expires=60)
     with pytest.raises(ImproperlyConfigured, match="Unknown options 'expirse'; did you mean 'expires'"):
         mail.get_connection(expirse=60)
+
+
+@pytest.mark.parametrize("name", ["send_at", "expires"])
+@pytest.mark.parametrize("given", ["tomorrow", 5, date(2030, 1, 1), timedelta(days=1), datetime(2030, 1, 1)])
+def test_what_is_no_time_with_a_zone_is_refused(desk: Desk, name: str, given: Any) -> None:
+    with pytest.raises(InvalidInput, match=f"{name} must be a datetime with its time zone, not"):
+        outbox.send(mail.EmailMessage(*HELLO), **{name: given})
+    assert stored(desk) == 0
 
 
 def test_what_is_for_other_backends_is_passed_over(desk: Desk) -> None:
