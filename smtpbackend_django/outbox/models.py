@@ -14,7 +14,14 @@ from django.utils.translation import gettext_lazy as _
 
 from smtpbackend.outbox import Priority, State
 
-__all__ = ["Content", "Due", "Entry", "Mailer", "Recipient"]
+__all__ = ["Content", "Due", "Entry", "Mailer", "Recipient", "moment"]
+
+LATEST = datetime.max.replace(microsecond=0, tzinfo=UTC).timestamp()
+
+
+def moment(seconds: float) -> datetime:
+    """The time in UTC, at the latest that of `datetime.max`: a mail may expire behind it."""
+    return datetime.fromtimestamp(min(seconds, LATEST), UTC)
 
 
 class Timestamp(models.FloatField):
@@ -25,7 +32,7 @@ class Timestamp(models.FloatField):
         return name, "smtpbackend_django.outbox.models.Timestamp", args, kwargs
 
     def from_db_value(self, value: float | None, *_: Any) -> datetime | None:
-        return None if value is None else datetime.fromtimestamp(value, UTC)
+        return None if value is None else moment(value)
 
     def get_prep_value(self, value: Any) -> Any:
         return value.timestamp() if isinstance(value, datetime) else super().get_prep_value(value)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from smtpbackend.adapters import nearest
+from smtpbackend_django.outbox.models import moment
 
 __all__ = [
     "COUNTS",
@@ -45,7 +45,7 @@ def counted(count: int, one: str, several: str) -> str:
 
 
 def time_text(seconds: float | None) -> str | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+    return None if seconds is None else moment(seconds).isoformat(timespec="seconds")
 
 
 def lasting(seconds: float) -> str:

@@ -16,6 +16,7 @@ from django.db import connections
 from smtpbackend.outbox import State
 from smtpbackend.testing import Play, ScriptedServer, delay
 from smtpbackend_django.outbox.database import own_store, store
+from smtpbackend_django.outbox.models import Entry
 from tests.django.conftest import email_settings
 from tests.outbox.desk import ALIAS, Desk, database_of_site
 from tests.outbox.lab import letter
@@ -75,6 +76,13 @@ def test_an_entry_is_shown(desk: Desk) -> None:
     assert desk.ask("show", 9999) == (1, "there is no entry 9999")
     desk.rows("UPDATE smtpbackend_outbox_entry SET erased = true")
     assert desk.ask("show", entry, "--content")[0] == 1
+
+
+def test_mail_that_expires_behind_the_last_year_of_python_is_shown(desk: Desk) -> None:
+    """As where `expires` is so large that it means never."""
+    (entry,) = desk.put(letter(lasts=1e12))
+    assert "expires: 9999-12-31T23:59:59+00:00" in desk.ask("show", entry)[1]
+    assert Entry.objects.get(pk=entry).expires.year == 9999
 
 
 # What people decide
