@@ -88,12 +88,21 @@ def _outbox_of(options: dict[str, Any], mailer: str | None) -> Outbox:
         raise wrong(mailer, 'OPTIONS must define "using": the alias in MAILERS of the mailer that sends')
     elif using == mailer:
         raise wrong(mailer, f'"using" is {using!r}, the outbox itself: name the mailer that sends')
-    if database not in settings.DATABASES:
-        raise wrong(mailer, f'"database" is {database!r}, which is not in DATABASES')
+    if not isinstance(database, str) or database not in settings.DATABASES:
+        name = '"database"' if mailer is not None else _of_outbox("database")
+        raise wrong(mailer, f"{name} is {database!r}, which is not in DATABASES")
     try:
         return Outbox(using, mailer, database, Options.of(options))
     except InvalidSetting as error:
-        raise wrong(mailer, str(error)) from error
+        why, name = str(error), error.field
+        if mailer is None and name is not None and why.startswith(f"{name} "):
+            why = _of_outbox(name) + why.removeprefix(name)
+        raise wrong(mailer, why) from error
+
+
+def _of_outbox(name: str) -> str:
+    """An option as it is written without ``MAILERS``."""
+    return f'SMTPBACKEND["OUTBOX"]["{name.upper()}"]'
 
 
 def site_options() -> dict[str, Any]:
@@ -210,6 +219,5 @@ def _not_of_site(name: str) -> Exception:
         return wrong(None, "using was given, and there is one mailer: the settings have no MAILERS")
     return wrong(
         None,
-        f"{name} was given for one connection, and the outbox is the same for all of them: set "
-        f'SMTPBACKEND["OUTBOX"]["{name.upper()}"]',
+        f"{name} was given for one connection, and the outbox is the same for all of them: set {_of_outbox(name)}",
     )
