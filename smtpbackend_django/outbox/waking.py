@@ -101,10 +101,10 @@ class Waking(threading.Thread):
         last = -1
         while not self._has_ended(READ_EACH):
             number = store.data_version()
-            self._hear()
             if number != last:
                 last = number
                 self._wake_due(store)
+            self._hear()  # not before it has looked: where that fails again, it is not told again
 
     def _wake_due(self, store: Store) -> None:
         due = [alias for alias, seconds in store.soonest(self._site.aliases()).items() if seconds <= 0]
