@@ -126,6 +126,7 @@ def test_outbox_run(make_site: MakeSite, tables: Tables, window: int, kills: int
             else:
                 strike(way, executioner, tables, program.kill, go, 60)
             assert program.process.wait(60) == -signal.SIGKILL, site.log
+            server.wait_for_end()  # it reads on what was sent before
             at_kills.append((way, set(executioner.seen) & tables.pending()))
             tables.let_leases_lapse()
         last = site.start_manage("outbox", "run")
@@ -178,6 +179,7 @@ def test_web_processes(make_site: MakeSite, tables: Tables, window: int, kills: 
                 is_over.set()
                 for visitor in visitors:
                     visitor.join()
+            server.wait_for_end()  # it reads on what was sent before
             at_kills.append((way, set(executioner.seen) & tables.pending()))
             tables.let_leases_lapse()
         with site.gunicorn(workers=1) as web:
