@@ -54,7 +54,7 @@ class TestMovesOn:
         bad, good = scripted(play), scripted(Play(extensions=("AUTH PLAIN",)))
         events: list[Any] = []
         mailer = twin(
-            bad.url, good.url, username="ann", password="secret", timeout={"reply": 0.2}, listeners=[events.append]
+            bad.url, good.url, username="ann", password="secret", timeout={"reply": 2.0}, listeners=[events.append]
         )
         receipt = mailer.send(hello())
         assert receipt.ok

@@ -67,7 +67,7 @@ def test_those_without_a_reply_of_their_own_are_in_doubt(twin: Twin, lmtp: Calla
 def test_silence_among_the_finals_is_doubt(twin: Twin, lmtp: Callable[..., Any]) -> None:
     server = lmtp("550 no ann", SILENCE)
     with pytest.raises(InDoubt) as caught:
-        twin(server.url, timeout={"final": 0.2}).send(hello(*TO[:2]))
+        twin(server.url, timeout={"final": 2.0}).send(hello(*TO[:2]))
     assert statuses(caught.value.receipt) == ["REJECTED", "IN_DOUBT"]
 
 

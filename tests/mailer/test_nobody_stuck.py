@@ -232,7 +232,7 @@ class TestOneSend:
 
     def test_a_check_of_every_server(self, twin: Twin, scripted: Scripted) -> None:
         stuck, good = [scripted({"EHLO": deed}) for deed in HOW.values()], scripted()
-        found = twin(*(server.url for server in (*stuck, good)), timeout=0.1).check()
+        found = twin(*(server.url for server in (*stuck, good)), timeout=SHORT).check()
         assert [one.server for one in found] == [server.name for server in (*stuck, good)]
         assert [type(one.error) for one in found] == [TimedOut, TimedOut, TimedOut, type(None)]
 

@@ -265,7 +265,7 @@ class TestRate:
     def test_it_is_shared_by_all_who_send(self, twin: Twin, scripted: Scripted) -> None:
         """Two at once may go, the rest waits for its turn, and gives up at its deadline."""
         server = scripted()
-        mailer = twin(server.url + "&rate=2", deadline=0.2, max_connections=8)
+        mailer = twin(server.url + "&rate=2", deadline=0.4, max_connections=8)
         results = mailer.send_at_once([hello() for _ in range(8)])
         sent = [result for result in results if not isinstance(result, BaseException)]
         assert 2 <= len(sent) < 8

@@ -90,7 +90,7 @@ def test_a_login_leaves_no_secret_anywhere(
     server = scripted(Play({"AUTH": said(PASSWORD)[how]}, (f"AUTH {mechanism}", "PIPELINING")))
     told: list[Any] = []
     mailer = twin(
-        Server(server.host, server.port, tls="none", username="ann", password=PASSWORD, timeout={"reply": 0.3}),
+        Server(server.host, server.port, tls="none", username="ann", password=PASSWORD, timeout={"reply": 2.0}),
         listeners=[told.append],
     )
     with caplog.at_level(logging.DEBUG):

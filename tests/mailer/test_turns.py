@@ -80,7 +80,7 @@ class TestTurns:
         assert len(server.handed_over) == 6
 
     def test_no_longer_than_the_deadline(self, twin: Twin, scripted: Scripted) -> None:
-        mailer = twin(scripted().url, max_connections=1, deadline=0.2)
+        mailer = twin(scripted().url, max_connections=1, deadline=2)
         in_use = lease(mailer)
         with pytest.raises(TimedOut, match="raise max_connections, or deadline"):
             mailer.send(hello())
@@ -204,7 +204,7 @@ class TestInsideAStream:
 
     def test_that_ended_leaves_nobody_inside(self, server: ScriptedServer) -> None:
         """Read to its end, closed half-way, or thrown away."""
-        with Mailer(server.url, max_connections=1, window=1, deadline=0.2) as mailer:
+        with Mailer(server.url, max_connections=1, window=1, deadline=2) as mailer:
             assert all(receipt.ok for receipt in mailer.send_many([hello()]))
             stream: Any = mailer.send_many([hello(), hello()])
             next(stream)
@@ -404,7 +404,7 @@ class TestInsideATask:
 
     def test_a_stream_that_was_closed_half_way_leaves_nobody_inside(self, server: ScriptedServer) -> None:
         async def run() -> None:
-            async with AsyncMailer(server.url, max_connections=1, window=1, deadline=0.2) as mailer:
+            async with AsyncMailer(server.url, max_connections=1, window=1, deadline=2) as mailer:
                 stream = mailer.send_many([hello(), hello()])
                 await anext(stream)
                 await stream.aclose()
