@@ -393,13 +393,16 @@ class Store:
             *(value for c in changes for value in (c.id, c.lease, c.next_try, c.lane, c.tries)),
         )
 
-    def expire(self, limit: int = 100) -> list[tuple[int, str]]:
-        """Make final what nobody leases and has expired, of every mailer. Returns the entries with their mailers."""
+    def expire(self, limit: int = 100, *, grace: float = 0.0) -> list[tuple[int, str]]:
+        """Make final what nobody leases and has expired, of every mailer. Returns the entries with their mailers.
+
+        ``grace``: seconds for which a lapsed lease is still left to its worker.
+        """
         with self.connection.atomic():
             rows = self._rows(
                 f"SELECT entry_id, {_LAPSED}, alias FROM {DUE} WHERE expires <= NOW AND environment = %s AND "
-                f"(leased = {UNLEASED} OR next_try <= NOW) ORDER BY expires LIMIT %s{self._skip_locked}",
-                *(self.environment, limit),
+                f"(leased = {UNLEASED} OR next_try <= NOW - %s) ORDER BY expires LIMIT %s{self._skip_locked}",
+                *(self.environment, grace, limit),
             )
             self._settle([row[:2] for row in rows], State.EXPIRED)
             return [(row[0], row[2]) for row in rows]

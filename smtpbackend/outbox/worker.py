@@ -59,7 +59,7 @@ FRESH = 1.0  # seconds for which the row of a mailer is believed
 HOUSEKEEPING = 600.0  # seconds between steps of pruning
 SWEEP = 10.0  # seconds between sweeps of what expired
 AWAY = 10.0  # seconds for which lapsed leases are left to their workers after the database was away: they write first
-LONGEST_PAUSE = 10.0  # seconds between tries to reach the database
+LONGEST_PAUSE = AWAY / 2  # seconds between tries to reach the database: each worker is back before others take its mail
 MOST_SUSPECTED = 100  # entries of which is remembered that an outage began with them
 CLEARING = 2.0  # seconds that what is in hand may take to be settled before one that is claimed alone
 SUSPECT_PAUSE = 1.0  # seconds between looks for what is claimed alone, while there is other mail: it waits for each
@@ -796,13 +796,17 @@ class Worker:
     ) -> int:
         with self._room(flow, count) as (count, dues):
             claimed_at = clock()
-            grace = AWAY if claimed_at < self._grace_until else 0.0
+            grace = self._grace(claimed_at)
             claimed = store.claim(flow.alias, branches, count, after=after, grace=grace) if count else []
             self.claimed += len(claimed)
             flow.turns.note(one.lane for one in claimed if one.lane != SUSPECTS)
             dues += self._read(ledger, flow, claimed, claimed_at)
         self._tell_ended()
         return len(claimed)
+
+    def _grace(self, now: float) -> float:
+        """Seconds for which lapsed leases are still left to their workers."""
+        return AWAY if now < self._grace_until else 0.0
 
     def _claim_born(self, store: Store, ledger: Ledger, flow: _Flow) -> None:
         with self._room(flow, len(flow.born)) as (count, dues):
@@ -867,7 +871,7 @@ class Worker:
         now = clock()
         if now >= self._next_sweep:
             self._next_sweep = now + (SWEEP if self._for_all else HOUSEKEEPING)
-            while expired := store.expire():
+            while expired := store.expire(grace=self._grace(now)):
                 for entry_id, alias in expired:
                     self._tell(alias, None, MessageExpired(entry_id))
         if now >= self._next_housekeeping:

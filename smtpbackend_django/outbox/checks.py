@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, router
+from django.utils.log import AdminEmailHandler
 from django.utils.module_loading import import_string
 
 from smtpbackend.adapters import nearest
@@ -39,10 +41,11 @@ def check_outboxes(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
     E001: options that cannot work. E002: an outbox that sends by itself, or by another outbox. (E003, the app is not
     installed, is a check of ``smtpbackend_django``.) E004 and W002: SQLite without the options that let two processes
     write. E005: a SQLite that is too old. E006: another database. E007: the mailer behind is not ours. W001: not the
-    database that requests write to. W003: no threads under uWSGI.
+    database that requests write to. W003: no threads under uWSGI. W004: the error mails of the site go by an outbox.
     """
     found: list[CheckMessage] = []
-    for mailer, options in conf.configured():
+    configured = list(conf.configured())
+    for mailer, options in configured:
         name = "The outbox" if mailer is None else f"MAILERS[{mailer!r}]"
         try:
             outbox = conf.outbox_of(options, mailer)
@@ -57,6 +60,7 @@ def check_outboxes(app_configs: Any = None, **_: Any) -> list[CheckMessage]:
             conf.outboxes()  # two that contradict each other
         except ImproperlyConfigured as error:
             found.append(Error(str(error), id="smtpbackend_outbox.E001"))
+    found += _of_error_mails([mailer for mailer, _ in configured])
     return found
 
 
@@ -137,6 +141,28 @@ def _of_sqlite(name: str, where: str, options: dict[str, Any], outbox: conf.Outb
             id=f"smtpbackend_outbox.{'E004' if has_worker else 'W002'}",
             hint=f"Set {SQLITE_OPTIONS} in {where}.",
         )
+
+
+def _of_error_mails(outboxes: list[str | None]) -> Iterator[CheckMessage]:
+    """Where the database is down such a mail cannot be stored, and the line that logs raises."""
+    has_mailers = None not in outboxes
+    loggers = [logging.root, *map(logging.getLogger, logging.root.manager.loggerDict)]
+    for logger in loggers if settings.ADMINS else ():
+        for handler in logger.handlers:
+            if not isinstance(handler, AdminEmailHandler) or handler.email_backend:
+                continue
+            if (getattr(handler, "using", None) or ("default" if has_mailers else None)) in outboxes:
+                instead = (
+                    '"using": an alias in MAILERS that is no outbox'
+                    if has_mailers
+                    else '"email_backend": "smtpbackend_django.EmailBackend"'
+                )
+                yield Warning(
+                    f"The error mails of the logger {logger.name!r} go by the outbox: while the database is down "
+                    "they cannot be stored, and requests fail without the page for errors.",
+                    id="smtpbackend_outbox.W004",
+                    hint=f"Give its AdminEmailHandler in LOGGING {instead}.",
+                )
 
 
 def _database_of_requests() -> str:

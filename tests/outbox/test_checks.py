@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import django
 import pytest
 from django.apps import apps
 from django.core.checks import run_checks
@@ -17,6 +19,7 @@ from django.core.management import call_command
 from django.db import connections
 from django.db.backends.sqlite3 import base as sqlite_backend
 from django.test import override_settings
+from django.utils.log import AdminEmailHandler
 
 from smtpbackend import Mailer
 from smtpbackend.outbox import MailerDown
@@ -225,6 +228,42 @@ def test_uwsgi_without_threads(
         assert ("smtpbackend_outbox.W003" in found()) == is_told
     monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(opt={"enable-threads": True}))
     with site(file, worker=worker):
+        assert found() == {}
+
+
+# Error mails
+
+
+@pytest.fixture
+def handler(monkeypatch: pytest.MonkeyPatch) -> Iterator[AdminEmailHandler]:
+    """The one of Django's default LOGGING, alone."""
+    loggers = (logging.root, logging.getLogger("django"))
+    for logger in loggers:
+        others = [one for one in logger.handlers if not isinstance(one, AdminEmailHandler)]
+        monkeypatch.setattr(logger, "handlers", others)
+    its = AdminEmailHandler()
+    loggers[1].addHandler(its)
+    with override_settings(ADMINS=["ops@example.com"] if django.VERSION >= (6, 0) else [("Ops", "ops@example.com")]):
+        yield its
+
+
+def test_error_mails_by_the_outbox(file: dict[str, Any], handler: AdminEmailHandler) -> None:
+    """While the database is down they raise, in place of the page for errors."""
+    with site(file):
+        warning = found()["smtpbackend_outbox.W004"]
+        assert "'django'" in warning
+        assert ('"using"' if HAS_MAILERS else '"email_backend": "smtpbackend_django.EmailBackend"') in warning
+        with override_settings(ADMINS=[]):
+            assert found() == {}
+        if HAS_MAILERS:
+            handler.using = "smtp"
+        else:
+            handler.email_backend = EMAIL_BACKEND
+        assert found() == {}
+
+
+def test_error_mails_that_are_sent_directly(handler: AdminEmailHandler) -> None:
+    with email_settings(**mail_settings(EMAIL_BACKEND, NOWHERE, {})):
         assert found() == {}
 
 
