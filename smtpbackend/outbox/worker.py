@@ -61,7 +61,9 @@ SWEEP = 10.0  # seconds between sweeps of what expired
 AWAY = 10.0  # seconds for which lapsed leases are left to their workers after the database was away: they write first
 LONGEST_PAUSE = AWAY / 2  # seconds between tries to reach the database: each worker is back before others take its mail
 MOST_SUSPECTED = 100  # entries of which is remembered that an outage began with them
-CLEARING = 2.0  # seconds that what is in hand may take to be settled before one that is claimed alone
+CLEARING = 2.0  # seconds that what is in hand may take to be settled before one that is claimed alone; then twice that
+LONGEST_CLEARING = 16.0  # for slow servers; nothing else is claimed meanwhile
+BETWEEN_CLEARINGS = 4  # so many times as long other mail goes on after one in vain: what is in hand may hang
 SUSPECT_PAUSE = 1.0  # seconds between looks for what is claimed alone, while there is other mail: it waits for each
 ECHO = 0.12  # seconds for which a wake-up is followed by quick looks: those that came right behind it sent none
 QUICK = 0.01  # seconds between these
@@ -159,7 +161,9 @@ class Worker:
         self._is_away = False  # the database cannot be written
         self._grace_until = 0.0
         self._clearing: str | None = None  # this mailer's suspect is next, as soon as nothing is in hand
+        self._clear_for = CLEARING
         self._clear_until = 0.0
+        self._clear_from = 0.0  # not before
         self._suspect: tuple[int, int] | None = None  # is in hand, alone
         self._next_sweep = 0.0
         self._next_housekeeping = clock() + HOUSEKEEPING
@@ -677,8 +681,10 @@ class Worker:
             self._claim_born(store, ledger, flow)
         if self._is_leaving:
             return
-        if self._clearing is not None and now >= self._clear_until:  # something hangs: later
+        if self._clearing is not None and now >= self._clear_until:  # something hangs, or is slow: later, for longer
             self._clearing = None
+            self._clear_from = now + self._clear_for * BETWEEN_CLEARINGS
+            self._clear_for = min(self._clear_for * 2, LONGEST_CLEARING)
         if self._clearing is not None:
             if self._clearing == flow.alias and not self._in_hand:
                 flow.has_more = self._claim_suspect(store, ledger, flow) > 0  # it may not be the only one
@@ -732,10 +738,10 @@ class Worker:
                 self._leave_backlog(store, flow)
             elif flow.has_backlog:
                 flow.next_look = now + POLL
-        if now >= flow.suspect_at or not claimed:
+        if now >= self._clear_from and (now >= flow.suspect_at or not claimed):
             flow.suspect_at = now + SUSPECT_PAUSE
             if store.has_suspect(flow.alias):
-                self._clearing, self._clear_until = flow.alias, now + CLEARING
+                self._clearing, self._clear_until = flow.alias, now + self._clear_for
 
     def _has_backlog(self, store: Store, flow: _Flow) -> bool:
         if not flow.has_backlog or clock() >= flow.renew_backlog:
@@ -783,6 +789,7 @@ class Worker:
         with self._changed:
             self._suspect = next(iter(self._in_hand), None)
             self._clearing = None
+            self._clear_for = CLEARING
         return count
 
     def _claim(

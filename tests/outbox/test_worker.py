@@ -282,6 +282,22 @@ def test_a_suspect_is_claimed_alone_and_arrives(lab: MakeLab, smtp_server: Start
     assert [bool(row[0]) for row in told] == [True] + [False] * 40
 
 
+def test_a_suspect_does_not_wait_for_all_that_a_slow_server_is_owed(
+    lab: MakeLab, smtp_server: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is in hand takes it longer than the first clearing lasts."""
+    monkeypatch.setattr("smtpbackend.outbox.worker.CLEARING", 0.1)
+    server = smtp_server(Play({".": (delay(0.02), "250 2.0.0 taken")}))
+    here = lab(default=at(server))
+    here.all_options["default"] = Options(window=16, connections=1)
+    (its,) = here.put(letter("bad@example.com"))
+    here.rows("UPDATE smtpbackend_outbox_due SET lane = 9, lapses = 2")
+    here.put(*[letter("good@example.com") for _ in range(300)])
+    with here.worker():
+        here.wait_for(lambda: here.states(its.id)[0][1] == "accepted")
+        assert here.pending() > 50
+
+
 def test_newer_entries_and_unknown_mailers_are_left_alone(lab: MakeLab, smtp_server: Start) -> None:
     server = smtp_server()
     here = lab(default=at(server))
