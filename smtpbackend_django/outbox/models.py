@@ -16,11 +16,11 @@ from smtpbackend.outbox import Priority, State
 
 __all__ = ["Content", "Due", "Entry", "Mailer", "Recipient", "moment"]
 
-LATEST = datetime.max.replace(microsecond=0, tzinfo=UTC).timestamp()
+LATEST = datetime(9999, 12, 30, tzinfo=UTC).timestamp()  # a day more, and east of Greenwich it could not be shown
 
 
 def moment(seconds: float) -> datetime:
-    """The time in UTC, at the latest that of `datetime.max`: a mail may expire behind it."""
+    """The time in UTC, at the latest one that Python can show everywhere: a mail may expire behind it."""
     return datetime.fromtimestamp(min(seconds, LATEST), UTC)
 
 
