@@ -738,7 +738,8 @@ class Worker:
                 self._leave_backlog(store, flow)
             elif flow.has_backlog:
                 flow.next_look = now + POLL
-        if now >= self._clear_from and (now >= flow.suspect_at or not claimed):
+        may_clear = now >= self._clear_from or not self._in_hand
+        if may_clear and (now >= flow.suspect_at or not claimed):
             flow.suspect_at = now + SUSPECT_PAUSE
             if store.has_suspect(flow.alias):
                 self._clearing, self._clear_until = flow.alias, now + self._clear_for

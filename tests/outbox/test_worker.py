@@ -298,6 +298,25 @@ def test_a_suspect_does_not_wait_for_all_that_a_slow_server_is_owed(
         assert here.pending() > 50
 
 
+def test_a_suspect_goes_as_soon_as_what_hung_has_ended(
+    lab: MakeLab, smtp_server: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it is until others are held up for it again."""
+    monkeypatch.setattr("smtpbackend.outbox.worker.CLEARING", 0.1)
+    monkeypatch.setattr("smtpbackend.outbox.worker.BETWEEN_CLEARINGS", 10_000)
+    begun = threading.Event()
+    server = smtp_server(Play({"RCPT TO:<slow@": lambda _: begun.set() or (delay(3.0), "250 2.1.5 OK")}))
+    here = lab(default=at(server))
+    here.put(letter("slow@example.com"))
+    with here.worker() as worker:
+        assert begun.wait(20)
+        (its,) = here.put(letter("bad@example.com"))
+        here.rows("UPDATE smtpbackend_outbox_due SET lane = 9, lapses = 2 WHERE entry_id = %s", its.id)
+        worker.wake()
+        here.wait_for(lambda: not here.pending())
+    assert recipients(server) == ["bad@example.com", "slow@example.com"]
+
+
 def test_newer_entries_and_unknown_mailers_are_left_alone(lab: MakeLab, smtp_server: Start) -> None:
     server = smtp_server()
     here = lab(default=at(server))
