@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import logging
 import secrets
 import sys
@@ -211,15 +212,21 @@ class Committed:
     All that one transaction stores is one group, in whose order it is counted.
     """
 
-    def __init__(self, outbox: conf.Outbox, worker: Worker | None, group: int, place: int) -> None:
+    def __init__(self, outbox: conf.Outbox, worker: Worker | None, group: int, place: int, taken: int = 0) -> None:
         self.outbox = outbox
         self.worker = worker
         self.group = group
         self.place = place
         room = worker.room(outbox.alias) if worker is not None and not _has_forked else 0
-        self.room = max(0, room - place)  # what the transaction stored before takes its room at the commit too
+        self.room = max(0, room - taken)  # what was leased before in the transaction takes its room at the commit too
+        self._taken_before = taken
         self.born: list[Entry] = []
         self.others = False
+
+    @property
+    def taken(self) -> int:
+        """How much of the room of its outbox the transaction has taken so far."""
+        return self._taken_before + len(self.born)
 
     @classmethod
     def of(cls, outbox: conf.Outbox) -> Self:
@@ -228,10 +235,12 @@ class Committed:
         worker = _worker(outbox)
         if not _tells_of_commits(connection):
             worker = None
-        last = next((hook for _, hook, _ in reversed(connection.run_on_commit) if isinstance(hook, Committed)), None)
+        hooks = (hook for _, hook, _ in reversed(connection.run_on_commit) if isinstance(hook, Committed))
+        last = next(hooks, None)
         if last is None:
             return cls(outbox, worker, secrets.randbits(62), 0)
-        return cls(outbox, worker, last.group, last.place)
+        same = next((hook for hook in itertools.chain((last,), hooks) if hook.outbox.alias == outbox.alias), None)
+        return cls(outbox, worker, last.group, last.place, 0 if same is None else same.taken)
 
     def register(self) -> None:
         """Be called after the commit. Under Django's tests, and where nobody waits for it, there is no hook."""

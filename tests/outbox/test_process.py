@@ -236,6 +236,31 @@ def test_a_transaction_leases_no_more_than_there_is_room_for(make_site: MakeSite
     assert said == "8\n"
 
 
+def test_mail_that_takes_no_room_leaves_it_to_the_rest_of_its_transaction(
+    make_site: MakeSite, smtp_server: Start
+) -> None:
+    server = smtp_server()
+    site = make_site(server=options(server), outbox={"window": 8})
+    said = run(
+        site,
+        """
+        from datetime import timedelta
+        from django.core.mail import EmailMessage, send_mail
+        from django.db import transaction
+        from django.utils import timezone
+        from smtpbackend_django import outbox
+        from smtpbackend_django.outbox.models import Due
+        with transaction.atomic():
+            for number in range(10):
+                message = EmailMessage("Hello", "Text", None, [f"to{number}@example.com"])
+                outbox.send(message, send_at=timezone.now() + timedelta(days=1))
+            send_mail("Hello", "Text", None, ["now@example.com"])
+            print(Due.objects.filter(leased=2).count())
+        """,
+    )
+    assert said == "1\n"
+
+
 @BY_WHOM
 def test_who_is_killed_before_the_commit_has_sent_nothing(
     make_site: MakeSite, tables: Tables, smtp_server: Start, by: str
