@@ -219,7 +219,7 @@ class Ledger:
         crowded: set[str] = set()
         told: dict[int, Due] = {}
         for due, receipt in done:
-            if due.is_lost:
+            if due.is_lost and not is_of_mailer(receipt):  # whoever has the entry now, the mailer has failed
                 continue
             if due.is_returned and not _is_begun(receipt):
                 back[due.id] = due.lease

@@ -264,6 +264,17 @@ class TestRecord:
         (due,) = book.claim()
         assert (due.id, due.tries, due.lapses) == (entry_id, 0, 0)
 
+    def test_a_mailer_has_failed_whoever_has_the_entry_now(self, stores: Stores) -> None:
+        """What was given back is renewed no more, and so is lost: where the record failed it is given again."""
+        stores.put()
+        book = Book(stores)
+        (due,) = book.claim()
+        due.is_lost = True
+        error = ConnectFailed("it is down")
+        outcome = Outcome(due.envelope.recipients[0], Status.DEFERRED, None, "mx", error)
+        recorded = book.record([(due, Receipt("id", (outcome,), error=error, envelope=due.envelope))])
+        assert recorded.down == {ALIAS: "it is down"}
+
     def test_nothing_is_recorded_over_what_another_settled(self, stores: Stores) -> None:
         stores.put()
         book = Book(stores)
