@@ -146,12 +146,17 @@ def _of_sqlite(name: str, where: str, options: dict[str, Any], outbox: conf.Outb
 def _of_error_mails(outboxes: list[str | None]) -> Iterator[CheckMessage]:
     """Where the database is down such a mail cannot be stored, and the line that logs raises."""
     has_mailers = None not in outboxes
-    loggers = [logging.root, *map(logging.getLogger, logging.root.manager.loggerDict)]
+    known = tuple(logging.root.manager.loggerDict.values())  # another thread may add one
+    loggers = [logging.root, *(one for one in known if isinstance(one, logging.Logger))]
     for logger in loggers if settings.ADMINS else ():
         for handler in logger.handlers:
-            if not isinstance(handler, AdminEmailHandler) or handler.email_backend:
+            if not isinstance(handler, AdminEmailHandler):
                 continue
-            if (getattr(handler, "using", None) or ("default" if has_mailers else None)) in outboxes:
+            if handler.email_backend:
+                is_stored = conf.is_outbox(handler.email_backend)
+            else:
+                is_stored = (getattr(handler, "using", None) or ("default" if has_mailers else None)) in outboxes
+            if is_stored:
                 instead = (
                     '"using": an alias in MAILERS that is no outbox'
                     if has_mailers

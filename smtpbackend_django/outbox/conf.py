@@ -150,15 +150,15 @@ def outboxes() -> dict[str, Outbox]:
 def configured() -> Iterator[tuple[str | None, Any]]:
     """The alias in ``MAILERS``, or None, and the options of each outbox, as they are written in the settings."""
     if not has_mailers():
-        if _is_outbox(quietly("EMAIL_BACKEND")):
+        if is_outbox(quietly("EMAIL_BACKEND")):
             yield None, {}
         return
     for alias, mailer in settings.MAILERS.items() if isinstance(settings.MAILERS, Mapping) else ():
-        if isinstance(mailer, Mapping) and _is_outbox(mailer.get("BACKEND", "")):
+        if isinstance(mailer, Mapping) and is_outbox(mailer.get("BACKEND", "")):
             yield alias, mailer.get("OPTIONS", {})
 
 
-def _is_outbox(path: Any) -> bool:
+def is_outbox(path: Any) -> bool:
     try:
         return _stores(import_string(path))
     except Exception:  # whatever the module raises: Django says so when it is used

@@ -260,6 +260,9 @@ def test_error_mails_by_the_outbox(file: dict[str, Any], handler: AdminEmailHand
         else:
             handler.email_backend = EMAIL_BACKEND
         assert found() == {}
+        if not HAS_MAILERS:
+            handler.email_backend = OUTBOX_BACKEND
+            assert list(found()) == ["smtpbackend_outbox.W004"]
 
 
 def test_error_mails_that_are_sent_directly(handler: AdminEmailHandler) -> None:
