@@ -297,8 +297,7 @@ def test_a_million_is_pruned_in_small_steps(stale: Stores) -> None:
         f"{stale.dialect}: of {len(slow)} statements that pruned a million entries the slowest took "
         f"{slow[0] * 1000:.0f} ms, one in a hundred {slow[len(slow) // 100] * 1000:.1f} ms, all {sum(slow):.0f} s"
     )
-    usual = slow[len(slow) // 2]
-    assert slow[len(slow) // 1000] < max(0.1, 20 * usual), "on a busy machine all of them take longer"
+    assert slow[len(slow) // 1000] < 0.1
 
 
 class _Timed(Counted):
