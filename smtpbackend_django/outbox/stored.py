@@ -116,5 +116,5 @@ def _text(part: Any) -> str:
 
 
 def _with_newlines(text: str) -> str:
-    """With the line ends that a site writes: CRLF is that of the wire."""
+    """With the line ends that most sites write. In text the wire has CRLF for each, also for those that were CRLF."""
     return text.replace("\r\n", "\n")
