@@ -237,13 +237,14 @@ class Store:
             f"UPDATE {DUE} SET lane = {SUSPECTS}, leased = {UNLEASED}, next_try = NOW WHERE {condition}", *values
         )
 
-    def has_suspect(self, alias: str) -> bool:
-        """Whether an entry of a mailer is to be claimed alone."""
+    def has_suspect(self, alias: str, *, grace: float = 0.0) -> bool:
+        """Whether an entry of a mailer is to be claimed alone. ``grace``: as that of `claim`."""
         return bool(
             self._rows(
                 f"SELECT 1 FROM {self._due_by_lane} WHERE environment = %s AND alias = %s AND lane = {SUSPECTS} AND "
-                f"next_try <= NOW AND version <= {VERSION} AND expires > NOW LIMIT 1",
-                *(self.environment, alias),
+                f"next_try <= NOW AND version <= {VERSION} AND expires > NOW AND (leased = {UNLEASED} OR "
+                "next_try <= NOW - %s) LIMIT 1",
+                *(self.environment, alias, grace),
             )
         )
 
@@ -670,7 +671,7 @@ class Store:
                 "tries = 0, lease = lease + 1, lane = CASE WHEN lane = %s THEN %s ELSE lane END WHERE entry_id = %s",
                 *(alias, send_at or 0.0, SUSPECTS, deferred(priority), entry_id),
             )
-        else:  # leases are numbered from the time: a worker of before may still have one in hand
+        else:  # leases are numbered from the time on: a worker that was stopped may still have an earlier one
             self._rows(
                 f"INSERT INTO {DUE} (entry_id, environment, alias, lane, next_try, expires, lease, leased, version, "
                 f"lapses, tries) VALUES (%s, %s, %s, %s, NOW, NOW + %s, CAST(NOW AS bigint), {UNLEASED}, %s, 0, 0) "

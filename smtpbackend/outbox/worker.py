@@ -63,7 +63,7 @@ LONGEST_PAUSE = AWAY / 2  # seconds between tries to reach the database: each wo
 MOST_SUSPECTED = 100  # entries of which is remembered that an outage began with them
 CLEARING = 2.0  # seconds that what is in hand may take to be settled before one that is claimed alone; then twice that
 LONGEST_CLEARING = 16.0  # for slow servers; nothing else is claimed meanwhile
-BETWEEN_CLEARINGS = 4  # so many times as long other mail goes on after one in vain: what is in hand may hang
+BETWEEN_CLEARINGS = 4  # before the next try other mail goes on for so many times its length: what is in hand may hang
 SUSPECT_PAUSE = 1.0  # seconds between looks for what is claimed alone, while there is other mail: it waits for each
 ECHO = 0.12  # seconds for which a wake-up is followed by quick looks: those that came right behind it sent none
 QUICK = 0.01  # seconds between these
@@ -448,8 +448,8 @@ class Worker:
     def _wait_for_database(self, pause: float) -> bool:
         """All that has come is kept, and written first when the database is there again."""
         with self._changed:
-            if self._is_stopping:  # it has been tried since
-                self._changed.wait(pause)
+            if self._is_stopping:  # what has just failed was the try of the stop
+                self._changed.wait_for(lambda: self._has_ended, pause)
             else:
                 self._changed.wait_for(lambda: self._is_stopping, pause)
             return not self._has_ended
@@ -486,10 +486,10 @@ class Worker:
             return False
         if self._is_leaving:
             return bool(flow.born) and flow.room > 0
-        if flow.born and flow.room > 0:
-            return True
         if self._clearing is not None:
             return not self._in_hand or now >= self._clear_until
+        if flow.born and flow.room > 0:
+            return True
         if flow.next_look <= now:
             return True
         return flow.has_more and flow.room >= flow.worth_a_claim
@@ -497,6 +497,8 @@ class Worker:
     def _next_time(self) -> float:
         if self._is_stopping or self._is_leaving:
             return clock() + 1.0
+        if self._clearing is not None:
+            return self._clear_until
         return min((flow.next_look for flow in self._flows.values()), default=clock() + LOOK)
 
     def _close_store(self) -> None:
@@ -532,7 +534,7 @@ class Worker:
         """Write whatever has come; it is kept until it is written."""
         with self._changed:
             done, failed = list(self._done), dict(self._failed)
-            ours = [(due, receipt) for due, receipt in done if not due.is_lost]  # once recorded, no lease is renewed
+            ours = [(due, receipt) for due, receipt in done if not due.is_lost]  # what is recorded is not renewed
         if not done and not failed:
             return
         recorded = ledger.record(done)
@@ -589,6 +591,8 @@ class Worker:
 
     def _let_rest(self, store: Store, flow: _Flow, error: str, culprit: int) -> None:
         rested = store.rest(flow.alias, rest_after, error, culprit)
+        with self._changed:
+            flow.is_open = False  # its row may have been read since the mailer failed
         if rested is not None:
             length, was_well = rested
             flow.next_look = clock() + length + 0.05
@@ -677,14 +681,16 @@ class Worker:
         now = clock()
         if self._suspect is not None or flow.is_trial:
             return
-        if flow.born and flow.room > 0:
+        if self._is_leaving:
+            self._clearing = None  # nothing is claimed alone any more
+        if self._clearing is not None and now >= self._clear_until:  # something hangs, or is slow: later, for longer
+            self._clearing = None
+            self._clear_for = min(self._clear_for * 2, LONGEST_CLEARING)
+            self._clear_from = now + self._clear_for * BETWEEN_CLEARINGS
+        if flow.born and flow.room > 0 and self._clearing is None:
             self._claim_born(store, ledger, flow)
         if self._is_leaving:
             return
-        if self._clearing is not None and now >= self._clear_until:  # something hangs, or is slow: later, for longer
-            self._clearing = None
-            self._clear_from = now + self._clear_for * BETWEEN_CLEARINGS
-            self._clear_for = min(self._clear_for * 2, LONGEST_CLEARING)
         if self._clearing is not None:
             if self._clearing == flow.alias and not self._in_hand:
                 flow.has_more = self._claim_suspect(store, ledger, flow) > 0  # it may not be the only one
@@ -739,9 +745,10 @@ class Worker:
             elif flow.has_backlog:
                 flow.next_look = now + POLL
         may_clear = now >= self._clear_from or not self._in_hand
-        if may_clear and (now >= flow.suspect_at or not claimed):
+        is_alone = not claimed and len(self._flows) == 1  # else there may be mail of another mailer
+        if may_clear and (now >= flow.suspect_at or is_alone):
             flow.suspect_at = now + SUSPECT_PAUSE
-            if store.has_suspect(flow.alias):
+            if store.has_suspect(flow.alias, grace=self._grace(now)):
                 self._clearing, self._clear_until = flow.alias, now + self._clear_for
 
     def _has_backlog(self, store: Store, flow: _Flow) -> bool:

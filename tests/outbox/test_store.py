@@ -412,6 +412,9 @@ class TestClaim:
         (one,) = stores.store.claim(ALIAS, [(SUSPECTS, 1)], 1)
         assert (one.id, one.lane, one.lease) == (claimed[0].id, SUSPECTS, 2)
         assert not stores.store.has_suspect(ALIAS)
+        stores.shift(LEASE + 1)
+        assert not stores.store.has_suspect(ALIAS, grace=10.0), "it is not claimed either"
+        assert stores.store.has_suspect(ALIAS)
 
     def test_nothing_is_claimed_twice(self, stores: Stores) -> None:
         ids = [its.id for n in range(4) for its in stores.enqueue(*(letter() for _ in range(60)), group=n)]

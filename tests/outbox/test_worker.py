@@ -185,6 +185,48 @@ def test_a_statement_that_fails_once_stalls_nothing(lab: MakeLab, name: str, tur
     assert all(row.down_for is None for row in here.store.mailers().values())
 
 
+def test_a_mailer_that_rests_is_not_open_by_a_look_before(
+    lab: MakeLab, smtp_server: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its row is read after it failed, and before that is recorded."""
+    monkeypatch.setattr("smtpbackend.outbox.worker.FRESH", 1000.0)
+    (port,) = free_ports(1)
+    here = lab(other=at(smtp_server()), down={"servers": [f"smtp://127.0.0.1:{port}?tls=none"], "rest": 0})
+    here.put(*[letter() for _ in range(10)], alias="down")
+    open_store = here.open
+    asked: list[str] = []
+
+    def open_watched() -> Any:
+        store = open_store()
+        claim, rest, begin_trial = store.claim, store.rest, store.begin_trial
+
+        def claim_watched(alias: str, *args: Any, **options: Any) -> Any:
+            if alias == "other" and "claim" in asked and "rest" not in asked:
+                wait_until(lambda: any(name == "server_failed" for name, _ in here.told), 20)
+                time.sleep(0.2)  # the receipt follows
+            elif alias == "down":
+                asked.append("claim")
+                worker.wake("other")
+            return claim(alias, *args, **options)
+
+        def rest_watched(*args: Any) -> Any:
+            asked.append("rest")
+            return rest(*args)
+
+        def begin_watched(*args: Any) -> Any:
+            asked.append("begin_trial")
+            return begin_trial(*args)
+
+        store.claim, store.rest, store.begin_trial = claim_watched, rest_watched, begin_watched
+        return store
+
+    here.open = open_watched  # type: ignore[method-assign]
+    with here.worker() as worker:
+        here.wait_for(lambda: down(here.told))
+        here.wait_for(lambda: worker.wake() or asked[-1] != "rest")
+    assert asked[asked.index("rest") + 1] == "begin_trial", asked
+
+
 @pytest.mark.parametrize(("retry_in_doubt", "times"), [(2, 3), (0, 1)])
 def test_doubt_is_bounded(lab: MakeLab, smtp_server: Start, retry_in_doubt: int, times: int) -> None:
     """A server that takes the content and always hangs up gets each mail at most 1 + retry_in_doubt times."""
@@ -315,6 +357,44 @@ def test_a_suspect_goes_as_soon_as_what_hung_has_ended(
         worker.wake()
         here.wait_for(lambda: not here.pending())
     assert recipients(server) == ["bad@example.com", "slow@example.com"]
+
+
+def test_a_suspect_does_not_wait_for_the_end_of_what_a_process_stores(
+    lab: MakeLab, smtp_server: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its mail comes faster than the server takes it: something is in hand at any time, unless that waits."""
+    monkeypatch.setattr("smtpbackend.outbox.worker.CLEARING", 30.0)
+    server = smtp_server(Play({".": (delay(0.3), "250 2.0.0 taken")}))
+    here = lab(default=at(server))
+    (its,) = here.put(letter("bad@example.com"))
+    here.rows("UPDATE smtpbackend_outbox_due SET lane = 9, lapses = 2")
+    worker = Worker(here)
+
+    def is_settled() -> bool:
+        one = letter()
+        (stored,) = here.put(one, born_leased=1)
+        worker.hand_over([Entry(stored.id, "default", one, 3, clock(), time.time())])
+        time.sleep(0.1)
+        return here.states(its.id)[0][1] == "accepted"
+
+    is_settled()  # so that there is something in hand when it starts
+    worker.start()
+    here.wait_for(is_settled)
+    here.wait_for(lambda: here.pending() == 0)
+    assert worker.stop(20)
+
+
+def test_suspects_of_one_mailer_hold_up_no_other(lab: MakeLab, smtp_server: Start) -> None:
+    """One goes, and then the mail of the others."""
+    order: list[str] = []
+    server = smtp_server(Play({"RCPT": lambda line: order.append(line) or "250 2.1.5 OK"}))
+    here = lab(bad=at(server), good=at(server))
+    here.put(*[letter("bad@example.com") for _ in range(6)], alias="bad")
+    here.rows("UPDATE smtpbackend_outbox_due SET lane = 9, lapses = 2")
+    here.put(*[letter("good@example.com") for _ in range(6)], alias="good")
+    with here.worker():
+        here.wait_for(lambda: here.pending() == 0)
+    assert all("good" in one for one in order[1:7]), order
 
 
 def test_newer_entries_and_unknown_mailers_are_left_alone(lab: MakeLab, smtp_server: Start) -> None:
@@ -863,6 +943,28 @@ def test_a_stop_without_a_database_waits_between_its_tries(lab: MakeLab, smtp_se
     here.open = open_store  # type: ignore[method-assign]
     assert worker.stop(20)
     assert len(tries) < 10
+
+
+def test_a_stop_with_nothing_in_hand_does_not_wait_for_the_next_try(lab: MakeLab, smtp_server: Start) -> None:
+    """The try that fails is under way as the stop comes; the pause behind it is 4 s."""
+    here = lab(default=at(smtp_server()))
+    here.put(letter())
+    tries = itertools.count(1)
+    is_fourth, is_stopping = threading.Event(), threading.Event()
+
+    def refuse() -> Any:
+        if next(tries) == 4:
+            is_fourth.set()
+            assert is_stopping.wait(20)
+        raise RuntimeError("the database is away")
+
+    here.open = refuse  # type: ignore[method-assign]
+    worker = Worker(here)
+    worker.start()
+    assert is_fourth.wait(20)
+    assert not worker.stop(0)
+    is_stopping.set()
+    assert worker.stop(2)
 
 
 def test_the_backlog_is_left_while_the_mailer_rests(lab: MakeLab) -> None:
